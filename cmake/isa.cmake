@@ -1,0 +1,61 @@
+# Copyright 2026 The intflash Authors
+# SPDX-License-Identifier: Apache-2.0
+#
+# intflash_add_port(<name> ARCH x86_64|aarch64|any SOURCES ... [FLAGS ...])
+# compiles one port, the kernels of one instruction set, as an object library that exports a single
+# symbol, intflash::kernels_<name>. A port that this compiler or architecture cannot build is left
+# out, and a message says so. Call it best port first: built_ports.inc keeps the order.
+include(CheckCXXCompilerFlag)
+
+# -fno-lto: link-time optimisation would inline across the firewall. -fno-fast-math: undoes what a
+# user's CXXFLAGS may say, since every port must give the same bits.
+set(INTFLASH_PORT_OPTIONS
+    -O3 -fno-lto -fno-exceptions -fno-rtti -fno-fast-math -fno-math-errno -ffp-contract=off
+    -Wall -Wextra -Werror=switch)
+
+function(intflash_add_port name)
+  cmake_parse_arguments(PARSE_ARGV 1 port "" "ARCH" "FLAGS;SOURCES")
+
+  string(REPLACE ";" " " flags "${port_FLAGS}")
+  string(REGEX REPLACE "^(AMD64|amd64)$" "x86_64" processor "${CMAKE_SYSTEM_PROCESSOR}")
+  if(port_FLAGS)
+    check_cxx_compiler_flag("${flags}" INTFLASH_COMPILER_BUILDS_${name})
+  endif()
+
+  set(missing "")
+  if(NOT port_ARCH STREQUAL "any" AND NOT port_ARCH STREQUAL processor)
+    set(missing "is for ${port_ARCH}")
+  elseif(port_FLAGS AND NOT INTFLASH_COMPILER_BUILDS_${name})
+    set(missing "needs a compiler with ${flags}")
+  endif()
+  if(missing)
+    message(STATUS "port ${name} is not built: it ${missing}")
+    return()
+  endif()
+
+  set(target intflash_port_${name})
+  add_library(${target} OBJECT ${port_SOURCES})
+  set_target_properties(${target} PROPERTIES
+    POSITION_INDEPENDENT_CODE ON CXX_VISIBILITY_PRESET hidden INTERPROCEDURAL_OPTIMIZATION OFF)
+  target_compile_options(${target} PRIVATE ${INTFLASH_PORT_OPTIONS} ${port_FLAGS})
+  target_include_directories(${target} PRIVATE ${PROJECT_SOURCE_DIR}/src)
+  set_property(GLOBAL APPEND PROPERTY INTFLASH_PORT_OBJECTS $<TARGET_OBJECTS:${target}>)
+  set_property(GLOBAL APPEND_STRING PROPERTY INTFLASH_PORT_LIST "INTFLASH_PORT(${name})\n")
+
+  # Unoptimised and sanitized objects refer to run-time libraries; the rule is for what ships.
+  if(INTFLASH_BUILD_TESTS AND CMAKE_BUILD_TYPE STREQUAL "Release" AND NOT INTFLASH_SANITIZE)
+    set(table kernels_${name})
+    string(LENGTH ${table} length)
+    add_test(NAME firewall.${name}
+             COMMAND ${CMAKE_COMMAND} -DNM=${CMAKE_NM} -DREADELF=${CMAKE_READELF}
+                     "-DOBJECTS=$<TARGET_OBJECTS:${target}>" -DTABLE=_ZN8intflash${length}${table}E
+                     -P ${PROJECT_SOURCE_DIR}/cmake/check_isa_object.cmake)
+    set_tests_properties(firewall.${name} PROPERTIES LABELS quick)
+  endif()
+endfunction()
+
+# Writes the list of built ports for dispatch: one INTFLASH_PORT(name) a line, best first.
+function(intflash_write_port_list path)
+  get_property(ports GLOBAL PROPERTY INTFLASH_PORT_LIST)
+  file(CONFIGURE OUTPUT ${path} CONTENT "${ports}" @ONLY)
+endfunction()

@@ -1,0 +1,252 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// The C interface of intflash: attention computed in integers on CPUs.
+//
+// Every call returns an intflash_status. A call that fails leaves its outputs and the objects
+// involved as they were; intflash_last_error() then names the argument, its value and the rule it
+// broke. Every struct begins with struct_size, to be set to sizeof of the struct as the caller
+// knows it. Fields that are zero mean "the default". Sizes are counted in elements, not in bytes,
+// unless a name ends in _bytes.
+#ifndef INTFLASH_INTFLASH_H_
+#define INTFLASH_INTFLASH_H_
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define INTFLASH_VERSION_MAJOR 0
+#define INTFLASH_VERSION_MINOR 1
+#define INTFLASH_VERSION_PATCH 0
+#define INTFLASH_ABI_VERSION 0          // of this header's structs and functions
+#define INTFLASH_PAGE_LAYOUT_VERSION 1  // of packed keys and values, in memory and on disk
+
+#if defined(_WIN32)
+#define INTFLASH_API
+#else
+#define INTFLASH_API __attribute__((visibility("default")))
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum intflash_status {
+  INTFLASH_OK = 0,
+  INTFLASH_INVALID_ARGUMENT =
+      1,  // null pointer, wrong struct_size, value outside its enumeration or range
+  INTFLASH_BAD_SHAPE = 2,      // a length, head count or head_dim that breaks a rule
+  INTFLASH_BAD_STRIDE = 3,     // a stride that overlaps rows, or is negative
+  INTFLASH_SIZE_OVERFLOW = 4,  // a size that does not fit the address space
+  INTFLASH_BAD_SCALE =
+      5,  // a scale of an INT8 tensor that is <= 0 or not finite; a bad softmax scale or cap
+  INTFLASH_NONFINITE_INPUT = 6,  // NaN or infinity in query, key, value or a given centre
+  INTFLASH_SCORE_OVERFLOW =
+      7,                     // finite inputs whose scores or outputs would leave the range of f32
+  INTFLASH_UNSUPPORTED = 8,  // a valid request that no kernel serves; the message says why
+  INTFLASH_UNKNOWN_ISA = 9,  // INTFLASH_ISA or options.isa names no port
+  INTFLASH_ISA_UNAVAILABLE =
+      10,  // the port exists, but this build, CPU or operating system lacks it
+  INTFLASH_WORKSPACE_TOO_SMALL =
+      11,  // less than intflash_plan_workspace_bytes, or not 64-byte aligned
+  INTFLASH_OUT_OF_MEMORY = 12
+} intflash_status;
+
+typedef enum intflash_dtype {
+  INTFLASH_F32 = 1,
+  INTFLASH_F16 = 2,
+  INTFLASH_BF16 = 3,
+  INTFLASH_INT8 = 4  // inputs only: codes in [-127, 127] with scales
+} intflash_dtype;
+
+typedef enum intflash_mode {
+  INTFLASH_MODE_INT8 =
+      0,  // both products in integers (docs/numerics.md): fast, and the same bits on every CPU
+  INTFLASH_MODE_EXACT = 1,  // double precision from the definition: the reference, slow
+  INTFLASH_MODE_INTFA =
+      2  // INT-FlashAttention, Algorithm 1 (arXiv 2409.16997) as published: for comparison, slow
+} intflash_mode;
+
+typedef enum intflash_mask {
+  INTFLASH_MASK_NONE = 0,
+  INTFLASH_MASK_CAUSAL =
+      1,                    // query i sees keys 0 ... kv_len - query_len + i (bottom-right aligned)
+  INTFLASH_MASK_WINDOW = 2  // query i, at position p = kv_len - query_len + i, sees p - window_left
+                            // ... p + window_right
+} intflash_mask;
+
+// Which means over all keys are subtracted before quantization, and put back afterwards (SmoothK of
+// SageAttention, arXiv 2410.02367 section 4.2, and the same for V). Exact but for rounding: softmax
+// does not see a shift of K.
+typedef enum intflash_center {
+  INTFLASH_CENTER_DEFAULT = 0,  // key for float keys, none for INT8 keys
+  INTFLASH_CENTER_NONE = 1,
+  INTFLASH_CENTER_KEY = 2,
+  INTFLASH_CENTER_KEY_VALUE = 3
+} intflash_center;
+
+typedef struct intflash_context intflash_context;
+typedef struct intflash_plan intflash_plan;
+
+// A synchronous parallel loop of the caller's: calls body(body_context, i) once for each i in [0,
+// count), in any order and on any threads, and returns when all are done.
+typedef void (*intflash_parallel_for_fn)(void* user, int32_t count,
+                                         void (*body)(void* body_context, int32_t index),
+                                         void* body_context);
+
+typedef struct intflash_context_options {
+  uint32_t struct_size;
+  int32_t num_threads;  // workers; 0 = as many as affinity and the cgroup's CPU quota allow
+  const char* isa;  // name of a port; NULL = the environment's INTFLASH_ISA, else the best one the
+                    // CPU and OS offer
+  intflash_parallel_for_fn parallel_for;  // NULL = OpenMP, or one thread in a build without it
+  void* parallel_for_user;                // handed to parallel_for
+  void* (*allocate)(void* user, size_t bytes,
+                    size_t alignment);  // NULL = aligned_alloc; returns NULL when out of memory
+  void (*deallocate)(void* user, void* pointer);  // both or neither of the two are given
+  void* allocator_user;
+  int64_t l1_bytes;  // data cache of one core; 0 = detected
+  int64_t l2_bytes;  // 0 = detected
+} intflash_context_options;
+
+// A dense tensor [batch][heads][tokens][dim]; dim is contiguous, the other strides are in elements
+// and may be 0 where the extent is 1 or (inputs only) the data repeats.
+typedef struct intflash_tensor {
+  void* data;  // inputs are never written
+  int64_t stride_batch;
+  int64_t stride_head;
+  int64_t stride_token;
+  // For INTFLASH_INT8 only: value = code * scale[b * scale_stride_batch + h * scale_stride_head +
+  // token / scale_block].
+  const float* scale;
+  int64_t scale_stride_batch;
+  int64_t scale_stride_head;
+  int64_t scale_block;  // tokens that share a scale: 1 = per token, n = per block of n, 0 = all
+                        // tokens (per tensor or head)
+} intflash_tensor;
+
+// What is to be computed: out = softmax(softmax_scale * query key^T, capped and masked) value.
+typedef struct intflash_attend_desc {
+  uint32_t struct_size;
+  intflash_mode mode;
+  int64_t batch;            // 0 = 1
+  int64_t num_query_heads;  // a multiple of num_kv_heads; query head h reads kv head h /
+                            // (num_query_heads / num_kv_heads)
+  int64_t num_kv_heads;
+  int64_t query_len;
+  int64_t kv_len;      // 0 is allowed: out = 0, lse = -inf
+  int64_t head_dim;    // of query and key: a multiple of 8, 8 ... 1024
+  int64_t head_dim_v;  // of value and out: the same rule; 0 = head_dim
+  intflash_dtype query_dtype;
+  intflash_dtype key_dtype;
+  intflash_dtype value_dtype;
+  intflash_dtype out_dtype;  // F32, F16 or BF16
+  intflash_mask mask;
+  int64_t window_left;   // WINDOW: keys before the query that stay visible; -1 = all
+  int64_t window_right;  // WINDOW: keys after the query that stay visible; -1 = all
+  float softmax_scale;   // 0 = 1 / sqrt(head_dim); otherwise finite and > 0
+  float score_cap;       // score = cap * tanh(score / cap); 0 = none; otherwise finite and > 0
+  intflash_center center;
+  int32_t rotate;  // 1 = Hadamard rotation of query and key; head_dim = m * 2^k with m odd and <= 9
+} intflash_attend_desc;
+
+typedef struct intflash_attend_args {
+  uint32_t struct_size;
+  intflash_tensor query;  // [batch][num_query_heads][query_len][head_dim]
+  intflash_tensor key;    // [batch][num_kv_heads][kv_len][head_dim]
+  intflash_tensor value;  // [batch][num_kv_heads][kv_len][head_dim_v]
+  intflash_tensor
+      out;     // [batch][num_query_heads][query_len][head_dim_v]; must not overlap an input
+  float* lse;  // [batch][num_query_heads][query_len], contiguous: natural log of the softmax
+               // denominator; or NULL
+  const float* key_center;    // [batch][num_kv_heads][head_dim]: given means; NULL = computed where
+                              // center asks for them
+  const float* value_center;  // [batch][num_kv_heads][head_dim_v]
+} intflash_attend_args;
+
+typedef struct intflash_plan_info {
+  uint32_t struct_size;
+  const char* mode;  // "int8", "exact" or "intfa"
+  const char* port;  // the kernel table dispatched, such as "avx512_vnni"
+  char kernel[64];   // what runs, such as "attend/int8/avx512_vnni/rows24x128"
+  int32_t num_threads;
+  size_t workspace_bytes;
+} intflash_plan_info;
+
+typedef struct intflash_port_info {
+  uint32_t struct_size;
+  const char* name;
+  int32_t built;       // this build contains it
+  int32_t supported;   // and this CPU and operating system run it
+  const char* reason;  // why not, or "" where supported
+} intflash_port_info;
+
+INTFLASH_API const char* intflash_version(void);  // "0.1.0"
+INTFLASH_API int32_t intflash_abi_version(void);
+INTFLASH_API int32_t intflash_page_layout_version(void);
+INTFLASH_API const char* intflash_status_name(
+    intflash_status status);  // such as "INTFLASH_BAD_SHAPE"
+// The message of this thread's last failed call: the argument, its value and the rule. "" before
+// any failure.
+INTFLASH_API const char* intflash_last_error(void);
+
+// Ports this version knows, best first. INTFLASH_INVALID_ARGUMENT when index is out of [0,
+// intflash_num_ports()).
+INTFLASH_API int32_t intflash_num_ports(void);
+INTFLASH_API intflash_status intflash_get_port(int32_t index, intflash_port_info* info);
+
+// options may be NULL. The context owns the threads' settings and the choice of the port; it may be
+// shared by threads.
+INTFLASH_API intflash_status intflash_context_create(const intflash_context_options* options,
+                                                     intflash_context** context);
+INTFLASH_API void intflash_context_destroy(
+    intflash_context* context);  // NULL is allowed; destroy its plans first
+INTFLASH_API const char* intflash_context_port(const intflash_context* context);
+// Why each better port was passed over, such as "amx_int8: CPU lacks AMX-INT8"; "" when the best
+// built port runs.
+INTFLASH_API const char* intflash_context_port_reason(const intflash_context* context);
+INTFLASH_API int32_t intflash_context_num_threads(const intflash_context* context);
+
+// Whether desc can be served, and by what. Fills info (may be NULL) on INTFLASH_OK.
+INTFLASH_API intflash_status intflash_query_support(const intflash_context* context,
+                                                    const intflash_attend_desc* desc,
+                                                    intflash_plan_info* info);
+
+// Checks desc and cuts the work. A plan is immutable: several threads may run it at once over
+// different workspaces.
+INTFLASH_API intflash_status intflash_plan_attend(intflash_context* context,
+                                                  const intflash_attend_desc* desc,
+                                                  intflash_plan** plan);
+INTFLASH_API void intflash_plan_destroy(intflash_plan* plan);  // NULL is allowed
+INTFLASH_API intflash_status intflash_plan_get_info(const intflash_plan* plan,
+                                                    intflash_plan_info* info);
+INTFLASH_API size_t intflash_plan_workspace_bytes(const intflash_plan* plan);
+
+// Checks args, packs key and value into the workspace (64-byte aligned, at least
+// intflash_plan_workspace_bytes), and attends. Allocates nothing. NaN or infinity anywhere in the
+// inputs is an error that names the tensor and its first such element, found before anything is
+// written to out or lse.
+INTFLASH_API intflash_status intflash_run(const intflash_plan* plan,
+                                          const intflash_attend_args* args, void* workspace,
+                                          size_t workspace_bytes);
+// The two halves of intflash_run, for keys and values that are attended more than once.
+// intflash_pack reads key and value only (query and out may have data == NULL); intflash_run_packed
+// reads query alone and a workspace that intflash_pack of the same plan has filled. In the modes
+// exact and intfa nothing is packed: intflash_run_packed then reads key and value.
+INTFLASH_API intflash_status intflash_pack(const intflash_plan* plan,
+                                           const intflash_attend_args* args, void* workspace,
+                                           size_t workspace_bytes);
+INTFLASH_API intflash_status intflash_run_packed(const intflash_plan* plan,
+                                                 const intflash_attend_args* args, void* workspace,
+                                                 size_t workspace_bytes);
+
+// Plan, workspace and run in one call, with the context's allocator: for a first program, and for
+// large calls.
+INTFLASH_API intflash_status intflash_attend(intflash_context* context,
+                                             const intflash_attend_desc* desc,
+                                             const intflash_attend_args* args);
+
+#ifdef __cplusplus
+}  // extern "C"
+#endif
+
+#endif  // INTFLASH_INTFLASH_H_

@@ -1,0 +1,84 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// The vector operations of the tile kernels in AVX-512, one intrinsic a line.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+#include "tile/portability.h"
+
+namespace intflash {
+namespace {
+
+struct Avx512 {
+  using I32 = __m512i;  // 16 x int32
+  using I16 = __m512i;  // 32 x int16
+  using F32 = __m512;
+  static constexpr std::int32_t kLanes = 16;
+
+  static INTFLASH_INLINE I32 zero() { return _mm512_setzero_si512(); }
+  static INTFLASH_INLINE I32 load(const void* p) { return _mm512_load_si512(p); }
+  static INTFLASH_INLINE I32 load_any(const void* p) { return _mm512_loadu_si512(p); }
+  static INTFLASH_INLINE void store(void* p, I32 a) { _mm512_store_si512(p, a); }
+  static INTFLASH_INLINE I32 broadcast32(std::int32_t a) { return _mm512_set1_epi32(a); }
+  static INTFLASH_INLINE I16 broadcast16(std::int32_t a) {
+    return _mm512_set1_epi16(static_cast<std::int16_t>(a));
+  }
+
+  static INTFLASH_INLINE I32 add32(I32 a, I32 b) { return _mm512_add_epi32(a, b); }
+  static INTFLASH_INLINE I32 shift_right32(I32 a, I32 count) { return _mm512_srav_epi32(a, count); }
+  static INTFLASH_INLINE I16 pack16(I32 a, I32 b) { return _mm512_packs_epi32(a, b); }
+  static INTFLASH_INLINE I32 pack8(I16 a, I16 b) { return _mm512_packus_epi16(a, b); }
+
+  static INTFLASH_INLINE I16 add(I16 a, I16 b) { return _mm512_add_epi16(a, b); }
+  static INTFLASH_INLINE I16 sub(I16 a, I16 b) { return _mm512_sub_epi16(a, b); }
+  static INTFLASH_INLINE I16 max(I16 a, I16 b) { return _mm512_max_epi16(a, b); }
+  static INTFLASH_INLINE I16 min_unsigned(I16 a, I16 b) { return _mm512_min_epu16(a, b); }
+  static INTFLASH_INLINE I16 bit_and(I16 a, I16 b) { return _mm512_and_si512(a, b); }
+  // keep ? a : b, keep all ones or all zeros.
+  static INTFLASH_INLINE I16 select(I16 keep, I16 a, I16 b) {
+    return _mm512_ternarylogic_epi32(keep, a, b, 0xca);
+  }
+  static INTFLASH_INLINE I16 multiply_q15(I16 a, I16 b) { return _mm512_mulhrs_epi16(a, b); }
+  // Counts are the same in all lanes.
+  static INTFLASH_INLINE I16 shift_left(I16 a, I16 count) { return _mm512_sllv_epi16(a, count); }
+  static INTFLASH_INLINE I16 shift_right(I16 a, I16 count) { return _mm512_srlv_epi16(a, count); }
+  // ((a >> (count + 2)) + 1) >> 1 for a < 2^15: 0 where nothing is left.
+  static INTFLASH_INLINE I16 rounded_shift(I16 a, I16 count) {
+    return _mm512_avg_epu16(_mm512_srlv_epi16(a, _mm512_add_epi16(count, _mm512_set1_epi16(2))),
+                            _mm512_setzero_si512());
+  }
+  static INTFLASH_INLINE I32 multiply_add_pairs(I32 sum, I16 a, I16 b) {
+    return _mm512_dpwssd_epi32(sum, a, b);
+  }
+
+  static INTFLASH_INLINE std::int32_t max_lane(I16 a) {
+    const __m256i half =
+        _mm256_max_epi16(_mm512_castsi512_si256(a), _mm512_extracti64x4_epi64(a, 1));
+    const __m128i quarter =
+        _mm_max_epi16(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+    // minposuw finds an unsigned minimum: 32767 - a turns the signed maximum into one.
+    const __m128i flipped = _mm_sub_epi16(_mm_set1_epi16(32767), quarter);
+    return 32767 - static_cast<std::int32_t>(_mm_cvtsi128_si32(_mm_minpos_epu16(flipped)) & 0xffff);
+  }
+  static INTFLASH_INLINE std::int32_t sum_lanes(I32 a) {
+    const __m256i half =
+        _mm256_add_epi32(_mm512_castsi512_si256(a), _mm512_extracti64x4_epi64(a, 1));
+    __m128i quarter =
+        _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+    quarter = _mm_add_epi32(quarter, _mm_shuffle_epi32(quarter, 0x4e));
+    return _mm_cvtsi128_si32(_mm_add_epi32(quarter, _mm_shuffle_epi32(quarter, 0xb1)));
+  }
+
+  static INTFLASH_INLINE F32 load_f32(const float* p) { return _mm512_load_ps(p); }
+  static INTFLASH_INLINE void store_f32(float* p, F32 a) { _mm512_store_ps(p, a); }
+  static INTFLASH_INLINE F32 broadcast_f32(float a) { return _mm512_set1_ps(a); }
+  static INTFLASH_INLINE F32 to_f32(I32 a) { return _mm512_cvtepi32_ps(a); }
+  static INTFLASH_INLINE F32 fma(F32 a, F32 b, F32 c) { return _mm512_fmadd_ps(a, b, c); }
+};
+
+}  // namespace
+}  // namespace intflash

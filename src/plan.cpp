@@ -1,0 +1,92 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+#include "plan.h"
+
+#include <algorithm>
+
+#include "tile/portability.h"
+#include "worker.h"
+
+namespace intflash {
+namespace {
+
+// Tiles that pass over a super-block of keys before the next one is read: each super-block is read
+// from memory once per item, so with 16 tiles of 24 rows the reading costs 2 bytes per 48 products.
+constexpr std::int64_t kTilesPerItem = 16;
+// Items per worker below which items are made smaller, so that the last ones end together.
+constexpr std::int64_t kItemsPerWorker = 8;
+
+std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+
+class Layout {
+ public:
+  std::size_t take(std::int64_t bytes) {
+    const std::size_t offset = used_;
+    used_ += static_cast<std::size_t>(round_up(bytes, 64));
+    return offset;
+  }
+  std::size_t used() const { return used_; }
+
+ private:
+  std::size_t used_ = 0;
+};
+
+std::int64_t choose_tiles_per_item(const Problem& problem, const Plan& plan) {
+  const std::int64_t heads = problem.batch * problem.num_kv_heads;
+  const std::int64_t wanted = ceil_div(plan.num_workers * kItemsPerWorker, heads);
+  return std::clamp<std::int64_t>(plan.tiles_per_head / wanted, 1, kTilesPerItem);
+}
+
+}  // namespace
+
+Plan make_plan(const Problem& problem, const KernelTable& kernels, std::int32_t num_workers,
+               std::int64_t l2_bytes) {
+  Plan plan{};
+  const std::int64_t heads = problem.batch * problem.num_kv_heads;
+  plan.num_workers = num_workers;
+  plan.rows_per_head = problem.group_size * problem.query_len;
+  plan.tile_rows = std::min<std::int64_t>(kernels.tile_rows, plan.rows_per_head);
+  plan.tiles_per_head = ceil_div(plan.rows_per_head, plan.tile_rows);
+  plan.tiles_per_item = num_workers == 1 ? std::min(plan.tiles_per_head, kTilesPerItem)
+                                         : choose_tiles_per_item(problem, plan);
+  plan.num_items = heads * ceil_div(plan.tiles_per_head, plan.tiles_per_item);
+
+  plan.num_blocks = ceil_div(problem.kv_len, kScoreBlock);
+  plan.key_block_bytes = kBlockTokens * problem.head_dim;
+  plan.value_block_bytes = kBlockTokens * round_up(problem.head_dim_v, 16);
+  plan.page_bytes = plan.key_block_bytes + plan.value_block_bytes + 3 * kBlockTokens * 4;
+  const std::int64_t span_bytes = plan.page_bytes * (kSpanTokens / kBlockTokens);
+  plan.superblock_spans = std::max<std::int64_t>(1, l2_bytes * 5 / 8 / span_bytes);
+
+  plan.code_stride = round_up(problem.head_dim, 64);
+  plan.accumulator_stride = round_up(problem.head_dim_v, 16);
+
+  Layout layout;
+  const std::int64_t spans = ceil_div(problem.kv_len, kSpanTokens);
+  const std::int64_t dims = problem.head_dim + problem.head_dim_v;
+  const bool centered = problem.center_key || problem.center_value;
+  plan.status_offset = layout.take(sizeof(CallStatus));
+  plan.center_offset = layout.take(centered ? heads * dims * 4 : 0);
+  plan.partial_offset = layout.take(centered ? heads * spans * dims * 8 : 0);
+  plan.blocks_offset =
+      layout.take(heads * plan.num_blocks * static_cast<std::int64_t>(sizeof(ScoreBlock)));
+  plan.pages_offset = layout.take(heads * plan.num_blocks * 2 * plan.page_bytes);
+  plan.workers_offset = layout.used();
+  plan.tile_state_bytes = tile_state_bytes(plan);
+  plan.worker_bytes = worker_bytes(problem, plan, kernels);
+  layout.take(static_cast<std::int64_t>(plan.worker_bytes) * num_workers);
+  plan.total_bytes = layout.used();
+  return plan;
+}
+
+WorkItem work_item(const Problem& problem, const Plan& plan, std::int64_t index) {
+  const std::int64_t heads = problem.batch * problem.num_kv_heads;
+  const std::int64_t groups = ceil_div(plan.tiles_per_head, plan.tiles_per_item);
+  const std::int64_t group = groups - 1 - index / heads;
+  const std::int64_t head = index % heads;
+  const std::int64_t first = group * plan.tiles_per_item;
+  return {head / problem.num_kv_heads, head % problem.num_kv_heads, first,
+          std::min(plan.tiles_per_item, plan.tiles_per_head - first)};
+}
+
+}  // namespace intflash

@@ -1,0 +1,65 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// The validated, immutable description of one attention call. Every check of a caller's arguments
+// lives here.
+#pragma once
+
+#include <cstdint>
+
+#include "intflash/intflash.h"
+
+namespace intflash {
+
+struct Problem {
+  intflash_mode mode;
+  std::int64_t batch;
+  std::int64_t num_query_heads;
+  std::int64_t num_kv_heads;
+  std::int64_t group_size;  // query heads that share one kv head
+  std::int64_t query_len;
+  std::int64_t kv_len;
+  std::int64_t head_dim;
+  std::int64_t head_dim_v;
+  intflash_dtype query_dtype;
+  intflash_dtype key_dtype;
+  intflash_dtype value_dtype;
+  intflash_dtype out_dtype;
+  // Visible keys of query i are those in [position - window_left, position + window_right],
+  // position = kv_len - query_len + i; -1 = no bound on that side. Causal is {-1, 0}.
+  std::int64_t window_left;
+  std::int64_t window_right;
+  float softmax_scale;
+  float score_cap;  // 0 = none
+  bool center_key;
+  bool center_value;
+  bool rotate;
+};
+
+// Keys [begin, end) that query row i (0 <= i < query_len) sees; begin == end where it sees none.
+struct KeyRange {
+  std::int64_t begin;
+  std::int64_t end;
+};
+KeyRange visible_keys(const Problem& problem, std::int64_t query);
+
+// Fills problem from desc, or sets the last error and returns a status.
+intflash_status make_problem(const intflash_attend_desc* desc, Problem& problem);
+
+// Which tensors of args a call reads and writes.
+enum class ArgsUse { kPackOnly, kPacked, kAll };
+// Pointers, strides, scales and centres of args against problem. Contents of the float tensors are
+// checked where they are first read.
+intflash_status check_args(const Problem& problem, const intflash_attend_args* args, ArgsUse use);
+
+// Sets this thread's last error to the printf-style message and returns status.
+#if defined(__GNUC__)
+__attribute__((format(printf, 2, 3)))
+#endif
+intflash_status
+fail(intflash_status status, const char* format, ...);
+const char* last_error();
+
+std::int64_t dtype_bytes(intflash_dtype dtype);
+
+}  // namespace intflash

@@ -1,0 +1,34 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// Attention in double precision from the definition (mode exact), and INT-FlashAttention's
+// Algorithm 1 as published (mode intfa). Readable first; speed is no aim.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "intflash/intflash.h"
+#include "problem.h"
+
+namespace intflash {
+
+// Bytes of scratch that one call of attend_reference_row uses: 64-byte aligned, O(kv_len +
+// head_dim).
+std::size_t reference_scratch_bytes(const Problem& problem);
+
+// Scans tensors named by use for NaN and infinity; the error names the tensor and the lowest
+// position. Computes one row of out (and lse): batch b, query head h, query i. problem.mode is
+// kExact or kIntfa.
+void attend_reference_row(const Problem& problem, const intflash_attend_args& args, std::int64_t b,
+                          std::int64_t h, std::int64_t i, void* scratch);
+
+// Element (b, h, token, c) of an input tensor of the given dtype, as a double (codes times scale
+// for INT8).
+double tensor_element(const intflash_tensor& tensor, intflash_dtype dtype, std::int64_t b,
+                      std::int64_t h, std::int64_t token, std::int64_t c);
+// Rounds value to dtype (to nearest even) and stores it at (b, h, token, c) of an output tensor.
+void store_element(const intflash_tensor& tensor, intflash_dtype dtype, std::int64_t b,
+                   std::int64_t h, std::int64_t token, std::int64_t c, float value);
+
+}  // namespace intflash

@@ -1,0 +1,179 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// The port that runs everywhere, and the specification of the bits: every other port equals it with
+// ==.
+#include "tile/capped_scores.h"
+#include "tile/pack.h"
+#include "tile/rows.h"
+#include "tile/score_block.h"
+#include "tile/state.h"
+#include "tile/weights.h"
+
+namespace intflash {
+namespace {
+
+constexpr std::int32_t kTileRows = 8;
+
+struct NaturalOrder {
+  std::int32_t operator()(std::int32_t key) const { return key; }
+};
+
+struct Scratch {
+  std::int32_t dots[kScoreBlock];
+  std::int16_t x[kScoreBlock];
+  std::uint8_t weights[kScoreBlock];
+  float scores[kScoreBlock];
+  ScoreBlock row_block;
+};
+
+void prepare_block(ScoreBlock& block, const std::uint64_t* keep) {
+  fill_factors(block, keep, NaturalOrder{});
+}
+
+// dots[key] = query . key, exact: at most 127^2 * 1024 < 2^24.
+void query_dot_keys(const std::int8_t* query, const ScoreBlock& block, std::int32_t head_dim,
+                    std::int32_t* dots) {
+  for (std::int32_t key = 0; key < kScoreBlock; ++key) {
+    const std::int8_t* tile =
+        block.half[key / 64].key_codes + (key % 64 / 16) * (head_dim / 4) * 64 + (key % 16) * 4;
+    std::int32_t dot = 0;
+    for (std::int32_t c = 0; c < head_dim; ++c) dot += query[c] * tile[c / 4 * 64 + c % 4];
+    dots[key] = dot;
+  }
+}
+
+// Folded scores in the row's fixed point; returns their maximum over the kept keys.
+std::int32_t plain_scores(const QueryTile& query, std::int32_t row, const ScoreBlock& block,
+                          RowScale scale, const std::uint64_t* keep, Scratch& scratch) {
+  std::int32_t largest = -32768;
+  for (std::int32_t key = 0; key < kScoreBlock; ++key) {
+    const std::int32_t keyed =
+        multiply_q15(scratch.dots[key] >> scale.shift, block.key_factor[key]);
+    const std::int32_t score = multiply_q15(keyed, query.multiplier[row]);
+    const std::int32_t folded = score + multiply_q15(block.value_log2[key], scale.value_multiplier);
+    const bool kept = keep == nullptr || key_is_kept(keep, key);
+    scratch.x[key] = static_cast<std::int16_t>(kept ? folded : -32768);
+    largest = max_of<std::int32_t>(largest, scratch.x[key]);
+  }
+  return largest;
+}
+
+// P in u8, 255 for the block's maximum; returns the sum of the unfolded weights in integers.
+std::int32_t quantize_weights(std::int32_t largest, RowScale scale, const ScoreBlock& block,
+                              const std::uint64_t* keep, Scratch& scratch) {
+  std::int32_t sum = 0;
+  for (std::int32_t key = 0; key < kScoreBlock; ++key) {
+    const bool kept = keep == nullptr || key_is_kept(keep, key);
+    const std::int32_t weight = weight_of(kept ? largest - scratch.x[key] : 32767, scale.exponent);
+    scratch.weights[key] = static_cast<std::uint8_t>(multiply_q15(weight, kWeightToU8));
+    sum += weight * block.value_weight[key];
+  }
+  return sum;
+}
+
+// accumulators += gain * (P V), the product exact in int32: at most 255 * 127 * 128 < 2^22.
+void add_weighted_values(const ScoreBlock& block, std::int32_t head_dim_v,
+                         const std::uint8_t* weights, float gain, float* accumulators) {
+  for (std::int32_t c = 0; c < head_dim_v; ++c) {
+    std::int32_t sum = 0;
+    for (std::int32_t key = 0; key < kScoreBlock; ++key) {
+      const std::int8_t* tile = block.half[key / 64].value_codes + c / 16 * 1024 + c % 16 * 4;
+      sum += weights[key] * tile[key % 64 / 4 * 64 + key % 4];
+    }
+    accumulators[c] = fused(static_cast<float>(sum), gain, accumulators[c]);
+  }
+}
+
+BlockWeight plain_weights(const TileTask& task, std::int32_t row, const ScoreBlock& block,
+                          const std::uint64_t* keep, Scratch& scratch) {
+  const RowScale scale = row_scale(*task.query, row, block);
+  const std::int32_t largest = plain_scores(*task.query, row, block, scale, keep, scratch);
+  const std::int32_t sum = quantize_weights(largest, scale, block, keep, scratch);
+  const float unit = power_of_two(scale.exponent);
+  const auto distance = [&](std::int32_t key, std::int32_t log2) {
+    const std::int32_t unfolded = scratch.x[key] - multiply_q15(log2, scale.value_multiplier);
+    return static_cast<float>(largest - unfolded) * unit;
+  };
+  return {static_cast<float>(largest) * unit,
+          add_light_keys(static_cast<float>(sum), block, keep, NaturalOrder{}, distance)};
+}
+
+BlockWeight capped_weights(const TileTask& task, std::int32_t row, const ScoreBlock& block,
+                           const std::uint64_t* keep, Scratch& scratch) {
+  const float largest = capped_scores(*task.query, row, block, scratch.dots, keep, block.value_log2,
+                                      task.score_cap, scratch.scores);
+  for (std::int32_t key = 0; key < kScoreBlock; ++key)
+    scratch.x[key] = fixed_score(scratch.scores[key], largest);
+  const std::int32_t sum = quantize_weights(0, kCappedScale, block, keep, scratch);
+  const auto distance = [&](std::int32_t key, std::int32_t log2) {
+    return (largest - scratch.scores[key]) + static_cast<float>(log2) * 0x1p-9f;
+  };
+  return {largest, add_light_keys(static_cast<float>(sum), block, keep, NaturalOrder{}, distance)};
+}
+
+void attend_row(const TileTask& task, std::int32_t row, const ScoreBlock& shared,
+                const std::uint64_t* keep, Scratch& scratch) {
+  const QueryTile& query = *task.query;
+  const ScoreBlock* block = &shared;
+  if (keep != nullptr) {
+    if ((keep[0] | keep[1]) == 0) return;
+    // The row's constants come from the keys that it sees, whatever else the block holds.
+    scratch.row_block.half[0] = shared.half[0];
+    scratch.row_block.half[1] = shared.half[1];
+    fill_factors(scratch.row_block, keep, NaturalOrder{});
+    block = &scratch.row_block;
+  }
+  query_dot_keys(query.codes + row * query.code_stride, *block, query.head_dim, scratch.dots);
+  const BlockWeight weight = task.score_cap > 0.0f
+                                 ? capped_weights(task, row, *block, keep, scratch)
+                                 : plain_weights(task, row, *block, keep, scratch);
+  keep_in_reach(task.state, row, task.head_dim_v, weight.exponent);
+  const float gain = enter_block(task.state, row, weight, block->value_exponent);
+  add_weighted_values(*block, task.head_dim_v, scratch.weights, gain,
+                      task.state.accumulators + row * task.state.accumulator_stride);
+}
+
+void attend_tile(const TileTask& task) {
+  Scratch& scratch = *static_cast<Scratch*>(task.scratch);
+  for (std::int32_t b = 0; b < task.num_blocks; ++b) {
+    for (std::int32_t r = 0; r < task.query->rows; ++r) {
+      attend_row(task, r, task.blocks[b], task.keep[b] == nullptr ? nullptr : task.keep[b] + 2 * r,
+                 scratch);
+    }
+  }
+}
+
+std::size_t scratch_bytes(std::int32_t, std::int32_t) { return sizeof(Scratch); }
+
+double integer_peak(std::int64_t repeats) {
+  std::int32_t sum[8] = {};
+  for (std::int64_t i = 0; i < repeats; ++i) {
+    for (std::int32_t k = 0; k < 8; ++k) {
+      sum[k] += static_cast<std::int32_t>(static_cast<std::int8_t>(i + k)) *
+                static_cast<std::int8_t>(i ^ k);
+    }
+    __asm__ volatile("" : : "r"(sum) : "memory");
+  }
+  return 2.0 * 8.0 * static_cast<double>(repeats);
+}
+
+}  // namespace
+
+extern constexpr KernelTable kernels_scalar = {
+    .name = "scalar",
+    .tile_rows = kTileRows,
+    .max_magnitude = max_magnitude,
+    .sum_rows = sum_rows,
+    .quantize_rows = quantize_rows,
+    .pack_keys = pack_keys,
+    .pack_values = pack_values,
+    .prepare_block = prepare_block,
+    .scratch_bytes = scratch_bytes,
+    .attend_tile = attend_tile,
+    .merge_states = merge_states,
+    .write_row = write_row,
+    .integer_peak = integer_peak,
+};
+
+}  // namespace intflash

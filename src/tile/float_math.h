@@ -1,0 +1,66 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// The few scalar float functions of the arithmetic, each defined operation by operation so that
+// every port and every compiler gives the same bits. Loops over them vectorize.
+#pragma once
+
+#include <cstdint>
+
+#include "tile/portability.h"
+
+namespace intflash {
+namespace {
+
+constexpr float kNegativeInfinity = -__builtin_inff();
+
+// a * b + c with one rounding.
+INTFLASH_INLINE float fused(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+
+// 2^exponent for -126 <= exponent <= 127.
+INTFLASH_INLINE float power_of_two(std::int32_t exponent) {
+  return bits_as<float>((exponent + 127) << 23);
+}
+
+// To the nearest integer, ties to even; |x| < 2^22, where adding 1.5 * 2^23 leaves no fraction
+// bits.
+INTFLASH_INLINE float round_small(float x) { return (x + 12582912.0f) - 12582912.0f; }
+INTFLASH_INLINE std::int32_t round_to_int(float x) {
+  return static_cast<std::int32_t>(round_small(x));
+}
+
+// x = mantissa * 2^exponent, mantissa in [0.5, 1), for a normal x > 0.
+INTFLASH_INLINE std::int32_t exponent_of(float x) { return (bits_as<std::int32_t>(x) >> 23) - 126; }
+INTFLASH_INLINE float mantissa_of(float x) {
+  return bits_as<float>((bits_as<std::int32_t>(x) & 0x007fffff) | 0x3f000000);
+}
+
+// 2^x for x <= 126; 0 below 2^-126. Relative error 2e-7: a minimax polynomial of degree 5 on [0,
+// 1), exact at 0.
+INTFLASH_INLINE float exp2_of(float x) {
+  const float clamped = max_of(x, -127.0f);
+  const float truncated = static_cast<float>(static_cast<std::int32_t>(clamped));
+  const float whole = truncated > clamped ? truncated - 1.0f : truncated;
+  const float fraction = clamped - whole;
+  float power = fused(fraction, 0.00186713f, 0.00901703f);
+  power = fused(power, fraction, 0.05579991f);
+  power = fused(power, fraction, 0.24016445f);
+  power = fused(power, fraction, 0.69315131f);
+  power = fused(power, fraction, 1.0f);
+  const std::int32_t exponent = static_cast<std::int32_t>(whole);
+  return exponent < -126 ? 0.0f : power * power_of_two(exponent);
+}
+
+// log2 of a mantissa in [0.5, 1), absolute error 1.3e-5, in [-1, 0].
+INTFLASH_INLINE float log2_of_mantissa(float mantissa) {
+  const float z = mantissa - 0.75f;
+  float log = fused(z, 1.43595219f, -1.28018656f);
+  log = fused(log, z, 1.13138325f);
+  log = fused(log, z, -1.27899561f);
+  log = fused(log, z, 1.92367936f);
+  log = fused(log, z, -0.41504951f);
+  return min_of(max_of(log, -1.0f), 0.0f);
+}
+
+}  // namespace
+}  // namespace intflash

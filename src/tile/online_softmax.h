@@ -1,0 +1,182 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// Softmax of one row over one score block, in 16-bit fixed point: exact products in, P in u8 and
+// the sum of weights out. The vector form of plain_scores and quantize_weights in
+// src/scalar/port.cpp, where each step is spelled out.
+#pragma once
+
+#include <cstdint>
+
+#include "tile/capped_scores.h"
+#include "tile/score_block.h"
+#include "tile/weights.h"
+
+namespace intflash {
+namespace {
+
+// Narrowing two vectors of int32 interleaves their groups of four; narrowing again keeps every
+// aligned four keys together. Keys are held in that order from the scores on: 16-bit arrays are
+// stored in it, and P V reads P's quads where they then lie.
+template <std::int32_t kLanes>
+struct NarrowedOrder {
+  INTFLASH_INLINE std::int32_t operator()(std::int32_t key) const {
+    const std::int32_t pair = key / (2 * kLanes);
+    const std::int32_t vector = key / kLanes % 2;
+    const std::int32_t lane = key % kLanes;
+    return pair * 2 * kLanes + lane / 4 * 8 + vector * 4 + lane % 4;
+  }
+};
+
+// All ones or all zeros per key, in the port's order.
+template <class Isa>
+INTFLASH_INLINE void expand_keep(const std::uint64_t* keep, std::int16_t* INTFLASH_RESTRICT mask) {
+  const NarrowedOrder<Isa::kLanes> position;
+  for (std::int32_t key = 0; key < kScoreBlock; ++key) {
+    mask[position(key)] = static_cast<std::int16_t>(key_is_kept(keep, key) ? -1 : 0);
+  }
+}
+
+// x of each key, and the largest.
+template <class Isa, bool kMasked>
+INTFLASH_INLINE std::int32_t score_row(const std::int32_t* dots, const ScoreBlock& block,
+                                       RowScale scale, std::int32_t multiplier,
+                                       const std::int16_t* mask, std::int16_t* x) {
+  using I16 = typename Isa::I16;
+  constexpr std::int32_t kStep = 2 * Isa::kLanes;
+  const typename Isa::I32 shift = Isa::broadcast32(scale.shift);
+  const I16 row_factor = Isa::broadcast16(multiplier);
+  const I16 value_factor = Isa::broadcast16(scale.value_multiplier);
+  I16 largest = Isa::broadcast16(-32768);
+  INTFLASH_UNROLL
+  for (std::int32_t i = 0; i < kScoreBlock; i += kStep) {
+    const I16 dot = Isa::pack16(Isa::shift_right32(Isa::load(dots + i), shift),
+                                Isa::shift_right32(Isa::load(dots + i + Isa::kLanes), shift));
+    const I16 score =
+        Isa::multiply_q15(Isa::multiply_q15(dot, Isa::load(block.key_factor + i)), row_factor);
+    I16 folded = Isa::add(score, Isa::multiply_q15(Isa::load(block.value_log2 + i), value_factor));
+    if (kMasked) folded = Isa::select(Isa::load(mask + i), folded, Isa::broadcast16(-32768));
+    Isa::store(x + i, folded);
+    largest = Isa::max(largest, folded);
+  }
+  return Isa::max_lane(largest);
+}
+
+// 2^-distance as weight_of has it, for distances that are already below 2^16 of a unit no coarser
+// than 1.
+template <class Isa>
+INTFLASH_INLINE typename Isa::I16 weigh(typename Isa::I16 distance, typename Isa::I16 places,
+                                        typename Isa::I16 fraction_shift) {
+  const auto whole = Isa::shift_right(distance, places);
+  const auto fraction =
+      Isa::bit_and(Isa::shift_left(distance, fraction_shift), Isa::broadcast16(0x7fff));
+  const auto slope = Isa::sub(Isa::broadcast16(kExp2Linear),
+                              Isa::multiply_q15(fraction, Isa::broadcast16(kExp2Square)));
+  const auto power = Isa::sub(Isa::broadcast16(kExp2One), Isa::multiply_q15(fraction, slope));
+  return Isa::rounded_shift(power, whole);
+}
+
+template <class Isa, bool kMasked, bool kCoarse>
+INTFLASH_INLINE std::int32_t weigh_row_as(const std::int16_t* x, std::int32_t largest,
+                                          RowScale scale, const ScoreBlock& block,
+                                          const std::int16_t* mask, std::uint8_t* weights) {
+  using I16 = typename Isa::I16;
+  const std::int32_t fraction_bits = max_of(-scale.exponent, 0);
+  const I16 top = Isa::broadcast16(largest);
+  const I16 places = Isa::broadcast16(fraction_bits);
+  const I16 fraction_shift = Isa::broadcast16(15 - fraction_bits);
+  const I16 coarse_shift = Isa::broadcast16(min_of(scale.exponent, kMaxCoarseShift));
+  const I16 to_u8 = Isa::broadcast16(kWeightToU8);
+  typename Isa::I32 sum = Isa::zero();
+  INTFLASH_UNROLL
+  for (std::int32_t i = 0; i < kScoreBlock; i += 4 * Isa::kLanes) {
+    I16 bytes[2];
+    INTFLASH_UNROLL
+    for (std::int32_t half = 0; half < 2; ++half) {
+      const std::int32_t at = i + half * 2 * Isa::kLanes;
+      I16 distance = Isa::sub(top, Isa::load(x + at));
+      if (kMasked) distance = Isa::select(Isa::load(mask + at), distance, Isa::broadcast16(32767));
+      if (kCoarse)
+        distance = Isa::shift_left(
+            Isa::min_unsigned(distance, Isa::broadcast16(kMaxCoarseDistance)), coarse_shift);
+      const I16 weight = weigh<Isa>(distance, places, fraction_shift);
+      sum = Isa::multiply_add_pairs(sum, weight, Isa::load(block.value_weight + at));
+      bytes[half] = Isa::multiply_q15(weight, to_u8);
+    }
+    Isa::store(weights + i, Isa::pack8(bytes[0], bytes[1]));
+  }
+  return Isa::sum_lanes(sum);
+}
+
+// P of each key, and the sum of unfolded weights.
+template <class Isa, bool kMasked>
+INTFLASH_INLINE std::int32_t weigh_row(const std::int16_t* x, std::int32_t largest, RowScale scale,
+                                       const ScoreBlock& block, const std::int16_t* mask,
+                                       std::uint8_t* weights) {
+  return scale.exponent > 0
+             ? weigh_row_as<Isa, kMasked, true>(x, largest, scale, block, mask, weights)
+             : weigh_row_as<Isa, kMasked, false>(x, largest, scale, block, mask, weights);
+}
+
+// What one row's weights in a score block come to, before the row's state takes them in.
+struct RowWeights {
+  std::int32_t largest;  // folded score in the row's fixed point
+  std::int32_t sum;      // of the unfolded weights of keys that are not light
+};
+
+struct SoftmaxScratch {
+  alignas(64) std::int16_t x[kScoreBlock];
+  alignas(64) std::int16_t mask[kScoreBlock];
+  alignas(64) float scores[kScoreBlock];
+};
+
+template <class Isa, bool kMasked>
+INTFLASH_INLINE RowWeights softmax_row(RowScale scale, std::int32_t multiplier,
+                                       const ScoreBlock& block, const std::int32_t* dots,
+                                       SoftmaxScratch& scratch, std::uint8_t* weights) {
+  const std::int32_t largest =
+      score_row<Isa, kMasked>(dots, block, scale, multiplier, scratch.mask, scratch.x);
+  return {largest,
+          weigh_row<Isa, kMasked>(scratch.x, largest, scale, block, scratch.mask, weights)};
+}
+
+// The block's weight for a row whose x are still in scratch: light keys are looked up there.
+template <class Isa>
+INTFLASH_INLINE BlockWeight block_weight(RowWeights row, RowScale scale, const ScoreBlock& block,
+                                         const std::uint64_t* keep, const SoftmaxScratch& scratch) {
+  const float unit = power_of_two(scale.exponent);
+  const NarrowedOrder<Isa::kLanes> position;
+  const auto distance = [&](std::int32_t key, std::int32_t log2) {
+    const std::int32_t unfolded =
+        scratch.x[position(key)] - multiply_q15(log2, scale.value_multiplier);
+    return static_cast<float>(row.largest - unfolded) * unit;
+  };
+  return {static_cast<float>(row.largest) * unit,
+          add_light_keys(static_cast<float>(row.sum), block, keep, position, distance)};
+}
+
+template <class Isa, bool kMasked>
+INTFLASH_NOINLINE BlockWeight capped_softmax_row(const QueryTile& query, std::int32_t row,
+                                                 const ScoreBlock& block, const std::int32_t* dots,
+                                                 const std::uint64_t* keep, float cap,
+                                                 SoftmaxScratch& scratch, std::uint8_t* weights) {
+  const NarrowedOrder<Isa::kLanes> position;
+  alignas(64) std::int16_t value_log2[kScoreBlock];
+  for (std::int32_t key = 0; key < kScoreBlock; ++key)
+    value_log2[key] = block.value_log2[position(key)];
+  const float largest =
+      capped_scores(query, row, block, dots, keep, value_log2, cap, scratch.scores);
+  alignas(64) std::int16_t fixed[kScoreBlock];
+  for (std::int32_t key = 0; key < kScoreBlock; ++key)
+    fixed[key] = fixed_score(scratch.scores[key], largest);
+  for (std::int32_t key = 0; key < kScoreBlock; ++key) scratch.x[position(key)] = fixed[key];
+  const std::int32_t sum =
+      weigh_row<Isa, kMasked>(scratch.x, 0, kCappedScale, block, scratch.mask, weights);
+  const auto distance = [&](std::int32_t key, std::int32_t log2) {
+    return (largest - scratch.scores[key]) + static_cast<float>(log2) * 0x1p-9f;
+  };
+  return {largest, add_light_keys(static_cast<float>(sum), block, keep, position, distance)};
+}
+
+}  // namespace
+}  // namespace intflash

@@ -1,0 +1,34 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// A kernel table from an instruction set's operations.
+#pragma once
+
+#include "tile/attend_tile.h"
+#include "tile/pack.h"
+#include "tile/rows.h"
+
+namespace intflash {
+namespace {
+
+template <class Isa>
+constexpr KernelTable make_kernel_table(const char* name, std::int32_t tile_rows) {
+  return {
+      .name = name,
+      .tile_rows = tile_rows,
+      .max_magnitude = max_magnitude,
+      .sum_rows = sum_rows,
+      .quantize_rows = quantize_rows,
+      .pack_keys = pack_keys,
+      .pack_values = pack_values,
+      .prepare_block = prepare_block<Isa>,
+      .scratch_bytes = scratch_bytes<Isa>,
+      .attend_tile = attend_tile<Isa>,
+      .merge_states = merge_states,
+      .write_row = write_row,
+      .integer_peak = Isa::integer_peak,
+  };
+}
+
+}  // namespace
+}  // namespace intflash

@@ -1,0 +1,146 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// The plain data that crosses the firewall between the library and its instruction set ports.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace intflash {
+
+constexpr int kBlockTokens =
+    64;  // tokens of a KvBlock: the unit of the page layout and of keep words
+constexpr int kScoreBlock =
+    128;  // keys that share one maximum and one scale of P; aligned to absolute key positions
+constexpr int kSpanTokens = 1024;  // keys after which a row's state is merged into its total; the
+                                   // unit of splitting a key range
+constexpr int kMaxTileRows = 32;
+constexpr int kMaxHeadDim = 1024;
+
+// Fixed point of weights and exponents; docs/numerics.md derives each.
+constexpr int kExponentBits = 9;       // exponents are held in multiples of 2^-9 or coarser
+constexpr int kScoreBits = 14;         // |x| <= 2^14 for a score x in its row's fixed point
+constexpr int kValueLog2Min = -12288;  // lowest log2(value_scale) beside its block's, in 2^-9: -24
+constexpr int kLightValueLog2 =
+    -2048;                            // below -4 a value is light: its key joins the row sum in f32
+constexpr int kWeightOne = 4080;      // a weight of 1 in the row sum, 16 * 255
+constexpr int kValueWeightOne = 256;  // 2^-value_log2 = 1 in the row sum
+// Rows and keys whose largest magnitude is below this count as zero: their products would be
+// denormal.
+constexpr float kTinyMagnitude = 0x1p-100f;
+
+enum class Dtype : std::int32_t { kF32 = 1, kF16 = 2, kBf16 = 3, kInt8 = 4 };
+
+// 64 tokens of one kv head in page layout version 1.
+struct KvBlock {
+  const std::int8_t* key_codes;  // [4 tiles of 16 tokens][head_dim / 4][16 tokens][4]
+  const std::int8_t*
+      value_codes;         // [head_dim_v padded to 16 / 16][16 token quads][16 channels][4 tokens]
+  const float* key_scale;  // [64]; 0 for a token that is absent or zero
+  const float* value_scale;     // [64]
+  const std::int32_t* key_sum;  // [64]; sum of the key's codes
+};
+
+// 128 keys and their factors in the fixed point of the score block, in the port's own key order
+// (key_position).
+struct ScoreBlock {
+  KvBlock half[2];
+  std::int32_t
+      key_exponent;  // largest key_scale = key_mantissa * 2^key_exponent, mantissa in [0.5, 1)
+  std::int32_t value_exponent;  // the same of value_scale; 0 where all are 0
+  float key_mantissa;           // 0 where all key scales are 0
+  std::int32_t any_light;       // whether a value_log2 is below kLightValueLog2
+  alignas(64) std::int16_t key_factor[kScoreBlock];  // key_scale / 2^key_exponent in Q15
+  alignas(64) std::int16_t value_log2[kScoreBlock];  // log2(value_scale / 2^value_exponent) in 2^-9
+  alignas(64) std::int16_t value_weight[kScoreBlock];  // 256 * 2^-value_log2; 0 where light
+};
+
+// Query rows of one tile. Row r of any array belongs to row r of the tile.
+struct QueryTile {
+  std::int32_t rows;  // 1 ... kMaxTileRows
+  std::int32_t head_dim;
+  std::int32_t code_stride;  // bytes between rows of codes: head_dim padded to 64 with zeros
+  const std::int8_t* codes;  // [rows][code_stride]
+  // query_scale * softmax_scale * log2(e) = multiplier / 2^15 * 2^exponent, and the same in f32.
+  alignas(64) std::int32_t multiplier[kMaxTileRows];
+  alignas(64) std::int32_t exponent[kMaxTileRows];
+  alignas(64) float mantissa[kMaxTileRows];
+  alignas(64) float factor[kMaxTileRows];
+  alignas(64) std::int32_t
+      score_bits[kMaxTileRows];  // |query . key| < 2^score_bits for any codes of a key
+  alignas(64) float score_term[kMaxTileRows];  // query . key_center * softmax_scale * log2(e): used
+                                               // below a score cap only
+};
+
+// What a row has seen so far: sum of weights and weighted values relative to 2^reference.
+struct AttentionState {
+  float* reference;     // [rows]; -infinity: no key yet
+  float* row_sum;       // [rows]
+  float* accumulators;  // [rows][accumulator_stride]
+  std::int64_t accumulator_stride;
+};
+
+// One query tile against keys of one span.
+struct TileTask {
+  const QueryTile* query;
+  std::int32_t head_dim_v;
+  std::int32_t num_blocks;
+  const ScoreBlock* blocks;  // [num_blocks]
+  const std::uint64_t* const*
+      keep;  // [num_blocks]: nullptr = all keys visible to all rows, else [rows][2] keep words
+  float score_cap;       // in units of log2: cap * log2(e); 0 = the plain score form
+  AttentionState state;  // read and written
+  void* scratch;         // KernelTable::scratch_bytes, 64-byte aligned
+};
+
+// Rows of a dense tensor as they lie in the caller's memory.
+struct RowSource {
+  const void* data;
+  Dtype dtype;
+  std::int64_t stride;  // in elements
+};
+
+struct QuantizeTask {
+  RowSource source;
+  std::int32_t rows;
+  std::int32_t dim;
+  const float* center;  // [dim], subtracted; nullptr = none
+  std::int32_t rotate;  // Hadamard rotation of blocks of the largest power of two that divides dim
+  std::int8_t* codes;   // out: [rows][code_stride], zero beyond dim
+  std::int64_t code_stride;
+  float* scale;  // out: [rows]
+};
+
+// Bits of the largest magnitude (sign dropped) of some rows: at least 0x7f800000 where one is NaN
+// or infinite.
+struct KernelTable {
+  const char* name;
+  std::int32_t tile_rows;  // query rows per tile
+  // |x| as f32 bits, the maximum over rows x dim elements.
+  std::uint32_t (*max_magnitude)(const RowSource& source, std::int64_t rows, std::int64_t dim);
+  // sum[c] += the rows' elements c, in row order; returns the same as max_magnitude. rows <= 64.
+  std::uint32_t (*sum_rows)(const RowSource& source, std::int64_t rows, std::int64_t dim,
+                            float* sum);
+  void (*quantize_rows)(const QuantizeTask& task);
+  // 64 rows of codes [64][code_stride] into tiles; key_sum gets the sums of the codes.
+  void (*pack_keys)(const std::int8_t* codes, std::int64_t code_stride, std::int32_t head_dim,
+                    std::int8_t* key_codes, std::int32_t* key_sum);
+  void (*pack_values)(const std::int8_t* codes, std::int64_t code_stride, std::int32_t head_dim_v,
+                      std::int8_t* value_codes);
+  // Fills all of block but half, from the keys that the two keep words name (the tokens present).
+  void (*prepare_block)(ScoreBlock& block, const std::uint64_t* keep);
+  std::size_t (*scratch_bytes)(std::int32_t head_dim, std::int32_t head_dim_v);
+  void (*attend_tile)(const TileTask& task);
+  // total = total merged with part; rows x dim accumulators.
+  void (*merge_states)(const AttentionState& part, const AttentionState& total, std::int32_t rows,
+                       std::int32_t dim);
+  // out row r = accumulators / row_sum (+ center), rounded to dtype; 0 where the row saw no key.
+  void (*write_row)(const float* accumulators, float row_sum, std::int32_t dim, const float* center,
+                    Dtype dtype, void* out);
+  // A register-only loop of the port's integer multiply-add; returns the operations done, 2 per
+  // multiply-add.
+  double (*integer_peak)(std::int64_t repeats);
+};
+
+}  // namespace intflash

@@ -1,0 +1,212 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// Q K^T and P V for instruction sets with a dot product of four unsigned by four signed bytes
+// (vpdpbusd). Queries are held as code + 128; the surplus 128 * sum(key) is taken off by starting
+// the sums at -128 * key_sum, so it costs no instruction.
+#pragma once
+
+#include <cstdint>
+
+#include "tile/portability.h"
+#include "tile/types.h"
+
+namespace intflash {
+namespace {
+
+constexpr std::int32_t kVnniStripRows = 6;
+
+// Query bytes of a strip of kRows rows: [head_dim / 4][kRows][4], so that one pointer serves all
+// broadcasts.
+template <std::int32_t kRows>
+INTFLASH_INLINE void pack_query_strip(const std::int8_t* codes, std::int64_t code_stride,
+                                      std::int32_t rows, std::int32_t head_dim,
+                                      std::uint32_t* INTFLASH_RESTRICT strip) {
+  for (std::int32_t r = 0; r < kRows; ++r) {
+    const std::int8_t* row = codes + min_of(r, rows - 1) * code_stride;
+    for (std::int32_t quad = 0; quad < head_dim / 4; ++quad) {
+      strip[quad * kRows + r] = load_as<std::uint32_t>(row + quad * 4) ^ 0x80808080u;
+    }
+  }
+}
+
+// dots[r][key] for 16 * kKeyVectors * kLanes / 16 keys from key_tile on.
+template <class Isa, std::int32_t kRows, std::int32_t kVectors, std::int32_t kStride>
+INTFLASH_INLINE void qk_panel(const std::uint32_t* strip, const std::int8_t* tile,
+                              std::int64_t tile_bytes, const std::int32_t* key_sum,
+                              std::int32_t head_dim, std::int32_t* dots) {
+  using I32 = typename Isa::I32;
+  constexpr std::int32_t kPerTile = 16 / Isa::kLanes;
+  I32 sum[kRows][kVectors];
+  INTFLASH_UNROLL
+  for (std::int32_t v = 0; v < kVectors; ++v) {
+    const I32 start = Isa::minus_128_times(Isa::load(key_sum + v * Isa::kLanes));
+    INTFLASH_UNROLL
+    for (std::int32_t r = 0; r < kRows; ++r) sum[r][v] = start;
+  }
+  for (std::int32_t quad = 0; quad < head_dim / 4; ++quad) {
+    I32 key[kVectors];
+    INTFLASH_UNROLL
+    for (std::int32_t v = 0; v < kVectors; ++v) {
+      key[v] = Isa::load(tile + v / kPerTile * tile_bytes + v % kPerTile * 4 * Isa::kLanes);
+    }
+    INTFLASH_UNROLL
+    for (std::int32_t r = 0; r < kRows; ++r) {
+      const I32 query = Isa::broadcast_load32(strip + r);
+      INTFLASH_UNROLL
+      for (std::int32_t v = 0; v < kVectors; ++v)
+        sum[r][v] = Isa::dot_u8_s8(sum[r][v], query, key[v]);
+    }
+    strip += kStride;
+    tile += 64;
+  }
+  INTFLASH_UNROLL
+  for (std::int32_t r = 0; r < kRows; ++r) {
+    INTFLASH_UNROLL
+    for (std::int32_t v = 0; v < kVectors; ++v)
+      Isa::store(dots + r * kScoreBlock + v * Isa::kLanes, sum[r][v]);
+  }
+}
+
+// accumulators += gain * (P V) for kVectors * kLanes channels of kRows rows; weights
+// [kRows][kScoreBlock] in the narrowed order.
+template <class Isa, std::int32_t kRows, std::int32_t kVectors>
+INTFLASH_INLINE void pv_panel(const std::uint8_t* weights, const KvBlock* half,
+                              std::int64_t value_offset, const float* gain,
+                              float* const* accumulators, std::int64_t channel) {
+  using I32 = typename Isa::I32;
+  constexpr std::int32_t kPerTile = 16 / Isa::kLanes;
+  constexpr std::int32_t kGroups = Isa::kLanes / 4;  // quads that lie apart by four in P
+  I32 sum[kRows][kVectors];
+  INTFLASH_UNROLL
+  for (std::int32_t r = 0; r < kRows; ++r) {
+    INTFLASH_UNROLL
+    for (std::int32_t v = 0; v < kVectors; ++v) sum[r][v] = Isa::zero();
+  }
+  const std::uint8_t* p = weights;
+  for (std::int32_t keys = 0; keys < kScoreBlock; keys += 4 * Isa::kLanes) {
+    const std::int8_t* values =
+        half[keys / kBlockTokens].value_codes + value_offset + keys % kBlockTokens / 4 * 64;
+    for (std::int32_t group = 0; group < kGroups; ++group) {
+      INTFLASH_UNROLL
+      for (std::int32_t q = 0; q < 4; ++q) {
+        I32 value[kVectors];
+        INTFLASH_UNROLL
+        for (std::int32_t v = 0; v < kVectors; ++v) {
+          value[v] = Isa::load(values + (q * kGroups) * 64 + v / kPerTile * 1024 +
+                               v % kPerTile * 4 * Isa::kLanes);
+        }
+        INTFLASH_UNROLL
+        for (std::int32_t r = 0; r < kRows; ++r) {
+          const I32 weight = Isa::broadcast_load32(p + r * kScoreBlock + q * 4);
+          INTFLASH_UNROLL
+          for (std::int32_t v = 0; v < kVectors; ++v)
+            sum[r][v] = Isa::dot_u8_s8(sum[r][v], weight, value[v]);
+        }
+      }
+      values += 64;
+      p += 16;
+    }
+  }
+  INTFLASH_UNROLL
+  for (std::int32_t r = 0; r < kRows; ++r) {
+    const typename Isa::F32 factor = Isa::broadcast_f32(gain[r]);
+    INTFLASH_UNROLL
+    for (std::int32_t v = 0; v < kVectors; ++v) {
+      float* out = accumulators[r] + channel + v * Isa::kLanes;
+      Isa::store_f32(out, Isa::fma(Isa::to_f32(sum[r][v]), factor, Isa::load_f32(out)));
+    }
+  }
+}
+
+template <class Isa, std::int32_t kRows>
+INTFLASH_NOINLINE void pv_rows(const std::uint8_t* weights, const ScoreBlock& block,
+                               std::int32_t head_dim_v, const float* gain,
+                               float* const* accumulators) {
+  constexpr std::int32_t kVectors = Isa::kPanelVectors;
+  constexpr std::int32_t kChannels = kVectors * Isa::kLanes;
+  const std::int32_t padded = (head_dim_v + 15) / 16 * 16;
+  std::int32_t c = 0;
+  for (; c + kChannels <= padded; c += kChannels) {
+    pv_panel<Isa, kRows, kVectors>(weights, block.half, c * std::int64_t{64}, gain, accumulators,
+                                   c);
+  }
+  for (; c < padded; c += 16) {
+    pv_panel<Isa, kRows, 16 / Isa::kLanes>(weights, block.half, c * std::int64_t{64}, gain,
+                                           accumulators, c);
+  }
+}
+
+template <class Isa, std::int32_t kRows>
+INTFLASH_NOINLINE void qk_rows(const std::uint32_t* strip, const ScoreBlock& block,
+                               std::int32_t head_dim, std::int32_t* dots) {
+  constexpr std::int32_t kVectors = Isa::kPanelVectors;
+  constexpr std::int32_t kKeys = kVectors * Isa::kLanes;
+  const std::int64_t tile_bytes = head_dim * std::int64_t{16};
+  for (std::int32_t key = 0; key < kScoreBlock; key += kKeys) {
+    const KvBlock& half = block.half[key / kBlockTokens];
+    const std::int32_t in_half = key % kBlockTokens;
+    qk_panel<Isa, kRows, kVectors, kVnniStripRows>(
+        strip, half.key_codes + in_half / 16 * tile_bytes, tile_bytes, half.key_sum + in_half,
+        head_dim, dots + key);
+  }
+}
+
+// The products of the generic tile kernel (attend_tile.h) for a vpdpbusd instruction set.
+template <class Base>
+struct VnniTiles : Base {
+  static constexpr std::int32_t kStripRows = kVnniStripRows;
+
+  static std::size_t query_bytes(std::int32_t head_dim) {
+    return static_cast<std::size_t>((kMaxTileRows + kStripRows) * head_dim);
+  }
+  static INTFLASH_INLINE void prepare_query(const QueryTile& query, void* packed) {
+    for (std::int32_t r = 0; r < query.rows; r += kStripRows) {
+      pack_query_strip<kStripRows>(query.codes + r * query.code_stride, query.code_stride,
+                                   query.rows - r, query.head_dim,
+                                   static_cast<std::uint32_t*>(packed) + r * query.head_dim / 4);
+    }
+  }
+  // dots [kStripRows][kScoreBlock] of rows first ... first + rows - 1.
+  static INTFLASH_INLINE void qk_strip(const QueryTile& query, const void* packed,
+                                       std::int32_t first, std::int32_t rows,
+                                       const ScoreBlock& block, std::int32_t* dots) {
+    const std::uint32_t* strip =
+        static_cast<const std::uint32_t*>(packed) + first * query.head_dim / 4;
+    switch (rows) {
+      case 1:
+        return qk_rows<Base, 1>(strip, block, query.head_dim, dots);
+      case 2:
+        return qk_rows<Base, 2>(strip, block, query.head_dim, dots);
+      case 3:
+        return qk_rows<Base, 3>(strip, block, query.head_dim, dots);
+      case 4:
+        return qk_rows<Base, 4>(strip, block, query.head_dim, dots);
+      case 5:
+        return qk_rows<Base, 5>(strip, block, query.head_dim, dots);
+      default:
+        return qk_rows<Base, 6>(strip, block, query.head_dim, dots);
+    }
+  }
+  static INTFLASH_INLINE void pv_strip(const std::uint8_t* weights, std::int32_t rows,
+                                       const ScoreBlock& block, std::int32_t head_dim_v,
+                                       const float* gain, float* const* accumulators) {
+    switch (rows) {
+      case 1:
+        return pv_rows<Base, 1>(weights, block, head_dim_v, gain, accumulators);
+      case 2:
+        return pv_rows<Base, 2>(weights, block, head_dim_v, gain, accumulators);
+      case 3:
+        return pv_rows<Base, 3>(weights, block, head_dim_v, gain, accumulators);
+      case 4:
+        return pv_rows<Base, 4>(weights, block, head_dim_v, gain, accumulators);
+      case 5:
+        return pv_rows<Base, 5>(weights, block, head_dim_v, gain, accumulators);
+      default:
+        return pv_rows<Base, 6>(weights, block, head_dim_v, gain, accumulators);
+    }
+  }
+};
+
+}  // namespace
+}  // namespace intflash

@@ -1,0 +1,390 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// The intflash command as a user meets it: exit codes, messages, files, JSON.
+#include <sys/wait.h>
+
+#include <cmath>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <random>
+#include <set>
+#include <string>
+#include <vector>
+
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include "npy.h"
+
+namespace intflash {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::json;
+using Shape = std::vector<std::int64_t>;
+
+struct Result {
+  int code;  // -1 where the command was killed
+  std::string out, err;
+};
+
+std::string read_text(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+std::set<std::string> keys_of(const Json& object) {
+  std::set<std::string> keys;
+  for (const auto& [key, value] : object.items()) keys.insert(key);
+  return keys;
+}
+
+class Command : public testing::Test {
+ protected:
+  Command() {
+    std::string pattern = (fs::temp_directory_path() / "intflash_command_XXXXXX").string();
+    folder_ = ::mkdtemp(pattern.data());
+  }
+  ~Command() override { fs::remove_all(folder_); }
+
+  std::string path(const std::string& name) const { return (folder_ / name).string(); }
+
+  // Arguments as a shell reads them; environment such as "INTFLASH_ISA=scalar ".
+  Result run(const std::string& arguments, const std::string& environment = "") const {
+    const std::string line = environment + "'" INTFLASH_COMMAND "' " + arguments + " >'" +
+                             path("stdout") + "' 2>'" + path("stderr") + "' </dev/null";
+    const int status = std::system(line.c_str());
+    return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, read_text(path("stdout")),
+            read_text(path("stderr"))};
+  }
+
+  // The arguments of failed commands end in code with part in the message, and print nothing else.
+  void expect_failure(const std::string& arguments, int code, const std::string& part) const {
+    SCOPED_TRACE(arguments);
+    const Result result = run(arguments);
+    EXPECT_EQ(result.code, code);
+    EXPECT_EQ(result.out, "");
+    EXPECT_NE(result.err.find(part), std::string::npos) << result.err << "lacks: " << part;
+  }
+
+  std::string write_normal(const std::string& name, const Shape& shape, unsigned seed) const {
+    std::int64_t size = 1;
+    for (const std::int64_t length : shape) size *= length;
+    std::mt19937 random(seed);
+    std::normal_distribution<float> normal;
+    std::vector<float> elements(static_cast<std::size_t>(size));
+    for (float& element : elements) element = normal(random);
+    write_npy_files(std::vector<NpyOutput>{{path(name), shape, elements.data()}});
+    return path(name);
+  }
+
+  // "--query ... --key ... --value ..." of three new files.
+  std::string write_inputs(const Shape& query, const Shape& key, const Shape& value) const {
+    return "--query '" + write_normal("q.npy", query, 1) + "' --key '" +
+           write_normal("k.npy", key, 2) + "' --value '" + write_normal("v.npy", value, 3) + "'";
+  }
+  std::string write_small_inputs() const {
+    return write_inputs({4, 40, 32}, {2, 40, 32}, {2, 40, 32});
+  }
+
+  std::vector<std::string> supported_ports() const {
+    std::vector<std::string> names;
+    for (std::int32_t i = 0; i < intflash_num_ports(); ++i) {
+      intflash_port_info info = {};
+      info.struct_size = sizeof info;
+      if (intflash_get_port(i, &info) == INTFLASH_OK && info.supported) names.push_back(info.name);
+    }
+    return names;
+  }
+
+ private:
+  fs::path folder_;
+};
+
+// ---- Usage ----
+
+TEST_F(Command, HelpAndVersionSucceed) {
+  for (const char* arguments :
+       {"--help", "attend --help", "compare --help", "info --help", "bench --help"}) {
+    const Result result = run(arguments);
+    EXPECT_EQ(result.code, 0) << arguments;
+    EXPECT_NE(result.out.find("Example"), std::string::npos) << arguments;
+    EXPECT_EQ(result.err, "") << arguments;
+  }
+  EXPECT_EQ(run("--version").out, std::string("intflash ") + intflash_version() + "\n");
+}
+
+TEST_F(Command, WrongUsageEndsInTwo) {
+  const std::string inputs = write_small_inputs();
+  expect_failure("", 2, "subcommand is required");
+  expect_failure("dance", 2, "dance");
+  expect_failure("attend", 2, "--query is required");
+  expect_failure("attend " + inputs + " --nonsense", 2, "--nonsense");
+  expect_failure("attend " + inputs + " --mode int4", 2, "int4");
+  expect_failure("attend " + inputs + " --window -1", 2, "-1");
+  expect_failure("attend " + inputs + " --window many", 2, "many");
+  expect_failure("attend " + inputs + " --softmax-scale 0", 2, "> 0");
+  expect_failure("attend " + inputs + " --softmax-scale nan", 2, "> 0");
+  expect_failure("attend " + inputs + " --score-cap -3", 2, "> 0");
+  expect_failure("attend " + inputs + " --center q", 2, "q");
+  expect_failure("attend " + inputs + " --rotate maybe", 2, "maybe");
+  expect_failure("attend " + inputs + " --threads 0", 2, "0");
+  expect_failure("attend " + inputs + " --isa avx1024", 2, "avx1024");
+  expect_failure("attend " + inputs + " --out same.npy --lse same.npy", 2, "same.npy");
+  expect_failure("compare", 2, "--query");
+  expect_failure("compare --synthetic " + inputs, 2, "--synthetic");
+  expect_failure("bench --filter '('", 2, "--filter (");
+  expect_failure("bench --filter no_such_case", 2, "no_such_case");
+  expect_failure("bench --isa avx1024", 2, "avx1024");
+}
+
+// ---- attend ----
+
+TEST_F(Command, AttendPrintsExactlyTheDocumentedKeys) {
+  const std::string inputs = write_small_inputs();
+  const std::set<std::string> keys = {
+      "port", "kernel", "mode", "threads", "seconds_quantize", "seconds_attention", "gops"};
+  const Result result = run("attend " + inputs + " --json --threads 1");
+  ASSERT_EQ(result.code, 0) << result.err;
+  const Json report = Json::parse(result.out);
+  EXPECT_EQ(keys_of(report), keys);
+  EXPECT_EQ(report["mode"], "int8");
+  EXPECT_EQ(report["threads"], 1);
+  EXPECT_GT(report["gops"], 0);
+
+  const Json checked = Json::parse(run("attend " + inputs + " --json --check").out);
+  EXPECT_EQ(keys_of(checked["error"]),
+            (std::set<std::string>{"rel_l1", "rmse", "cosine", "max_abs"}));
+  EXPECT_LT(checked["error"]["rel_l1"], 0.02);
+  EXPECT_GT(checked["error"]["cosine"], 0.999);
+}
+
+TEST_F(Command, AttendWritesOutAndLseInTheShapeOfTheQuery) {
+  const std::string outputs = " --out '" + path("o.npy") + "' --lse '" + path("l.npy") + "'";
+  ASSERT_EQ(run("attend " + write_inputs({4, 5, 16}, {2, 9, 16}, {2, 9, 24}) + outputs).code, 0);
+  EXPECT_EQ(read_npy(path("o.npy")).shape, (Shape{4, 5, 24}));
+  EXPECT_EQ(read_npy(path("l.npy")).shape, (Shape{4, 5}));
+  ASSERT_EQ(
+      run("attend " + write_inputs({2, 4, 5, 16}, {2, 1, 9, 16}, {2, 1, 9, 16}) + outputs).code, 0);
+  EXPECT_EQ(read_npy(path("o.npy")).shape, (Shape{2, 4, 5, 16}));
+  EXPECT_EQ(read_npy(path("l.npy")).shape, (Shape{2, 4, 5}));
+}
+
+TEST_F(Command, EveryModeAndOptionOfAttendRuns) {
+  const std::string inputs = write_small_inputs();
+  for (const char* options :
+       {"--mode exact", "--mode intfa", "--causal", "--window 0", "--window 7 --causal",
+        "--softmax-scale 0.3", "--score-cap 20", "--center none", "--center k", "--center kv",
+        "--rotate on", "--rotate off", "--threads 2", "--isa scalar"}) {
+    const Result result = run("attend " + inputs + " --json --check " + options);
+    ASSERT_EQ(result.code, 0) << options << ": " << result.err;
+    EXPECT_LT(Json::parse(result.out)["error"]["rel_l1"], 0.1) << options;
+  }
+  const Result text = run("attend " + inputs + " --check");
+  EXPECT_EQ(text.code, 0);
+  EXPECT_NE(text.out.find("GOP/s"), std::string::npos);
+  EXPECT_NE(text.out.find("relative L1"), std::string::npos);
+}
+
+TEST_F(Command, TheExactModeHasNoError) {
+  const Result result = run("attend " + write_small_inputs() + " --mode exact --check --json");
+  ASSERT_EQ(result.code, 0) << result.err;
+  EXPECT_EQ(Json::parse(result.out)["error"]["max_abs"], 0);
+}
+
+TEST_F(Command, AWindowOfZeroKeysGivesTheValueOfTheQuerysOwnToken) {
+  const std::string inputs = write_inputs({1, 8, 16}, {1, 8, 16}, {1, 8, 16});
+  ASSERT_EQ(run("attend " + inputs + " --window 0 --mode exact --out '" + path("o.npy") + "'").code,
+            0);
+  EXPECT_EQ(read_npy(path("o.npy")).data, read_npy(path("v.npy")).data);
+}
+
+TEST_F(Command, NoKeysGiveZerosAndMinusInfinity) {
+  const std::string inputs = write_inputs({2, 3, 16}, {1, 0, 16}, {1, 0, 16});
+  const Result result = run("attend " + inputs + " --check --out '" + path("o.npy") + "' --lse '" +
+                            path("l.npy") + "'");
+  ASSERT_EQ(result.code, 0) << result.err;
+  const NpyArray out = read_npy(path("o.npy")), lse = read_npy(path("l.npy"));
+  EXPECT_EQ(out.data, std::vector<std::byte>(out.data.size()));
+  for (std::int64_t i = 0; i < lse.num_elements(); ++i) {
+    EXPECT_EQ(reinterpret_cast<const float*>(lse.data.data())[i], -INFINITY);
+  }
+}
+
+TEST_F(Command, BadFilesEndInOneAndAreNamed) {
+  const std::string inputs = write_small_inputs();
+  const std::string bad = path("bad.npy");
+  const auto with_bad_query = [&] {
+    return "attend --query '" + bad + "' --key '" + path("k.npy") + "' --value '" + path("v.npy") +
+           "'";
+  };
+  expect_failure(with_bad_query(), 1, bad + ": cannot open");
+  std::ofstream(bad) << "hello";
+  expect_failure(with_bad_query(), 1, bad + ": not a .npy file");
+  const std::string good = read_text(path("q.npy"));
+  std::ofstream(bad, std::ios::binary) << good.substr(0, good.size() - 1);
+  expect_failure(with_bad_query(), 1, bad + ": truncated");
+  std::string wide = good;
+  wide.replace(wide.find("<f4"), 3, "<f8");
+  std::ofstream(bad, std::ios::binary) << wide;
+  expect_failure(with_bad_query(), 1, bad + ": dtype '<f8' is not supported");
+  std::string fortran = good;
+  fortran.replace(fortran.find("False"), 5, "True ");
+  std::ofstream(bad, std::ios::binary) << fortran;
+  expect_failure(with_bad_query(), 1, bad + ": Fortran order");
+}
+
+TEST_F(Command, ShapesThatDisagreeEndInOne) {
+  const auto expect = [&](const Shape& query, const Shape& key, const Shape& value,
+                          const std::string& part) {
+    expect_failure("attend " + write_inputs(query, key, value), 1, part);
+  };
+  expect({40, 32}, {2, 40, 32}, {2, 40, 32}, "q.npy: shape (40, 32) is neither");
+  expect({4, 40, 32}, {2, 40, 16}, {2, 40, 16}, "k.npy: head_dim 16");
+  expect({4, 40, 32}, {2, 40, 32}, {1, 40, 32}, "v.npy: number of heads 1");
+  expect({4, 40, 32}, {2, 40, 32}, {2, 41, 32}, "v.npy: number of tokens 41");
+  expect({2, 4, 8, 16}, {3, 4, 8, 16}, {3, 4, 8, 16}, "k.npy: batch 3");
+  expect({3, 8, 16}, {2, 8, 16}, {2, 8, 16}, "heads");
+  expect({2, 8, 12}, {2, 8, 12}, {2, 8, 12}, "head_dim");
+}
+
+TEST_F(Command, NanInAnInputEndsInOneAndLeavesTheOutputFileAlone) {
+  const std::string inputs = write_small_inputs();
+  std::vector<float> values(2 * 40 * 32, 1.0f);
+  values[77] = NAN;
+  write_npy_files(std::vector<NpyOutput>{{path("v.npy"), {2, 40, 32}, values.data()}});
+  std::ofstream(path("o.npy")) << "old";
+  expect_failure("attend " + inputs + " --out '" + path("o.npy") + "'", 1, "value");
+  EXPECT_EQ(read_text(path("o.npy")), "old");
+}
+
+TEST_F(Command, AnOutputThatCannotBeWrittenEndsInOne) {
+  const std::string inputs = write_small_inputs();
+  expect_failure("attend " + inputs + " --out '" + path("none/o.npy") + "'", 1,
+                 "none/o.npy: cannot");
+  EXPECT_EQ(run("attend " + inputs + " --json --out /dev/full").code, 1);
+}
+
+TEST_F(Command, AnUnknownPortInTheEnvironmentEndsInOneAndListsThePorts) {
+  const Result result = run("attend " + write_small_inputs(), "INTFLASH_ISA=avx1024 ");
+  EXPECT_EQ(result.code, 1);
+  EXPECT_NE(result.err.find("scalar"), std::string::npos) << result.err;
+}
+
+TEST_F(Command, EveryPortWritesTheSameBytes) {
+  const std::string inputs = write_inputs({3, 150, 72}, {1, 150, 72}, {1, 150, 40});
+  const std::string outputs = " --out '" + path("o.npy") + "' --lse '" + path("l.npy") + "'";
+  ASSERT_EQ(run("attend --isa scalar --causal " + inputs + outputs).code, 0);
+  const std::string out = read_text(path("o.npy")), lse = read_text(path("l.npy"));
+  for (const std::string& port : supported_ports()) {
+    const Result result = run("attend --json --causal --isa " + port + " " + inputs + outputs);
+    ASSERT_EQ(result.code, 0) << result.err;
+    EXPECT_EQ(Json::parse(result.out)["port"], port);
+    EXPECT_TRUE(read_text(path("o.npy")) == out) << port;
+    EXPECT_TRUE(read_text(path("l.npy")) == lse) << port;
+  }
+}
+
+// ---- The inputs shipped with the project ----
+
+struct Shipped {
+  std::string query;  // path of ..._q.npy; key and value are called ..._k.npy and ..._v.npy
+  bool causal;
+  double most_rel_l1;
+};
+
+std::vector<Shipped> shipped_inputs() {
+  std::vector<Shipped> inputs;
+  for (const auto& entry : fs::recursive_directory_iterator(INTFLASH_DATA_DIR)) {
+    const std::string query = entry.path().string();
+    if (!query.ends_with("_q.npy")) continue;
+    const bool decoder = query.find("tinyllama") != std::string::npos;
+    inputs.push_back({query, decoder, decoder ? 0.0105 : 0.007});
+  }
+  return inputs;
+}
+
+TEST_F(Command, RealInputsMeetTheirErrorAndEveryPortAgrees) {
+  const std::vector<Shipped> inputs = shipped_inputs();
+  ASSERT_FALSE(inputs.empty()) << "no *_q.npy in " INTFLASH_DATA_DIR;
+  for (const Shipped& input : inputs) {
+    const std::string stem =
+        input.query.substr(0, input.query.size() - std::string("q.npy").size());
+    const std::string arguments = "attend --query '" + stem + "q.npy' --key '" + stem +
+                                  "k.npy' --value '" + stem + "v.npy' --json --out '" +
+                                  path("o.npy") + "'" + (input.causal ? " --causal" : "");
+    SCOPED_TRACE(arguments);
+    const Result best = run(arguments + " --check");
+    ASSERT_EQ(best.code, 0) << best.err;
+    EXPECT_LE(Json::parse(best.out)["error"]["rel_l1"], input.most_rel_l1);
+    const std::string out = read_text(path("o.npy"));
+    for (const std::string& port : supported_ports()) {
+      ASSERT_EQ(run(arguments + " --isa " + port).code, 0);
+      EXPECT_TRUE(read_text(path("o.npy")) == out) << port;
+    }
+  }
+}
+
+// ---- compare, info, bench ----
+
+TEST_F(Command, CompareListsTheModesAndThePipelines) {
+  const std::string inputs = write_small_inputs();
+  const Result json = run("compare --json " + inputs);
+  ASSERT_EQ(json.code, 0) << json.err;
+  EXPECT_GE(Json::parse(json.out)["rows"].size(), 5u);
+  const Result text = run("compare --causal --softmax-scale 0.2 " + inputs);
+  EXPECT_EQ(text.code, 0) << text.err;
+  for (const char* mode : {"int8", "exact", "intfa"}) {
+    EXPECT_NE(text.out.find(mode), std::string::npos) << text.out;
+  }
+  expect_failure("compare --query x.npy --key x.npy --value x.npy", 1, "x.npy");
+}
+
+TEST_F(Command, InfoMeasuresEverySupportedPort) {
+  const Result result = run("info --json");
+  ASSERT_EQ(result.code, 0) << result.err;
+  const Json report = Json::parse(result.out);
+  for (const char* key : {"cpu", "cores", "threads", "l1_bytes", "l2_bytes", "ports", "chosen",
+                          "chosen_reason", "read_dram", "version", "compiler"}) {
+    EXPECT_TRUE(report.contains(key)) << key;
+  }
+  for (const Json& port : report["ports"]) {
+    EXPECT_EQ(port["supported"].get<bool>(), port.contains("peak_gops_1_thread")) << port;
+    EXPECT_EQ(port["supported"].get<bool>(), port["reason"] == "") << port;
+  }
+  const Result text = run("info");
+  EXPECT_EQ(text.code, 0);
+  EXPECT_NE(text.out.find("GOP/s"), std::string::npos);
+}
+
+TEST_F(Command, BenchReportsEveryRowWithItsShare) {
+  const std::string file = path("bench.json");
+  const Result result =
+      run("bench --quick --isa scalar --filter '(prefill/full/d64|^pack|overhead/q1k1)' --json '" +
+          file + "'");
+  ASSERT_EQ(result.code, 0) << result.err;
+  EXPECT_NE(result.out.find("share"), std::string::npos);
+  const Json report = Json::parse(read_text(file));
+  EXPECT_EQ(keys_of(report), (std::set<std::string>{"machine", "rows"}));
+  ASSERT_GE(report["rows"].size(), 3u);
+  for (const Json& row : report["rows"]) {
+    for (const char* key :
+         {"name", "port", "mode", "threads", "seconds", "gops", "gbps", "limit", "share"}) {
+      EXPECT_TRUE(row.contains(key)) << key << " in " << row;
+    }
+    EXPECT_EQ(row["port"], "scalar");
+    EXPECT_GT(row["seconds"], 0);
+    EXPECT_GT(row["share"], 0);
+  }
+}
+
+TEST_F(Command, BenchFindsOutFirstThatItsReportCannotBeWritten) {
+  expect_failure("bench --isa scalar --json '" + path("none/b.json") + "'", 1,
+                 "none/b.json: cannot");
+}
+
+}  // namespace
+}  // namespace intflash

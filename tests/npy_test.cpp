@@ -1,0 +1,277 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// .npy files, good and hostile: what is not exactly such a file is an error that names it.
+#include "npy.h"
+
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <span>
+#include <string>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "failure.h"
+
+namespace intflash {
+namespace {
+
+namespace fs = std::filesystem;
+
+// A .npy file around this header, of which NumPy's padding is not required, and so many zero bytes.
+std::string npy_bytes(const std::string& header, std::size_t data_bytes, char version = 1) {
+  std::string bytes = "\x93NUMPY";
+  bytes += {version, '\0', static_cast<char>(header.size() & 0xff),
+            static_cast<char>(header.size() >> 8)};
+  if (version == 2) bytes += std::string(2, '\0');
+  return bytes + header + std::string(data_bytes, '\0');
+}
+
+NpyArray parse(const std::string& bytes) {
+  return parse_npy(std::as_bytes(std::span(bytes.data(), bytes.size())), "x.npy");
+}
+
+// The message of the failure that parsing these bytes must end in.
+std::string failure_of(const std::string& bytes) {
+  try {
+    parse(bytes);
+  } catch (const Failure& failure) {
+    return failure.what();
+  }
+  return "no failure";
+}
+
+void expect_failure(const std::string& bytes, const std::string& part) {
+  const std::string message = failure_of(bytes);
+  EXPECT_TRUE(message.starts_with("x.npy: ")) << message;
+  EXPECT_NE(message.find(part), std::string::npos) << message << "\nlacks: " << part;
+}
+
+const std::string kGood = "{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }\n";
+
+class Npy : public testing::Test {
+ protected:
+  Npy() {
+    std::string pattern = (fs::temp_directory_path() / "intflash_npy_XXXXXX").string();
+    folder_ = ::mkdtemp(pattern.data());
+  }
+  ~Npy() override { fs::remove_all(folder_); }
+
+  std::string path(const std::string& name) const { return (folder_ / name).string(); }
+  std::string contents(const std::string& name) const {
+    std::ifstream file(path(name), std::ios::binary);
+    return {std::istreambuf_iterator<char>(file), {}};
+  }
+  std::size_t files_in_folder() const {
+    return static_cast<std::size_t>(std::distance(fs::directory_iterator(folder_), {}));
+  }
+
+ private:
+  fs::path folder_;
+};
+
+TEST_F(Npy, ShapeDtypeAndElementsAreRead) {
+  std::string bytes = npy_bytes(kGood, 0);
+  const float elements[6] = {1, -2, 3.5f, 0, 5, 6};
+  bytes.append(reinterpret_cast<const char*>(elements), sizeof elements);
+  const NpyArray array = parse(bytes);
+  EXPECT_EQ(array.dtype, INTFLASH_F32);
+  EXPECT_EQ(array.shape, (std::vector<std::int64_t>{2, 3}));
+  EXPECT_EQ(array.num_elements(), 6);
+  EXPECT_EQ(std::memcmp(array.data.data(), elements, sizeof elements), 0);
+}
+
+TEST_F(Npy, EveryFormOfAGoodHeaderIsRead) {
+  const auto shape_of = [](const std::string& header, std::size_t bytes, char version = 1) {
+    return parse(npy_bytes(header, bytes, version)).shape;
+  };
+  using Shape = std::vector<std::int64_t>;
+  EXPECT_EQ(shape_of("{'descr': '<f2', 'fortran_order': False, 'shape': (5,), }   \n", 10),
+            Shape{5});
+  EXPECT_EQ(shape_of("{\"shape\":(1,1,2),\"fortran_order\":False,\"descr\":\"<f4\"}", 8),
+            (Shape{1, 1, 2}));
+  EXPECT_EQ(shape_of("{'descr': '<f4', 'fortran_order': False, 'shape': (), }", 4), Shape{});
+  EXPECT_EQ(shape_of("{'descr': '<f4', 'fortran_order': False, 'shape': (4, 0, 8)}", 0),
+            (Shape{4, 0, 8}));
+  EXPECT_EQ(shape_of("{'descr': '<f4', 'fortran_order': True, 'shape': (2,)}", 8), Shape{2});
+  EXPECT_EQ(shape_of(kGood, 24, 2), (Shape{2, 3}));
+}
+
+TEST_F(Npy, WhatIsNotNpyIsRefused) {
+  expect_failure("", "not a .npy file");
+  expect_failure("\x93NUMP", "not a .npy file");
+  expect_failure("PK\x03\x04 and more of a zip", "not a .npy file");
+  expect_failure(npy_bytes(kGood, 24, 3), "version 3.0 is not supported");
+  expect_failure(npy_bytes(kGood, 24, 0), "version 0.0 is not supported");
+}
+
+TEST_F(Npy, EveryTruncationIsRefused) {
+  const std::string good = npy_bytes(kGood, 24);
+  ASSERT_EQ(parse(good).num_elements(), 6);
+  for (std::size_t size = 0; size < good.size(); ++size) {
+    EXPECT_NE(failure_of(good.substr(0, size)), "no failure") << size << " bytes";
+  }
+  expect_failure(good.substr(0, good.size() - 1),
+                 "truncated: shape (2, 3) needs 24 bytes of elements, the file has 23");
+  expect_failure(good + 'x', "bytes after the last element");
+}
+
+TEST_F(Npy, OtherDtypesAreNamed) {
+  for (const char* descr : {"<f8", ">f4", "|i1", "<c8", "|O", "=f4", "<f44", "", "f4"}) {
+    const std::string header =
+        std::string("{'descr': '") + descr + "', 'fortran_order': False, 'shape': (1,)}";
+    expect_failure(npy_bytes(header, 8), std::string("dtype '") + descr + "' is not supported");
+  }
+  expect_failure(npy_bytes("{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (1,)}", 4),
+                 "structured dtype");
+}
+
+TEST_F(Npy, FortranOrderIsRefused) {
+  expect_failure(npy_bytes("{'descr': '<f4', 'fortran_order': True, 'shape': (2, 3)}", 24),
+                 "Fortran order");
+}
+
+TEST_F(Npy, LengthsThatOverflowAreRefused) {
+  const auto header = [](const std::string& shape) {
+    return "{'descr': '<f4', 'fortran_order': False, 'shape': (" + shape + ")}";
+  };
+  expect_failure(npy_bytes(header("9223372036854775808,"), 0), "does not fit 64 bits");
+  expect_failure(npy_bytes(header("99999999999999999999999999999999999999,"), 0),
+                 "does not fit 64 bits");
+  expect_failure(npy_bytes(header("4611686018427387904,"), 0), "too large");
+  expect_failure(npy_bytes(header("4294967296, 4294967296"), 0), "too large");
+  // 2^62 elements of 4 bytes: the product is 0 in 64 bits.
+  expect_failure(npy_bytes(header("2147483648, 2147483648"), 0), "too large");
+  expect_failure(npy_bytes(header("1099511627776, 8"), 64), "truncated");
+  expect_failure(npy_bytes(header("-1,"), 0), "a length >= 0 is expected");
+  std::string many;
+  for (int i = 0; i < 33; ++i) many += "1, ";
+  expect_failure(npy_bytes(header(many), 4), "more than 32 dimensions");
+}
+
+TEST_F(Npy, HeadersThatAreNoDictionaryAreRefused) {
+  const char* const headers[] = {
+      "",
+      "{",
+      "{}",
+      "()",
+      "{'descr'}",
+      "{'descr': }",
+      "{'descr': '<f4}",
+      "{'descr': '<f4', 'fortran_order': False}",
+      "{'descr': '<f4', 'fortran_order': 0, 'shape': (1,)}",
+      "{'descr': '<f4', 'fortran_order': False, 'shape': (1)}",
+      "{'descr': '<f4', 'fortran_order': False, 'shape': 1}",
+      "{'descr': '<f4', 'fortran_order': False, 'shape': (1 1)}",
+      "{'descr': '<f4', 'fortran_order': False, 'shape': (1,,)}",
+      "{'descr': '<f4', 'fortran_order': False, 'shape': (,)}",
+      "{'descr': '<f4', 'fortran_order': False, 'shape': (0x1,)}",
+      "{'descr': '<f4', 'fortran_order': False, 'shape': (1,",
+      "{'descr': '<f4', 'descr': '<f4', 'fortran_order': False, 'shape': (1,)}",
+      "{'descr': '<f4', 'fortran_order': False, 'shape': (1,), 'more': '1'}",
+      "{'descr': '<f4', 'fortran_order': False, 'shape': (1,)} more",
+      "{'descr': '<f\n4', 'fortran_order': False, 'shape': (1,)}",
+      "{'descr': '\x1b[2J', 'fortran_order': False, 'shape': (1,)}",
+      "{'descr' '<f4' 'fortran_order' False 'shape' (1,)}",
+  };
+  for (const char* header : headers) {
+    SCOPED_TRACE(header);
+    expect_failure(npy_bytes(header, 4), "corrupt .npy header");
+  }
+}
+
+TEST_F(Npy, MessagesHoldNoControlCharacters) {
+  for (int c = 1; c < 256; ++c) {
+    const std::string header = "{'" + std::string(1, static_cast<char>(c)) + "': 1}";
+    for (const char m : failure_of(npy_bytes(header, 4))) EXPECT_TRUE(m >= ' ' && m <= '~') << c;
+  }
+}
+
+TEST_F(Npy, AHeaderLongerThanTheFileIsRefused) {
+  std::string bytes = npy_bytes(kGood, 24, 2);
+  bytes[8] = bytes[9] = bytes[10] = bytes[11] = '\xff';
+  expect_failure(bytes, "truncated in the .npy header");
+}
+
+TEST_F(Npy, EveryDamagedByteIsAnErrorOrAnotherArray) {
+  const std::string good = npy_bytes(kGood, 24);
+  for (std::size_t i = 0; i < good.size() - 24; ++i) {
+    for (int c = 0; c < 256; ++c) {
+      std::string bytes = good;
+      bytes[i] = static_cast<char>(c);
+      try {
+        const NpyArray array = parse(bytes);
+        EXPECT_EQ(array.data.size(), 24u);
+      } catch (const Failure&) {
+      }
+    }
+  }
+}
+
+TEST_F(Npy, WrittenArraysAreReadBack) {
+  const std::vector<float> elements = {1, 2, 3, 4, 5, 6, 7, 8};
+  for (const std::vector<std::int64_t>& shape :
+       {std::vector<std::int64_t>{8}, {2, 4}, {2, 2, 2}, {1, 2, 2, 2}, {0, 3}}) {
+    write_npy_files(std::vector<NpyOutput>{{path("a.npy"), shape, elements.data()}});
+    const NpyArray array = read_npy(path("a.npy"));
+    EXPECT_EQ(array.dtype, INTFLASH_F32);
+    EXPECT_EQ(array.shape, shape);
+    const auto bytes = std::as_bytes(std::span(elements)).first(array.data.size());
+    EXPECT_TRUE(std::equal(bytes.begin(), bytes.end(), array.data.begin()));
+    // NumPy aligns the elements to 64 bytes, and so do we.
+    EXPECT_EQ((contents("a.npy").size() - array.data.size()) % 64, 0u);
+  }
+}
+
+TEST_F(Npy, ReadingNamesTheFile) {
+  const auto message_of = [](const std::string& file) -> std::string {
+    try {
+      read_npy(file);
+    } catch (const Failure& failure) {
+      return failure.what();
+    }
+    return "no failure";
+  };
+  EXPECT_EQ(message_of(path("missing.npy")),
+            path("missing.npy") + ": cannot open: No such file or directory");
+  fs::create_directory(path("folder"));
+  EXPECT_EQ(message_of(path("folder")), path("folder") + ": not a regular file");
+  ASSERT_EQ(::mkfifo(path("pipe").c_str(), 0600), 0);
+  EXPECT_EQ(message_of(path("pipe")), path("pipe") + ": not a regular file");
+  EXPECT_EQ(message_of("/dev/zero"), "/dev/zero: not a regular file");
+}
+
+TEST_F(Npy, AFailureLeavesEveryFileAsItWas) {
+  const float element = 1;
+  std::ofstream(path("old.npy")) << "old";
+  const std::vector<NpyOutput> outputs = {{path("old.npy"), {1}, &element},
+                                          {path("no/such/folder.npy"), {1}, &element}};
+  EXPECT_THROW(write_npy_files(outputs), Failure);
+  EXPECT_EQ(contents("old.npy"), "old");
+  EXPECT_EQ(files_in_folder(), 1u);  // nor is a temporary file left
+}
+
+TEST_F(Npy, ASymbolicLinkKeepsPointingAtTheFile) {
+  const float element = 1;
+  std::ofstream(path("target.npy")) << "old";
+  fs::create_symlink("target.npy", path("link.npy"));
+  write_npy_files(std::vector<NpyOutput>{{path("link.npy"), {1}, &element}});
+  EXPECT_TRUE(fs::is_symlink(path("link.npy")));
+  EXPECT_EQ(read_npy(path("target.npy")).num_elements(), 1);
+}
+
+TEST_F(Npy, ADeviceIsWrittenAndNotReplaced) {
+  const float element = 1;
+  write_npy_files(std::vector<NpyOutput>{{"/dev/null", {1}, &element}});
+  EXPECT_TRUE(fs::is_character_file("/dev/null"));
+}
+
+}  // namespace
+}  // namespace intflash

@@ -1,0 +1,32 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// `intflash attend`: one attention call on arrays from files, timed and, on request, checked.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+namespace intflash {
+
+struct AttendOptions {
+  std::string query, key, value;  // paths of .npy files
+  std::string out, lse;           // "" = not written
+  bool causal = false;
+  std::optional<std::int64_t> window;  // keys before the query that stay visible
+  std::string mode = "int8";           // int8, exact or intfa
+  float softmax_scale = 0;             // 0 = 1 / sqrt(head_dim)
+  float score_cap = 0;                 // 0 = none
+  std::string center;                  // none, k, kv; "" = the library's default
+  bool rotate = false;
+  int threads = 0;     // 0 = the library's default
+  std::string isa;     // "" = the library's choice
+  bool check = false;  // compare with mode exact
+  bool json = false;
+};
+
+// The exit code; failures are thrown.
+int run_attend(const AttendOptions& options);
+
+}  // namespace intflash

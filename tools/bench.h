@@ -1,0 +1,22 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// `intflash bench`: speed beside the machine's limit, measured in the same run.
+#pragma once
+
+#include <string>
+
+namespace intflash {
+
+struct BenchOptions {
+  bool quick = false;
+  std::string filter;  // regular expression that a case's name must contain; "" = all cases
+  std::string isa;     // a port's name; "" = every port that runs here
+  int threads = 0;     // of every case; 0 = one thread, and some cases with two as well
+  std::string json;    // path of a report; "" = none
+};
+
+// The exit code: 1 where a case gave a wrong answer. Other failures are thrown.
+int run_bench(const BenchOptions& options);
+
+}  // namespace intflash

@@ -1,0 +1,51 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// What the bench measures: shapes, and which part of a call is timed.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "intflash/intflash.h"
+
+namespace intflash {
+
+enum class Timed {
+  kPacked,  // intflash_run_packed: keys and values are packed beforehand
+  kWhole,   // intflash_run: from f32 inputs to f32 out
+  kPack,    // intflash_pack: centre, quantize and pack keys and values
+};
+
+struct BenchCase {
+  std::string name;  // such as prefill/full/d128/n4096
+  Timed timed = Timed::kPacked;
+  intflash_mask mask = INTFLASH_MASK_NONE;
+  std::int64_t num_query_heads = 1;
+  std::int64_t num_kv_heads = 1;
+  std::int64_t query_len = 0;
+  std::int64_t kv_len = 0;
+  std::int64_t head_dim = 128;
+  int threads = 1;
+  // Whether what counts is the time beyond that of the arithmetic: calls too short to reach any
+  // rate.
+  bool overhead = false;
+
+  // Useful operations, two per multiply-add: visible pairs of query and key, times both products.
+  double operations() const;
+  // Bytes that intflash_pack has to move: keys and values in f32 in, their codes and factors out.
+  double packed_bytes() const;
+  intflash_attend_desc desc() const;
+};
+
+enum class BenchSize {
+  kFull,
+  kQuick,   // without the longest cases
+  kScalar,  // lengths up to 512: for the port that is forty times slower
+};
+
+// threads 0: one thread, and the cases that show scaling with two where max_threads allows.
+std::vector<BenchCase> bench_cases(BenchSize size, int threads, int max_threads);
+
+}  // namespace intflash

@@ -1,0 +1,236 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// A measurement is a row of pairs: a sample of the limit, a sample of the case, and so on. The
+// medians are compared, so that a machine whose clock or neighbours change affects both sides
+// alike.
+#include "bench_measure.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <numbers>
+#include <random>
+#include <vector>
+
+#include "dispatch.h"
+#include "error_metrics.h"
+#include "failure.h"
+#include "stopwatch.h"
+
+namespace intflash {
+namespace {
+
+// Long enough that reading the clock and waking a thread are nothing beside it.
+constexpr double kSampleSeconds = 0.01;
+// An answer further than this from the exact one is wrong: quantization costs 1.4 % on such inputs,
+// a mistake 100 %.
+constexpr double kWrong = 0.04;
+constexpr double kGiga = 1e9;
+
+// Independent N(0, 1): the Box-Muller transform gives two at a time.
+AlignedArray<float> normal_array(std::size_t size, std::uint64_t seed) {
+  AlignedArray<float> values(size);
+  std::mt19937_64 random(seed);
+  for (std::size_t i = 0; i < size; i += 2) {
+    const std::uint64_t bits = random();
+    const float radius_uniform = static_cast<float>((bits >> 40) + 1) * 0x1p-24f;  // (0, 1]
+    const float angle_uniform = static_cast<float>(bits & 0xffffff) * 0x1p-24f;
+    const float radius = std::sqrt(-2 * std::log(radius_uniform));
+    const float angle = 2 * std::numbers::pi_v<float> * angle_uniform;
+    values[i] = radius * std::cos(angle);
+    if (i + 1 < size) values[i + 1] = radius * std::sin(angle);
+  }
+  return values;
+}
+
+// One case, ready to be called: plan, inputs, outputs, workspace.
+class Prepared {
+ public:
+  Prepared(const Context& context, const BenchCase& c)
+      : case_(c), plan_(create_plan(context, c.desc())), workspace_(workspace_for(plan_)) {
+    const auto elements = [&](std::int64_t heads, std::int64_t tokens) {
+      return static_cast<std::size_t>(heads * tokens * c.head_dim);
+    };
+    query_ = normal_array(elements(c.num_query_heads, c.query_len), 1);
+    key_ = normal_array(elements(c.num_kv_heads, c.kv_len), 2);
+    value_ = normal_array(elements(c.num_kv_heads, c.kv_len), 3);
+    out_ = AlignedArray<float>(query_.size());
+    args_ = default_args();
+    args_.query = contiguous_tensor(query_.data(), c.num_query_heads, c.query_len, c.head_dim);
+    args_.key = contiguous_tensor(key_.data(), c.num_kv_heads, c.kv_len, c.head_dim);
+    args_.value = contiguous_tensor(value_.data(), c.num_kv_heads, c.kv_len, c.head_dim);
+    args_.out = contiguous_tensor(out_.data(), c.num_query_heads, c.query_len, c.head_dim);
+  }
+
+  PlanInfo info() const { return info_of(plan_); }
+
+  void pack() {
+    require_ok(intflash_pack(plan_.get(), &args_, workspace_.data(), workspace_.size()));
+  }
+  void run_packed() {
+    require_ok(intflash_run_packed(plan_.get(), &args_, workspace_.data(), workspace_.size()));
+  }
+  void run_whole() {
+    require_ok(intflash_run(plan_.get(), &args_, workspace_.data(), workspace_.size()));
+  }
+  void run_timed_part() {
+    if (case_.timed == Timed::kPack) return pack();
+    if (case_.timed == Timed::kPacked) return run_packed();
+    run_whole();
+  }
+
+  // Computes all of out, and returns its error against mode exact on the first, the middle and the
+  // last query of each head.
+  double check(const Context& context) {
+    std::fill(out_.begin(), out_.end(), 0.0f);
+    pack();
+    if (case_.timed == Timed::kWhole) {
+      run_whole();
+    } else {
+      run_packed();
+    }
+    std::vector<float> computed, exact;
+    for (const std::int64_t row : {std::int64_t{0}, case_.query_len / 2, case_.query_len - 1}) {
+      append_row(context, row, computed, exact);
+    }
+    return measure_error(std::span<const float>(computed), std::span<const float>(exact)).rel_l1;
+  }
+
+ private:
+  // Query 'row' of every head, as it was computed and as mode exact computes it from the keys that
+  // it sees.
+  void append_row(const Context& context, std::int64_t row, std::vector<float>& computed,
+                  std::vector<float>& exact) {
+    intflash_attend_desc desc = case_.desc();
+    desc.mode = INTFLASH_MODE_EXACT;
+    desc.mask = INTFLASH_MASK_NONE;
+    desc.query_len = 1;
+    if (case_.mask == INTFLASH_MASK_CAUSAL) desc.kv_len += row + 1 - case_.query_len;
+    const auto row_elements = static_cast<std::size_t>(case_.num_query_heads * case_.head_dim);
+    std::vector<float> out(row_elements);
+    intflash_attend_args args = args_;
+    args.query.data = query_.data() + row * case_.head_dim;
+    args.out = contiguous_tensor(out.data(), case_.num_query_heads, 1, case_.head_dim);
+    require_ok(intflash_attend(context.get(), &desc, &args));
+    exact.insert(exact.end(), out.begin(), out.end());
+    for (std::int64_t head = 0; head < case_.num_query_heads; ++head) {
+      const float* begin = out_.data() + (head * case_.query_len + row) * case_.head_dim;
+      computed.insert(computed.end(), begin, begin + case_.head_dim);
+    }
+  }
+
+  BenchCase case_;
+  Plan plan_;
+  Workspace workspace_;
+  AlignedArray<float> query_, key_, value_, out_;
+  intflash_attend_args args_;
+};
+
+struct Medians {
+  double seconds;  // of one call
+  double limit;
+};
+
+// Times calls and measures the limit by turns: limit, calls, limit, calls, ...
+Medians time_by_turns(const std::function<void()>& call, const std::function<double()>& limit,
+                      bool quick) {
+  const int pairs = quick ? 5 : 15;
+  const int fewest_pairs = 3;  // of calls that take seconds
+  const double enough = quick ? 1.0 : 4.0;
+  const double once = seconds_of(call);
+  const int calls = static_cast<int>(std::clamp(kSampleSeconds / once, 1.0, 1e6));
+  std::vector<double> seconds, limits;
+  const Stopwatch watch;
+  for (int pair = 0; pair < pairs; ++pair) {
+    limits.push_back(limit());
+    const double all = seconds_of([&] {
+      for (int i = 0; i < calls; ++i) call();
+    });
+    seconds.push_back(all / calls);
+    if (pair + 1 >= fewest_pairs && watch.seconds() > enough) break;
+  }
+  return {median(seconds), median(limits)};
+}
+
+double median_seconds(const std::function<void()>& call) {
+  return time_by_turns(
+             call, [] { return 0.0; }, true)
+      .seconds;
+}
+
+}  // namespace
+
+BenchPort::BenchPort(std::string name, bool quick) : name_(std::move(name)), quick_(quick) {}
+
+const Context& BenchPort::context(int threads) {
+  Context& context = contexts_[threads];
+  if (!context) context = create_context(threads, name_);
+  return context;
+}
+
+IntegerPeak& BenchPort::integer_peak(int threads) {
+  std::unique_ptr<IntegerPeak>& peak = peaks_[threads];
+  if (!peak) {
+    peak = std::make_unique<IntegerPeak>(*find_kernels(name_.c_str()), threads, kSampleSeconds);
+  }
+  return *peak;
+}
+
+BenchRow BenchPort::measure(const BenchCase& c) {
+  Prepared prepared(context(c.threads), c);
+  BenchRow row;
+  row.name = c.name;
+  const PlanInfo info = prepared.info();
+  row.port = info.port;
+  row.kernel = info.kernel;
+  row.mode = info.mode;
+  row.threads = info.num_threads;
+  row.workspace_bytes = info.workspace_bytes;
+  row.rel_l1 = prepared.check(context(c.threads));
+  if (!(row.rel_l1 <= kWrong)) {
+    throw Failure(fmt::format("{} on {}: relative L1 error {:.3g} against mode exact: not timed",
+                              c.name, name_, row.rel_l1));
+  }
+  std::optional<MemoryRate> memory;
+  std::function<double()> limit;
+  if (c.timed == Timed::kPack) {
+    memory.emplace(static_cast<std::size_t>(c.packed_bytes()), c.threads);
+    limit = [&] { return memory->copy() / kGiga; };
+  } else {
+    limit = [&] { return integer_peak(c.threads).measure() / kGiga; };
+  }
+  const Medians medians = time_by_turns([&] { prepared.run_timed_part(); }, limit, quick_);
+  row.seconds = medians.seconds;
+  row.limit = medians.limit;
+  const double work = c.timed == Timed::kPack ? c.packed_bytes() : c.operations();
+  const double rate = work / medians.seconds / kGiga;
+  (c.timed == Timed::kPack ? row.gbps : row.gops) = rate;
+  row.share = rate / row.limit;
+  if (c.overhead) row.overhead_seconds = overhead(c, row.seconds);
+  return row;
+}
+
+double BenchPort::overhead(const BenchCase& c, double seconds) {
+  const LongCallRates& rates = long_call_rates();
+  double work_seconds = c.operations() / rates.operations_per_second;
+  if (c.timed == Timed::kWhole) work_seconds += c.packed_bytes() * rates.pack_seconds_per_byte;
+  return seconds - work_seconds;
+}
+
+const BenchPort::LongCallRates& BenchPort::long_call_rates() {
+  if (!long_call_rates_) {
+    BenchCase c;
+    c.query_len = c.kv_len = 1024;  // keys and values fit the L2, as those of a short call do
+    Prepared prepared(context(1), c);
+    prepared.pack();
+    const double run = median_seconds([&] { prepared.run_packed(); });
+    const double pack = median_seconds([&] { prepared.pack(); });
+    long_call_rates_ = {c.operations() / run, pack / c.packed_bytes()};
+  }
+  return *long_call_rates_;
+}
+
+}  // namespace intflash

@@ -1,0 +1,64 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// Measures one case of the bench: checks its answer, then times it and its limit by turns.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "bench_cases.h"
+#include "call.h"
+#include "peaks.h"
+
+namespace intflash {
+
+struct BenchRow {
+  std::string name;
+  std::string port;
+  std::string kernel;  // what ran, as the plan says
+  std::string mode;
+  int threads = 0;
+  double seconds = 0;  // of one call
+  std::optional<double>
+      gops;  // useful operations per second in 10^9; empty where bytes are what counts
+  std::optional<double> gbps;
+  double limit =
+      0;  // in the unit of gops or gbps: what the machine does at most, measured between the calls
+  double share = 0;  // of the limit
+  // Of short calls: seconds beyond what the same operations and bytes take in a long call.
+  std::optional<double> overhead_seconds;
+  std::size_t workspace_bytes = 0;
+  double rel_l1 = 0;  // relative L1 error of the rows that were checked
+};
+
+// Measures cases on one port; keeps what several of them need.
+class BenchPort {
+ public:
+  BenchPort(std::string name, bool quick);
+
+  // Throws Failure where the library refuses or the answer is wrong.
+  BenchRow measure(const BenchCase& c);
+
+ private:
+  struct LongCallRates {
+    double operations_per_second;
+    double pack_seconds_per_byte;
+  };
+
+  const Context& context(int threads);
+  IntegerPeak& integer_peak(int threads);
+  double overhead(const BenchCase& c, double seconds);
+  const LongCallRates& long_call_rates();
+
+  std::string name_;
+  bool quick_;
+  std::map<int, Context> contexts_;  // by number of threads
+  std::map<int, std::unique_ptr<IntegerPeak>> peaks_;
+  std::optional<LongCallRates> long_call_rates_;
+};
+
+}  // namespace intflash

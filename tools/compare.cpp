@@ -1,0 +1,166 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// Files -> every mode through the C interface, every simulated pipeline head by head -> one table.
+#include "compare.h"
+
+#include <cmath>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+#include "attention_inputs.h"
+#include "call.h"
+#include "error_metrics.h"
+#include "pipelines.h"
+#include "reference.h"
+
+namespace intflash {
+namespace {
+
+struct Row {
+  std::string name;
+  std::string what;
+  std::string unsupported;  // why there is no figure; "" where there is one
+  ErrorMetrics error;
+};
+
+struct Mode {
+  const char* name;
+  const char* what;
+  intflash_mode mode;
+  bool rotate;
+};
+constexpr Mode kModes[] = {
+    {"intflash int8", "the library's default: all integer, K centred", INTFLASH_MODE_INT8, false},
+    {"intflash int8 rotated", "the same, Q and K rotated", INTFLASH_MODE_INT8, true},
+    {"intflash exact", "double precision, rounded to f32 once", INTFLASH_MODE_EXACT, false},
+    {"INT-FA Alg.1", "mode intfa: INT8 QK per token; P in 1/127, V per tensor", INTFLASH_MODE_INTFA,
+     false},
+};
+
+intflash_attend_desc make_desc(const CompareOptions& options, const AttentionInputs& inputs) {
+  intflash_attend_desc desc = inputs.desc();
+  desc.mask = options.causal ? INTFLASH_MASK_CAUSAL : INTFLASH_MASK_NONE;
+  // Said out loud, so that the simulations use the same number.
+  desc.softmax_scale =
+      options.softmax_scale != 0
+          ? options.softmax_scale
+          : static_cast<float>(1 / std::sqrt(static_cast<double>(inputs.head_dim)));
+  return desc;
+}
+
+Row run_mode(const Context& context, const Mode& mode, intflash_attend_desc desc,
+             const AttentionInputs& inputs, std::span<const float> reference) {
+  Row row{mode.name, mode.what, "", {}};
+  desc.mode = mode.mode;
+  desc.rotate = mode.rotate ? 1 : 0;
+  // Not every head_dim can be rotated; that is worth a line, not the whole table.
+  if (mode.rotate && intflash_query_support(context.get(), &desc, nullptr) != INTFLASH_OK) {
+    row.unsupported = intflash_last_error();
+    return row;
+  }
+  AlignedArray<float> out(reference.size());
+  intflash_attend_args args = inputs.args();
+  args.out =
+      contiguous_tensor(out.data(), inputs.num_query_heads, inputs.query_len, inputs.head_dim_v);
+  require_ok(intflash_attend(context.get(), &desc, &args));
+  row.error = measure_error(std::span<const float>(out.data(), out.size()), reference);
+  return row;
+}
+
+Matrix matrix_of(const intflash_tensor& tensor, intflash_dtype dtype, std::int64_t b,
+                 std::int64_t h, std::int64_t tokens, std::int64_t dim) {
+  Matrix matrix(tokens, dim);
+  for (std::int64_t t = 0; t < tokens; ++t) {
+    for (std::int64_t c = 0; c < dim; ++c)
+      matrix.row(t)[c] = tensor_element(tensor, dtype, b, h, t, c);
+  }
+  return matrix;
+}
+
+Head head_of(const AttentionInputs& inputs, const intflash_attend_desc& desc, std::int64_t b,
+             std::int64_t h) {
+  const intflash_attend_args args = inputs.args();
+  const std::int64_t kv_head = h / (inputs.num_query_heads / inputs.num_kv_heads);
+  return {matrix_of(args.query, desc.query_dtype, b, h, inputs.query_len, inputs.head_dim),
+          matrix_of(args.key, desc.key_dtype, b, kv_head, inputs.kv_len, inputs.head_dim),
+          matrix_of(args.value, desc.value_dtype, b, kv_head, inputs.kv_len, inputs.head_dim_v),
+          desc.softmax_scale, desc.mask == INTFLASH_MASK_CAUSAL};
+}
+
+// What attend makes of every head of every batch, in the order of out; f32 as the library's own
+// outputs are.
+std::vector<float> attend_heads(Matrix (*attend)(const Head&), const AttentionInputs& inputs,
+                                const intflash_attend_desc& desc) {
+  std::vector<float> out;
+  out.reserve(static_cast<std::size_t>(inputs.num_out_elements()));
+  for (std::int64_t b = 0; b < inputs.batch; ++b) {
+    for (std::int64_t h = 0; h < inputs.num_query_heads; ++h) {
+      for (const double element : attend(head_of(inputs, desc, b, h)).data)
+        out.push_back(static_cast<float>(element));
+    }
+  }
+  return out;
+}
+
+void print_text(const std::vector<Row>& rows) {
+  fmt::print("{:22} {:>9} {:>10} {:>10} {:>10}  {}\n", "pipeline", "rel L1 %", "RMSE", "cosine",
+             "max abs", "what it rounds");
+  for (const Row& row : rows) {
+    if (!row.unsupported.empty()) {
+      fmt::print("{:22} unsupported: {}\n", row.name, row.unsupported);
+      continue;
+    }
+    fmt::print("{:22} {:9.4f} {:10.3e} {:10.7f} {:10.3e}  {}\n", row.name, 100 * row.error.rel_l1,
+               row.error.rmse, row.error.cosine, row.error.max_abs, row.what);
+  }
+}
+
+void print_json(const std::vector<Row>& rows) {
+  nlohmann::json json;
+  for (const Row& row : rows) {
+    nlohmann::json entry = {{"name", row.name}, {"what", row.what}};
+    if (row.unsupported.empty()) {
+      entry["error"] = {{"rel_l1", row.error.rel_l1},
+                        {"rmse", row.error.rmse},
+                        {"cosine", row.error.cosine},
+                        {"max_abs", row.error.max_abs}};
+    } else {
+      entry["unsupported"] = row.unsupported;
+    }
+    json["rows"].push_back(std::move(entry));
+  }
+  fmt::print("{}\n", json.dump(2));
+}
+
+}  // namespace
+
+int run_compare(const CompareOptions& options) {
+  const AttentionInputs inputs = read_attention_inputs(options.query, options.key, options.value);
+  const intflash_attend_desc desc = make_desc(options, inputs);
+  const Context context = create_context(0, "");
+  create_plan(context, desc);  // refuses what the library refuses before anything is computed
+
+  // The yardstick is a second, independent computation in double: mode exact is measured like any
+  // other.
+  const std::vector<float> reference = attend_heads(attend_unrounded, inputs, desc);
+  std::vector<Row> rows;
+  for (const Mode& mode : kModes) rows.push_back(run_mode(context, mode, desc, inputs, reference));
+  for (const Pipeline& pipeline : pipelines()) {
+    const std::vector<float> out = attend_heads(pipeline.attend, inputs, desc);
+    rows.push_back(
+        {pipeline.name, pipeline.what, "", measure_error(std::span<const float>(out), reference)});
+  }
+  if (options.json) {
+    print_json(rows);
+  } else {
+    print_text(rows);
+  }
+  return 0;
+}
+
+}  // namespace intflash

@@ -1,0 +1,26 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// `intflash compare`: the error of every mode, and of published pipelines simulated here, side by
+// side.
+#pragma once
+
+#include <string>
+
+namespace intflash {
+
+struct CompareOptions {
+  std::string query, key, value;  // paths of .npy files
+  bool causal = false;
+  bool json = false;
+  float softmax_scale = 0;  // 0 = 1 / sqrt(head_dim)
+};
+
+// The table for arrays from files. The exit code; failures are thrown.
+int run_compare(const CompareOptions& options);
+
+// The table for synthetic inputs of growing length, with the error that mode int8 is to reach.
+// quick: up to 4096 keys, fewer seeds. The exit code: 1 when a goal is missed; failures are thrown.
+int run_compare_synthetic(bool json, bool quick);
+
+}  // namespace intflash

@@ -1,0 +1,84 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// Gathers what machine.h, cpu_features.h and the build know.
+#include "machine_report.h"
+
+#include <fmt/format.h>
+
+#include <string_view>
+
+#include "call.h"
+#include "cpu_features.h"
+#include "failure.h"
+#include "machine.h"
+
+#ifndef INTFLASH_GIT_HASH
+#define INTFLASH_GIT_HASH ""
+#endif
+
+namespace intflash {
+namespace {
+
+std::string compiler_name() {
+#if defined(__clang__)
+  return __VERSION__;  // begins with "Clang" or the vendor's name
+#else
+  return "GCC " __VERSION__;
+#endif
+}
+
+std::string cpu_name() {
+  const std::string name = this_cpu().model_name;
+  return name.empty() ? "unknown" : name;
+}
+
+}  // namespace
+
+std::vector<PortStatus> list_ports() {
+  std::vector<PortStatus> ports;
+  for (std::int32_t i = 0; i < intflash_num_ports(); ++i) {
+    intflash_port_info info = {};
+    info.struct_size = sizeof info;
+    require_ok(intflash_get_port(i, &info));
+    ports.push_back({info.name, info.built != 0, info.supported != 0, info.reason});
+  }
+  return ports;
+}
+
+void require_port_name(const std::string& name) {
+  std::vector<std::string> names;
+  for (const PortStatus& port : list_ports()) {
+    if (port.name == name) return;
+    names.push_back(port.name);
+  }
+  throw UsageError(
+      fmt::format("--isa {}: no such port; there are {}", name, fmt::join(names, ", ")));
+}
+
+nlohmann::ordered_json describe_machine() {
+  const Machine& machine = this_machine();
+  nlohmann::ordered_json report = {
+      {"cpu", cpu_name()},
+      {"cores", machine.num_cores},
+      {"threads", machine.num_threads},
+      {"numa_nodes", machine.num_numa_nodes},
+      {"l1_bytes", machine.l1_bytes},
+      {"l2_bytes", machine.l2_bytes},
+      {"l3_bytes", machine.l3_bytes},
+      {"l3_sharers", machine.l3_sharers},
+  };
+  report["ports"] = nlohmann::ordered_json::array();
+  for (const PortStatus& port : list_ports()) {
+    report["ports"].push_back({{"name", port.name},
+                               {"built", port.built},
+                               {"supported", port.supported},
+                               {"reason", port.reason}});
+  }
+  report["version"] = intflash_version();
+  report["compiler"] = compiler_name();
+  if (constexpr std::string_view git = INTFLASH_GIT_HASH; !git.empty()) report["git"] = git;
+  return report;
+}
+
+}  // namespace intflash

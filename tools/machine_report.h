@@ -1,0 +1,31 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// What a figure was measured on: CPU, caches, cores, ports, compiler; the head of info's and
+// bench's reports.
+#pragma once
+
+#include <string>
+#include <vector>
+#include <nlohmann/json.hpp>
+
+namespace intflash {
+
+struct PortStatus {
+  std::string name;
+  bool built;
+  bool supported;
+  std::string reason;  // why it cannot run; "" where it can
+};
+
+// Every port that this version knows, best first.
+std::vector<PortStatus> list_ports();
+
+// Throws UsageError, which lists the names, unless name is that of a port.
+void require_port_name(const std::string& name);
+
+// The keys cpu, cores, threads, numa_nodes, l1_bytes, l2_bytes, l3_bytes, ports, version, compiler
+// and, where the build knows it, git.
+nlohmann::ordered_json describe_machine();
+
+}  // namespace intflash

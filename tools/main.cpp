@@ -1,0 +1,210 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// The intflash command: parses the command line and calls a subcommand. Exit codes: 0 well, 2 wrong
+// usage, 1 any other failure; messages go to stderr.
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <exception>
+#include <string>
+#include <CLI/CLI.hpp>
+
+#include <fmt/format.h>
+
+#include "attend.h"
+#include "bench.h"
+#include "compare.h"
+#include "failure.h"
+#include "info.h"
+#include "intflash/intflash.h"
+#include "machine_report.h"
+
+namespace intflash {
+namespace {
+
+constexpr int kUsageError = 2;
+constexpr int kMaxThreads = 4096;
+
+const char* const kExamples = R"(Examples:
+  intflash info
+  intflash attend --query q.npy --key k.npy --value v.npy --causal --check
+  intflash attend --query q.npy --key k.npy --value v.npy --out o.npy --isa avx2 --json
+  intflash compare --query q.npy --key k.npy --value v.npy
+  intflash bench --quick --filter 'prefill/full' --json bench.json)";
+
+// A positive, finite number, as the softmax scale and the score cap have to be.
+std::string check_positive(const std::string& text) {
+  float value = 0;
+  const bool good = CLI::detail::lexical_cast(text, value) && std::isfinite(value) && value > 0;
+  return good ? "" : fmt::format("{} is not a finite number > 0", text);
+}
+
+template <class Options>
+void add_inputs(CLI::App& command, Options& options, bool required) {
+  command
+      .add_option(
+          "--query", options.query,
+          "[heads, tokens, head_dim] or [batch, heads, tokens, head_dim]; float16 or float32")
+      ->required(required)
+      ->type_name("NPY");
+  command.add_option("--key", options.key, "the same; fewer heads mean grouped-query attention")
+      ->required(required)
+      ->type_name("NPY");
+  command.add_option("--value", options.value, "the same")->required(required)->type_name("NPY");
+  command.add_flag("--causal", options.causal, "a query sees no later keys; the last one sees all");
+}
+
+void add_port(CLI::App& command, int& threads, std::string& isa) {
+  command.add_option("--threads", threads, "number of threads")->check(CLI::Range(1, kMaxThreads));
+  command.add_option("--isa", isa, "port to run, as intflash info lists them")->type_name("NAME");
+}
+
+void add_attend(CLI::App& app, AttendOptions& options) {
+  CLI::App& command = *app.add_subcommand("attend", "attention on arrays from files");
+  add_inputs(command, options, true);
+  command.add_option("--out", options.out, "writes the result, float32")->type_name("FILE");
+  command.add_option("--lse", options.lse, "writes the log of the softmax denominators, float32")
+      ->type_name("FILE");
+  command
+      .add_option("--window", options.window,
+                  "keys before the query that stay visible; 0 = itself alone")
+      ->check(CLI::Range(std::int64_t{0}, std::int64_t{1} << 40))
+      ->type_name("N");
+  command.add_option("--mode", options.mode, "arithmetic")
+      ->check(CLI::IsMember({"int8", "exact", "intfa"}))
+      ->capture_default_str();
+  command.add_option("--softmax-scale", options.softmax_scale, "default: 1 / sqrt(head_dim)")
+      ->check(check_positive);
+  command.add_option("--score-cap", options.score_cap, "score = cap * tanh(score / cap)")
+      ->check(check_positive);
+  command
+      .add_option("--center", options.center, "means to subtract before quantization; default: k")
+      ->check(CLI::IsMember({"none", "k", "kv"}));
+  command.add_option("--rotate", options.rotate, "Hadamard rotation of query and key")
+      ->check(CLI::IsMember({"on", "off"}))
+      ->type_name("on|off");
+  add_port(command, options.threads, options.isa);
+  command.add_flag("--check", options.check, "measures the error against mode exact");
+  command.add_flag("--json", options.json, "prints one JSON object");
+  command.footer(
+      "Example:\n  intflash attend --query q.npy --key k.npy --value v.npy --causal --check");
+}
+
+struct SyntheticOptions {
+  bool run = false;
+  bool quick = false;
+};
+
+void add_compare(CLI::App& app, CompareOptions& options, SyntheticOptions& synthetic) {
+  CLI::App& command =
+      *app.add_subcommand("compare", "error of every mode and of published pipelines");
+  add_inputs(command, options, false);
+  command.add_option("--softmax-scale", options.softmax_scale, "default: 1 / sqrt(head_dim)")
+      ->check(check_positive);
+  // Either three files, or inputs made up here.
+  CLI::Option& generated = *command.add_flag("--synthetic", synthetic.run,
+                                             "inputs of known distributions, of growing length");
+  for (const char* name : {"--query", "--key", "--value", "--causal", "--softmax-scale"}) {
+    generated.excludes(command.get_option(name));
+  }
+  command.add_flag("--quick", synthetic.quick, "with --synthetic: shorter inputs, fewer seeds")
+      ->needs(&generated);
+  command.add_flag("--json", options.json, "prints one JSON object");
+  command.footer(
+      "Examples:\n"
+      "  intflash compare --query q.npy --key k.npy --value v.npy --causal\n"
+      "  intflash compare --synthetic --quick");
+}
+
+void add_bench(CLI::App& app, BenchOptions& options) {
+  CLI::App& command = *app.add_subcommand("bench", "speed beside the machine's limit");
+  command.add_flag("--quick", options.quick, "fewer repeats, without the longest cases");
+  command
+      .add_option("--filter", options.filter, "regular expression that a case's name must contain")
+      ->type_name("REGEX");
+  add_port(command, options.threads, options.isa);
+  command.add_option("--json", options.json, "writes a report")->type_name("FILE");
+  command.footer(
+      "Example:\n  intflash bench --quick --filter 'd128/n4096' --isa avx512_vnni --json "
+      "bench.json");
+}
+
+struct Options {
+  AttendOptions attend;
+  CompareOptions compare;
+  SyntheticOptions synthetic;
+  BenchOptions bench;
+  bool info_json = false;
+};
+
+int run_compare(const CompareOptions& files, const SyntheticOptions& synthetic) {
+  if (synthetic.run) return run_compare_synthetic(files.json, synthetic.quick);
+  return run_compare(files);
+}
+
+int run_subcommand(const CLI::App& app, const Options& options) {
+  if (app.got_subcommand("attend")) return run_attend(options.attend);
+  if (app.got_subcommand("compare")) return run_compare(options.compare, options.synthetic);
+  if (app.got_subcommand("bench")) return run_bench(options.bench);
+  return run_info(options.info_json);
+}
+
+// What the parser cannot see because it concerns two options, or the library's list of ports.
+void check_options(const CLI::App& app, const Options& options) {
+  const CompareOptions& files = options.compare;
+  if (app.got_subcommand("compare") && !options.synthetic.run &&
+      (files.query.empty() || files.key.empty() || files.value.empty())) {
+    throw UsageError("compare needs --query, --key and --value, or --synthetic");
+  }
+  for (const std::string& isa : {options.attend.isa, options.bench.isa}) {
+    if (!isa.empty()) require_port_name(isa);
+  }
+  if (!options.attend.out.empty() && options.attend.out == options.attend.lse) {
+    throw UsageError(fmt::format("--out and --lse are the same file, {}", options.attend.out));
+  }
+}
+
+// Parse errors of any kind are wrong usage; --help and --version are not errors.
+int run(int argc, char** argv) {
+  CLI::App app("INT8 attention on CPUs", "intflash");
+  Options options;
+  app.set_version_flag("--version", std::string("intflash ") + intflash_version());
+  app.require_subcommand(1);
+  app.footer(kExamples);
+  add_attend(app, options.attend);
+  add_compare(app, options.compare, options.synthetic);
+  CLI::App& info =
+      *app.add_subcommand("info", "CPU, ports, and the limits of this machine, measured");
+  info.add_flag("--json", options.info_json, "prints one JSON object");
+  info.footer("Example:\n  intflash info --json");
+  add_bench(app, options.bench);
+  try {
+    app.parse(argc, argv);
+    check_options(app, options);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : kUsageError;
+  }
+  return run_subcommand(app, options);
+}
+
+}  // namespace
+}  // namespace intflash
+
+int main(int argc, char** argv) {
+  try {
+    const int code = intflash::run(argc, argv);
+    // A full disk behind a redirected stdout shows here at the latest.
+    if (std::fflush(stdout) != 0) throw intflash::Failure("cannot write to standard output");
+    return code;
+  } catch (const intflash::UsageError& error) {
+    fmt::print(stderr, "intflash: {}\nRun with --help for more information.\n", error.what());
+    return intflash::kUsageError;
+  } catch (const std::bad_alloc&) {
+    fmt::print(stderr, "intflash: out of memory\n");
+    return 1;
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "intflash: {}\n", error.what());
+    return 1;
+  }
+}

@@ -1,0 +1,42 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// Reads and writes NumPy's .npy files, versions 1 and 2: C order, little-endian float16 and
+// float32.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "intflash/intflash.h"
+
+namespace intflash {
+
+struct NpyArray {
+  intflash_dtype dtype = INTFLASH_F32;  // INTFLASH_F16 or INTFLASH_F32
+  std::vector<std::int64_t> shape;      // C order, the last index contiguous; empty = a scalar
+  std::vector<std::byte> data;          // the elements, little-endian
+
+  std::int64_t num_elements() const;  // the product of shape
+};
+
+// Throws Failure, whose message begins with path, for whatever is not such a file.
+NpyArray read_npy(const std::string& path);
+
+// The same from bytes in memory; name stands for the path in messages.
+NpyArray parse_npy(std::span<const std::byte> bytes, const std::string& name);
+
+struct NpyOutput {
+  std::string path;
+  std::vector<std::int64_t> shape;
+  const float* data;  // as many elements as shape says
+};
+
+// Writes every output as float32, version 1. No file appears or changes under its name before all
+// of them are on disk.
+void write_npy_files(std::span<const NpyOutput> outputs);
+
+}  // namespace intflash

@@ -1,0 +1,120 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// The limits are measured on the library's own threads, so that idle ones that still spin take
+// nothing away from them.
+#include "peaks.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "machine.h"
+#include "parallel.h"
+#include "stopwatch.h"
+
+namespace intflash {
+namespace {
+
+// Runs work(worker) on so many threads at once and returns the seconds that all of them took.
+template <class Work>
+double seconds_on_threads(int threads, const Work& work) {
+  const auto call = [](void* context, std::int32_t worker) {
+    (*static_cast<const Work*>(context))(worker);
+  };
+  return seconds_of([&] { run_parallel({}, threads, call, const_cast<Work*>(&work)); });
+}
+
+// Keeps the compiler from dropping a result nobody reads.
+template <class T>
+void keep(const T& value) {
+  asm volatile("" : : "r"(value) : "memory");
+}
+
+// Four independent sums, so that additions do not wait for each other: this is bound by the loads.
+std::uint64_t sum_words(const std::byte* bytes, std::size_t size) {
+  std::uint64_t sums[4] = {};
+  for (std::size_t i = 0; i + 64 <= size; i += 64) {
+    std::uint64_t words[8];
+    std::memcpy(words, bytes + i, sizeof words);
+    for (int j = 0; j < 8; ++j) sums[j % 4] += words[j];
+  }
+  return sums[0] + sums[1] + sums[2] + sums[3];
+}
+
+std::size_t round_down(std::size_t value, std::size_t multiple) {
+  return value / multiple * multiple;
+}
+
+constexpr std::size_t kMebibyte = std::size_t{1} << 20;
+
+}  // namespace
+
+IntegerPeak::IntegerPeak(const KernelTable& kernels, int threads, double sample_seconds)
+    : kernels_(kernels), threads_(threads) {
+  // Doubled until a sample is long enough: the first ones also wake the clock up.
+  while (seconds_of([&] { keep(kernels_.integer_peak(repeats_)); }) < sample_seconds) repeats_ *= 2;
+}
+
+double IntegerPeak::measure() {
+  std::vector<double> operations(static_cast<std::size_t>(threads_));
+  const double seconds = seconds_on_threads(threads_, [&](std::int32_t worker) {
+    operations[static_cast<std::size_t>(worker)] = kernels_.integer_peak(repeats_);
+  });
+  double sum = 0;
+  for (const double count : operations) sum += count;
+  return sum / seconds;
+}
+
+MemoryRate::MemoryRate(std::size_t bytes, int threads)
+    : buffer_(round_down(bytes, 128 * static_cast<std::size_t>(threads))), threads_(threads) {
+  // 4 KiB pages cost up to a tenth of the rate. Advice only: nothing fails without huge pages.
+  const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
+  const std::uintptr_t begin =
+      (reinterpret_cast<std::uintptr_t>(buffer_.data()) + page - 1) / page * page;
+  const std::uintptr_t end = reinterpret_cast<std::uintptr_t>(buffer_.end()) / page * page;
+  if (end > begin) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+  std::memset(buffer_.data(), 1, buffer_.size());  // untouched pages would all be one page of zeros
+}
+
+double MemoryRate::read() {
+  const std::size_t part = buffer_.size() / static_cast<std::size_t>(threads_);
+  const double seconds = seconds_on_threads(threads_, [&](std::int32_t worker) {
+    keep(sum_words(buffer_.data() + part * static_cast<std::size_t>(worker), part));
+  });
+  return static_cast<double>(buffer_.size()) / seconds;
+}
+
+double MemoryRate::copy() {
+  const std::size_t half = buffer_.size() / 2;
+  const std::size_t part = half / static_cast<std::size_t>(threads_);
+  const double seconds = seconds_on_threads(threads_, [&](std::int32_t worker) {
+    std::byte* from = buffer_.data() + part * static_cast<std::size_t>(worker);
+    std::memcpy(from + half, from, part);
+    keep(from);
+  });
+  return static_cast<double>(buffer_.size()) / seconds;
+}
+
+std::size_t l3_test_bytes() {
+  const Machine& machine = this_machine();
+  const auto l2 = static_cast<std::size_t>(machine.l2_bytes * std::max(machine.num_cores, 1));
+  const auto l3 = static_cast<std::size_t>(machine.l3_bytes);
+  // Eight times the L2 caches leaves them little to contribute; half of the L3 leaves room for what
+  // else runs.
+  return std::clamp(8 * l2, kMebibyte, std::max(l3 / 2, kMebibyte));
+}
+
+std::size_t dram_test_bytes() {
+  const auto l3 = static_cast<std::size_t>(this_machine().l3_bytes);
+  const auto available = static_cast<std::size_t>(::sysconf(_SC_AVPHYS_PAGES)) *
+                         static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+  // Four times the L3: at most a quarter of what is read again can come from it.
+  const std::size_t affordable = std::clamp(available / 4, kMebibyte, 2048 * kMebibyte);
+  return std::min(std::max(4 * l3, 256 * kMebibyte), affordable);
+}
+
+}  // namespace intflash
