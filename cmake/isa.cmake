@@ -10,7 +10,7 @@ include(CheckCXXCompilerFlag)
 # -fno-lto: link-time optimisation would inline across the firewall. -fno-fast-math: undoes what a
 # user's CXXFLAGS may say, since every port must give the same bits.
 set(INTFLASH_PORT_OPTIONS
-    -O3 -fno-lto -fno-exceptions -fno-rtti -fno-fast-math -fno-math-errno -ffp-contract=off
+    -O3 -fno-lto -fno-exceptions -fno-rtti -fno-fast-math -fno-math-errno -fno-trapping-math -ffp-contract=off
     -Wall -Wextra -Werror=switch)
 
 function(intflash_add_port name)

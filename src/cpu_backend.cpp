@@ -423,13 +423,6 @@ void set_row_factor(QueryTile& query, std::int32_t r, float factor) {
       static_cast<std::int32_t>(std::min(std::nearbyint(query.mantissa[r] * 32768.0f), 32767.0f));
 }
 
-// Smallest n with |query . key| < 2^n for every key of codes -127 ... 127.
-std::int32_t score_bits(const std::int8_t* codes, std::int64_t dim) {
-  std::int32_t sum = 0;
-  for (std::int64_t c = 0; c < dim; ++c) sum += std::abs(static_cast<std::int32_t>(codes[c]));
-  return std::bit_width(static_cast<std::uint32_t>(127 * sum));
-}
-
 void build_tile(const Call& call, const WorkItem& item, std::int64_t tile_index, Tile& tile) {
   const Problem& p = call.problem();
   const Plan& plan = call.layout();
@@ -458,7 +451,9 @@ void build_tile(const Call& call, const WorkItem& item, std::int64_t tile_index,
     quantize_tokens(call, source, item.batch, place.query_head, place.query, 1, nullptr, p.rotate,
                     plan.code_stride, codes + r * plan.code_stride, &scale);
     set_row_factor(query, r, scale * to_log2);
-    query.score_bits[r] = score_bits(codes + r * plan.code_stride, p.head_dim);
+    // |query . key| <= 127 * sum of |code| for every key.
+    const std::int32_t bound = 127 * call.kernels().sum_magnitudes(codes + r * plan.code_stride, p.head_dim);
+    query.score_bits[r] = std::bit_width(static_cast<std::uint32_t>(bound));
     tile.center_score[r] = needs_center ? center_dot(call, item.batch, place, center) *
                                               static_cast<double>(p.softmax_scale)
                                         : 0.0;

@@ -494,14 +494,14 @@ TEST(ModeIntfa, ZeroTokensAreZeroCodesAndTheTiniestDoNotOverflowThem) {
   }
 }
 
-// Relative L1 of mode intfa against mode exact over 32 heads, as one batch of the paper has, with
-// head_dim 64. Eight queries a head are enough: what varies is the heads.
+// Relative L1 of mode intfa against mode exact over 16 heads with head_dim 64. Four queries a head
+// are enough: what varies is the heads.
 double intfa_error(Distribution distribution, float softmax_scale, std::int64_t kv_len) {
-  intflash_attend_desc desc = make_desc(8, kv_len, 64);
+  intflash_attend_desc desc = make_desc(4, kv_len, 64);
   desc.softmax_scale = softmax_scale;
   double difference = 0, sum = 0;
-  for (std::uint64_t head_index = 0; head_index < 32; ++head_index) {
-    const Head head = make_head(distribution, 8, kv_len, 64, seed_from_test_name() + head_index);
+  for (std::uint64_t head_index = 0; head_index < 16; ++head_index) {
+    const Head head = make_head(distribution, 4, kv_len, 64, seed_from_test_name() + head_index);
     const Arrays arrays = {{head.query.data.begin(), head.query.data.end()},
                            {head.key.data.begin(), head.key.data.end()},
                            {head.value.data.begin(), head.value.data.end()}};

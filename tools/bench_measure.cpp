@@ -1,7 +1,7 @@
 // Copyright 2026 The intflash Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// A measurement is a row of pairs: a sample of the limit, a sample of the case, and so on. The
+// A measurement is a row of turns: a sample of the limit, a sample of the case, and so on. The
 // medians are compared, so that a machine whose clock or neighbours change affects both sides
 // alike.
 #include "bench_measure.h"
@@ -46,10 +46,12 @@ AlignedArray<float> normal_array(std::size_t size, std::uint64_t seed) {
   return values;
 }
 
+}  // namespace
+
 // One case, ready to be called: plan, inputs, outputs, workspace.
-class Prepared {
+class PreparedCase {
  public:
-  Prepared(const Context& context, const BenchCase& c)
+  PreparedCase(const Context& context, const BenchCase& c)
       : case_(c), plan_(create_plan(context, c.desc())), workspace_(workspace_for(plan_)) {
     const auto elements = [&](std::int64_t heads, std::int64_t tokens) {
       return static_cast<std::size_t>(heads * tokens * c.head_dim);
@@ -65,7 +67,20 @@ class Prepared {
     args_.out = contiguous_tensor(out_.data(), c.num_query_heads, c.query_len, c.head_dim);
   }
 
-  PlanInfo info() const { return info_of(plan_); }
+  const BenchCase& bench_case() const { return case_; }
+
+  // What is known before anything is timed.
+  BenchRow row() const {
+    const PlanInfo info = info_of(plan_);
+    BenchRow row;
+    row.name = case_.name;
+    row.port = info.port;
+    row.kernel = info.kernel;
+    row.mode = info.mode;
+    row.threads = info.num_threads;
+    row.workspace_bytes = info.workspace_bytes;
+    return row;
+  }
 
   void pack() {
     require_ok(intflash_pack(plan_.get(), &args_, workspace_.data(), workspace_.size()));
@@ -129,41 +144,40 @@ class Prepared {
   intflash_attend_args args_;
 };
 
+namespace {
+
 struct Medians {
   double seconds;  // of one call
   double limit;
+  double long_call_seconds;  // what the operations take in a long call; 0 where it was not asked
 };
 
-// Times calls and measures the limit by turns: limit, calls, limit, calls, ...
+// Takes turns: the limit, the long call, so many calls as make a sample, the limit, ...
 Medians time_by_turns(const std::function<void()>& call, const std::function<double()>& limit,
-                      bool quick) {
-  const int pairs = quick ? 5 : 15;
-  const int fewest_pairs = 3;  // of calls that take seconds
+                      const std::function<double()>& long_call_seconds, bool quick) {
+  const int turns = quick ? 5 : 15;
+  const int fewest_turns = 3;  // of calls that take seconds
   const double enough = quick ? 1.0 : 4.0;
   const double once = seconds_of(call);
   const int calls = static_cast<int>(std::clamp(kSampleSeconds / once, 1.0, 1e6));
-  std::vector<double> seconds, limits;
+  std::vector<double> seconds, limits, long_calls;
   const Stopwatch watch;
-  for (int pair = 0; pair < pairs; ++pair) {
+  for (int turn = 0; turn < turns; ++turn) {
     limits.push_back(limit());
+    long_calls.push_back(long_call_seconds());
     const double all = seconds_of([&] {
       for (int i = 0; i < calls; ++i) call();
     });
     seconds.push_back(all / calls);
-    if (pair + 1 >= fewest_pairs && watch.seconds() > enough) break;
+    if (turn + 1 >= fewest_turns && watch.seconds() > enough) break;
   }
-  return {median(seconds), median(limits)};
-}
-
-double median_seconds(const std::function<void()>& call) {
-  return time_by_turns(
-             call, [] { return 0.0; }, true)
-      .seconds;
+  return {median(seconds), median(limits), median(long_calls)};
 }
 
 }  // namespace
 
 BenchPort::BenchPort(std::string name, bool quick) : name_(std::move(name)), quick_(quick) {}
+BenchPort::~BenchPort() = default;
 
 const Context& BenchPort::context(int threads) {
   Context& context = contexts_[threads];
@@ -179,58 +193,39 @@ IntegerPeak& BenchPort::integer_peak(int threads) {
   return *peak;
 }
 
+double BenchPort::long_call_seconds(double operations) {
+  if (!long_call_) {
+    BenchCase c;
+    c.query_len = c.kv_len = 1024;  // keys and values fit the L2, as those of a short call do
+    long_call_ = std::make_unique<PreparedCase>(context(1), c);
+    long_call_->pack();
+  }
+  const double seconds = seconds_of([&] { long_call_->run_packed(); });
+  return seconds * operations / long_call_->bench_case().operations();
+}
+
 BenchRow BenchPort::measure(const BenchCase& c) {
-  Prepared prepared(context(c.threads), c);
-  BenchRow row;
-  row.name = c.name;
-  const PlanInfo info = prepared.info();
-  row.port = info.port;
-  row.kernel = info.kernel;
-  row.mode = info.mode;
-  row.threads = info.num_threads;
-  row.workspace_bytes = info.workspace_bytes;
+  PreparedCase prepared(context(c.threads), c);
+  BenchRow row = prepared.row();
   row.rel_l1 = prepared.check(context(c.threads));
   if (!(row.rel_l1 <= kWrong)) {
     throw Failure(fmt::format("{} on {}: relative L1 error {:.3g} against mode exact: not timed",
                               c.name, name_, row.rel_l1));
   }
+  const bool moves_bytes = c.timed == Timed::kPack;
   std::optional<MemoryRate> memory;
-  std::function<double()> limit;
-  if (c.timed == Timed::kPack) {
-    memory.emplace(static_cast<std::size_t>(c.packed_bytes()), c.threads);
-    limit = [&] { return memory->copy() / kGiga; };
-  } else {
-    limit = [&] { return integer_peak(c.threads).measure() / kGiga; };
-  }
-  const Medians medians = time_by_turns([&] { prepared.run_timed_part(); }, limit, quick_);
+  if (moves_bytes) memory.emplace(static_cast<std::size_t>(c.packed_bytes()), c.threads);
+  const Medians medians = time_by_turns(
+      [&] { prepared.run_timed_part(); },
+      [&] { return (memory ? memory->copy() : integer_peak(c.threads).measure()) / kGiga; },
+      [&] { return c.overhead ? long_call_seconds(c.operations()) : 0; }, quick_);
   row.seconds = medians.seconds;
   row.limit = medians.limit;
-  const double work = c.timed == Timed::kPack ? c.packed_bytes() : c.operations();
-  const double rate = work / medians.seconds / kGiga;
-  (c.timed == Timed::kPack ? row.gbps : row.gops) = rate;
+  const double rate = (moves_bytes ? c.packed_bytes() : c.operations()) / row.seconds / kGiga;
+  (moves_bytes ? row.gbps : row.gops) = rate;
   row.share = rate / row.limit;
-  if (c.overhead) row.overhead_seconds = overhead(c, row.seconds);
+  if (c.overhead) row.overhead_seconds = row.seconds - medians.long_call_seconds;
   return row;
-}
-
-double BenchPort::overhead(const BenchCase& c, double seconds) {
-  const LongCallRates& rates = long_call_rates();
-  double work_seconds = c.operations() / rates.operations_per_second;
-  if (c.timed == Timed::kWhole) work_seconds += c.packed_bytes() * rates.pack_seconds_per_byte;
-  return seconds - work_seconds;
-}
-
-const BenchPort::LongCallRates& BenchPort::long_call_rates() {
-  if (!long_call_rates_) {
-    BenchCase c;
-    c.query_len = c.kv_len = 1024;  // keys and values fit the L2, as those of a short call do
-    Prepared prepared(context(1), c);
-    prepared.pack();
-    const double run = median_seconds([&] { prepared.run_packed(); });
-    const double pack = median_seconds([&] { prepared.pack(); });
-    long_call_rates_ = {c.operations() / run, pack / c.packed_bytes()};
-  }
-  return *long_call_rates_;
 }
 
 }  // namespace intflash

@@ -29,36 +29,35 @@ struct BenchRow {
   double limit =
       0;  // in the unit of gops or gbps: what the machine does at most, measured between the calls
   double share = 0;  // of the limit
-  // Of short calls: seconds beyond what the same operations and bytes take in a long call.
+  // Of short calls: seconds beyond what the same operations take in a long one. Of whole calls that
+  // is quantizing and packing as well.
   std::optional<double> overhead_seconds;
   std::size_t workspace_bytes = 0;
   double rel_l1 = 0;  // relative L1 error of the rows that were checked
 };
 
+class PreparedCase;
+
 // Measures cases on one port; keeps what several of them need.
 class BenchPort {
  public:
   BenchPort(std::string name, bool quick);
+  ~BenchPort();
 
   // Throws Failure where the library refuses or the answer is wrong.
   BenchRow measure(const BenchCase& c);
 
  private:
-  struct LongCallRates {
-    double operations_per_second;
-    double pack_seconds_per_byte;
-  };
-
   const Context& context(int threads);
   IntegerPeak& integer_peak(int threads);
-  double overhead(const BenchCase& c, double seconds);
-  const LongCallRates& long_call_rates();
+  // Seconds that so many operations take in a call so long that nothing else counts.
+  double long_call_seconds(double operations);
 
   std::string name_;
   bool quick_;
   std::map<int, Context> contexts_;  // by number of threads
   std::map<int, std::unique_ptr<IntegerPeak>> peaks_;
-  std::optional<LongCallRates> long_call_rates_;
+  std::unique_ptr<PreparedCase> long_call_;
 };
 
 }  // namespace intflash

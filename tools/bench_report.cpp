@@ -69,14 +69,14 @@ std::optional<double> ratio_of(std::span<const BenchRow> rows, const std::string
 }  // namespace
 
 void print_table_head() {
-  fmt::print("{:<32}{:<13}{:>4}{:>12}{:>14}{:>14}{:>8}{:>12}\n", "case", "port", "thr", "time",
+  fmt::print("{:<36}{:<13}{:>4}{:>12}{:>14}{:>14}{:>8}{:>12}\n", "case", "port", "thr", "time",
              "rate", "limit", "share", "overhead");
 }
 
 void print_table_row(const BenchRow& row) {
   const char* unit = row.gops ? "GOP/s" : "GB/s";
   const auto rate = [&](double value) { return fmt::format("{:.4g} {:<5}", value, unit); };
-  fmt::print("{:<32}{:<13}{:>4}{:>12}{:>14}{:>14}{:>8.3f}{:>12}\n", row.name, row.port, row.threads,
+  fmt::print("{:<36}{:<13}{:>4}{:>12}{:>14}{:>14}{:>8.3f}{:>12}\n", row.name, row.port, row.threads,
              time_text(row.seconds), rate(row.gops ? *row.gops : *row.gbps), rate(row.limit),
              row.share, row.overhead_seconds ? time_text(*row.overhead_seconds) : "");
   std::fflush(stdout);
@@ -87,7 +87,7 @@ void print_ratios(std::span<const BenchRow> rows) {
   for (const BenchRow& row : rows) {
     if (std::find(ports.begin(), ports.end(), row.port) == ports.end()) ports.push_back(row.port);
   }
-  fmt::print("\n{:<32}", "ratio");
+  fmt::print("\n{:<36}", "ratio");
   for (const std::string& port : ports) fmt::print("{:>13}", port);
   fmt::print("\n");
   for (const Ratio& ratio : kRatios) {
@@ -98,7 +98,7 @@ void print_ratios(std::span<const BenchRow> rows) {
       any = any || value;
       line += value ? fmt::format("{:>13.3f}", *value) : fmt::format("{:>13}", "");
     }
-    if (any) fmt::print("{:<32}{}\n", ratio.what, line);
+    if (any) fmt::print("{:<36}{}\n", ratio.what, line);
   }
 }
 

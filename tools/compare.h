@@ -19,8 +19,9 @@ struct CompareOptions {
 // The table for arrays from files. The exit code; failures are thrown.
 int run_compare(const CompareOptions& options);
 
-// The table for synthetic inputs of growing length, with the error that mode int8 is to reach.
-// quick: up to 4096 keys, fewer seeds. The exit code: 1 when a goal is missed; failures are thrown.
+// The table for synthetic inputs of several lengths, with the error that mode int8 is to reach.
+// quick: only the rows that have a goal to reach. The exit code: 1 when one is missed; failures are
+// thrown.
 int run_compare_synthetic(bool json, bool quick);
 
 }  // namespace intflash

@@ -24,7 +24,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-constexpr int kSamples = 5;
+constexpr int kSamples = 9;
 constexpr double kPeakSeconds = 0.02;
 constexpr double kGiga = 1e9;
 

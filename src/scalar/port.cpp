@@ -166,6 +166,7 @@ extern constexpr KernelTable kernels_scalar = {
     .max_magnitude = max_magnitude,
     .sum_rows = sum_rows,
     .quantize_rows = quantize_rows,
+      .sum_magnitudes = sum_magnitudes,
     .pack_keys = pack_keys,
     .pack_values = pack_values,
     .prepare_block = prepare_block,

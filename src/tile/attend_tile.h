@@ -15,21 +15,30 @@
 namespace intflash {
 namespace {
 
-// Fixed scratch of attend_tile; the port's packed query follows it. Rows that see no key of a block
-// are left out: `row` lists the others, and what belongs to them lies close together.
+// Fixed scratch of attend_tile; the port's own follows it. Rows that see no key of a block are left
+// out: `row` lists the others, and what belongs to them lies close together.
 template <class Isa>
 struct TileScratch {
   alignas(64) std::int32_t dots[Isa::kStripRows][kScoreBlock];
+  alignas(64) std::int16_t x[Isa::kStripRows][kScoreBlock];
   alignas(64) std::uint8_t weights[kMaxTileRows][kScoreBlock];
-  alignas(64) RowScale scale[kMaxTileRows];  // of all rows
+  // Of all rows, where every row sees the whole block: the fixed point, and what softmax found in it.
+  alignas(64) std::int32_t scale_exponent[kMaxTileRows];
+  alignas(64) std::int32_t shift[kMaxTileRows];
+  alignas(64) std::int32_t value_multiplier[kMaxTileRows];
+  alignas(64) std::int32_t largest[kMaxTileRows];
+  alignas(64) std::int32_t integer_sum[kMaxTileRows];
+  // Of the active rows.
   alignas(64) float exponent[kMaxTileRows];
   alignas(64) float sum[kMaxTileRows];
   alignas(64) float gain[kMaxTileRows];
   alignas(64) std::int32_t value_exponent[kMaxTileRows];
-  std::int32_t row[kMaxTileRows];
+  alignas(64) std::int32_t row[kMaxTileRows];
   float* accumulators[kMaxTileRows];
   SoftmaxScratch softmax;
   ScoreBlock row_block;
+
+  RowScale scale(std::int32_t r) const { return {scale_exponent[r], shift[r], value_multiplier[r]}; }
 };
 
 // The factors for a row that sees the keys in keep. They are the block's own unless the largest
@@ -58,96 +67,127 @@ INTFLASH_INLINE const ScoreBlock& factors_for(const ScoreBlock& block, const std
 
 // A row that sees only part of the block, or whose scores are capped.
 template <class Isa>
-INTFLASH_NOINLINE BlockWeight weigh_special_row(const TileTask& task, std::int32_t row,
-                                                const ScoreBlock& block, const std::int32_t* dots,
-                                                const std::uint64_t* keep, SoftmaxScratch& scratch,
+INTFLASH_NOINLINE BlockWeight weigh_special_row(const TileTask& task, std::int32_t row, const ScoreBlock& block,
+                                                const std::int32_t* dots, const std::uint64_t* keep, SoftmaxScratch& scratch,
                                                 std::uint8_t* weights) {
   const QueryTile& query = *task.query;
   if (keep == nullptr) {
-    return capped_softmax_row<Isa, false>(query, row, block, dots, keep, task.score_cap, scratch,
-                                          weights);
+    return capped_softmax_row<Isa, false>(query, row, block, dots, keep, task.score_cap, scratch, weights);
   }
   expand_keep<Isa>(keep, scratch.mask);
   if (task.score_cap > 0.0f) {
-    return capped_softmax_row<Isa, true>(query, row, block, dots, keep, task.score_cap, scratch,
-                                         weights);
+    return capped_softmax_row<Isa, true>(query, row, block, dots, keep, task.score_cap, scratch, weights);
   }
-  const RowScale scale = row_scale(query, row, block);
-  const RowWeights sums =
-      softmax_row<Isa, true>(scale, query.multiplier[row], block, dots, scratch, weights);
-  return block_weight<Isa>(sums, scale, block, keep, scratch);
+  return masked_softmax_row<Isa>(query, row, block, dots, keep, scratch, weights);
 }
 
-// Weights of rows first ... first + rows - 1, whose products with the keys are in scratch.dots;
-// returns the new number of active rows.
+// Weights of rows first ... first + rows - 1, whose products with the keys are in scratch.dots; returns the new number of active
+// rows.
 template <class Isa>
-INTFLASH_INLINE std::int32_t weigh_strip(const TileTask& task, const ScoreBlock& block,
-                                         const std::uint64_t* keep, std::int32_t first,
-                                         std::int32_t rows, std::int32_t active,
-                                         TileScratch<Isa>& scratch) {
-  const bool plain = keep == nullptr && !(task.score_cap > 0.0f);
+INTFLASH_INLINE std::int32_t weigh_special_strip(const TileTask& task, const ScoreBlock& block, const std::uint64_t* keep,
+                                                 std::int32_t first, std::int32_t rows, std::int32_t active,
+                                                 TileScratch<Isa>& scratch) {
   for (std::int32_t r = first; r < first + rows; ++r) {
-    const std::int32_t* dots = scratch.dots[r - first];
-    BlockWeight weight;
-    const ScoreBlock* factors = &block;
-    if (plain) {
-      const RowWeights sums =
-          softmax_row<Isa, false>(scratch.scale[r], task.query->multiplier[r], block, dots,
-                                  scratch.softmax, scratch.weights[active]);
-      weight = block_weight<Isa>(sums, scratch.scale[r], block, nullptr, scratch.softmax);
-    } else {
-      const std::uint64_t* row_keep = keep == nullptr ? nullptr : keep + 2 * r;
-      if (row_keep != nullptr && (row_keep[0] | row_keep[1]) == 0) continue;
-      if (row_keep != nullptr) factors = &factors_for<Isa>(block, row_keep, scratch.row_block);
-      weight = weigh_special_row<Isa>(task, r, *factors, dots, row_keep, scratch.softmax,
-                                      scratch.weights[active]);
-    }
+    const std::uint64_t* row_keep = keep == nullptr ? nullptr : keep + 2 * r;
+    if (row_keep != nullptr && (row_keep[0] | row_keep[1]) == 0) continue;
+    const ScoreBlock& factors = row_keep == nullptr ? block : factors_for<Isa>(block, row_keep, scratch.row_block);
+    const BlockWeight weight = weigh_special_row<Isa>(task, r, factors, scratch.dots[r - first], row_keep, scratch.softmax,
+                                                      scratch.weights[active]);
     scratch.exponent[active] = weight.exponent;
     scratch.sum[active] = weight.sum;
-    scratch.value_exponent[active] = factors->value_exponent;
+    scratch.value_exponent[active] = factors.value_exponent;
     scratch.row[active] = r;
     ++active;
   }
   return active;
 }
 
-// Takes the weights of all active rows into their states, and leaves their gains.
+// The same where every row sees every key: all scores first, then all weights, so that no row waits
+// for its own maximum.
 template <class Isa>
-INTFLASH_INLINE void enter_rows(const TileTask& task, std::int32_t active,
-                                TileScratch<Isa>& scratch) {
-  const AttentionState& state = task.state;
-  alignas(64) float distance[kMaxTileRows];
-  for (std::int32_t a = 0; a < active; ++a) {
-    const std::int32_t r = scratch.row[a];
-    keep_in_reach(state, r, task.head_dim_v, scratch.exponent[a]);
-    distance[a] = scratch.exponent[a] - state.reference[r];
-    scratch.accumulators[a] = state.accumulators + r * state.accumulator_stride;
+INTFLASH_INLINE void weigh_plain_strip(const TileTask& task, const ScoreBlock& block,
+                                       std::int32_t first, std::int32_t rows,
+                                       TileScratch<Isa>& scratch) {
+  for (std::int32_t r = first; r < first + rows; ++r) {
+    scratch.largest[r] =
+        score_row<Isa, false>(scratch.dots[r - first], block, scratch.scale(r),
+                              task.query->multiplier[r], nullptr, scratch.x[r - first]);
   }
-  for (std::int32_t a = active; a < kMaxTileRows; ++a) distance[a] = 0.0f;
-  alignas(64) float alpha[kMaxTileRows];
-  for (std::int32_t a = 0; a < kMaxTileRows; ++a) alpha[a] = exp2_of(distance[a]);
-  for (std::int32_t a = 0; a < active; ++a) {
-    float& row_sum = state.row_sum[scratch.row[a]];
-    row_sum = fused(scratch.sum[a], alpha[a], row_sum);
-    scratch.gain[a] = alpha[a] * power_of_two(scratch.value_exponent[a]);
+  for (std::int32_t r = first; r < first + rows; ++r) {
+    scratch.integer_sum[r] =
+        weigh_row<Isa, false>(scratch.x[r - first], scratch.largest[r], scratch.scale(r), block,
+                              nullptr, scratch.weights[r]);
+  }
+  if (block.any_light == 0) return;
+  for (std::int32_t r = first; r < first + rows; ++r) {
+    scratch.sum[r] = block_weight<Isa>(scratch.largest[r], scratch.integer_sum[r], scratch.scale(r),
+                                       block, nullptr, scratch.x[r - first])
+                         .sum;
   }
 }
 
-// Scores and weights of all rows for one block; returns how many rows see any of its keys.
+// Weights of a block that every row sees whole.
+template <class Isa>
+INTFLASH_INLINE void weigh_plain_block(const TileTask& task, const ScoreBlock& block,
+                                       void* packed_query, TileScratch<Isa>& scratch) {
+  const QueryTile& query = *task.query;
+  for (std::int32_t r = 0; r < query.rows; ++r) {
+    const RowScale scale = row_scale(query, r, block);
+    scratch.scale_exponent[r] = scale.exponent;
+    scratch.shift[r] = scale.shift;
+    scratch.value_multiplier[r] = scale.value_multiplier;
+  }
+  for (std::int32_t first = 0; first < query.rows; first += Isa::kStripRows) {
+    const std::int32_t rows = min_of(Isa::kStripRows, query.rows - first);
+    Isa::qk_strip(query, packed_query, first, rows, block, scratch.dots[0]);
+    weigh_plain_strip<Isa>(task, block, first, rows, scratch);
+  }
+  for (std::int32_t r = 0; r < query.rows; ++r) {
+    scratch.exponent[r] = static_cast<float>(scratch.largest[r]) * power_of_two(scratch.scale_exponent[r]);
+    scratch.sum[r] = block.any_light == 0 ? static_cast<float>(scratch.integer_sum[r]) : scratch.sum[r];
+    scratch.value_exponent[r] = block.value_exponent;
+    scratch.row[r] = r;
+  }
+}
+
+// Weights of any block; returns how many rows see any of its keys.
 template <class Isa>
 INTFLASH_INLINE std::int32_t weigh_block(const TileTask& task, const ScoreBlock& block,
-                                         const std::uint64_t* keep, const void* packed_query,
+                                         const std::uint64_t* keep, void* packed_query,
                                          TileScratch<Isa>& scratch) {
   const QueryTile& query = *task.query;
-  for (std::int32_t r = 0; r < query.rows; ++r) scratch.scale[r] = row_scale(query, r, block);
+  if (keep == nullptr && !(task.score_cap > 0.0f)) {
+    weigh_plain_block<Isa>(task, block, packed_query, scratch);
+    return query.rows;
+  }
   std::int32_t active = 0;
   for (std::int32_t first = 0; first < query.rows; first += Isa::kStripRows) {
     const std::int32_t rows = min_of(Isa::kStripRows, query.rows - first);
     Isa::qk_strip(query, packed_query, first, rows, block, scratch.dots[0]);
-    active = weigh_strip<Isa>(task, block, keep, first, rows, active, scratch);
+    active = weigh_special_strip<Isa>(task, block, keep, first, rows, active, scratch);
   }
-  enter_rows<Isa>(task, active, scratch);
   return active;
+}
+
+// Takes the weights of all active rows into their states, and leaves their gains.
+template <class Isa>
+INTFLASH_INLINE void enter_rows(const TileTask& task, std::int32_t active, TileScratch<Isa>& scratch) {
+  const AttentionState& state = task.state;
+  float farthest = kNegativeInfinity;
+  for (std::int32_t a = 0; a < active; ++a) {
+    // A row without a reference is infinitely far from it.
+    farthest = max_of(farthest, scratch.exponent[a] - state.reference[scratch.row[a]]);
+    scratch.accumulators[a] = state.accumulators + scratch.row[a] * state.accumulator_stride;
+  }
+  if (farthest > kMaxOverReference) {
+    for (std::int32_t a = 0; a < active; ++a) {
+      keep_in_reach(state, scratch.row[a], task.head_dim_v, scratch.exponent[a]);
+    }
+  }
+  for (std::int32_t a = 0; a < active; ++a) {
+    const BlockWeight weight = {scratch.exponent[a], scratch.sum[a]};
+    scratch.gain[a] = enter_block(state, scratch.row[a], weight, scratch.value_exponent[a]);
+  }
 }
 
 template <class Isa>
@@ -158,8 +198,9 @@ void attend_tile(const TileTask& task) {
   for (std::int32_t b = 0; b < task.num_blocks; ++b) {
     const ScoreBlock& block = task.blocks[b];
     const std::int32_t active = weigh_block<Isa>(task, block, task.keep[b], packed_query, scratch);
+    enter_rows<Isa>(task, active, scratch);
     for (std::int32_t r = 0; r < active; r += Isa::kStripRows) {
-      Isa::pv_strip(scratch.weights[r], min_of(Isa::kStripRows, active - r), block, task.head_dim_v,
+      Isa::pv_strip(packed_query, scratch.weights[r], min_of(Isa::kStripRows, active - r), block, task.head_dim_v,
                     scratch.gain + r, scratch.accumulators + r);
     }
   }

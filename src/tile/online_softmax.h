@@ -118,60 +118,50 @@ INTFLASH_INLINE std::int32_t weigh_row(const std::int16_t* x, std::int32_t large
              : weigh_row_as<Isa, kMasked, false>(x, largest, scale, block, mask, weights);
 }
 
-// What one row's weights in a score block come to, before the row's state takes them in.
-struct RowWeights {
-  std::int32_t largest;  // folded score in the row's fixed point
-  std::int32_t sum;      // of the unfolded weights of keys that are not light
-};
-
 struct SoftmaxScratch {
   alignas(64) std::int16_t x[kScoreBlock];
   alignas(64) std::int16_t mask[kScoreBlock];
   alignas(64) float scores[kScoreBlock];
 };
 
-template <class Isa, bool kMasked>
-INTFLASH_INLINE RowWeights softmax_row(RowScale scale, std::int32_t multiplier,
-                                       const ScoreBlock& block, const std::int32_t* dots,
-                                       SoftmaxScratch& scratch, std::uint8_t* weights) {
-  const std::int32_t largest =
-      score_row<Isa, kMasked>(dots, block, scale, multiplier, scratch.mask, scratch.x);
-  return {largest,
-          weigh_row<Isa, kMasked>(scratch.x, largest, scale, block, scratch.mask, weights)};
-}
-
-// The block's weight for a row whose x are still in scratch: light keys are looked up there.
+// The block's weight for a row from its largest x and its integer sum; light keys are looked up in x.
 template <class Isa>
-INTFLASH_INLINE BlockWeight block_weight(RowWeights row, RowScale scale, const ScoreBlock& block,
-                                         const std::uint64_t* keep, const SoftmaxScratch& scratch) {
+INTFLASH_INLINE BlockWeight block_weight(std::int32_t largest, std::int32_t sum, RowScale scale, const ScoreBlock& block,
+                                         const std::uint64_t* keep, const std::int16_t* x) {
   const float unit = power_of_two(scale.exponent);
   const NarrowedOrder<Isa::kLanes> position;
   const auto distance = [&](std::int32_t key, std::int32_t log2) {
-    const std::int32_t unfolded =
-        scratch.x[position(key)] - multiply_q15(log2, scale.value_multiplier);
-    return static_cast<float>(row.largest - unfolded) * unit;
+    const std::int32_t unfolded = x[position(key)] - multiply_q15(log2, scale.value_multiplier);
+    return static_cast<float>(largest - unfolded) * unit;
   };
-  return {static_cast<float>(row.largest) * unit,
-          add_light_keys(static_cast<float>(row.sum), block, keep, position, distance)};
+  return {static_cast<float>(largest) * unit,
+          add_light_keys(static_cast<float>(sum), block, keep, position, distance)};
+}
+
+// A row that sees only some keys of the block.
+template <class Isa>
+INTFLASH_INLINE BlockWeight masked_softmax_row(const QueryTile& query, std::int32_t row, const ScoreBlock& block,
+                                               const std::int32_t* dots, const std::uint64_t* keep, SoftmaxScratch& scratch,
+                                               std::uint8_t* weights) {
+  const RowScale scale = row_scale(query, row, block);
+  const std::int32_t largest =
+      score_row<Isa, true>(dots, block, scale, query.multiplier[row], scratch.mask, scratch.x);
+  const std::int32_t sum = weigh_row<Isa, true>(scratch.x, largest, scale, block, scratch.mask, weights);
+  return block_weight<Isa>(largest, sum, scale, block, keep, scratch.x);
 }
 
 template <class Isa, bool kMasked>
-INTFLASH_NOINLINE BlockWeight capped_softmax_row(const QueryTile& query, std::int32_t row,
-                                                 const ScoreBlock& block, const std::int32_t* dots,
-                                                 const std::uint64_t* keep, float cap,
-                                                 SoftmaxScratch& scratch, std::uint8_t* weights) {
+INTFLASH_INLINE BlockWeight capped_softmax_row(const QueryTile& query, std::int32_t row, const ScoreBlock& block,
+                                               const std::int32_t* dots, const std::uint64_t* keep, float cap,
+                                               SoftmaxScratch& scratch, std::uint8_t* weights) {
   const NarrowedOrder<Isa::kLanes> position;
   alignas(64) std::int16_t value_log2[kScoreBlock];
-  for (std::int32_t key = 0; key < kScoreBlock; ++key)
-    value_log2[key] = block.value_log2[position(key)];
-  const float largest =
-      capped_scores(query, row, block, dots, keep, value_log2, cap, scratch.scores);
+  for (std::int32_t key = 0; key < kScoreBlock; ++key) value_log2[key] = block.value_log2[position(key)];
+  const float largest = capped_scores(query, row, block, dots, keep, value_log2, cap, scratch.scores);
   alignas(64) std::int16_t fixed[kScoreBlock];
-  for (std::int32_t key = 0; key < kScoreBlock; ++key)
-    fixed[key] = fixed_score(scratch.scores[key], largest);
+  for (std::int32_t key = 0; key < kScoreBlock; ++key) fixed[key] = fixed_score(scratch.scores[key], largest);
   for (std::int32_t key = 0; key < kScoreBlock; ++key) scratch.x[position(key)] = fixed[key];
-  const std::int32_t sum =
-      weigh_row<Isa, kMasked>(scratch.x, 0, kCappedScale, block, scratch.mask, weights);
+  const std::int32_t sum = weigh_row<Isa, kMasked>(scratch.x, 0, kCappedScale, block, scratch.mask, weights);
   const auto distance = [&](std::int32_t key, std::int32_t log2) {
     return (largest - scratch.scores[key]) + static_cast<float>(log2) * 0x1p-9f;
   };

@@ -19,6 +19,7 @@ constexpr KernelTable make_kernel_table(const char* name, std::int32_t tile_rows
       .max_magnitude = max_magnitude,
       .sum_rows = sum_rows,
       .quantize_rows = quantize_rows,
+      .sum_magnitudes = sum_magnitudes,
       .pack_keys = pack_keys,
       .pack_values = pack_values,
       .prepare_block = prepare_block<Isa>,

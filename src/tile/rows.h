@@ -162,6 +162,12 @@ void quantize_rows(const QuantizeTask& task) {
   }
 }
 
+std::int32_t sum_magnitudes(const std::int8_t* codes, std::int64_t dim) {
+  std::int32_t sum = 0;
+  for (std::int64_t c = 0; c < dim; ++c) sum += codes[c] < 0 ? -codes[c] : codes[c];
+  return sum;
+}
+
 void write_row(const float* accumulators, float row_sum, std::int32_t dim, const float* center,
                Dtype dtype, void* out) {
   alignas(64) float buffer[kMaxHeadDim];

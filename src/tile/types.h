@@ -123,6 +123,8 @@ struct KernelTable {
   std::uint32_t (*sum_rows)(const RowSource& source, std::int64_t rows, std::int64_t dim,
                             float* sum);
   void (*quantize_rows)(const QuantizeTask& task);
+  // Sum of |code|: what bounds a query's products with any key.
+  std::int32_t (*sum_magnitudes)(const std::int8_t* codes, std::int64_t dim);
   // 64 rows of codes [64][code_stride] into tiles; key_sum gets the sums of the codes.
   void (*pack_keys)(const std::int8_t* codes, std::int64_t code_stride, std::int32_t head_dim,
                     std::int8_t* key_codes, std::int32_t* key_sum);

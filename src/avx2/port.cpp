@@ -1,0 +1,12 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// The port for AVX2 without VNNI.
+#include "avx2/wide_tiles.h"
+#include "tile/port.h"
+
+namespace intflash {
+
+extern constexpr KernelTable kernels_avx2 = make_kernel_table<WideTiles>("avx2", 24);
+
+}  // namespace intflash

@@ -1,0 +1,106 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// The vector operations of the tile kernels in AVX2 with FMA, one intrinsic a line where there is one.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+#include "tile/portability.h"
+
+namespace intflash {
+namespace {
+
+struct Avx2 {
+  using I32 = __m256i;  // 8 x int32
+  using I16 = __m256i;  // 16 x int16
+  using F32 = __m256;
+  static constexpr std::int32_t kLanes = 8;
+
+  static INTFLASH_INLINE I32 zero() { return _mm256_setzero_si256(); }
+  static INTFLASH_INLINE I32 load(const void* p) {
+    return _mm256_load_si256(static_cast<const __m256i*>(p));
+  }
+  static INTFLASH_INLINE void store(void* p, I32 a) {
+    _mm256_store_si256(static_cast<__m256i*>(p), a);
+  }
+  static INTFLASH_INLINE I32 broadcast32(std::int32_t a) { return _mm256_set1_epi32(a); }
+  static INTFLASH_INLINE I16 broadcast16(std::int32_t a) {
+    return _mm256_set1_epi16(static_cast<std::int16_t>(a));
+  }
+  static INTFLASH_INLINE I32 broadcast_load32(const void* p) {
+    return _mm256_set1_epi32(load_as<std::int32_t>(p));
+  }
+
+  static INTFLASH_INLINE I32 add32(I32 a, I32 b) { return _mm256_add_epi32(a, b); }
+  static INTFLASH_INLINE I32 minus_128_times(I32 a) {
+    return _mm256_sub_epi32(_mm256_setzero_si256(), _mm256_slli_epi32(a, 7));
+  }
+  // The count is the same in all lanes.
+  static INTFLASH_INLINE I32 shift_right32(I32 a, I32 count) {
+    return _mm256_sra_epi32(a, _mm_cvtepu32_epi64(_mm256_castsi256_si128(count)));
+  }
+  static INTFLASH_INLINE I16 pack16(I32 a, I32 b) { return _mm256_packs_epi32(a, b); }
+  static INTFLASH_INLINE I32 pack8(I16 a, I16 b) { return _mm256_packus_epi16(a, b); }
+
+  static INTFLASH_INLINE I16 add(I16 a, I16 b) { return _mm256_add_epi16(a, b); }
+  static INTFLASH_INLINE I16 sub(I16 a, I16 b) { return _mm256_sub_epi16(a, b); }
+  static INTFLASH_INLINE I16 max(I16 a, I16 b) { return _mm256_max_epi16(a, b); }
+  static INTFLASH_INLINE I16 min_unsigned(I16 a, I16 b) { return _mm256_min_epu16(a, b); }
+  static INTFLASH_INLINE I16 bit_and(I16 a, I16 b) { return _mm256_and_si256(a, b); }
+  // keep ? a : b, keep all ones or all zeros.
+  static INTFLASH_INLINE I16 select(I16 keep, I16 a, I16 b) {
+    return _mm256_blendv_epi8(b, a, keep);
+  }
+  static INTFLASH_INLINE I16 multiply_q15(I16 a, I16 b) { return _mm256_mulhrs_epi16(a, b); }
+  // Counts are the same in all lanes.
+  static INTFLASH_INLINE I16 shift_left(I16 a, I16 count) {
+    return _mm256_sll_epi16(a, _mm_cvtepu16_epi64(_mm256_castsi256_si128(count)));
+  }
+  static INTFLASH_INLINE I16 shift_right(I16 a, I16 count) {
+    return _mm256_srl_epi16(a, _mm_cvtepu16_epi64(_mm256_castsi256_si128(count)));
+  }
+  // ((a >> (count + 2)) + 1) >> 1 for a < 2^15: 0 where nothing is left. There is no shift of 16-bit
+  // lanes by lane; a rounded Q15 product with 2^(12 - count) is one, and two byte tables hold the
+  // halves of that power of two.
+  static INTFLASH_INLINE I16 rounded_shift(I16 a, I16 count) {
+    const I16 low = _mm256_broadcastsi128_si256(
+        _mm_setr_epi8(0, 0, 0, 0, 0, -128, 64, 32, 16, 8, 4, 2, 1, 0, 0, 0));
+    const I16 high = _mm256_broadcastsi128_si256(
+        _mm_setr_epi8(16, 8, 4, 2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0));
+    const I16 index = _mm256_min_epu16(count, _mm256_set1_epi16(15));
+    // An odd byte's index is 0 in the first lookup, where low holds 0; an even byte's is 15 in the
+    // second, where high holds 0.
+    const I16 high_index = _mm256_or_si256(_mm256_slli_epi16(index, 8), _mm256_set1_epi16(15));
+    const I16 power =
+        _mm256_or_si256(_mm256_shuffle_epi8(low, index), _mm256_shuffle_epi8(high, high_index));
+    return _mm256_mulhrs_epi16(a, power);
+  }
+  static INTFLASH_INLINE I32 multiply_add_pairs(I32 sum, I16 a, I16 b) {
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b));
+  }
+
+  static INTFLASH_INLINE std::int32_t max_lane(I16 a) {
+    const __m128i half =
+        _mm_max_epi16(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
+    // minposuw finds an unsigned minimum: 32767 - a turns the signed maximum into one.
+    const __m128i flipped = _mm_sub_epi16(_mm_set1_epi16(32767), half);
+    return 32767 - (_mm_cvtsi128_si32(_mm_minpos_epu16(flipped)) & 0xffff);
+  }
+  static INTFLASH_INLINE std::int32_t sum_lanes(I32 a) {
+    __m128i half = _mm_add_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
+    half = _mm_add_epi32(half, _mm_shuffle_epi32(half, 0x4e));
+    return _mm_cvtsi128_si32(_mm_add_epi32(half, _mm_shuffle_epi32(half, 0xb1)));
+  }
+
+  static INTFLASH_INLINE F32 load_f32(const float* p) { return _mm256_load_ps(p); }
+  static INTFLASH_INLINE void store_f32(float* p, F32 a) { _mm256_store_ps(p, a); }
+  static INTFLASH_INLINE F32 broadcast_f32(float a) { return _mm256_set1_ps(a); }
+  static INTFLASH_INLINE F32 to_f32(I32 a) { return _mm256_cvtepi32_ps(a); }
+  static INTFLASH_INLINE F32 fma(F32 a, F32 b, F32 c) { return _mm256_fmadd_ps(a, b, c); }
+};
+
+}  // namespace
+}  // namespace intflash

@@ -1,0 +1,205 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// Q K^T and P V for AVX2 without VNNI. vpmaddubsw saturates (two products of 255 * 127 exceed int16), so codes are widened to
+// int16 and multiplied by vpmaddwd: two multiplies and two adds for 32 products, 4/3 cycles on three ports, where the inexact mix
+// of vpmaddubsw, vpmaddwd and vpaddd takes 1. Widening costs three more for 32 codes, once per tile for all of its rows.
+#pragma once
+
+#include <cstdint>
+
+#include "avx2/simd.h"
+#include "tile/types.h"
+
+namespace intflash {
+namespace {
+
+struct WideTiles : Avx2 {
+  static constexpr std::int32_t kStripRows = 24;  // as many as share a widened tile
+  static constexpr std::int32_t kPanelRows = 6;   // of 16 keys or channels: 12 sums, 2 operands, 1 broadcast
+  static constexpr std::int32_t kMaxQuads = kMaxHeadDim / 4;
+
+  // Elements 0 and 2 of each group of four bytes, and elements 1 and 3, as int16.
+  static INTFLASH_INLINE I16 even_signed(I16 a) { return _mm256_srai_epi16(_mm256_slli_epi16(a, 8), 8); }
+  static INTFLASH_INLINE I16 odd_signed(I16 a) { return _mm256_srai_epi16(a, 8); }
+  static INTFLASH_INLINE I16 even_unsigned(I16 a) { return _mm256_and_si256(a, _mm256_set1_epi16(255)); }
+  static INTFLASH_INLINE I16 odd_unsigned(I16 a) { return _mm256_srli_epi16(a, 8); }
+
+  struct Scratch {
+    // A widened tile: per quad the even elements of 16 outputs, then the odd ones.
+    alignas(64) std::int16_t tile[kMaxQuads][64];
+    // P of a strip, per row and quad: the even pair, then the odd pair.
+    alignas(64) std::int16_t weights[kStripRows][kScoreBlock];
+  };
+  // Query pairs follow the scratch: [strip][row][quad] of even pair and odd pair.
+  static std::size_t query_bytes(std::int32_t head_dim) {
+    return sizeof(Scratch) + static_cast<std::size_t>(kMaxTileRows * head_dim) * 2;
+  }
+  static std::int16_t* pairs_of(void* packed) { return reinterpret_cast<std::int16_t*>(static_cast<char*>(packed) + sizeof(Scratch)); }
+
+  static INTFLASH_INLINE void prepare_query(const QueryTile& query, void* packed) {
+    std::int16_t* pairs = pairs_of(packed);
+    for (std::int32_t r = 0; r < query.rows; ++r) {
+      const std::int8_t* row = query.codes + r * query.code_stride;
+      for (std::int32_t c = 0; c < query.head_dim; c += 4, pairs += 4) {
+        pairs[0] = row[c];
+        pairs[1] = row[c + 2];
+        pairs[2] = row[c + 1];
+        pairs[3] = row[c + 3];
+      }
+    }
+  }
+
+  static INTFLASH_INLINE void widen_tile(const std::int8_t* codes, std::int32_t quads, std::int16_t (*tile)[64]) {
+    for (std::int32_t quad = 0; quad < quads; ++quad) {
+      const I16 low = load(codes + quad * 64);
+      const I16 high = load(codes + quad * 64 + 32);
+      store(tile[quad], even_signed(low));
+      store(tile[quad] + 16, even_signed(high));
+      store(tile[quad] + 32, odd_signed(low));
+      store(tile[quad] + 48, odd_signed(high));
+    }
+  }
+
+  template <std::int32_t kRows>
+  struct Sums {
+    I32 at[kRows][2];
+  };
+
+  // sums += pairs of kRows rows, each pair_stride apart, times the widened quads of a tile.
+  template <std::int32_t kRows>
+  static INTFLASH_INLINE void add_products(Sums<kRows>& sums, const std::int16_t (*tile)[64], std::int32_t quads,
+                                           const std::int16_t* pairs, std::int64_t pair_stride) {
+    for (std::int32_t quad = 0; quad < quads; ++quad) {
+      INTFLASH_UNROLL
+      for (std::int32_t parity = 0; parity < 2; ++parity) {
+        const I16 low = load(tile[quad] + parity * 32);
+        const I16 high = load(tile[quad] + parity * 32 + 16);
+        INTFLASH_UNROLL
+        for (std::int32_t r = 0; r < kRows; ++r) {
+          const I16 pair = broadcast_load32(pairs + r * pair_stride + parity * 2);
+          sums.at[r][0] = add32(sums.at[r][0], _mm256_madd_epi16(pair, low));
+          sums.at[r][1] = add32(sums.at[r][1], _mm256_madd_epi16(pair, high));
+        }
+      }
+      pairs += 4;
+    }
+  }
+
+  template <std::int32_t kRows>
+  static INTFLASH_INLINE Sums<kRows> no_sums() {
+    Sums<kRows> sums;
+    INTFLASH_UNROLL
+    for (std::int32_t r = 0; r < kRows; ++r) sums.at[r][0] = sums.at[r][1] = zero();
+    return sums;
+  }
+
+  template <std::int32_t kRows>
+  static INTFLASH_NOINLINE void qk_panel(const std::int16_t* pairs, std::int32_t head_dim, const std::int16_t (*tile)[64],
+                                         std::int32_t* dots) {
+    Sums<kRows> sums = no_sums<kRows>();
+    add_products<kRows>(sums, tile, head_dim / 4, pairs, head_dim);
+    INTFLASH_UNROLL
+    for (std::int32_t r = 0; r < kRows; ++r) {
+      store(dots + r * kScoreBlock, sums.at[r][0]);
+      store(dots + r * kScoreBlock + kLanes, sums.at[r][1]);
+    }
+  }
+
+  template <std::int32_t kRows>
+  static INTFLASH_NOINLINE void pv_panel(const std::int16_t* weights, const std::int16_t (*tile)[64], const float* gain,
+                                         float* const* accumulators, std::int32_t channel) {
+    Sums<kRows> sums = no_sums<kRows>();
+    add_products<kRows>(sums, tile, kScoreBlock / 4, weights, kScoreBlock);
+    INTFLASH_UNROLL
+    for (std::int32_t r = 0; r < kRows; ++r) {
+      const F32 factor = broadcast_f32(gain[r]);
+      INTFLASH_UNROLL
+      for (std::int32_t v = 0; v < 2; ++v) {
+        float* out = accumulators[r] + channel + v * kLanes;
+        store_f32(out, fma(to_f32(sums.at[r][v]), factor, load_f32(out)));
+      }
+    }
+  }
+
+  // Calls panel(rows as a type, first row) over the rows, six at a time.
+  template <class Panel>
+  static INTFLASH_INLINE void for_each_panel(std::int32_t rows, Panel panel) {
+    std::int32_t r = 0;
+    for (; r + kPanelRows <= rows; r += kPanelRows) panel(Rows<kPanelRows>{}, r);
+    switch (rows - r) {
+      case 1: return panel(Rows<1>{}, r);
+      case 2: return panel(Rows<2>{}, r);
+      case 3: return panel(Rows<3>{}, r);
+      case 4: return panel(Rows<4>{}, r);
+      case 5: return panel(Rows<5>{}, r);
+      default: return;
+    }
+  }
+  template <std::int32_t kCount>
+  struct Rows {
+    static constexpr std::int32_t kRows = kCount;
+  };
+
+  // dots [rows][kScoreBlock] of rows first ... first + rows - 1.
+  static INTFLASH_INLINE void qk_strip(const QueryTile& query, void* packed, std::int32_t first, std::int32_t rows,
+                                       const ScoreBlock& block, std::int32_t* dots) {
+    Scratch& scratch = *static_cast<Scratch*>(packed);
+    const std::int32_t head_dim = query.head_dim;
+    const std::int16_t* pairs = pairs_of(packed) + first * head_dim;
+    for (std::int32_t key = 0; key < kScoreBlock; key += 16) {
+      widen_tile(block.half[key / kBlockTokens].key_codes + key % kBlockTokens * head_dim, head_dim / 4, scratch.tile);
+      for_each_panel(rows, [&](auto panel, std::int32_t r) {
+        qk_panel<decltype(panel)::kRows>(pairs + r * head_dim, head_dim, scratch.tile, dots + r * kScoreBlock + key);
+      });
+    }
+  }
+
+  // P lies in NarrowedOrder<8>: of 32 keys, quad 2 v + l at place 4 l + v. Pairs go to natural order.
+  static INTFLASH_INLINE void widen_weights(const std::uint8_t* weights, std::int16_t* INTFLASH_RESTRICT pairs) {
+    for (std::int32_t keys = 0; keys < kScoreBlock; keys += 32) {
+      for (std::int32_t place = 0; place < 8; ++place) {
+        const std::int32_t quad = keys / 4 + place % 4 * 2 + place / 4;
+        const std::uint32_t four = load_as<std::uint32_t>(weights + keys + place * 4);
+        store_as(pairs + quad * 4, four & 0x00ff00ffu);
+        store_as(pairs + quad * 4 + 2, four >> 8 & 0x00ff00ffu);
+      }
+    }
+  }
+
+  static INTFLASH_INLINE void pv_strip(void* packed, const std::uint8_t* weights, std::int32_t rows, const ScoreBlock& block,
+                                       std::int32_t head_dim_v, const float* gain, float* const* accumulators) {
+    Scratch& scratch = *static_cast<Scratch*>(packed);
+    for (std::int32_t r = 0; r < rows; ++r) widen_weights(weights + r * kScoreBlock, scratch.weights[r]);
+    for (std::int32_t channel = 0; channel < head_dim_v; channel += 16) {
+      for (std::int32_t half = 0; half < 2; ++half) {
+        widen_tile(block.half[half].value_codes + channel * kBlockTokens, kBlockTokens / 4, scratch.tile + half * 16);
+      }
+      for_each_panel(rows, [&](auto panel, std::int32_t r) {
+        pv_panel<decltype(panel)::kRows>(scratch.weights[r], scratch.tile, gain + r, accumulators + r, channel);
+      });
+    }
+  }
+
+  static double integer_peak(std::int64_t repeats) {
+    // The mix of the usual INT8 product on AVX2, twelve independent sums.
+    std::int64_t left = repeats;
+    __asm__ volatile(
+        "1:\n"
+        ".irp sum, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11\n"
+        "vpmaddubsw %%ymm15, %%ymm15, %%ymm14\n"
+        "vpmaddwd %%ymm15, %%ymm14, %%ymm13\n"
+        "vpaddd %%ymm13, %%ymm\\sum, %%ymm\\sum\n"
+        ".endr\n"
+        "dec %0\n"
+        "jnz 1b\n"
+        : "+r"(left)
+        :
+        : "cc", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9",
+          "xmm10", "xmm11", "xmm13", "xmm14", "xmm15");
+    return 2.0 * 32 * 12 * static_cast<double>(repeats);
+  }
+};
+
+}  // namespace
+}  // namespace intflash

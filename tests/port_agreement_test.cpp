@@ -1,0 +1,390 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// Every port gives the bits of the scalar port, over a pairwise cover of all that a call may be.
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <fstream>
+#include <iostream>
+#include <ostream>
+#include <set>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "attention_case.h"
+#include "cpu_features.h"
+#include "pairwise.h"
+#include "seed.h"
+#include "test_ports.h"
+
+namespace intflash {
+namespace {
+
+// One case, and how the ports under test run it.
+struct Trial {
+  AttentionCase attention;
+  RunOptions options;
+};
+void PrintTo(const Trial& trial, std::ostream* out) {
+  *out << describe(trial.attention) << " threads " << trial.options.num_threads;
+}
+
+void expect_ports_agree(const Trial& trial) {
+  AttentionCase c = trial.attention;
+  c.seed = seed_from_test_name();
+  const CaseResult expected = run_case(c, scalar_port());
+  for (const PortEntry& port : ports_under_test()) {
+    EXPECT_EQ(difference(c, run_case(c, port, trial.options), expected), "")
+        << port.name << ": " << describe(c);
+  }
+  if (expected.status == INTFLASH_OK) return;
+  const auto poison = static_cast<std::byte>(CaseTensors::kPoison);
+  EXPECT_EQ(expected.out, std::vector<std::byte>(expected.out.size(), poison)) << expected.error;
+}
+
+// ---- The factors ----
+
+constexpr std::int64_t kLengths[] = {1, 2, 15, 16, 17, 63, 64, 65, 127, 129, 1000, 4097};
+constexpr int kFirstLong = 10;  // index of the first length that goes with few heads only
+constexpr std::int64_t kHeadDims[] = {8, 40, 64, 72, 80, 96, 112, 128, 192, 256, 512, 576, 1024};
+constexpr std::int64_t kValueDims[] = {0, 8, 40, 72, 128, 256};  // 0 = head_dim
+
+struct Heads {
+  std::int64_t batch, num_kv_heads, group_size;
+};
+constexpr Heads kHeads[] = {{1, 1, 1}, {1, 1, 3}, {1, 2, 4}, {1, 1, 8}, {2, 3, 1}};
+
+struct Mask {
+  intflash_mask kind;
+  std::int64_t left, right;
+};
+constexpr Mask kMasks[] = {
+    {INTFLASH_MASK_NONE, 0, 0},     {INTFLASH_MASK_CAUSAL, 0, 0},  {INTFLASH_MASK_WINDOW, 0, 0},
+    {INTFLASH_MASK_WINDOW, 100, 0}, {INTFLASH_MASK_WINDOW, 5, 70}, {INTFLASH_MASK_WINDOW, -1, 3},
+    {INTFLASH_MASK_WINDOW, 0, -1},
+};
+
+struct Codec {
+  intflash_dtype dtype;
+  std::int64_t scale_block;
+  bool one_scale;
+};
+constexpr Codec kCodecs[] = {{INTFLASH_F32, 1, false},   {INTFLASH_F16, 1, false},
+                             {INTFLASH_BF16, 1, false},  {INTFLASH_INT8, 1, false},
+                             {INTFLASH_INT8, 50, false}, {INTFLASH_INT8, 0, true}};
+constexpr intflash_dtype kOutDtypes[] = {INTFLASH_F32, INTFLASH_F16, INTFLASH_BF16};
+
+struct Center {
+  intflash_center kind;
+  bool given;
+};
+constexpr Center kCenters[] = {
+    {INTFLASH_CENTER_DEFAULT, false},   {INTFLASH_CENTER_NONE, false},
+    {INTFLASH_CENTER_KEY, false},       {INTFLASH_CENTER_KEY, true},
+    {INTFLASH_CENTER_KEY_VALUE, false}, {INTFLASH_CENTER_KEY_VALUE, true}};
+
+constexpr float kCaps[] = {0, 30, 0.7f};
+constexpr std::int32_t kThreads[] = {1, 2, 3, 7};
+constexpr float kSoftmaxScales[] = {0, 1, 0.01f};
+
+struct Magnitudes {
+  float query, key, value;
+};
+// The last two leave the range of f32: of scores, and of sums of values.
+constexpr Magnitudes kMagnitudes[] = {{1, 1, 1},
+                                      {1e-18f, 1e-18f, 1e-18f},
+                                      {1e15f, 1e15f, 1e15f},
+                                      {1e-18f, 1e15f, 1e15f},
+                                      {1e15f, 1e-18f, 1e-18f},
+                                      {30, 30, 1e4f},
+                                      {0.01f, 1, 1e-4f},
+                                      {1e20f, 1e20f, 1},
+                                      {1, 1, 1e30f}};
+
+enum Factor {
+  kQueryLen,
+  kKvLen,
+  kHeadDim,
+  kValueDim,
+  kHeadCounts,
+  kMask,
+  kQueryLayout,
+  kKeyLayout,
+  kValueLayout,
+  kOutLayout,
+  kQueryCodec,
+  kKeyCodec,
+  kValueCodec,
+  kOutDtype,
+  kCenter,
+  kCap,
+  kRotate,
+  kNumThreads,
+  kData,
+  kMagnitude,
+  kSoftmaxScale,
+  kLse,
+  kPacked,
+  kNumFactors
+};
+
+template <class T>
+constexpr int count_of(const T& levels) {
+  return static_cast<int>(std::size(levels));
+}
+
+bool is_int8(int codec) { return kCodecs[codec].dtype == INTFLASH_INT8; }
+bool centers_key(int center) { return center >= 2; }
+bool centers_value(int center) { return center >= 4; }
+
+// Long lengths go with few heads and not with each other; codes are neither centred nor rotated.
+bool allowed(int f, int a, int g, int b) {
+  if (f == kQueryLen && g == kKvLen) return a < kFirstLong || b < kFirstLong;
+  if ((f == kQueryLen || f == kKvLen) && g == kHeadCounts) return a < kFirstLong || b <= 1;
+  if (f == kKeyCodec && g == kCenter) return !(is_int8(a) && centers_key(b));
+  if (f == kValueCodec && g == kCenter) return !(is_int8(a) && centers_value(b));
+  if ((f == kQueryCodec || f == kKeyCodec) && g == kRotate) return !(is_int8(a) && b == 1);
+  return true;
+}
+
+CaseTensor tensor_of(const Codec& codec, int layout, float magnitude) {
+  return {codec.dtype, static_cast<Layout>(layout), codec.scale_block, codec.one_scale, magnitude};
+}
+
+Trial trial_of(const std::vector<int>& row) {
+  const auto level = [&](Factor f) { return row[f]; };
+  const Heads heads = kHeads[level(kHeadCounts)];
+  const Mask mask = kMasks[level(kMask)];
+  const Center center = kCenters[level(kCenter)];
+  const Magnitudes magnitudes = kMagnitudes[level(kMagnitude)];
+  Trial trial;
+  AttentionCase& c = trial.attention;
+  c.batch = heads.batch;
+  c.num_kv_heads = heads.num_kv_heads;
+  c.group_size = heads.group_size;
+  // Quick cases stay long enough for two spans of keys, and for several items of rows.
+  c.query_len = quick_length(kLengths[level(kQueryLen)], 150);
+  c.kv_len = quick_length(kLengths[level(kKvLen)], 1100);
+  c.head_dim = kHeadDims[level(kHeadDim)];
+  c.head_dim_v = kValueDims[level(kValueDim)] == 0 ? c.head_dim : kValueDims[level(kValueDim)];
+  c.query = tensor_of(kCodecs[level(kQueryCodec)], level(kQueryLayout), magnitudes.query);
+  c.key = tensor_of(kCodecs[level(kKeyCodec)], level(kKeyLayout), magnitudes.key);
+  c.value = tensor_of(kCodecs[level(kValueCodec)], level(kValueLayout), magnitudes.value);
+  c.out.dtype = kOutDtypes[level(kOutDtype)];
+  c.out.layout = static_cast<Layout>(level(kOutLayout));
+  c.mask = mask.kind;
+  c.window_left = mask.left;
+  c.window_right = mask.right;
+  c.softmax_scale = kSoftmaxScales[level(kSoftmaxScale)];
+  c.score_cap = kCaps[level(kCap)];
+  c.center = center.kind;
+  c.given_centers = center.given;
+  c.rotate = level(kRotate) == 1;
+  c.lse = level(kLse) == 1;
+  c.data = static_cast<CaseData>(level(kData));
+  trial.options.num_threads = kThreads[level(kNumThreads)];
+  trial.options.packed = level(kPacked) == 1;
+  return trial;
+}
+
+std::vector<Trial> pairwise_trials() {
+  std::vector<int> levels(kNumFactors, 2);
+  levels[kQueryLen] = levels[kKvLen] = count_of(kLengths);
+  levels[kHeadDim] = count_of(kHeadDims);
+  levels[kValueDim] = count_of(kValueDims);
+  levels[kHeadCounts] = count_of(kHeads);
+  levels[kMask] = count_of(kMasks);
+  levels[kQueryLayout] = levels[kKeyLayout] = levels[kValueLayout] = levels[kOutLayout] = 3;
+  levels[kQueryCodec] = levels[kKeyCodec] = levels[kValueCodec] = count_of(kCodecs);
+  levels[kOutDtype] = count_of(kOutDtypes);
+  levels[kCenter] = count_of(kCenters);
+  levels[kCap] = count_of(kCaps);
+  levels[kNumThreads] = count_of(kThreads);
+  levels[kData] = static_cast<int>(CaseData::kSinks) + 1;
+  levels[kMagnitude] = count_of(kMagnitudes);
+  levels[kSoftmaxScale] = count_of(kSoftmaxScales);
+  std::vector<Trial> trials;
+  for (const std::vector<int>& row : pairwise_cover(levels, allowed))
+    trials.push_back(trial_of(row));
+  return trials;
+}
+
+std::string name_of(const testing::TestParamInfo<Trial>& info) {
+  const AttentionCase& c = info.param.attention;
+  std::ostringstream name;
+  name << info.index << "_q" << c.query_len << "_k" << c.kv_len << "_d" << c.head_dim << "_v"
+       << c.head_dim_v;
+  return name.str();
+}
+
+// ---- The tests ----
+
+class PortAgreement : public testing::TestWithParam<Trial> {};
+
+TEST_P(PortAgreement, EveryPortGivesTheBitsOfScalar) { expect_ports_agree(GetParam()); }
+
+INSTANTIATE_TEST_SUITE_P(Pairwise, PortAgreement, testing::ValuesIn(pairwise_trials()), name_of);
+
+// Every pair of lengths, the long ones with each other too, with one small head.
+std::vector<Trial> length_trials() {
+  std::vector<Trial> trials;
+  for (const std::int64_t query_len : kLengths) {
+    for (const std::int64_t kv_len : kLengths) {
+      Trial trial;
+      trial.attention.query_len = quick_length(query_len, 200);
+      trial.attention.kv_len = quick_length(kv_len, 1100);
+      trial.attention.head_dim = trial.attention.head_dim_v = 40;
+      trial.attention.mask = INTFLASH_MASK_CAUSAL;
+      trial.options.num_threads = 2;
+      trials.push_back(trial);
+    }
+  }
+  return trials;
+}
+
+class PortLengths : public testing::TestWithParam<Trial> {};
+
+TEST_P(PortLengths, EveryPortGivesTheBitsOfScalar) { expect_ports_agree(GetParam()); }
+
+INSTANTIATE_TEST_SUITE_P(AllPairs, PortLengths, testing::ValuesIn(length_trials()), name_of);
+
+// A row's visible keys may begin and end anywhere in a score block.
+TEST(PortMasks, EveryEndOfAWindowGivesTheBitsOfScalar) {
+  Trial trial;
+  trial.attention.query_len = 260;
+  trial.attention.kv_len = 260;
+  trial.attention.head_dim = 8;
+  trial.attention.head_dim_v = 16;
+  trial.attention.mask = INTFLASH_MASK_WINDOW;
+  for (const std::int64_t left : {0, 1, 62, 63, 64, 127, 128, 200}) {
+    for (const std::int64_t right : {0, 1, 63, 130}) {
+      trial.attention.window_left = left;
+      trial.attention.window_right = right;
+      expect_ports_agree(trial);
+    }
+  }
+}
+
+TEST(PortMasks, RowsThatSeeNoKeyGiveTheBitsOfScalar) {
+  Trial trial;
+  trial.attention.query_len = 150;  // 70 more queries than keys
+  trial.attention.kv_len = 80;
+  trial.attention.group_size = 3;
+  trial.attention.mask = INTFLASH_MASK_CAUSAL;
+  expect_ports_agree(trial);
+  trial.attention.kv_len = 0;
+  expect_ports_agree(trial);
+}
+
+// Keys whose values are 0, 1e-4 or 1e-30 of their neighbours', and which take from 1 % of the
+// weight to nearly all of it.
+TEST(PortSinks, SinksOfEveryWeightGiveTheBitsOfScalar) {
+  Trial trial;
+  trial.attention.query_len = 40;
+  trial.attention.kv_len = 300;
+  trial.attention.data = CaseData::kSinks;
+  for (const intflash_mask mask : {INTFLASH_MASK_NONE, INTFLASH_MASK_CAUSAL}) {
+    for (const float cap : {0.0f, 20.0f}) {
+      for (const float scale : {0.001f, 0.02f, 0.1f, 0.5f, 2.0f}) {
+        trial.attention.mask = mask;
+        trial.attention.score_cap = cap;
+        trial.attention.softmax_scale = scale;
+        expect_ports_agree(trial);
+      }
+    }
+  }
+}
+
+// The largest products that the instructions meet: saturation would show here.
+TEST(PortExtremes, CodesOf127EverywhereGiveTheBitsOfScalar) {
+  for (const std::int64_t dim : {8, 64, 136, 576, 1024}) {
+    for (const int signs : {0, 1, 2, 3}) {
+      AttentionCase c;
+      c.query_len = 33;
+      c.kv_len = 200;
+      c.head_dim = c.head_dim_v = dim;
+      c.query.dtype = c.key.dtype = c.value.dtype = INTFLASH_INT8;
+      Memory memory;
+      CaseTensors tensors = make_tensors(c, memory);
+      const auto fill = [&](const intflash_tensor& t, std::int64_t tokens, int code) {
+        std::fill_n(static_cast<std::int8_t*>(t.data), tokens * dim,
+                    static_cast<std::int8_t>(code));
+      };
+      fill(tensors.args.query, c.query_len, (signs & 1) != 0 ? -127 : 127);
+      fill(tensors.args.key, c.kv_len, (signs & 2) != 0 ? -127 : 127);
+      fill(tensors.args.value, c.kv_len, signs == 3 ? -127 : 127);
+      const CaseResult expected = run_tensors(tensors, scalar_port(), {}, memory);
+      ASSERT_EQ(expected.status, INTFLASH_OK) << expected.error;
+      for (const PortEntry& port : ports_under_test())
+        EXPECT_EQ(difference(c, run_tensors(tensors, port, {}, memory), expected), "") << port.name;
+    }
+  }
+}
+
+// ---- Nothing is left out unseen ----
+
+// A port and the flags of /proc/cpuinfo that it needs.
+struct PortFlags {
+  const char* name;
+  std::vector<std::string> flags;
+};
+void PrintTo(const PortFlags& port, std::ostream* out) { *out << port.name; }
+
+std::set<std::string> cpuinfo_flags() {
+  std::ifstream file("/proc/cpuinfo");
+  for (std::string line; std::getline(file, line);) {
+    if (line.rfind("flags", 0) != 0) continue;
+    std::istringstream words(line.substr(line.find(':') + 1));
+    return {std::istream_iterator<std::string>(words), {}};
+  }
+  return {};
+}
+
+class RequiredPort : public testing::TestWithParam<PortFlags> {};
+
+TEST_P(RequiredPort, IsUnderTestWhereTheCpuHasItsInstructions) {
+  const PortFlags& port = GetParam();
+  const auto& tested = ports_under_test();
+  const auto found = std::find_if(tested.begin(), tested.end(), [&](const PortEntry& entry) {
+    return std::string(entry.name) == port.name;
+  });
+  if (found != tested.end()) {
+    AttentionCase c;
+    c.query_len = c.kv_len = 70;
+    EXPECT_EQ(difference(c, run_case(c, *found), run_case(c, scalar_port())), "");
+    return;
+  }
+  const std::set<std::string> flags = cpuinfo_flags();
+  // An emulator shows its host's /proc/cpuinfo; what CPUID says holds there.
+  if (flags.count("avx2") != 0 && (this_cpu().in_cpu & kAvx2) == 0) {
+    std::cout << "an emulated CPU: CPUID has no AVX2, /proc/cpuinfo has\n";
+    GTEST_SKIP() << port.name << ": the emulated CPU lacks it";
+  }
+  for (const std::string& flag : port.flags) {
+    if (flags.count(flag) == 0) GTEST_SKIP() << port.name << ": this CPU lacks " << flag;
+  }
+  const auto known = std::find_if(ports().begin(), ports().end(), [&](const PortEntry& entry) {
+    return std::string(entry.name) == port.name;
+  });
+  FAIL() << port.name << " could run on this CPU and is not tested: "
+         << (known == ports().end() ? "dispatch does not know it" : known->reason);
+}
+
+#if defined(__x86_64__)
+INSTANTIATE_TEST_SUITE_P(
+    , RequiredPort,
+    testing::Values(PortFlags{"avx2", {"avx2", "fma", "f16c", "bmi2"}},
+                    PortFlags{"avx_vnni", {"avx2", "fma", "f16c", "bmi2", "avx_vnni"}},
+                    PortFlags{"avx512_vnni", {"avx512_vnni", "avx512bw", "avx512vl", "avx512dq"}},
+                    PortFlags{"amx_int8", {"amx_tile", "amx_int8", "avx512_vnni", "avx512vbmi"}}),
+    [](const auto& info) { return std::string(info.param.name); });
+#else
+GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(RequiredPort);
+#endif
+
+}  // namespace
+}  // namespace intflash

@@ -1,0 +1,69 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+#include "test_ports.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+
+#include "cpu_features.h"
+
+namespace intflash {
+
+#if defined(INTFLASH_TEST_EMULATED_PORTS)
+extern const KernelTable kernels_amx_int8_emulated;
+extern const KernelTable kernels_avx_vnni_emulated;
+#endif
+
+namespace {
+
+std::vector<PortEntry> find_ports_under_test() {
+  std::vector<PortEntry> found;
+  for (const PortEntry& port : ports()) {
+    if (port.supported && std::strcmp(port.name, "scalar") != 0) found.push_back(port);
+  }
+#if defined(INTFLASH_TEST_EMULATED_PORTS)
+  // The rest of an emulated port is compiled for the instructions that its CPUs have.
+  struct Emulated {
+    PortEntry port;
+    std::uint32_t required;
+  };
+  const Emulated emulated[] = {
+      {{"amx_int8_emulated", &kernels_amx_int8_emulated, true, ""},
+       kAvx512Vbmi | kAvx512Vnni | kAvx2},
+      {{"avx_vnni_emulated", &kernels_avx_vnni_emulated, true, ""}, kAvx2}};
+  for (const Emulated& e : emulated) {
+    if (missing_feature(e.required) == nullptr) found.push_back(e.port);
+  }
+#endif
+  return found;
+}
+
+}  // namespace
+
+const PortEntry& scalar_port() { return ports().back(); }
+
+const std::vector<PortEntry>& ports_under_test() {
+  static const std::vector<PortEntry> found = find_ports_under_test();
+  return found;
+}
+
+const std::vector<PortEntry>& all_test_ports() {
+  static const std::vector<PortEntry> all = [] {
+    std::vector<PortEntry> list = {scalar_port()};
+    list.insert(list.end(), ports_under_test().begin(), ports_under_test().end());
+    return list;
+  }();
+  return all;
+}
+
+bool quick_tests() {
+  const char* value = std::getenv("INTFLASH_TEST_QUICK");
+  return value != nullptr && std::strcmp(value, "1") == 0;
+}
+
+std::int64_t quick_length(std::int64_t length, std::int64_t most) {
+  return quick_tests() ? std::min(length, most) : length;
+}
+
+}  // namespace intflash

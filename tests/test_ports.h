@@ -1,0 +1,29 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// The ports that tests compare: those that this CPU runs, and those whose instructions are emulated
+// for the test.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "dispatch.h"
+
+namespace intflash {
+
+const PortEntry& scalar_port();
+
+// Every other port that can run here, best first, then the emulated ones.
+const std::vector<PortEntry>& ports_under_test();
+
+// scalar_port() and ports_under_test().
+const std::vector<PortEntry>& all_test_ports();
+
+// Whether the environment asks for small cases: INTFLASH_TEST_QUICK=1.
+bool quick_tests();
+
+// length, or in quick tests at most `most`.
+std::int64_t quick_length(std::int64_t length, std::int64_t most);
+
+}  // namespace intflash
