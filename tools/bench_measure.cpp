@@ -214,10 +214,12 @@ BenchRow BenchPort::measure(const BenchCase& c) {
   }
   const bool moves_bytes = c.timed == Timed::kPack;
   std::optional<MemoryRate> memory;
-  if (moves_bytes) memory.emplace(static_cast<std::size_t>(c.packed_bytes()), c.threads);
+  if (moves_bytes) memory.emplace(static_cast<std::size_t>(c.packed_bytes()));
   const Medians medians = time_by_turns(
       [&] { prepared.run_timed_part(); },
-      [&] { return (memory ? memory->copy() : integer_peak(c.threads).measure()) / kGiga; },
+      [&] {
+        return (memory ? memory->copy(c.threads) : integer_peak(c.threads).measure()) / kGiga;
+      },
       [&] { return c.overhead ? long_call_seconds(c.operations()) : 0; }, quick_);
   row.seconds = medians.seconds;
   row.limit = medians.limit;

@@ -24,7 +24,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-constexpr int kSamples = 9;
+constexpr int kSamples = 7;
 constexpr double kPeakSeconds = 0.02;
 constexpr double kGiga = 1e9;
 
@@ -41,12 +41,11 @@ double measure_peak(const char* port, int threads) {
 }
 
 Json measure_reading(std::size_t bytes, int threads) {
-  MemoryRate one_thread(bytes, 1);
-  Json result = {{"bytes", one_thread.bytes()},
-                 {"gbps_1_thread", median_of_samples([&] { return one_thread.read(); }) / kGiga}};
+  MemoryRate memory(bytes);
+  Json result = {{"bytes", memory.bytes()},
+                 {"gbps_1_thread", median_of_samples([&] { return memory.read(1); }) / kGiga}};
   if (threads > 1) {
-    MemoryRate all_threads(bytes, threads);
-    result["gbps_all_threads"] = median_of_samples([&] { return all_threads.read(); }) / kGiga;
+    result["gbps_all_threads"] = median_of_samples([&] { return memory.read(threads); }) / kGiga;
   }
   return result;
 }

@@ -8,6 +8,7 @@
 #include <cstdio>
 #include <exception>
 #include <string>
+#include <vector>
 #include <CLI/CLI.hpp>
 
 #include <fmt/format.h>
@@ -183,6 +184,11 @@ int run(int argc, char** argv) {
     app.parse(argc, argv);
     check_options(app, options);
   } catch (const CLI::ParseError& error) {
+    // The parser's own message would only say that a subcommand is missing.
+    const std::vector<std::string> unknown = app.remaining();
+    if (app.get_subcommands().empty() && !unknown.empty()) {
+      throw UsageError(fmt::format("{}: no such subcommand or option", unknown.front()));
+    }
     return app.exit(error) == 0 ? 0 : kUsageError;
   }
   return run_subcommand(app, options);

@@ -52,8 +52,9 @@ Words sum_words(const std::byte* bytes, std::size_t size) {
   return sums[0] + sums[1] + sums[2] + sums[3];
 }
 
-std::size_t round_down(std::size_t value, std::size_t multiple) {
-  return value / multiple * multiple;
+// What each thread gets of size bytes: whole lines in each of the streams of sum_words.
+std::size_t part_of(std::size_t size, int threads) {
+  return size / static_cast<std::size_t>(threads) / 256 * 256;
 }
 
 constexpr std::size_t kMebibyte = std::size_t{1} << 20;
@@ -76,9 +77,7 @@ double IntegerPeak::measure() {
   return sum / seconds;
 }
 
-MemoryRate::MemoryRate(std::size_t bytes, int threads)
-    // Each thread's part, and half of it, are whole numbers of lines in each of four streams.
-    : buffer_(round_down(bytes, 512 * static_cast<std::size_t>(threads))), threads_(threads) {
+MemoryRate::MemoryRate(std::size_t bytes) : buffer_(bytes) {
   // 4 KiB pages cost up to a tenth of the rate. Advice only: nothing fails without huge pages.
   const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
   const std::uintptr_t begin =
@@ -88,23 +87,23 @@ MemoryRate::MemoryRate(std::size_t bytes, int threads)
   std::memset(buffer_.data(), 1, buffer_.size());  // untouched pages would all be one page of zeros
 }
 
-double MemoryRate::read() {
-  const std::size_t part = buffer_.size() / static_cast<std::size_t>(threads_);
-  const double seconds = seconds_on_threads(threads_, [&](std::int32_t worker) {
+double MemoryRate::read(int threads) {
+  const std::size_t part = part_of(bytes(), threads);
+  const double seconds = seconds_on_threads(threads, [&](std::int32_t worker) {
     keep(sum_words(buffer_.data() + part * static_cast<std::size_t>(worker), part));
   });
-  return static_cast<double>(buffer_.size()) / seconds;
+  return static_cast<double>(part * static_cast<std::size_t>(threads)) / seconds;
 }
 
-double MemoryRate::copy() {
-  const std::size_t half = buffer_.size() / 2;
-  const std::size_t part = half / static_cast<std::size_t>(threads_);
-  const double seconds = seconds_on_threads(threads_, [&](std::int32_t worker) {
+double MemoryRate::copy(int threads) {
+  const std::size_t half = bytes() / 2;
+  const std::size_t part = part_of(half, threads);
+  const double seconds = seconds_on_threads(threads, [&](std::int32_t worker) {
     std::byte* from = buffer_.data() + part * static_cast<std::size_t>(worker);
     std::memcpy(from + half, from, part);
     keep(from);
   });
-  return static_cast<double>(buffer_.size()) / seconds;
+  return static_cast<double>(2 * part * static_cast<std::size_t>(threads)) / seconds;
 }
 
 std::size_t l3_test_bytes() {

@@ -27,18 +27,18 @@ class IntegerPeak {
   std::int64_t repeats_ = 1;
 };
 
-// The rate at which threads read, or copy, buffers of a given size, each thread its own part.
+// The rate at which threads read, or copy, a buffer of a given size, each thread its own part.
 class MemoryRate {
  public:
-  MemoryRate(std::size_t bytes, int threads);
+  explicit MemoryRate(std::size_t bytes);
 
-  double read();  // bytes read per second
-  double copy();  // bytes read plus bytes written per second; memcpy from one half to the other
+  double read(int threads);  // bytes read per second
+  double copy(
+      int threads);  // bytes read plus bytes written per second; memcpy from one half to the other
   std::size_t bytes() const { return buffer_.size(); }
 
  private:
   AlignedArray<std::byte> buffer_;
-  int threads_;
 };
 
 // Sizes to measure: the largest that an L3 (or, without one, nothing smaller than memory) serves

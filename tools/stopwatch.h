@@ -28,14 +28,14 @@ double seconds_of(const Work& work) {
   return watch.seconds();
 }
 
-// The shortest of a few runs: at least three, more until 0.3 s have passed, fewer where each takes
-// seconds.
+// The shortest of a few runs: at least three, and more until so many seconds have passed; fewer
+// where each takes long.
 template <class Work>
-double best_seconds(const Work& work) {
-  constexpr double kEnough = 0.3, kTooMuch = 10;
+double best_seconds(const Work& work, double enough) {
+  constexpr double kTooMuch = 10;
   const Stopwatch watch;
   double best = std::numeric_limits<double>::infinity();
-  for (int runs = 0; runs < 3 || watch.seconds() < kEnough; ++runs) {
+  for (int runs = 0; runs < 3 || watch.seconds() < enough; ++runs) {
     best = std::min(best, seconds_of(work));
     if (watch.seconds() > kTooMuch) break;
   }

@@ -23,6 +23,9 @@ struct Avx2 {
   static INTFLASH_INLINE I32 load(const void* p) {
     return _mm256_load_si256(static_cast<const __m256i*>(p));
   }
+  static INTFLASH_INLINE I32 load_any(const void* p) {
+    return _mm256_loadu_si256(static_cast<const __m256i*>(p));
+  }
   static INTFLASH_INLINE void store(void* p, I32 a) {
     _mm256_store_si256(static_cast<__m256i*>(p), a);
   }
@@ -80,6 +83,27 @@ struct Avx2 {
   }
   static INTFLASH_INLINE I32 multiply_add_pairs(I32 sum, I16 a, I16 b) {
     return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b));
+  }
+
+  static INTFLASH_INLINE I32 max32(I32 a, I32 b) { return _mm256_max_epi32(a, b); }
+  static INTFLASH_INLINE std::int32_t max_lane32(I32 a) {
+    __m128i half = _mm_max_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
+    half = _mm_max_epi32(half, _mm_shuffle_epi32(half, 0x4e));
+    return _mm_cvtsi128_si32(_mm_max_epi32(half, _mm_shuffle_epi32(half, 0xb1)));
+  }
+
+  // All ones in lane i where bit i is set.
+  static INTFLASH_INLINE I32 keep_lanes(std::uint64_t bits) {
+    const I32 bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+    return _mm256_cmpeq_epi32(_mm256_and_si256(broadcast32(static_cast<std::int32_t>(bits)), bit), bit);
+  }
+  // All ones where a key is kept, for 16 keys in narrowed order: groups of four of the first 8 keys and of
+  // the second in turn.
+  static INTFLASH_INLINE I16 keep_words(const std::uint64_t* keep, std::int32_t first_key) {
+    const std::uint32_t bits = static_cast<std::uint32_t>(keep[first_key / 64] >> (first_key % 64));
+    const std::uint32_t lanes = _pdep_u32(bits, 0x0f0fu) | _pdep_u32(bits >> 8, 0xf0f0u);
+    const I16 bit = _mm256_setr_epi16(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, -32768);
+    return _mm256_cmpeq_epi16(_mm256_and_si256(broadcast16(static_cast<std::int32_t>(lanes)), bit), bit);
   }
 
   static INTFLASH_INLINE std::int32_t max_lane(I16 a) {

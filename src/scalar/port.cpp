@@ -17,6 +17,12 @@ constexpr std::int32_t kTileRows = 8;
 
 struct NaturalOrder {
   std::int32_t operator()(std::int32_t key) const { return key; }
+  static void expand(const std::uint64_t* keep, std::int32_t* kept) {
+    for (std::int32_t key = 0; key < kScoreBlock; ++key) kept[key] = key_is_kept(keep, key) ? -1 : 0;
+  }
+  static void narrow(const std::int32_t* from, std::int16_t* to) {
+    for (std::int32_t key = 0; key < kScoreBlock; ++key) to[key] = static_cast<std::int16_t>(from[key]);
+  }
 };
 
 struct Scratch {
@@ -28,7 +34,7 @@ struct Scratch {
 };
 
 void prepare_block(ScoreBlock& block, const std::uint64_t* keep) {
-  fill_factors(block, keep, NaturalOrder{});
+  fill_factors<NaturalOrder>(block, keep);
 }
 
 // dots[key] = query . key, exact: at most 127^2 * 1024 < 2^24.
@@ -87,7 +93,7 @@ void add_weighted_values(const ScoreBlock& block, std::int32_t head_dim_v,
 
 BlockWeight plain_weights(const TileTask& task, std::int32_t row, const ScoreBlock& block,
                           const std::uint64_t* keep, Scratch& scratch) {
-  const RowScale scale = row_scale(*task.query, row, block);
+  const RowScale scale = row_scale(*task.query, row, block.key_exponent, block.key_mantissa);
   const std::int32_t largest = plain_scores(*task.query, row, block, scale, keep, scratch);
   const std::int32_t sum = quantize_weights(largest, scale, block, keep, scratch);
   const float unit = power_of_two(scale.exponent);
@@ -121,7 +127,7 @@ void attend_row(const TileTask& task, std::int32_t row, const ScoreBlock& shared
     // The row's constants come from the keys that it sees, whatever else the block holds.
     scratch.row_block.half[0] = shared.half[0];
     scratch.row_block.half[1] = shared.half[1];
-    fill_factors(scratch.row_block, keep, NaturalOrder{});
+    fill_factors<NaturalOrder>(scratch.row_block, keep);
     block = &scratch.row_block;
   }
   query_dot_keys(query.codes + row * query.code_stride, *block, query.head_dim, scratch.dots);

@@ -41,44 +41,56 @@ struct TileScratch {
   RowScale scale(std::int32_t r) const { return {scale_exponent[r], shift[r], value_multiplier[r]}; }
 };
 
-// The factors for a row that sees the keys in keep. They are the block's own unless the largest
-// scales lie among hidden keys; then only their exponents matter to the arrays, and rarely differ.
+// The largest of 128 scales >= 0 whose keys are kept; they compare as their bits do.
 template <class Isa>
-INTFLASH_INLINE const ScoreBlock& factors_for(const ScoreBlock& block, const std::uint64_t* keep,
-                                              ScoreBlock& own) {
-  float largest_key = 0.0f;
-  float largest_value = 0.0f;
-  for (std::int32_t key = 0; key < kScoreBlock; ++key) {
-    const KvBlock& half = block.half[key / kBlockTokens];
-    const bool kept = key_is_kept(keep, key);
-    largest_key = max_of(largest_key, kept ? half.key_scale[key % kBlockTokens] : 0.0f);
-    largest_value = max_of(largest_value, kept ? half.value_scale[key % kBlockTokens] : 0.0f);
+INTFLASH_INLINE float largest_kept(const float* low, const float* high, const std::uint64_t* keep) {
+  typename Isa::I32 largest = Isa::zero();
+  INTFLASH_UNROLL
+  for (std::int32_t key = 0; key < kBlockTokens; key += Isa::kLanes) {
+    const auto low_kept = Isa::bit_and(Isa::load_any(low + key), Isa::keep_lanes(keep[0] >> key));
+    const auto high_kept = Isa::bit_and(Isa::load_any(high + key), Isa::keep_lanes(keep[1] >> key));
+    largest = Isa::max32(largest, Isa::max32(low_kept, high_kept));
   }
-  const bool same_key = largest_key > 0.0f && exponent_of(largest_key) == block.key_exponent &&
-                        mantissa_of(largest_key) == block.key_mantissa;
-  const bool same_value =
-      largest_value > 0.0f && exponent_of(largest_value) == block.value_exponent;
-  if (same_key && same_value) return block;
+  return bits_as<float>(Isa::max_lane32(largest));
+}
+
+// The factors for a row that sees the keys in keep, and its largest key scale. A block's factors depend
+// on the exponents of its largest scales alone, so the row shares them unless it sees none as large.
+struct RowFactors {
+  const ScoreBlock* block;
+  std::int32_t key_exponent;
+  float key_mantissa;
+};
+template <class Isa>
+INTFLASH_INLINE RowFactors factors_for(const ScoreBlock& block, const std::uint64_t* keep, ScoreBlock& own) {
+  const float key = largest_kept<Isa>(block.half[0].key_scale, block.half[1].key_scale, keep);
+  const float value = largest_kept<Isa>(block.half[0].value_scale, block.half[1].value_scale, keep);
+  if (key > 0.0f && exponent_of(key) == block.key_exponent && value > 0.0f &&
+      exponent_of(value) == block.value_exponent) {
+    return {&block, block.key_exponent, mantissa_of(key)};
+  }
   own.half[0] = block.half[0];
   own.half[1] = block.half[1];
-  fill_factors(own, keep, NarrowedOrder<Isa::kLanes>{});
-  return own;
+  fill_factors<NarrowedOrder<Isa>>(own, keep);
+  return {&own, own.key_exponent, own.key_mantissa};
 }
 
 // A row that sees only part of the block, or whose scores are capped.
 template <class Isa>
-INTFLASH_NOINLINE BlockWeight weigh_special_row(const TileTask& task, std::int32_t row, const ScoreBlock& block,
-                                                const std::int32_t* dots, const std::uint64_t* keep, SoftmaxScratch& scratch,
+INTFLASH_NOINLINE BlockWeight weigh_special_row(const TileTask& task, std::int32_t row,
+                                                RowFactors factors, const std::int32_t* dots,
+                                                const std::uint64_t* keep, SoftmaxScratch& scratch,
                                                 std::uint8_t* weights) {
   const QueryTile& query = *task.query;
+  const ScoreBlock& block = *factors.block;
   if (keep == nullptr) {
     return capped_softmax_row<Isa, false>(query, row, block, dots, keep, task.score_cap, scratch, weights);
   }
-  expand_keep<Isa>(keep, scratch.mask);
   if (task.score_cap > 0.0f) {
     return capped_softmax_row<Isa, true>(query, row, block, dots, keep, task.score_cap, scratch, weights);
   }
-  return masked_softmax_row<Isa>(query, row, block, dots, keep, scratch, weights);
+  const RowScale scale = row_scale(query, row, factors.key_exponent, factors.key_mantissa);
+  return masked_softmax_row<Isa>(query, row, block, scale, dots, keep, scratch, weights);
 }
 
 // Weights of rows first ... first + rows - 1, whose products with the keys are in scratch.dots; returns the new number of active
@@ -90,12 +102,13 @@ INTFLASH_INLINE std::int32_t weigh_special_strip(const TileTask& task, const Sco
   for (std::int32_t r = first; r < first + rows; ++r) {
     const std::uint64_t* row_keep = keep == nullptr ? nullptr : keep + 2 * r;
     if (row_keep != nullptr && (row_keep[0] | row_keep[1]) == 0) continue;
-    const ScoreBlock& factors = row_keep == nullptr ? block : factors_for<Isa>(block, row_keep, scratch.row_block);
-    const BlockWeight weight = weigh_special_row<Isa>(task, r, factors, scratch.dots[r - first], row_keep, scratch.softmax,
-                                                      scratch.weights[active]);
+    RowFactors factors = {&block, block.key_exponent, block.key_mantissa};
+    if (row_keep != nullptr) factors = factors_for<Isa>(block, row_keep, scratch.row_block);
+    const BlockWeight weight =
+        weigh_special_row<Isa>(task, r, factors, scratch.dots[r - first], row_keep, scratch.softmax, scratch.weights[active]);
     scratch.exponent[active] = weight.exponent;
     scratch.sum[active] = weight.sum;
-    scratch.value_exponent[active] = factors.value_exponent;
+    scratch.value_exponent[active] = factors.block->value_exponent;
     scratch.row[active] = r;
     ++active;
   }
@@ -132,7 +145,7 @@ INTFLASH_INLINE void weigh_plain_block(const TileTask& task, const ScoreBlock& b
                                        void* packed_query, TileScratch<Isa>& scratch) {
   const QueryTile& query = *task.query;
   for (std::int32_t r = 0; r < query.rows; ++r) {
-    const RowScale scale = row_scale(query, r, block);
+    const RowScale scale = row_scale(query, r, block.key_exponent, block.key_mantissa);
     scratch.scale_exponent[r] = scale.exponent;
     scratch.shift[r] = scale.shift;
     scratch.value_multiplier[r] = scale.value_multiplier;
@@ -213,7 +226,7 @@ std::size_t scratch_bytes(std::int32_t head_dim, std::int32_t) {
 
 template <class Isa>
 void prepare_block(ScoreBlock& block, const std::uint64_t* keep) {
-  fill_factors(block, keep, NarrowedOrder<Isa::kLanes>{});
+  fill_factors<NarrowedOrder<Isa>>(block, keep);
 }
 
 }  // namespace

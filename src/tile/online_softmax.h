@@ -18,30 +18,31 @@ namespace {
 // Narrowing two vectors of int32 interleaves their groups of four; narrowing again keeps every
 // aligned four keys together. Keys are held in that order from the scores on: 16-bit arrays are
 // stored in it, and P V reads P's quads where they then lie.
-template <std::int32_t kLanes>
+template <class Isa>
 struct NarrowedOrder {
   INTFLASH_INLINE std::int32_t operator()(std::int32_t key) const {
-    const std::int32_t pair = key / (2 * kLanes);
-    const std::int32_t vector = key / kLanes % 2;
-    const std::int32_t lane = key % kLanes;
-    return pair * 2 * kLanes + lane / 4 * 8 + vector * 4 + lane % 4;
+    const std::int32_t pair = key / (2 * Isa::kLanes);
+    const std::int32_t vector = key / Isa::kLanes % 2;
+    const std::int32_t lane = key % Isa::kLanes;
+    return pair * 2 * Isa::kLanes + lane / 4 * 8 + vector * 4 + lane % 4;
+  }
+  static INTFLASH_INLINE void expand(const std::uint64_t* keep, std::int32_t* kept) {
+    for (std::int32_t i = 0; i < kScoreBlock; i += Isa::kLanes) {
+      Isa::store(kept + i, Isa::keep_lanes(keep[i / kBlockTokens] >> (i % kBlockTokens)));
+    }
+  }
+  static INTFLASH_INLINE void narrow(const std::int32_t* from, std::int16_t* to) {
+    for (std::int32_t i = 0; i < kScoreBlock; i += 2 * Isa::kLanes) {
+      Isa::store(to + i, Isa::pack16(Isa::load(from + i), Isa::load(from + i + Isa::kLanes)));
+    }
   }
 };
-
-// All ones or all zeros per key, in the port's order.
-template <class Isa>
-INTFLASH_INLINE void expand_keep(const std::uint64_t* keep, std::int16_t* INTFLASH_RESTRICT mask) {
-  const NarrowedOrder<Isa::kLanes> position;
-  for (std::int32_t key = 0; key < kScoreBlock; ++key) {
-    mask[position(key)] = static_cast<std::int16_t>(key_is_kept(keep, key) ? -1 : 0);
-  }
-}
 
 // x of each key, and the largest.
 template <class Isa, bool kMasked>
 INTFLASH_INLINE std::int32_t score_row(const std::int32_t* dots, const ScoreBlock& block,
                                        RowScale scale, std::int32_t multiplier,
-                                       const std::int16_t* mask, std::int16_t* x) {
+                                       const std::uint64_t* keep, std::int16_t* x) {
   using I16 = typename Isa::I16;
   constexpr std::int32_t kStep = 2 * Isa::kLanes;
   const typename Isa::I32 shift = Isa::broadcast32(scale.shift);
@@ -55,7 +56,7 @@ INTFLASH_INLINE std::int32_t score_row(const std::int32_t* dots, const ScoreBloc
     const I16 score =
         Isa::multiply_q15(Isa::multiply_q15(dot, Isa::load(block.key_factor + i)), row_factor);
     I16 folded = Isa::add(score, Isa::multiply_q15(Isa::load(block.value_log2 + i), value_factor));
-    if (kMasked) folded = Isa::select(Isa::load(mask + i), folded, Isa::broadcast16(-32768));
+    if (kMasked) folded = Isa::select(Isa::keep_words(keep, i), folded, Isa::broadcast16(-32768));
     Isa::store(x + i, folded);
     largest = Isa::max(largest, folded);
   }
@@ -79,7 +80,7 @@ INTFLASH_INLINE typename Isa::I16 weigh(typename Isa::I16 distance, typename Isa
 template <class Isa, bool kMasked, bool kCoarse>
 INTFLASH_INLINE std::int32_t weigh_row_as(const std::int16_t* x, std::int32_t largest,
                                           RowScale scale, const ScoreBlock& block,
-                                          const std::int16_t* mask, std::uint8_t* weights) {
+                                          const std::uint64_t* keep, std::uint8_t* weights) {
   using I16 = typename Isa::I16;
   const std::int32_t fraction_bits = max_of(-scale.exponent, 0);
   const I16 top = Isa::broadcast16(largest);
@@ -95,7 +96,7 @@ INTFLASH_INLINE std::int32_t weigh_row_as(const std::int16_t* x, std::int32_t la
     for (std::int32_t half = 0; half < 2; ++half) {
       const std::int32_t at = i + half * 2 * Isa::kLanes;
       I16 distance = Isa::sub(top, Isa::load(x + at));
-      if (kMasked) distance = Isa::select(Isa::load(mask + at), distance, Isa::broadcast16(32767));
+      if (kMasked) distance = Isa::select(Isa::keep_words(keep, at), distance, Isa::broadcast16(32767));
       if (kCoarse)
         distance = Isa::shift_left(
             Isa::min_unsigned(distance, Isa::broadcast16(kMaxCoarseDistance)), coarse_shift);
@@ -111,16 +112,15 @@ INTFLASH_INLINE std::int32_t weigh_row_as(const std::int16_t* x, std::int32_t la
 // P of each key, and the sum of unfolded weights.
 template <class Isa, bool kMasked>
 INTFLASH_INLINE std::int32_t weigh_row(const std::int16_t* x, std::int32_t largest, RowScale scale,
-                                       const ScoreBlock& block, const std::int16_t* mask,
+                                       const ScoreBlock& block, const std::uint64_t* keep,
                                        std::uint8_t* weights) {
   return scale.exponent > 0
-             ? weigh_row_as<Isa, kMasked, true>(x, largest, scale, block, mask, weights)
-             : weigh_row_as<Isa, kMasked, false>(x, largest, scale, block, mask, weights);
+             ? weigh_row_as<Isa, kMasked, true>(x, largest, scale, block, keep, weights)
+             : weigh_row_as<Isa, kMasked, false>(x, largest, scale, block, keep, weights);
 }
 
 struct SoftmaxScratch {
   alignas(64) std::int16_t x[kScoreBlock];
-  alignas(64) std::int16_t mask[kScoreBlock];
   alignas(64) float scores[kScoreBlock];
 };
 
@@ -129,7 +129,7 @@ template <class Isa>
 INTFLASH_INLINE BlockWeight block_weight(std::int32_t largest, std::int32_t sum, RowScale scale, const ScoreBlock& block,
                                          const std::uint64_t* keep, const std::int16_t* x) {
   const float unit = power_of_two(scale.exponent);
-  const NarrowedOrder<Isa::kLanes> position;
+  const NarrowedOrder<Isa> position;
   const auto distance = [&](std::int32_t key, std::int32_t log2) {
     const std::int32_t unfolded = x[position(key)] - multiply_q15(log2, scale.value_multiplier);
     return static_cast<float>(largest - unfolded) * unit;
@@ -141,12 +141,11 @@ INTFLASH_INLINE BlockWeight block_weight(std::int32_t largest, std::int32_t sum,
 // A row that sees only some keys of the block.
 template <class Isa>
 INTFLASH_INLINE BlockWeight masked_softmax_row(const QueryTile& query, std::int32_t row, const ScoreBlock& block,
-                                               const std::int32_t* dots, const std::uint64_t* keep, SoftmaxScratch& scratch,
-                                               std::uint8_t* weights) {
-  const RowScale scale = row_scale(query, row, block);
+                                               RowScale scale, const std::int32_t* dots, const std::uint64_t* keep,
+                                               SoftmaxScratch& scratch, std::uint8_t* weights) {
   const std::int32_t largest =
-      score_row<Isa, true>(dots, block, scale, query.multiplier[row], scratch.mask, scratch.x);
-  const std::int32_t sum = weigh_row<Isa, true>(scratch.x, largest, scale, block, scratch.mask, weights);
+      score_row<Isa, true>(dots, block, scale, query.multiplier[row], keep, scratch.x);
+  const std::int32_t sum = weigh_row<Isa, true>(scratch.x, largest, scale, block, keep, weights);
   return block_weight<Isa>(largest, sum, scale, block, keep, scratch.x);
 }
 
@@ -154,14 +153,14 @@ template <class Isa, bool kMasked>
 INTFLASH_INLINE BlockWeight capped_softmax_row(const QueryTile& query, std::int32_t row, const ScoreBlock& block,
                                                const std::int32_t* dots, const std::uint64_t* keep, float cap,
                                                SoftmaxScratch& scratch, std::uint8_t* weights) {
-  const NarrowedOrder<Isa::kLanes> position;
+  const NarrowedOrder<Isa> position;
   alignas(64) std::int16_t value_log2[kScoreBlock];
   for (std::int32_t key = 0; key < kScoreBlock; ++key) value_log2[key] = block.value_log2[position(key)];
   const float largest = capped_scores(query, row, block, dots, keep, value_log2, cap, scratch.scores);
   alignas(64) std::int16_t fixed[kScoreBlock];
   for (std::int32_t key = 0; key < kScoreBlock; ++key) fixed[key] = fixed_score(scratch.scores[key], largest);
   for (std::int32_t key = 0; key < kScoreBlock; ++key) scratch.x[position(key)] = fixed[key];
-  const std::int32_t sum = weigh_row<Isa, kMasked>(scratch.x, 0, kCappedScale, block, scratch.mask, weights);
+  const std::int32_t sum = weigh_row<Isa, kMasked>(scratch.x, 0, kCappedScale, block, keep, weights);
   const auto distance = [&](std::int32_t key, std::int32_t log2) {
     return (largest - scratch.scores[key]) + static_cast<float>(log2) * 0x1p-9f;
   };

@@ -22,54 +22,75 @@ INTFLASH_INLINE std::int32_t multiply_q15(std::int32_t a, std::int32_t b) {
   return (a * b + (1 << 14)) >> 15;
 }
 
-// Factors of the kept keys of block.half; keys that are not kept get a zero factor and no weight.
-// position maps a key to its place in the port's order.
-template <class Position>
-INTFLASH_INLINE void fill_factors(ScoreBlock& block, const std::uint64_t* keep, Position position) {
-  alignas(64) float key_scale[kScoreBlock];
-  alignas(64) float value_scale[kScoreBlock];
-  float largest_key = 0.0f;
-  float largest_value = 0.0f;
-  for (std::int32_t key = 0; key < kScoreBlock; ++key) {
-    const KvBlock& half = block.half[key / kBlockTokens];
-    const bool kept = key_is_kept(keep, key);
-    key_scale[key] = kept ? half.key_scale[key % kBlockTokens] : 0.0f;
-    value_scale[key] = kept ? half.value_scale[key % kBlockTokens] : 0.0f;
-    largest_key = max_of(largest_key, key_scale[key]);
-    largest_value = max_of(largest_value, value_scale[key]);
+// Bits of the scales of the kept keys of a block, 0 for the others; returns the largest. Scales are >= 0:
+// they compare as their bits do.
+INTFLASH_INLINE std::int32_t gather_scales(const float* low, const float* high,
+                                           const std::int32_t* kept, std::int32_t* scale_bits) {
+  for (std::int32_t key = 0; key < kBlockTokens; ++key) {
+    scale_bits[key] = bits_as<std::int32_t>(low[key]) & kept[key];
   }
-  const bool no_values = !(largest_value > 0.0f);
-  block.key_exponent = largest_key > 0.0f ? exponent_of(largest_key) : 0;
-  block.key_mantissa = largest_key > 0.0f ? mantissa_of(largest_key) : 0.0f;
-  block.value_exponent = no_values ? 0 : exponent_of(largest_value);
+  for (std::int32_t key = 0; key < kBlockTokens; ++key) {
+    scale_bits[kBlockTokens + key] = bits_as<std::int32_t>(high[key]) & kept[kBlockTokens + key];
+  }
+  std::int32_t largest = 0;
+  for (std::int32_t key = 0; key < kScoreBlock; ++key) largest = max_of(largest, scale_bits[key]);
+  return largest;
+}
 
-  alignas(64) std::int16_t key_factor[kScoreBlock];
-  alignas(64) std::int16_t value_log2[kScoreBlock];
-  alignas(64) std::int16_t value_weight[kScoreBlock];
+// log2(scale) - value_exponent in 2^-9, at least kValueLog2Min, for the bits of a scale; scale 0 gives
+// the least.
+INTFLASH_INLINE std::int32_t value_log2_of(std::int32_t scale_bits, std::int32_t value_exponent) {
+  const float scale = bits_as<float>(scale_bits);
+  const std::int32_t fraction = round_to_int(512.0f * log2_of_mantissa(mantissa_of(scale)));
+  const std::int32_t log2 = (exponent_of(scale) - value_exponent) * 512 + fraction;
+  return max_of(scale_bits == 0 ? kValueLog2Min : log2, kValueLog2Min);
+}
+
+// 256 * 2^-value_log2, rounded; 0 for a light key.
+INTFLASH_INLINE std::int32_t value_weight_of(std::int32_t value_log2) {
+  const std::int32_t bounded = max_of(value_log2, kLightValueLog2);
+  const float power = exp2_of(static_cast<float>(-bounded) * 0x1p-9f);
+  const std::int32_t weight = round_to_int(power * static_cast<float>(kValueWeightOne));
+  return value_log2 < kLightValueLog2 ? 0 : weight;
+}
+
+// Factors of the kept keys of block.half; keys that are not kept have no weight. Order::expand turns keep
+// words into a mask per key, and Order::narrow puts 128 int32 into the port's order of int16.
+template <class Order>
+INTFLASH_NOINLINE void fill_factors(ScoreBlock& block, const std::uint64_t* keep) {
+  alignas(64) std::int32_t kept[kScoreBlock];
+  alignas(64) std::int32_t key_scale[kScoreBlock];
+  alignas(64) std::int32_t value_scale[kScoreBlock];
+  Order::expand(keep, kept);
+  const KvBlock* half = block.half;
+  const std::int32_t largest_key = gather_scales(half[0].key_scale, half[1].key_scale, kept, key_scale);
+  const std::int32_t largest_value = gather_scales(half[0].value_scale, half[1].value_scale, kept, value_scale);
+  block.key_exponent = largest_key > 0 ? exponent_of(bits_as<float>(largest_key)) : 0;
+  block.key_mantissa = largest_key > 0 ? mantissa_of(bits_as<float>(largest_key)) : 0.0f;
+  block.value_exponent = largest_value > 0 ? exponent_of(bits_as<float>(largest_value)) : 0;
+
+  alignas(64) std::int32_t key_factor[kScoreBlock];
+  alignas(64) std::int32_t value_log2[kScoreBlock];
+  alignas(64) std::int32_t value_weight[kScoreBlock];
   const float to_q15 = power_of_two(15 - block.key_exponent);
   for (std::int32_t key = 0; key < kScoreBlock; ++key) {
-    key_factor[key] =
-        static_cast<std::int16_t>(min_of(round_to_int(key_scale[key] * to_q15), 32767));
-    const float scale = value_scale[key];
-    const std::int32_t exponent = exponent_of(scale) - block.value_exponent;
-    const std::int32_t log2 =
-        exponent * 512 + round_to_int(512.0f * log2_of_mantissa(mantissa_of(scale)));
-    const std::int32_t floor_log2 = scale > 0.0f ? max_of(log2, kValueLog2Min) : kValueLog2Min;
-    value_log2[key] = static_cast<std::int16_t>(no_values ? 0 : floor_log2);
-    const float weight = exp2_of(static_cast<float>(-value_log2[key]) * 0x1p-9f) *
-                         static_cast<float>(kValueWeightOne);
-    value_weight[key] = static_cast<std::int16_t>(
-        value_log2[key] < kLightValueLog2 ? 0 : round_to_int(min_of(weight, 8192.0f)));
+    key_factor[key] = min_of(round_to_int(bits_as<float>(key_scale[key]) * to_q15), 32767);
   }
-  bool any_light = false;
+  // Where all values are zero their scales say nothing: every key weighs the same.
+  const std::int32_t value_exponent = block.value_exponent;
+  const std::int32_t some_values = largest_value > 0 ? -1 : 0;
   for (std::int32_t key = 0; key < kScoreBlock; ++key) {
-    const bool kept = key_is_kept(keep, key);
-    any_light |= kept && value_log2[key] < kLightValueLog2;
-    block.key_factor[position(key)] = key_factor[key];
-    block.value_log2[position(key)] = value_log2[key];
-    block.value_weight[position(key)] = kept ? value_weight[key] : static_cast<std::int16_t>(0);
+    value_log2[key] = value_log2_of(value_scale[key], value_exponent) & some_values;
   }
-  block.any_light = any_light ? 1 : 0;
+  std::int32_t any_light = 0;
+  for (std::int32_t key = 0; key < kScoreBlock; ++key) {
+    any_light |= kept[key] & (value_log2[key] < kLightValueLog2 ? 1 : 0);
+    value_weight[key] = value_weight_of(value_log2[key]) & kept[key];
+  }
+  block.any_light = any_light;
+  Order::narrow(key_factor, block.key_factor);
+  Order::narrow(value_log2, block.value_log2);
+  Order::narrow(value_weight, block.value_weight);
 }
 
 // The fixed point of one row in one score block: score = x * 2^exponent in units of log2.
@@ -79,11 +100,12 @@ struct RowScale {
   std::int32_t value_multiplier;  // value_log2 * value_multiplier / 2^15 is in units of 2^exponent
 };
 
+// The largest key scale that the row sees in the block is key_mantissa * 2^key_exponent.
 INTFLASH_INLINE RowScale row_scale(const QueryTile& query, std::int32_t row,
-                                   const ScoreBlock& block) {
+                                   std::int32_t key_exponent, float key_mantissa) {
   // |score| < 2^(score_bits + bound) with bound the exponent of query factor * largest key scale.
-  const std::int32_t both = query.exponent[row] + block.key_exponent;
-  const std::int32_t bound = both - (query.mantissa[row] * block.key_mantissa < 0.5f ? 1 : 0);
+  const std::int32_t both = query.exponent[row] + key_exponent;
+  const std::int32_t bound = both - (query.mantissa[row] * key_mantissa < 0.5f ? 1 : 0);
   RowScale scale;
   scale.exponent = max_of(max_of(-kExponentBits, both), query.score_bits[row] + bound - kScoreBits);
   scale.shift = min_of(scale.exponent - both, 31);

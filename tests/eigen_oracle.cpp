@@ -1,0 +1,86 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+#include "eigen_oracle.h"
+
+#include <cmath>
+#include <limits>
+
+#include "reference.h"
+
+namespace intflash {
+namespace {
+
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
+// Row i of a mask is aligned so that the last query stands at the last key.
+bool is_visible(const AttentionCase& c, std::int64_t i, std::int64_t j) {
+  const std::int64_t after = j - (c.kv_len - c.query_len + i);  // how far the key is ahead
+  if (c.mask == INTFLASH_MASK_NONE) return true;
+  if (c.mask == INTFLASH_MASK_CAUSAL) return after <= 0;
+  return (c.window_left < 0 || -after <= c.window_left) &&
+         (c.window_right < 0 || after <= c.window_right);
+}
+
+}  // namespace
+
+Eigen::MatrixXd matrix_of(const intflash_tensor& tensor, intflash_dtype dtype, std::int64_t b,
+                          std::int64_t h, std::int64_t tokens, std::int64_t dim) {
+  Eigen::MatrixXd matrix(tokens, dim);
+  for (std::int64_t token = 0; token < tokens; ++token) {
+    for (std::int64_t channel = 0; channel < dim; ++channel)
+      matrix(token, channel) = tensor_element(tensor, dtype, b, h, token, channel);
+  }
+  return matrix;
+}
+
+double softmax_scale_of(const AttentionCase& c) {
+  return c.softmax_scale > 0 ? static_cast<double>(c.softmax_scale)
+                             : 1 / std::sqrt(static_cast<double>(c.head_dim));
+}
+
+OracleHead oracle_head(const AttentionCase& c, const CaseTensors& tensors, std::int64_t b,
+                       std::int64_t query_head) {
+  const std::int64_t kv_head = query_head / c.group_size;
+  const intflash_attend_args& args = tensors.args;
+  OracleHead head;
+  head.query = matrix_of(args.query, c.query.dtype, b, query_head, c.query_len, c.head_dim);
+  head.key = matrix_of(args.key, c.key.dtype, b, kv_head, c.kv_len, c.head_dim);
+  head.value = matrix_of(args.value, c.value.dtype, b, kv_head, c.kv_len, c.head_dim_v);
+  head.score = softmax_scale_of(c) * (head.query * head.key.transpose());
+  if (c.score_cap > 0) {
+    const double cap = static_cast<double>(c.score_cap);
+    head.score = (head.score / cap).array().tanh().matrix() * cap;
+  }
+  head.share = Eigen::MatrixXd::Zero(c.query_len, c.kv_len);
+  head.lse = Eigen::VectorXd::Constant(c.query_len, -kInfinity);
+  for (std::int64_t i = 0; i < c.query_len; ++i) {
+    for (std::int64_t j = 0; j < c.kv_len; ++j) {
+      if (!is_visible(c, i, j)) head.score(i, j) = -kInfinity;
+    }
+    const double largest = c.kv_len == 0 ? -kInfinity : head.score.row(i).maxCoeff();
+    if (largest == -kInfinity) continue;
+    head.share.row(i) = (head.score.row(i).array() - largest).exp();
+    const double sum = head.share.row(i).sum();
+    head.share.row(i) /= sum;
+    head.lse(i) = largest + std::log(sum);
+  }
+  head.out = head.share * head.value;
+  return head;
+}
+
+Numbers oracle(const AttentionCase& c, const CaseTensors& tensors) {
+  Numbers numbers;
+  for (std::int64_t b = 0; b < c.batch; ++b) {
+    for (std::int64_t h = 0; h < c.num_kv_heads * c.group_size; ++h) {
+      const OracleHead head = oracle_head(c, tensors, b, h);
+      for (std::int64_t i = 0; i < c.query_len; ++i) {
+        for (std::int64_t channel = 0; channel < c.head_dim_v; ++channel)
+          numbers.out.push_back(head.out(i, channel));
+        if (c.lse) numbers.lse.push_back(head.lse(i));
+      }
+    }
+  }
+  return numbers;
+}
+
+}  // namespace intflash

@@ -1,0 +1,279 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// The derivation. For one row, s_j are the exact scores (natural units), p_j their softmax, v_j the
+// values less their centre, o = sum p_j v_j the exact output less the centre. Mode int8 computes
+//   o' = sum_j (w_j b_j v'_j + r_j code_j) / sum_j (w_j d_j + q_j)
+// with the same weight w_j = p_j exp(t_j) (1 + c_j) above and below, where
+//   |t_j| <= e_j      the error of the score: quantization of query and key, and the fixed point,
+//   |c_j| <= kCurve   the polynomial of the exponential,
+//   |b_j - 1| <= kFold, since log2(value_scale_j) is folded into the weight above in steps of 2^-9,
+//   |d_j - 1| <= kUnfold, since the sum below takes it out again by an integer factor,
+//   |v'_j - v_j| <= half a step of the value's code,
+//   r_j, q_j          rounding of the weights to 255 and to 4080 levels of their score block's
+//                     largest folded weight F.
+// Then, with g_j = exp(e_j) (1 + kCurve) - 1,
+//   |o' - o| <= [ sum p_j g_j |v_j - o| + sum p_j (1 + g_j) (kFold |v_j| + kUnfold |o| + step_j / 2)
+//               + sum (|r_j| |code_j| + |o| q_j) ] / (lowest sum below),
+// and ln(sum below) bounds the log-sum-exp. A factor common to all w_j cancels in o'. So e_j may be
+// counted from any key's: e_j + e_top for the others and 0 for the key with the largest share is as
+// good; the smaller of the two bounds is taken.
+#include "error_bound.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "tile/types.h"
+
+namespace intflash {
+namespace {
+
+using Eigen::MatrixXd;
+using Eigen::VectorXd;
+
+constexpr double kLn2 = 0.69314718055994531;
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+constexpr double kRounding = 1.001;  // what f32 adds to the quantities of quantization
+constexpr double kFloat = 2e-6;      // relative error of some f32 operations in a row
+
+constexpr double kCurve = 2.4e-3 + 2 * 0.5 / 16320;  // polynomial, and its two Q15 products
+constexpr double kFold = kLn2 * (0.5 / 512 + 1.4e-5);
+constexpr double kUnfold = 0.5 / kValueWeightOne;
+constexpr double kLevel255 = (0.5 + 0.5 / 16) / 255;  // rounded to 4080 levels, then to 255
+constexpr double kLevel4080 = 0.5 / kWeightOne;
+
+// Largest magnitude and sum of magnitudes of a row as it is quantized. A rotation is orthonormal:
+// the norm, which it keeps, bounds both.
+struct RowExtent {
+  double largest, sum;
+};
+RowExtent extent_of(const VectorXd& row, bool rotated) {
+  if (!rotated) return {row.cwiseAbs().maxCoeff(), row.cwiseAbs().sum()};
+  const double norm = row.norm() * (1 + 1e-5);
+  return {norm, norm * std::sqrt(static_cast<double>(row.size()))};
+}
+
+double given_scale(const intflash_tensor& tensor, std::int64_t b, std::int64_t h,
+                   std::int64_t token) {
+  const std::int64_t block = tensor.scale_block == 0 ? 0 : token / tensor.scale_block;
+  return static_cast<double>(
+      tensor.scale[b * tensor.scale_stride_batch + h * tensor.scale_stride_head + block]);
+}
+
+// What is taken from every row before quantization.
+VectorXd center_of(bool centers, const float* given, std::int64_t head, const MatrixXd& rows) {
+  if (!centers || rows.rows() == 0) return VectorXd::Zero(rows.cols());
+  if (given == nullptr) return rows.colwise().mean();
+  VectorXd center(rows.cols());
+  for (std::int64_t i = 0; i < rows.cols(); ++i)
+    center(i) = static_cast<double>(given[head * rows.cols() + i]);
+  return center;
+}
+
+// One query head of a case, with all that its rows share.
+class HeadBound {
+ public:
+  HeadBound(const AttentionCase& c, const CaseTensors& tensors, std::int64_t b, std::int64_t h)
+      : c_(c), tensors_(tensors), b_(b), h_(h), oracle_(oracle_head(c, tensors, b, h)) {
+    const std::int64_t kv_head = h / c.group_size;
+    const std::int64_t head = b * c.num_kv_heads + kv_head;
+    const bool key_by_default =
+        c.center == INTFLASH_CENTER_DEFAULT && c.key.dtype != INTFLASH_INT8;
+    const bool both = c.center == INTFLASH_CENTER_KEY_VALUE;
+    key_center_ = center_of(key_by_default || c.center == INTFLASH_CENTER_KEY || both,
+                            tensors.args.key_center, head, oracle_.key);
+    value_center_ = center_of(both, tensors.args.value_center, head, oracle_.value);
+    value_ = oracle_.value.rowwise() - value_center_.transpose();
+    for (std::int64_t j = 0; j < c.kv_len; ++j) add_key(kv_head, j);
+  }
+
+  // Row i: bounds of its channels and of its log-sum-exp.
+  void row(std::int64_t i, std::vector<double>& out, double& lse) const {
+    std::vector<double> error(static_cast<std::size_t>(c_.kv_len), 0.0);
+    std::int64_t top = -1;
+    for (std::int64_t j = 0; j < c_.kv_len; ++j) {
+      if (!visible(i, j)) continue;
+      error[static_cast<std::size_t>(j)] = score_error(i, j);
+      if (top < 0 || oracle_.share(i, j) > oracle_.share(i, top)) top = j;
+    }
+    out.assign(static_cast<std::size_t>(c_.head_dim_v), 0.0);
+    lse = 0;
+    if (top < 0) return;
+    double low = 0, high = 0;
+    bound_channels(i, error, out, low, high);
+    lse = low > 0 ? std::max(-std::log(low), std::log(high)) + kFloat * std::fabs(oracle_.lse(i)) +
+                        kFloat
+                  : kInfinity;
+    const double error_of_top = error[static_cast<std::size_t>(top)];
+    for (double& e : error) e += error_of_top;
+    error[static_cast<std::size_t>(top)] = 0;
+    std::vector<double> other(out.size());
+    bound_channels(i, error, other, low, high);
+    for (std::size_t k = 0; k < out.size(); ++k) out[k] = std::min(out[k], other[k]);
+  }
+
+ private:
+  struct Key {
+    RowExtent extent;     // less the centre
+    double half_step;     // 0 where the caller gave codes
+    double scale;
+    double value_scale;
+    double value_half_step;
+    VectorXd difference;  // key less centre
+  };
+
+  void add_key(std::int64_t kv_head, std::int64_t j) {
+    Key key;
+    key.difference = oracle_.key.row(j).transpose() - key_center_;
+    key.extent = extent_of(key.difference, c_.rotate);
+    const bool key_codes = c_.key.dtype == INTFLASH_INT8;
+    key.scale = key_codes ? given_scale(tensors_.args.key, b_, kv_head, j)
+                          : kRounding * key.extent.largest / 127;
+    key.half_step = key_codes ? 0 : key.scale / 2;
+    const double largest_value = value_.row(j).cwiseAbs().maxCoeff();
+    const bool value_codes = c_.value.dtype == INTFLASH_INT8;
+    key.value_scale = value_codes ? given_scale(tensors_.args.value, b_, kv_head, j)
+                                  : kRounding * largest_value / 127;
+    key.value_half_step = value_codes ? 0 : key.value_scale / 2;
+    keys_.push_back(std::move(key));
+  }
+
+  const Key& key(std::int64_t j) const { return keys_[static_cast<std::size_t>(j)]; }
+  bool visible(std::int64_t i, std::int64_t j) const { return oracle_.score(i, j) > -kInfinity; }
+  std::int64_t block_end(std::int64_t first) const {
+    return std::min<std::int64_t>(first + kScoreBlock, c_.kv_len);
+  }
+
+  // The unit of the fixed point of scores, in log2, for row i in the block of key j: see row_scale
+  // in tile/score_block.h. Both terms are rounded up to a power of two twice.
+  double unit_of_scores(std::int64_t i, std::int64_t j, RowExtent query, double query_scale) const {
+    const std::int64_t first = j / kScoreBlock * kScoreBlock;
+    double key_scale = 0;
+    for (std::int64_t k = first; k < block_end(first); ++k) {
+      if (visible(i, k)) key_scale = std::max(key_scale, key(k).scale);
+    }
+    const double factor = 4 * key_scale * softmax_scale_of(c_) / kLn2;
+    const double codes = query.sum + 0.5 * query_scale * static_cast<double>(c_.head_dim);
+    return std::max({0x1p-9, factor * query_scale, factor * 127 * codes * 0x1p-14});
+  }
+
+  double score_error(std::int64_t i, std::int64_t j) const {
+    const VectorXd row = oracle_.query.row(i).transpose();
+    const RowExtent query = extent_of(row, c_.rotate);
+    const bool codes = c_.query.dtype == INTFLASH_INT8;
+    const double query_scale = codes ? given_scale(tensors_.args.query, b_, h_, i)
+                                     : kRounding * query.largest / 127;
+    const double half_step = codes ? 0 : query_scale / 2;
+    const double scale = softmax_scale_of(c_);
+    const double dim = static_cast<double>(c_.head_dim);
+    const Key& k = key(j);
+    double error = scale * (query.sum * k.half_step + k.extent.sum * half_step +
+                            dim * half_step * k.half_step);
+    // Centring, rotating and the products' factors in f32; a computed centre is itself rounded, but
+    // whatever it is cancels.
+    const VectorXd key_row = oracle_.key.row(j).transpose();
+    error += kFloat * scale *
+             (row.cwiseAbs().dot(key_row.cwiseAbs() + key_center_.cwiseAbs()) +
+              (c_.rotate ? 4 * row.norm() * k.difference.norm() : 0.0));
+    if (c_.score_cap > 0) {
+      // tanh does not stretch an error; scores are in f32, then distances in 2^-9.
+      const double reach = std::fabs(scale * row.dot(key_row));
+      return error + kFloat * (reach + static_cast<double>(c_.score_cap)) + kLn2 * 0.5 / 512;
+    }
+    // A shift that drops bits (1 unit), the factors of key and query (1 each: half a unit of
+    // rounding, a whole one where 32768 becomes 32767), two products (1/2 each), the folded
+    // value_log2 (1/2).
+    return error + kLn2 * 4.5 * unit_of_scores(i, j, query, query_scale);
+  }
+
+  void bound_channels(std::int64_t i, const std::vector<double>& error, std::vector<double>& out,
+                      double& low, double& high) const {
+    const VectorXd exact = oracle_.share.row(i) * value_;
+    VectorXd above = VectorXd::Zero(c_.head_dim_v);
+    low = high = 0;
+    for (std::int64_t first = 0; first < c_.kv_len; first += kScoreBlock)
+      add_block(i, first, error, exact, above, low, high);
+    const double step_of_out = c_.out.dtype == INTFLASH_F32   ? 0x1p-23
+                               : c_.out.dtype == INTFLASH_F16 ? 0x1p-11
+                                                              : 0x1p-8;
+    for (std::int64_t channel = 0; channel < c_.head_dim_v; ++channel) {
+      const double total = std::fabs(oracle_.out(i, channel));
+      const double bound = low > 0 ? above(channel) / low : kInfinity;
+      out[static_cast<std::size_t>(channel)] =
+          bound + (total + std::min(bound, total)) * step_of_out +
+          kFloat * (total + 2 * std::fabs(value_center_(channel))) + 0x1p-24 * (c_.out.dtype == INTFLASH_F16) +
+          0x1p-99;
+    }
+  }
+
+  // One score block's part of the sums above.
+  void add_block(std::int64_t i, std::int64_t first, const std::vector<double>& error,
+                 const VectorXd& exact, VectorXd& above, double& low, double& high) const {
+    double largest_value = 0;
+    for (std::int64_t j = first; j < block_end(first); ++j) {
+      if (visible(i, j)) largest_value = std::max(largest_value, key(j).value_scale);
+    }
+    // No value_scale counts as less than 2^-24 of the block's (up to two times that, for its
+    // mantissa); where all are 0, they count as 1.
+    const double least = largest_value > 0 ? 0x1p-23 * largest_value : 1;
+    const auto folded_scale = [&](std::int64_t j) { return std::max(least, key(j).value_scale); };
+    double folded = 0;
+    for (std::int64_t j = first; j < block_end(first); ++j) {
+      folded = std::max(folded, oracle_.share(i, j) * folded_scale(j) *
+                                    std::exp(error[static_cast<std::size_t>(j)]) * (1 + 2 * kCurve));
+    }
+    const VectorXd magnitude = exact.cwiseAbs();
+    for (std::int64_t j = first; j < block_end(first); ++j) {
+      if (!visible(i, j)) continue;
+      const double share = oracle_.share(i, j);
+      const double e = error[static_cast<std::size_t>(j)];
+      const double stretched = std::exp(e) * (1 + kCurve);
+      // Light keys join the sum below in f32, without the polynomial: it is no longer common.
+      const bool may_be_light = key(j).value_scale < largest_value / 7;
+      const bool is_light = key(j).value_scale < largest_value / 33;
+      const double unfold = (may_be_light ? std::max(kUnfold, kCurve) : kUnfold) + kFloat;
+      const double level = is_light ? 0.0 : kLevel4080 * folded / folded_scale(j);
+      const VectorXd value = value_.row(j).transpose().cwiseAbs();
+      const double tiny = key(j).value_scale < least ? 127 * least : 0.0;
+      above += share * (stretched - 1) * (value_.row(j).transpose() - exact).cwiseAbs() +
+               share * stretched * ((kFold + kFloat) * value + unfold * magnitude) +
+               level * magnitude;
+      const double code = key(j).value_scale > 0 ? 1 / key(j).value_scale : 0.0;
+      above.array() += share * stretched * (kRounding * key(j).value_half_step + tiny) +
+                       kLevel255 * folded * (value.array() * code + 0.5);
+      low += share / stretched * (1 - unfold) - level;
+      high += share * stretched * (1 + unfold) + level;
+    }
+  }
+
+  const AttentionCase& c_;
+  const CaseTensors& tensors_;
+  const std::int64_t b_, h_;
+  const OracleHead oracle_;
+  VectorXd key_center_, value_center_;
+  MatrixXd value_;  // less the centre
+  std::vector<Key> keys_;
+};
+
+}  // namespace
+
+Numbers error_bound(const AttentionCase& c, const CaseTensors& tensors) {
+  Numbers bound;
+  for (std::int64_t b = 0; b < c.batch; ++b) {
+    for (std::int64_t h = 0; h < c.num_kv_heads * c.group_size; ++h) {
+      const HeadBound head(c, tensors, b, h);
+      std::vector<double> out;
+      double lse = 0;
+      for (std::int64_t i = 0; i < c.query_len; ++i) {
+        head.row(i, out, lse);
+        bound.out.insert(bound.out.end(), out.begin(), out.end());
+        if (c.lse) bound.lse.push_back(lse);
+      }
+    }
+  }
+  return bound;
+}
+
+}  // namespace intflash
