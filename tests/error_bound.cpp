@@ -13,7 +13,8 @@
 //   r_j, q_j          rounding of the weights to 255 and to 4080 levels of their score block's
 //                     largest folded weight F.
 // Then, with g_j = exp(e_j) (1 + kCurve) - 1,
-//   |o' - o| <= [ sum p_j g_j |v_j - o| + sum p_j (1 + g_j) (kFold |v_j| + kUnfold |o| + step_j / 2)
+//   |o' - o| <= [ sum p_j g_j |v_j - o| + sum p_j (1 + g_j) (kFold |v_j| + kUnfold |o| + step_j /
+//   2)
 //               + sum (|r_j| |code_j| + |o| q_j) ] / (lowest sum below),
 // and ln(sum below) bounds the log-sum-exp. A factor common to all w_j cancels in o'. So e_j may be
 // counted from any key's: e_j + e_top for the others and 0 for the key with the largest share is as
@@ -79,8 +80,7 @@ class HeadBound {
       : c_(c), tensors_(tensors), b_(b), h_(h), oracle_(oracle_head(c, tensors, b, h)) {
     const std::int64_t kv_head = h / c.group_size;
     const std::int64_t head = b * c.num_kv_heads + kv_head;
-    const bool key_by_default =
-        c.center == INTFLASH_CENTER_DEFAULT && c.key.dtype != INTFLASH_INT8;
+    const bool key_by_default = c.center == INTFLASH_CENTER_DEFAULT && c.key.dtype != INTFLASH_INT8;
     const bool both = c.center == INTFLASH_CENTER_KEY_VALUE;
     key_center_ = center_of(key_by_default || c.center == INTFLASH_CENTER_KEY || both,
                             tensors.args.key_center, head, oracle_.key);
@@ -91,12 +91,10 @@ class HeadBound {
 
   // Row i: bounds of its channels and of its log-sum-exp.
   void row(std::int64_t i, std::vector<double>& out, double& lse) const {
-    std::vector<double> error(static_cast<std::size_t>(c_.kv_len), 0.0);
+    std::vector<double> error = score_errors(i);
     std::int64_t top = -1;
     for (std::int64_t j = 0; j < c_.kv_len; ++j) {
-      if (!visible(i, j)) continue;
-      error[static_cast<std::size_t>(j)] = score_error(i, j);
-      if (top < 0 || oracle_.share(i, j) > oracle_.share(i, top)) top = j;
+      if (visible(i, j) && (top < 0 || oracle_.share(i, j) > oracle_.share(i, top))) top = j;
     }
     out.assign(static_cast<std::size_t>(c_.head_dim_v), 0.0);
     lse = 0;
@@ -116,18 +114,19 @@ class HeadBound {
 
  private:
   struct Key {
-    RowExtent extent;     // less the centre
-    double half_step;     // 0 where the caller gave codes
+    RowExtent extent;  // less the centre
+    double half_step;  // 0 where the caller gave codes
     double scale;
     double value_scale;
     double value_half_step;
-    VectorXd difference;  // key less centre
+    double norm;  // of the key less the centre
   };
 
   void add_key(std::int64_t kv_head, std::int64_t j) {
     Key key;
-    key.difference = oracle_.key.row(j).transpose() - key_center_;
-    key.extent = extent_of(key.difference, c_.rotate);
+    const VectorXd difference = oracle_.key.row(j).transpose() - key_center_;
+    key.norm = difference.norm();
+    key.extent = extent_of(difference, c_.rotate);
     const bool key_codes = c_.key.dtype == INTFLASH_INT8;
     key.scale = key_codes ? given_scale(tensors_.args.key, b_, kv_head, j)
                           : kRounding * key.extent.largest / 127;
@@ -146,46 +145,56 @@ class HeadBound {
     return std::min<std::int64_t>(first + kScoreBlock, c_.kv_len);
   }
 
-  // The unit of the fixed point of scores, in log2, for row i in the block of key j: see row_scale
-  // in tile/score_block.h. Both terms are rounded up to a power of two twice.
-  double unit_of_scores(std::int64_t i, std::int64_t j, RowExtent query, double query_scale) const {
-    const std::int64_t first = j / kScoreBlock * kScoreBlock;
+  // The unit of the fixed point of scores, in log2, for row i in a block: see row_scale in
+  // tile/score_block.h. Both terms are rounded up to a power of two twice.
+  double unit_of_scores(std::int64_t i, std::int64_t first, RowExtent query,
+                        double query_scale) const {
     double key_scale = 0;
-    for (std::int64_t k = first; k < block_end(first); ++k) {
-      if (visible(i, k)) key_scale = std::max(key_scale, key(k).scale);
+    for (std::int64_t j = first; j < block_end(first); ++j) {
+      if (visible(i, j)) key_scale = std::max(key_scale, key(j).scale);
     }
     const double factor = 4 * key_scale * softmax_scale_of(c_) / kLn2;
     const double codes = query.sum + 0.5 * query_scale * static_cast<double>(c_.head_dim);
-    return std::max({0x1p-9, factor * query_scale, factor * 127 * codes * 0x1p-14});
+    return std::max<double>({0x1p-9, factor * query_scale, factor * 127 * codes * 0x1p-14});
   }
 
-  double score_error(std::int64_t i, std::int64_t j) const {
+  // e_j of row i's visible keys.
+  std::vector<double> score_errors(std::int64_t i) const {
     const VectorXd row = oracle_.query.row(i).transpose();
+    const VectorXd row_magnitude = row.cwiseAbs();
     const RowExtent query = extent_of(row, c_.rotate);
     const bool codes = c_.query.dtype == INTFLASH_INT8;
-    const double query_scale = codes ? given_scale(tensors_.args.query, b_, h_, i)
-                                     : kRounding * query.largest / 127;
+    const double query_scale =
+        codes ? given_scale(tensors_.args.query, b_, h_, i) : kRounding * query.largest / 127;
     const double half_step = codes ? 0 : query_scale / 2;
     const double scale = softmax_scale_of(c_);
     const double dim = static_cast<double>(c_.head_dim);
-    const Key& k = key(j);
-    double error = scale * (query.sum * k.half_step + k.extent.sum * half_step +
-                            dim * half_step * k.half_step);
-    // Centring, rotating and the products' factors in f32; a computed centre is itself rounded, but
-    // whatever it is cancels.
-    const VectorXd key_row = oracle_.key.row(j).transpose();
-    error += kFloat * scale *
-             (row.cwiseAbs().dot(key_row.cwiseAbs() + key_center_.cwiseAbs()) +
-              (c_.rotate ? 4 * row.norm() * k.difference.norm() : 0.0));
-    if (c_.score_cap > 0) {
-      // tanh does not stretch an error; scores are in f32, then distances in 2^-9.
-      const double reach = std::fabs(scale * row.dot(key_row));
-      return error + kFloat * (reach + static_cast<double>(c_.score_cap)) + kLn2 * 0.5 / 512;
+    const VectorXd reach = oracle_.key.cwiseAbs() * row_magnitude;
+    const double center_reach = key_center_.cwiseAbs().dot(row_magnitude);
+    std::vector<double> errors(static_cast<std::size_t>(c_.kv_len), 0.0);
+    double unit = 0;
+    for (std::int64_t j = 0; j < c_.kv_len; ++j) {
+      if (j % kScoreBlock == 0) unit = unit_of_scores(i, j, query, query_scale);
+      if (!visible(i, j)) continue;
+      const Key& k = key(j);
+      double& error = errors[static_cast<std::size_t>(j)];
+      error = scale *
+              (query.sum * k.half_step + k.extent.sum * half_step + dim * half_step * k.half_step);
+      // Centring, rotating and the products' factors in f32. A computed centre is itself rounded,
+      // but whatever it is cancels.
+      error +=
+          kFloat * scale * (reach(j) + center_reach + (c_.rotate ? 4 * row.norm() * k.norm : 0.0));
+      if (c_.score_cap > 0) {
+        // tanh does not stretch an error; scores are in f32, then distances in 2^-9.
+        error += kFloat * static_cast<double>(c_.score_cap) + kLn2 * 0.5 / 512;
+      } else {
+        // A shift that drops bits (1 unit), the factors of key and query (1 each: half a unit of
+        // rounding, a whole one where 32768 becomes 32767), two products (1/2 each), the folded
+        // value_log2 (1/2).
+        error += kLn2 * 4.5 * unit;
+      }
     }
-    // A shift that drops bits (1 unit), the factors of key and query (1 each: half a unit of
-    // rounding, a whole one where 32768 becomes 32767), two products (1/2 each), the folded
-    // value_log2 (1/2).
-    return error + kLn2 * 4.5 * unit_of_scores(i, j, query, query_scale);
+    return errors;
   }
 
   void bound_channels(std::int64_t i, const std::vector<double>& error, std::vector<double>& out,
@@ -198,13 +207,14 @@ class HeadBound {
     const double step_of_out = c_.out.dtype == INTFLASH_F32   ? 0x1p-23
                                : c_.out.dtype == INTFLASH_F16 ? 0x1p-11
                                                               : 0x1p-8;
+    // Subnormal halves; and rows below 2^-100 count as zero.
+    const double least_step = c_.out.dtype == INTFLASH_F16 ? 0x1p-24 : 0x1p-99;
     for (std::int64_t channel = 0; channel < c_.head_dim_v; ++channel) {
       const double total = std::fabs(oracle_.out(i, channel));
       const double bound = low > 0 ? above(channel) / low : kInfinity;
       out[static_cast<std::size_t>(channel)] =
-          bound + (total + std::min(bound, total)) * step_of_out +
-          kFloat * (total + 2 * std::fabs(value_center_(channel))) + 0x1p-24 * (c_.out.dtype == INTFLASH_F16) +
-          0x1p-99;
+          bound * (1 + step_of_out) + total * step_of_out +
+          kFloat * (total + 2 * std::fabs(value_center_(channel))) + least_step;
     }
   }
 
@@ -221,8 +231,9 @@ class HeadBound {
     const auto folded_scale = [&](std::int64_t j) { return std::max(least, key(j).value_scale); };
     double folded = 0;
     for (std::int64_t j = first; j < block_end(first); ++j) {
-      folded = std::max(folded, oracle_.share(i, j) * folded_scale(j) *
-                                    std::exp(error[static_cast<std::size_t>(j)]) * (1 + 2 * kCurve));
+      folded =
+          std::max(folded, oracle_.share(i, j) * folded_scale(j) *
+                               std::exp(error[static_cast<std::size_t>(j)]) * (1 + 2 * kCurve));
     }
     const VectorXd magnitude = exact.cwiseAbs();
     for (std::int64_t j = first; j < block_end(first); ++j) {

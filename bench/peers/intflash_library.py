@@ -3,7 +3,7 @@
 """Calls intflash's C interface through ctypes. The structs repeat include/intflash/intflash.h."""
 
 import ctypes
-from ctypes import POINTER, c_char_p, c_float, c_int, c_int32, c_int64, c_size_t, c_uint32, c_void_p
+from ctypes import POINTER, c_char, c_char_p, c_float, c_int, c_int32, c_int64, c_size_t, c_uint32, c_void_p
 
 import numpy as np
 
@@ -83,7 +83,7 @@ class PlanInfo(ctypes.Structure):
         ("struct_size", c_uint32),
         ("mode", c_char_p),
         ("port", c_char_p),
-        ("kernel", c_char_p),
+        ("kernel", c_char * 64),
         ("num_threads", c_int32),
         ("workspace_bytes", c_size_t),
     ]

@@ -135,7 +135,9 @@ void attend_row(const TileTask& task, std::int32_t row, const ScoreBlock& shared
                                  ? capped_weights(task, row, *block, keep, scratch)
                                  : plain_weights(task, row, *block, keep, scratch);
   keep_in_reach(task.state, row, task.head_dim_v, weight.exponent);
-  const float gain = enter_block(task.state, row, weight, block->value_exponent);
+  const float alpha = exp2_of(weight.exponent - task.state.reference[row]);
+  task.state.row_sum[row] = fused(weight.sum, alpha, task.state.row_sum[row]);
+  const float gain = alpha * power_of_two(block->value_exponent);
   add_weighted_values(*block, task.head_dim_v, scratch.weights, gain,
                       task.state.accumulators + row * task.state.accumulator_stride);
 }

@@ -139,17 +139,27 @@ INTFLASH_INLINE void weigh_plain_strip(const TileTask& task, const ScoreBlock& b
   }
 }
 
+// row_scale of all rows.
+INTFLASH_INLINE void scale_rows(const QueryTile& query, std::int32_t key_exponent, float key_mantissa,
+                                std::int32_t* INTFLASH_RESTRICT exponent,
+                                std::int32_t* INTFLASH_RESTRICT shift,
+                                std::int32_t* INTFLASH_RESTRICT value_multiplier) {
+  const std::int32_t rows = query.rows;
+  for (std::int32_t r = 0; r < rows; ++r) {
+    const RowScale scale = row_scale(query, r, key_exponent, key_mantissa);
+    exponent[r] = scale.exponent;
+    shift[r] = scale.shift;
+    value_multiplier[r] = scale.value_multiplier;
+  }
+}
+
 // Weights of a block that every row sees whole.
 template <class Isa>
 INTFLASH_INLINE void weigh_plain_block(const TileTask& task, const ScoreBlock& block,
                                        void* packed_query, TileScratch<Isa>& scratch) {
   const QueryTile& query = *task.query;
-  for (std::int32_t r = 0; r < query.rows; ++r) {
-    const RowScale scale = row_scale(query, r, block.key_exponent, block.key_mantissa);
-    scratch.scale_exponent[r] = scale.exponent;
-    scratch.shift[r] = scale.shift;
-    scratch.value_multiplier[r] = scale.value_multiplier;
-  }
+  scale_rows(query, block.key_exponent, block.key_mantissa, scratch.scale_exponent, scratch.shift,
+             scratch.value_multiplier);
   for (std::int32_t first = 0; first < query.rows; first += Isa::kStripRows) {
     const std::int32_t rows = min_of(Isa::kStripRows, query.rows - first);
     Isa::qk_strip(query, packed_query, first, rows, block, scratch.dots[0]);
@@ -197,9 +207,15 @@ INTFLASH_INLINE void enter_rows(const TileTask& task, std::int32_t active, TileS
       keep_in_reach(state, scratch.row[a], task.head_dim_v, scratch.exponent[a]);
     }
   }
+  // Between local arrays, so that nothing seems to alias and the exponentials vectorize.
+  float distance[kMaxTileRows];
+  float alpha[kMaxTileRows];
+  for (std::int32_t a = 0; a < active; ++a) distance[a] = scratch.exponent[a] - state.reference[scratch.row[a]];
+  for (std::int32_t a = 0; a < active; ++a) alpha[a] = exp2_of(distance[a]);
   for (std::int32_t a = 0; a < active; ++a) {
-    const BlockWeight weight = {scratch.exponent[a], scratch.sum[a]};
-    scratch.gain[a] = enter_block(state, scratch.row[a], weight, scratch.value_exponent[a]);
+    float& row_sum = state.row_sum[scratch.row[a]];
+    row_sum = fused(scratch.sum[a], alpha[a], row_sum);
+    scratch.gain[a] = alpha[a] * power_of_two(scratch.value_exponent[a]);
   }
 }
 

@@ -110,7 +110,7 @@ INTFLASH_INLINE RowScale row_scale(const QueryTile& query, std::int32_t row,
   scale.exponent = max_of(max_of(-kExponentBits, both), query.score_bits[row] + bound - kScoreBits);
   scale.shift = min_of(scale.exponent - both, 31);
   const std::int32_t coarser = scale.exponent + kExponentBits;
-  scale.value_multiplier = coarser > 15 ? 0 : min_of(1 << (15 - coarser), 32767);
+  scale.value_multiplier = min_of(32768 >> min_of(coarser, 16), 32767);
   return scale;
 }
 

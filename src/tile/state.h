@@ -50,15 +50,6 @@ INTFLASH_INLINE void keep_in_reach(const AttentionState& state, std::int32_t row
   }
 }
 
-// Takes a block's weights into the row's sum, and returns the gain with which its integer P V
-// enters the accumulators.
-INTFLASH_INLINE float enter_block(const AttentionState& state, std::int32_t row, BlockWeight weight,
-                                  std::int32_t value_exponent) {
-  const float alpha = exp2_of(weight.exponent - state.reference[row]);
-  state.row_sum[row] = fused(weight.sum, alpha, state.row_sum[row]);
-  return alpha * power_of_two(value_exponent);
-}
-
 // Both are brought to the larger reference by powers of two, so that each sum is rounded once.
 void merge_states(const AttentionState& part, const AttentionState& total, std::int32_t rows,
                   std::int32_t dim) {

@@ -1,0 +1,60 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// The vector operations beside AMX: AVX-512 with VBMI, one intrinsic a line. While tiles are being
+// multiplied, 512-bit multiplies and shifts run on one port only; vpmultishiftqb runs on the other,
+// and does shifting and narrowing in one.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+#include "avx512/simd.h"
+#include "tile/online_softmax.h"
+
+namespace intflash {
+namespace {
+
+// vpmultishiftqb narrows within 64-bit words: two vectors of 16 keys become two keys of the first,
+// two of the second, and so on.
+template <>
+struct NarrowedOrder<16> {
+  INTFLASH_INLINE std::int32_t operator()(std::int32_t key) const {
+    return key / 32 * 32 + key % 16 / 2 * 4 + key % 32 / 16 * 2 + key % 2;
+  }
+};
+
+struct Amx : Avx512 {
+  using Control = __m512i;  // per byte of a result, the bit of its 64-bit word where it starts
+
+  static INTFLASH_INLINE Control repeat32(std::uint32_t a) {
+    return _mm512_set1_epi32(static_cast<std::int32_t>(a));
+  }
+  static INTFLASH_INLINE Control repeat64(std::uint64_t a) {
+    return _mm512_set1_epi64(static_cast<std::int64_t>(a));
+  }
+  static INTFLASH_INLINE I16 bits_at(Control start, I16 a) {
+    return _mm512_multishift_epi64_epi8(start, a);
+  }
+  // Bits of a for bytes 0 ... 3 of each 64-bit word, bits of b for bytes 4 ... 7.
+  static INTFLASH_INLINE I32 narrow(Control start, I32 a, I32 b) {
+    return _mm512_mask_multishift_epi64_epi8(_mm512_multishift_epi64_epi8(start, a),
+                                             0xf0f0f0f0f0f0f0f0u, start, b);
+  }
+  // For values that fit.
+  static INTFLASH_INLINE I16 pack16(I32 a, I32 b) { return narrow(repeat32(0x28200800), a, b); }
+  static INTFLASH_INLINE I32 pack8(I16 a, I16 b) { return narrow(repeat32(0x30201000), a, b); }
+
+  static INTFLASH_INLINE I16 average(I16 a, I16 b) { return _mm512_avg_epu16(a, b); }
+  static INTFLASH_INLINE I16 shift_right_each(I16 a, I16 count) {
+    return _mm512_srlv_epi16(a, count);
+  }
+  static INTFLASH_INLINE I32 max32(I32 a, I32 b) { return _mm512_max_epi32(a, b); }
+  static INTFLASH_INLINE I32 permute_bytes(I32 a, I32 index) {
+    return _mm512_permutexvar_epi8(index, a);
+  }
+};
+
+}  // namespace
+}  // namespace intflash
