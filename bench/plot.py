@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 # Copyright 2026 The intflash Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Draws the figures of docs/performance.md from reports of `intflash bench --json` and bench/peers/run --json.
+"""Draws the figures of docs/performance.md from reports of `intflash bench` and bench/peers/run.
 
-Writes shares.svg and shares.png (the share of the machine's integer limit, by port and shape), and with --peers also
-peers.svg and peers.png (time beside the best peers). Needs matplotlib.
+Writes shares.svg and shares.png (the share of the machine's integer limit, by port and shape), and
+with --peers also peers.svg and peers.png (time beside the peers). Needs matplotlib.
 """
 
 import argparse
@@ -107,7 +107,7 @@ def plot_peers(report, folder):
         axes.spines["bottom"].set_visible(False)
     shape = report["shape"]
     figure.suptitle(
-        f"{report['machine']['cpu']}: {shape['heads']} heads, {shape['tokens']} x {shape['tokens']}, "
+        f"{report['machine']['cpu']}: {shape['heads']} heads, {shape['tokens']} tokens, "
         f"head_dim {shape['head_dim']}   (* not held to the instruction set)",
         fontsize=9,
         x=0.01,

@@ -452,7 +452,8 @@ void build_tile(const Call& call, const WorkItem& item, std::int64_t tile_index,
                     plan.code_stride, codes + r * plan.code_stride, &scale);
     set_row_factor(query, r, scale * to_log2);
     // |query . key| <= 127 * sum of |code| for every key.
-    const std::int32_t bound = 127 * call.kernels().sum_magnitudes(codes + r * plan.code_stride, p.head_dim);
+    const std::int32_t bound =
+        127 * call.kernels().sum_magnitudes(codes + r * plan.code_stride, p.head_dim);
     query.score_bits[r] = std::bit_width(static_cast<std::uint32_t>(bound));
     tile.center_score[r] = needs_center ? center_dot(call, item.batch, place, center) *
                                               static_cast<double>(p.softmax_scale)

@@ -34,8 +34,9 @@ Eigen::MatrixXd matrix_of(const intflash_tensor& tensor, intflash_dtype dtype, s
 }
 
 double softmax_scale_of(const AttentionCase& c) {
-  return c.softmax_scale > 0 ? static_cast<double>(c.softmax_scale)
-                             : 1 / std::sqrt(static_cast<double>(c.head_dim));
+  // The default is an f32, like a given one.
+  const float dim = static_cast<float>(c.head_dim);
+  return static_cast<double>(c.softmax_scale > 0 ? c.softmax_scale : 1 / std::sqrt(dim));
 }
 
 OracleHead oracle_head(const AttentionCase& c, const CaseTensors& tensors, std::int64_t b,

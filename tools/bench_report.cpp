@@ -87,9 +87,7 @@ void print_ratios(std::span<const BenchRow> rows) {
   for (const BenchRow& row : rows) {
     if (std::find(ports.begin(), ports.end(), row.port) == ports.end()) ports.push_back(row.port);
   }
-  fmt::print("\n{:<36}", "ratio");
-  for (const std::string& port : ports) fmt::print("{:>13}", port);
-  fmt::print("\n");
+  std::string table;
   for (const Ratio& ratio : kRatios) {
     std::string line;
     bool any = false;
@@ -98,8 +96,12 @@ void print_ratios(std::span<const BenchRow> rows) {
       any = any || value;
       line += value ? fmt::format("{:>13.3f}", *value) : fmt::format("{:>13}", "");
     }
-    if (any) fmt::print("{:<36}{}\n", ratio.what, line);
+    if (any) table += fmt::format("{:<36}{}\n", ratio.what, line);
   }
+  if (table.empty()) return;
+  std::string head;
+  for (const std::string& port : ports) head += fmt::format("{:>13}", port);
+  fmt::print("\n{:<36}{}\n{}", "ratio", head, table);
 }
 
 nlohmann::ordered_json report_row(const BenchRow& row) {

@@ -1,10 +1,10 @@
 # Copyright 2026 The intflash Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Compares intflash with its peers: one process for each instruction set, number of threads and mask.
+"""Compares intflash with its peers: one process per instruction set, number of threads and mask.
 
-Within a process all take turns (A B C A B C ...), all have the same number of threads, and the peers
-are held to the instruction set by their own switches. ONNX Runtime has none: it is shown, and left
-out of the ratio wherever the CPU has more than the instruction set in question.
+Within a process all take turns (A B C A B C ...), all have the same number of threads, and the
+peers are held to the instruction set by their own switches. ONNX Runtime has none: it is shown, and
+left out of the ratio wherever the CPU has more than the instruction set in question.
 """
 
 import argparse
@@ -17,8 +17,9 @@ import sys
 
 HERE = pathlib.Path(__file__).resolve().parent
 
-# For each class of CPU: our port, the CPU flag that it needs, the flag that lets peers compute in bf16
-# (without it they would emulate it), and the switches of oneDNN (OpenVINO, PyTorch), ATen and MKL.
+# For each class of CPU: our port, the CPU flag that it needs, the flag that lets peers compute in
+# bf16 (without it they would emulate it), and the switches of oneDNN (OpenVINO, PyTorch), ATen and
+# MKL.
 # The peers keep bf16 under AVX-512: CPUs without AMX have it, and it is the stronger opponent.
 CLASSES = {
     "amx": ("amx_int8", "amx_int8", "amx_bf16", {}),
@@ -60,7 +61,8 @@ def cpu_info():
 def torch_imports():
     if importlib.util.find_spec("torch") is None:
         return False
-    return subprocess.run([sys.executable, "-c", "import torch"], capture_output=True).returncode == 0
+    command = [sys.executable, "-c", "import torch"]
+    return subprocess.run(command, capture_output=True).returncode == 0
 
 
 def measure(args, flags, isa, threads, causal):
@@ -113,7 +115,7 @@ def parse_arguments():
     parser.add_argument("--library", required=True, help="path of libintflash.so")
     parser.add_argument("--json", help="writes a report")
     parser.add_argument("--isa", nargs="+", choices=CLASSES, help="default: all that the CPU has")
-    parser.add_argument("--threads", nargs="+", type=int, help="default: 1, and 2 where there are two")
+    parser.add_argument("--threads", nargs="+", type=int, help="default: 1, and 2 if there are")
     parser.add_argument("--heads", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=4096)
     parser.add_argument("--head-dim", type=int, default=128)
@@ -134,7 +136,8 @@ def main():
     threads = args.threads or ([1, 2] if cpus >= 2 else [1])
     classes = args.isa or [name for name, (_, flag, _, _) in CLASSES.items() if flag in flags]
 
-    print(f"{cpu}: {args.heads} heads, {args.tokens} x {args.tokens} tokens, head_dim {args.head_dim}")
+    tokens = f"{args.tokens} x {args.tokens} tokens"
+    print(f"{cpu}: {args.heads} heads, {tokens}, head_dim {args.head_dim}")
     print("times from float32 (PyTorch bf16: from bfloat16) to result; error beside float64")
     runs = []
     for isa in classes:

@@ -1,6 +1,6 @@
 # Copyright 2026 The intflash Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The peers. Each is built once, for a number of threads, and has run() and result() like intflash's.
+"""The peers. Each is built for a number of threads, and has run() and result() as intflash has.
 
 A contender's `held` says whether it obeys a switch that keeps it to an instruction set.
 """
@@ -41,7 +41,7 @@ class OpenVino:
 
 
 class OnnxRuntime:
-    """MultiHeadAttention, or GroupQueryAttention where that is faster: under a causal mask, which it always has."""
+    """MultiHeadAttention; GroupQueryAttention for a causal mask, where it is faster."""
 
     held = False  # MLAS takes the best instruction set of the CPU, and has no switch
 

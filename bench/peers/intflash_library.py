@@ -3,7 +3,8 @@
 """Calls intflash's C interface through ctypes. The structs repeat include/intflash/intflash.h."""
 
 import ctypes
-from ctypes import POINTER, c_char, c_char_p, c_float, c_int, c_int32, c_int64, c_size_t, c_uint32, c_void_p
+from ctypes import POINTER, c_char, c_char_p, c_float, c_int, c_int32, c_int64
+from ctypes import c_size_t, c_uint32, c_void_p
 
 import numpy as np
 

@@ -13,8 +13,8 @@
 namespace intflash {
 namespace {
 
-// sum += four products of unsigned bytes of a with signed bytes of b, per lane. As an instruction and not an
-// intrinsic: g++ 12 moves the sums of an intrinsic from register to register.
+// sum += four products of unsigned bytes of a with signed bytes of b, per lane. As an instruction
+// and not an intrinsic: g++ 12 moves the sums of an intrinsic from register to register.
 INTFLASH_INLINE __m256i dot_bytes(__m256i sum, __m256i a, __m256i b) {
   __asm__("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sum) : "x"(a), "x"(b));
   return sum;

@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The port for AVX2 without VNNI.
-#include "avx2/wide_tiles.h"
 #include "tile/port.h"
+#include "avx2/wide_tiles.h"
 
 namespace intflash {
 

@@ -11,7 +11,8 @@ namespace intflash {
 namespace {
 
 struct AvxVnniBase : Avx2 {
-  // 6 rows x 2 vectors of sums, 2 vectors of keys or values, 1 of the query or P: 15 of 16 registers.
+  // 6 rows x 2 vectors of sums, 2 vectors of keys or values, 1 of the query or P: 15 of 16
+  // registers.
   static constexpr std::int32_t kPanelVectors = 2;
 
   static INTFLASH_INLINE I32 dot_u8_s8(I32 sum, I32 a, I32 b) { return dot_bytes(sum, a, b); }

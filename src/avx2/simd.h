@@ -1,7 +1,8 @@
 // Copyright 2026 The intflash Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// The vector operations of the tile kernels in AVX2 with FMA, one intrinsic a line where there is one.
+// The vector operations of the tile kernels in AVX2 with FMA, one intrinsic a line where there is
+// one.
 #pragma once
 
 #include <immintrin.h>
@@ -65,14 +66,14 @@ struct Avx2 {
   static INTFLASH_INLINE I16 shift_right(I16 a, I16 count) {
     return _mm256_srl_epi16(a, _mm_cvtepu16_epi64(_mm256_castsi256_si128(count)));
   }
-  // ((a >> (count + 2)) + 1) >> 1 for a < 2^15: 0 where nothing is left. There is no shift of 16-bit
-  // lanes by lane; a rounded Q15 product with 2^(12 - count) is one, and two byte tables hold the
-  // halves of that power of two.
+  // ((a >> (count + 2)) + 1) >> 1 for a < 2^15: 0 where nothing is left. There is no shift of
+  // 16-bit lanes by lane; a rounded Q15 product with 2^(12 - count) is one, and two byte tables
+  // hold the halves of that power of two.
   static INTFLASH_INLINE I16 rounded_shift(I16 a, I16 count) {
     const I16 low = _mm256_broadcastsi128_si256(
         _mm_setr_epi8(0, 0, 0, 0, 0, -128, 64, 32, 16, 8, 4, 2, 1, 0, 0, 0));
-    const I16 high = _mm256_broadcastsi128_si256(
-        _mm_setr_epi8(16, 8, 4, 2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0));
+    const I16 high =
+        _mm256_broadcastsi128_si256(_mm_setr_epi8(16, 8, 4, 2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0));
     const I16 index = _mm256_min_epu16(count, _mm256_set1_epi16(15));
     // An odd byte's index is 0 in the first lookup, where low holds 0; an even byte's is 15 in the
     // second, where high holds 0.
@@ -95,20 +96,22 @@ struct Avx2 {
   // All ones in lane i where bit i is set.
   static INTFLASH_INLINE I32 keep_lanes(std::uint64_t bits) {
     const I32 bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
-    return _mm256_cmpeq_epi32(_mm256_and_si256(broadcast32(static_cast<std::int32_t>(bits)), bit), bit);
+    return _mm256_cmpeq_epi32(_mm256_and_si256(broadcast32(static_cast<std::int32_t>(bits)), bit),
+                              bit);
   }
-  // All ones where a key is kept, for 16 keys in narrowed order: groups of four of the first 8 keys and of
-  // the second in turn.
+  // All ones where a key is kept, for 16 keys in narrowed order: groups of four of the first 8 keys
+  // and of the second in turn.
   static INTFLASH_INLINE I16 keep_words(const std::uint64_t* keep, std::int32_t first_key) {
     const std::uint32_t bits = static_cast<std::uint32_t>(keep[first_key / 64] >> (first_key % 64));
     const std::uint32_t lanes = _pdep_u32(bits, 0x0f0fu) | _pdep_u32(bits >> 8, 0xf0f0u);
-    const I16 bit = _mm256_setr_epi16(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, -32768);
-    return _mm256_cmpeq_epi16(_mm256_and_si256(broadcast16(static_cast<std::int32_t>(lanes)), bit), bit);
+    const I16 bit = _mm256_setr_epi16(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192,
+                                      16384, -32768);
+    return _mm256_cmpeq_epi16(_mm256_and_si256(broadcast16(static_cast<std::int32_t>(lanes)), bit),
+                              bit);
   }
 
   static INTFLASH_INLINE std::int32_t max_lane(I16 a) {
-    const __m128i half =
-        _mm_max_epi16(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
+    const __m128i half = _mm_max_epi16(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
     // minposuw finds an unsigned minimum: 32767 - a turns the signed maximum into one.
     const __m128i flipped = _mm_sub_epi16(_mm_set1_epi16(32767), half);
     return 32767 - (_mm_cvtsi128_si32(_mm_minpos_epu16(flipped)) & 0xffff);

@@ -1,9 +1,10 @@
 // Copyright 2026 The intflash Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// Q K^T and P V for AVX2 without VNNI. vpmaddubsw saturates (two products of 255 * 127 exceed int16), so codes are widened to
-// int16 and multiplied by vpmaddwd: two multiplies and two adds for 32 products, 4/3 cycles on three ports, where the inexact mix
-// of vpmaddubsw, vpmaddwd and vpaddd takes 1. Widening costs three more for 32 codes, once per tile for all of its rows.
+// Q K^T and P V for AVX2 without VNNI. vpmaddubsw saturates (two products of 255 * 127 exceed
+// int16), so codes are widened to int16 and multiplied by vpmaddwd: two multiplies and two adds for
+// 32 products, 4/3 cycles on three ports, where the inexact mix of vpmaddubsw, vpmaddwd and vpaddd
+// takes 1. Widening costs three more for 32 codes, once per tile for all of its rows.
 #pragma once
 
 #include <cstdint>
@@ -16,13 +17,18 @@ namespace {
 
 struct WideTiles : Avx2 {
   static constexpr std::int32_t kStripRows = 24;  // as many as share a widened tile
-  static constexpr std::int32_t kPanelRows = 6;   // of 16 keys or channels: 12 sums, 2 operands, 1 broadcast
+  static constexpr std::int32_t kPanelRows =
+      6;  // of 16 keys or channels: 12 sums, 2 operands, 1 broadcast
   static constexpr std::int32_t kMaxQuads = kMaxHeadDim / 4;
 
   // Elements 0 and 2 of each group of four bytes, and elements 1 and 3, as int16.
-  static INTFLASH_INLINE I16 even_signed(I16 a) { return _mm256_srai_epi16(_mm256_slli_epi16(a, 8), 8); }
+  static INTFLASH_INLINE I16 even_signed(I16 a) {
+    return _mm256_srai_epi16(_mm256_slli_epi16(a, 8), 8);
+  }
   static INTFLASH_INLINE I16 odd_signed(I16 a) { return _mm256_srai_epi16(a, 8); }
-  static INTFLASH_INLINE I16 even_unsigned(I16 a) { return _mm256_and_si256(a, _mm256_set1_epi16(255)); }
+  static INTFLASH_INLINE I16 even_unsigned(I16 a) {
+    return _mm256_and_si256(a, _mm256_set1_epi16(255));
+  }
   static INTFLASH_INLINE I16 odd_unsigned(I16 a) { return _mm256_srli_epi16(a, 8); }
 
   struct Scratch {
@@ -35,7 +41,9 @@ struct WideTiles : Avx2 {
   static std::size_t query_bytes(std::int32_t head_dim) {
     return sizeof(Scratch) + static_cast<std::size_t>(kMaxTileRows * head_dim) * 2;
   }
-  static std::int16_t* pairs_of(void* packed) { return reinterpret_cast<std::int16_t*>(static_cast<char*>(packed) + sizeof(Scratch)); }
+  static std::int16_t* pairs_of(void* packed) {
+    return reinterpret_cast<std::int16_t*>(static_cast<char*>(packed) + sizeof(Scratch));
+  }
 
   static INTFLASH_INLINE void prepare_query(const QueryTile& query, void* packed) {
     std::int16_t* pairs = pairs_of(packed);
@@ -50,7 +58,8 @@ struct WideTiles : Avx2 {
     }
   }
 
-  static INTFLASH_INLINE void widen_tile(const std::int8_t* codes, std::int32_t quads, std::int16_t (*tile)[64]) {
+  static INTFLASH_INLINE void widen_tile(const std::int8_t* codes, std::int32_t quads,
+                                         std::int16_t (*tile)[64]) {
     for (std::int32_t quad = 0; quad < quads; ++quad) {
       const I16 low = load(codes + quad * 64);
       const I16 high = load(codes + quad * 64 + 32);
@@ -68,8 +77,9 @@ struct WideTiles : Avx2 {
 
   // sums += pairs of kRows rows, each pair_stride apart, times the widened quads of a tile.
   template <std::int32_t kRows>
-  static INTFLASH_INLINE void add_products(Sums<kRows>& sums, const std::int16_t (*tile)[64], std::int32_t quads,
-                                           const std::int16_t* pairs, std::int64_t pair_stride) {
+  static INTFLASH_INLINE void add_products(Sums<kRows>& sums, const std::int16_t (*tile)[64],
+                                           std::int32_t quads, const std::int16_t* pairs,
+                                           std::int64_t pair_stride) {
     for (std::int32_t quad = 0; quad < quads; ++quad) {
       INTFLASH_UNROLL
       for (std::int32_t parity = 0; parity < 2; ++parity) {
@@ -95,8 +105,8 @@ struct WideTiles : Avx2 {
   }
 
   template <std::int32_t kRows>
-  static INTFLASH_NOINLINE void qk_panel(const std::int16_t* pairs, std::int32_t head_dim, const std::int16_t (*tile)[64],
-                                         std::int32_t* dots) {
+  static INTFLASH_NOINLINE void qk_panel(const std::int16_t* pairs, std::int32_t head_dim,
+                                         const std::int16_t (*tile)[64], std::int32_t* dots) {
     Sums<kRows> sums = no_sums<kRows>();
     add_products<kRows>(sums, tile, head_dim / 4, pairs, head_dim);
     INTFLASH_UNROLL
@@ -107,7 +117,8 @@ struct WideTiles : Avx2 {
   }
 
   template <std::int32_t kRows>
-  static INTFLASH_NOINLINE void pv_panel(const std::int16_t* weights, const std::int16_t (*tile)[64], const float* gain,
+  static INTFLASH_NOINLINE void pv_panel(const std::int16_t* weights,
+                                         const std::int16_t (*tile)[64], const float* gain,
                                          float* const* accumulators, std::int32_t channel) {
     Sums<kRows> sums = no_sums<kRows>();
     add_products<kRows>(sums, tile, kScoreBlock / 4, weights, kScoreBlock);
@@ -128,12 +139,18 @@ struct WideTiles : Avx2 {
     std::int32_t r = 0;
     for (; r + kPanelRows <= rows; r += kPanelRows) panel(Rows<kPanelRows>{}, r);
     switch (rows - r) {
-      case 1: return panel(Rows<1>{}, r);
-      case 2: return panel(Rows<2>{}, r);
-      case 3: return panel(Rows<3>{}, r);
-      case 4: return panel(Rows<4>{}, r);
-      case 5: return panel(Rows<5>{}, r);
-      default: return;
+      case 1:
+        return panel(Rows<1>{}, r);
+      case 2:
+        return panel(Rows<2>{}, r);
+      case 3:
+        return panel(Rows<3>{}, r);
+      case 4:
+        return panel(Rows<4>{}, r);
+      case 5:
+        return panel(Rows<5>{}, r);
+      default:
+        return;
     }
   }
   template <std::int32_t kCount>
@@ -142,21 +159,26 @@ struct WideTiles : Avx2 {
   };
 
   // dots [rows][kScoreBlock] of rows first ... first + rows - 1.
-  static INTFLASH_INLINE void qk_strip(const QueryTile& query, void* packed, std::int32_t first, std::int32_t rows,
-                                       const ScoreBlock& block, std::int32_t* dots) {
+  static INTFLASH_INLINE void qk_strip(const QueryTile& query, void* packed, std::int32_t first,
+                                       std::int32_t rows, const ScoreBlock& block,
+                                       std::int32_t* dots) {
     Scratch& scratch = *static_cast<Scratch*>(packed);
     const std::int32_t head_dim = query.head_dim;
     const std::int16_t* pairs = pairs_of(packed) + first * head_dim;
     for (std::int32_t key = 0; key < kScoreBlock; key += 16) {
-      widen_tile(block.half[key / kBlockTokens].key_codes + key % kBlockTokens * head_dim, head_dim / 4, scratch.tile);
+      widen_tile(block.half[key / kBlockTokens].key_codes + key % kBlockTokens * head_dim,
+                 head_dim / 4, scratch.tile);
       for_each_panel(rows, [&](auto panel, std::int32_t r) {
-        qk_panel<decltype(panel)::kRows>(pairs + r * head_dim, head_dim, scratch.tile, dots + r * kScoreBlock + key);
+        qk_panel<decltype(panel)::kRows>(pairs + r * head_dim, head_dim, scratch.tile,
+                                         dots + r * kScoreBlock + key);
       });
     }
   }
 
-  // P lies in NarrowedOrder<8>: of 32 keys, quad 2 v + l at place 4 l + v. Pairs go to natural order.
-  static INTFLASH_INLINE void widen_weights(const std::uint8_t* weights, std::int16_t* INTFLASH_RESTRICT pairs) {
+  // P lies in NarrowedOrder<8>: of 32 keys, quad 2 v + l at place 4 l + v. Pairs go to natural
+  // order.
+  static INTFLASH_INLINE void widen_weights(const std::uint8_t* weights,
+                                            std::int16_t* INTFLASH_RESTRICT pairs) {
     for (std::int32_t keys = 0; keys < kScoreBlock; keys += 32) {
       for (std::int32_t place = 0; place < 8; ++place) {
         const std::int32_t quad = keys / 4 + place % 4 * 2 + place / 4;
@@ -167,16 +189,20 @@ struct WideTiles : Avx2 {
     }
   }
 
-  static INTFLASH_INLINE void pv_strip(void* packed, const std::uint8_t* weights, std::int32_t rows, const ScoreBlock& block,
-                                       std::int32_t head_dim_v, const float* gain, float* const* accumulators) {
+  static INTFLASH_INLINE void pv_strip(void* packed, const std::uint8_t* weights, std::int32_t rows,
+                                       const ScoreBlock& block, std::int32_t head_dim_v,
+                                       const float* gain, float* const* accumulators) {
     Scratch& scratch = *static_cast<Scratch*>(packed);
-    for (std::int32_t r = 0; r < rows; ++r) widen_weights(weights + r * kScoreBlock, scratch.weights[r]);
+    for (std::int32_t r = 0; r < rows; ++r)
+      widen_weights(weights + r * kScoreBlock, scratch.weights[r]);
     for (std::int32_t channel = 0; channel < head_dim_v; channel += 16) {
       for (std::int32_t half = 0; half < 2; ++half) {
-        widen_tile(block.half[half].value_codes + channel * kBlockTokens, kBlockTokens / 4, scratch.tile + half * 16);
+        widen_tile(block.half[half].value_codes + channel * kBlockTokens, kBlockTokens / 4,
+                   scratch.tile + half * 16);
       }
       for_each_panel(rows, [&](auto panel, std::int32_t r) {
-        pv_panel<decltype(panel)::kRows>(scratch.weights[r], scratch.tile, gain + r, accumulators + r, channel);
+        pv_panel<decltype(panel)::kRows>(scratch.weights[r], scratch.tile, gain + r,
+                                         accumulators + r, channel);
       });
     }
   }

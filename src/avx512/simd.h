@@ -62,8 +62,8 @@ struct Avx512 {
   static INTFLASH_INLINE I32 keep_lanes(std::uint64_t bits) {
     return _mm512_movm_epi32(static_cast<__mmask16>(bits));
   }
-  // All ones where a key is kept, for 32 keys in narrowed order: groups of four of the first 16 keys and
-  // of the second in turn.
+  // All ones where a key is kept, for 32 keys in narrowed order: groups of four of the first 16
+  // keys and of the second in turn.
   static INTFLASH_INLINE I16 keep_words(const std::uint64_t* keep, std::int32_t first_key) {
     const std::uint32_t bits = static_cast<std::uint32_t>(keep[first_key / 64] >> (first_key % 64));
     return _mm512_movm_epi16(_pdep_u32(bits, 0x0f0f0f0fu) | _pdep_u32(bits >> 16, 0xf0f0f0f0u));

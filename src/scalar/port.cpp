@@ -18,10 +18,12 @@ constexpr std::int32_t kTileRows = 8;
 struct NaturalOrder {
   std::int32_t operator()(std::int32_t key) const { return key; }
   static void expand(const std::uint64_t* keep, std::int32_t* kept) {
-    for (std::int32_t key = 0; key < kScoreBlock; ++key) kept[key] = key_is_kept(keep, key) ? -1 : 0;
+    for (std::int32_t key = 0; key < kScoreBlock; ++key)
+      kept[key] = key_is_kept(keep, key) ? -1 : 0;
   }
   static void narrow(const std::int32_t* from, std::int16_t* to) {
-    for (std::int32_t key = 0; key < kScoreBlock; ++key) to[key] = static_cast<std::int16_t>(from[key]);
+    for (std::int32_t key = 0; key < kScoreBlock; ++key)
+      to[key] = static_cast<std::int16_t>(from[key]);
   }
 };
 
@@ -174,7 +176,7 @@ extern constexpr KernelTable kernels_scalar = {
     .max_magnitude = max_magnitude,
     .sum_rows = sum_rows,
     .quantize_rows = quantize_rows,
-      .sum_magnitudes = sum_magnitudes,
+    .sum_magnitudes = sum_magnitudes,
     .pack_keys = pack_keys,
     .pack_values = pack_values,
     .prepare_block = prepare_block,

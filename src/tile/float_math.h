@@ -35,8 +35,8 @@ INTFLASH_INLINE float mantissa_of(float x) {
   return bits_as<float>((bits_as<std::int32_t>(x) & 0x007fffff) | 0x3f000000);
 }
 
-// 2^x for x <= 126; 0 below 2^-126. Relative error 2e-7: a minimax polynomial of degree 5 on [0, 1),
-// exact at 0. Written without branches, so that loops over it vectorize.
+// 2^x for x <= 126; 0 below 2^-126. Relative error 2e-7: a minimax polynomial of degree 5 on [0,
+// 1), exact at 0. Written without branches, so that loops over it vectorize.
 INTFLASH_INLINE float exp2_of(float x) {
   const float clamped = max_of(x, -127.0f);
   const std::int32_t toward_zero = static_cast<std::int32_t>(clamped);

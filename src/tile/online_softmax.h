@@ -96,7 +96,8 @@ INTFLASH_INLINE std::int32_t weigh_row_as(const std::int16_t* x, std::int32_t la
     for (std::int32_t half = 0; half < 2; ++half) {
       const std::int32_t at = i + half * 2 * Isa::kLanes;
       I16 distance = Isa::sub(top, Isa::load(x + at));
-      if (kMasked) distance = Isa::select(Isa::keep_words(keep, at), distance, Isa::broadcast16(32767));
+      if (kMasked)
+        distance = Isa::select(Isa::keep_words(keep, at), distance, Isa::broadcast16(32767));
       if (kCoarse)
         distance = Isa::shift_left(
             Isa::min_unsigned(distance, Isa::broadcast16(kMaxCoarseDistance)), coarse_shift);
@@ -124,10 +125,12 @@ struct SoftmaxScratch {
   alignas(64) float scores[kScoreBlock];
 };
 
-// The block's weight for a row from its largest x and its integer sum; light keys are looked up in x.
+// The block's weight for a row from its largest x and its integer sum; light keys are looked up in
+// x.
 template <class Isa>
-INTFLASH_INLINE BlockWeight block_weight(std::int32_t largest, std::int32_t sum, RowScale scale, const ScoreBlock& block,
-                                         const std::uint64_t* keep, const std::int16_t* x) {
+INTFLASH_INLINE BlockWeight block_weight(std::int32_t largest, std::int32_t sum, RowScale scale,
+                                         const ScoreBlock& block, const std::uint64_t* keep,
+                                         const std::int16_t* x) {
   const float unit = power_of_two(scale.exponent);
   const NarrowedOrder<Isa> position;
   const auto distance = [&](std::int32_t key, std::int32_t log2) {
@@ -140,8 +143,9 @@ INTFLASH_INLINE BlockWeight block_weight(std::int32_t largest, std::int32_t sum,
 
 // A row that sees only some keys of the block.
 template <class Isa>
-INTFLASH_INLINE BlockWeight masked_softmax_row(const QueryTile& query, std::int32_t row, const ScoreBlock& block,
-                                               RowScale scale, const std::int32_t* dots, const std::uint64_t* keep,
+INTFLASH_INLINE BlockWeight masked_softmax_row(const QueryTile& query, std::int32_t row,
+                                               const ScoreBlock& block, RowScale scale,
+                                               const std::int32_t* dots, const std::uint64_t* keep,
                                                SoftmaxScratch& scratch, std::uint8_t* weights) {
   const std::int32_t largest =
       score_row<Isa, true>(dots, block, scale, query.multiplier[row], keep, scratch.x);
@@ -150,17 +154,22 @@ INTFLASH_INLINE BlockWeight masked_softmax_row(const QueryTile& query, std::int3
 }
 
 template <class Isa, bool kMasked>
-INTFLASH_INLINE BlockWeight capped_softmax_row(const QueryTile& query, std::int32_t row, const ScoreBlock& block,
-                                               const std::int32_t* dots, const std::uint64_t* keep, float cap,
+INTFLASH_INLINE BlockWeight capped_softmax_row(const QueryTile& query, std::int32_t row,
+                                               const ScoreBlock& block, const std::int32_t* dots,
+                                               const std::uint64_t* keep, float cap,
                                                SoftmaxScratch& scratch, std::uint8_t* weights) {
   const NarrowedOrder<Isa> position;
   alignas(64) std::int16_t value_log2[kScoreBlock];
-  for (std::int32_t key = 0; key < kScoreBlock; ++key) value_log2[key] = block.value_log2[position(key)];
-  const float largest = capped_scores(query, row, block, dots, keep, value_log2, cap, scratch.scores);
+  for (std::int32_t key = 0; key < kScoreBlock; ++key)
+    value_log2[key] = block.value_log2[position(key)];
+  const float largest =
+      capped_scores(query, row, block, dots, keep, value_log2, cap, scratch.scores);
   alignas(64) std::int16_t fixed[kScoreBlock];
-  for (std::int32_t key = 0; key < kScoreBlock; ++key) fixed[key] = fixed_score(scratch.scores[key], largest);
+  for (std::int32_t key = 0; key < kScoreBlock; ++key)
+    fixed[key] = fixed_score(scratch.scores[key], largest);
   for (std::int32_t key = 0; key < kScoreBlock; ++key) scratch.x[position(key)] = fixed[key];
-  const std::int32_t sum = weigh_row<Isa, kMasked>(scratch.x, 0, kCappedScale, block, keep, weights);
+  const std::int32_t sum =
+      weigh_row<Isa, kMasked>(scratch.x, 0, kCappedScale, block, keep, weights);
   const auto distance = [&](std::int32_t key, std::int32_t log2) {
     return (largest - scratch.scores[key]) + static_cast<float>(log2) * 0x1p-9f;
   };

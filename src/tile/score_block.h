@@ -22,8 +22,8 @@ INTFLASH_INLINE std::int32_t multiply_q15(std::int32_t a, std::int32_t b) {
   return (a * b + (1 << 14)) >> 15;
 }
 
-// Bits of the scales of the kept keys of a block, 0 for the others; returns the largest. Scales are >= 0:
-// they compare as their bits do.
+// Bits of the scales of the kept keys of a block, 0 for the others; returns the largest. Scales are
+// >= 0: they compare as their bits do.
 INTFLASH_INLINE std::int32_t gather_scales(const float* low, const float* high,
                                            const std::int32_t* kept, std::int32_t* scale_bits) {
   for (std::int32_t key = 0; key < kBlockTokens; ++key) {
@@ -37,8 +37,8 @@ INTFLASH_INLINE std::int32_t gather_scales(const float* low, const float* high,
   return largest;
 }
 
-// log2(scale) - value_exponent in 2^-9, at least kValueLog2Min, for the bits of a scale; scale 0 gives
-// the least.
+// log2(scale) - value_exponent in 2^-9, at least kValueLog2Min, for the bits of a scale; scale 0
+// gives the least.
 INTFLASH_INLINE std::int32_t value_log2_of(std::int32_t scale_bits, std::int32_t value_exponent) {
   const float scale = bits_as<float>(scale_bits);
   const std::int32_t fraction = round_to_int(512.0f * log2_of_mantissa(mantissa_of(scale)));
@@ -54,8 +54,55 @@ INTFLASH_INLINE std::int32_t value_weight_of(std::int32_t value_log2) {
   return value_log2 < kLightValueLog2 ? 0 : weight;
 }
 
-// Factors of the kept keys of block.half; keys that are not kept have no weight. Order::expand turns keep
-// words into a mask per key, and Order::narrow puts 128 int32 into the port's order of int16.
+// Exponents of the largest scales among some keys of a block; a mantissa of 0: all key scales are
+// 0.
+struct LargestScales {
+  std::int32_t key_exponent;
+  float key_mantissa;
+  std::int32_t value_exponent;
+  bool any_value;
+};
+INTFLASH_INLINE LargestScales largest_scales(std::int32_t key_bits, std::int32_t value_bits) {
+  const float key = bits_as<float>(key_bits);
+  return {key_bits > 0 ? exponent_of(key) : 0, key_bits > 0 ? mantissa_of(key) : 0.0f,
+          value_bits > 0 ? exponent_of(bits_as<float>(value_bits)) : 0, value_bits > 0};
+}
+
+// Factors of the kept keys of block.half beside the largest scales that a row sees. A key may be
+// kept that the row does not see: what stands at its place then is of no use, and of no harm.
+// Order::narrow puts 128 int32 into the port's order of int16.
+template <class Order>
+INTFLASH_INLINE void fill_factors_beside(ScoreBlock& block, const std::int32_t* kept,
+                                         const std::int32_t* key_scale,
+                                         const std::int32_t* value_scale, LargestScales largest) {
+  alignas(64) std::int32_t key_factor[kScoreBlock];
+  alignas(64) std::int32_t value_log2[kScoreBlock];
+  alignas(64) std::int32_t value_weight[kScoreBlock];
+  const float to_q15 = power_of_two(15 - largest.key_exponent);
+  for (std::int32_t key = 0; key < kScoreBlock; ++key) {
+    key_factor[key] = round_to_int(min_of(bits_as<float>(key_scale[key]) * to_q15, 32767.0f));
+  }
+  // Where all values are zero their scales say nothing: every key weighs the same.
+  const std::int32_t value_exponent = largest.value_exponent;
+  const std::int32_t some_values = largest.any_value ? -1 : 0;
+  for (std::int32_t key = 0; key < kScoreBlock; ++key) {
+    value_log2[key] = min_of(value_log2_of(value_scale[key], value_exponent), 0) & some_values;
+  }
+  std::int32_t any_light = 0;
+  for (std::int32_t key = 0; key < kScoreBlock; ++key) {
+    any_light |= kept[key] & (value_log2[key] < kLightValueLog2 ? 1 : 0);
+    value_weight[key] = value_weight_of(value_log2[key]) & kept[key];
+  }
+  block.key_exponent = largest.key_exponent;
+  block.key_mantissa = largest.key_mantissa;
+  block.value_exponent = largest.value_exponent;
+  block.any_light = any_light;
+  Order::narrow(key_factor, block.key_factor);
+  Order::narrow(value_log2, block.value_log2);
+  Order::narrow(value_weight, block.value_weight);
+}
+
+// The same beside the largest of all kept keys. Order::expand turns keep words into a mask per key.
 template <class Order>
 INTFLASH_NOINLINE void fill_factors(ScoreBlock& block, const std::uint64_t* keep) {
   alignas(64) std::int32_t kept[kScoreBlock];
@@ -63,34 +110,10 @@ INTFLASH_NOINLINE void fill_factors(ScoreBlock& block, const std::uint64_t* keep
   alignas(64) std::int32_t value_scale[kScoreBlock];
   Order::expand(keep, kept);
   const KvBlock* half = block.half;
-  const std::int32_t largest_key = gather_scales(half[0].key_scale, half[1].key_scale, kept, key_scale);
-  const std::int32_t largest_value = gather_scales(half[0].value_scale, half[1].value_scale, kept, value_scale);
-  block.key_exponent = largest_key > 0 ? exponent_of(bits_as<float>(largest_key)) : 0;
-  block.key_mantissa = largest_key > 0 ? mantissa_of(bits_as<float>(largest_key)) : 0.0f;
-  block.value_exponent = largest_value > 0 ? exponent_of(bits_as<float>(largest_value)) : 0;
-
-  alignas(64) std::int32_t key_factor[kScoreBlock];
-  alignas(64) std::int32_t value_log2[kScoreBlock];
-  alignas(64) std::int32_t value_weight[kScoreBlock];
-  const float to_q15 = power_of_two(15 - block.key_exponent);
-  for (std::int32_t key = 0; key < kScoreBlock; ++key) {
-    key_factor[key] = min_of(round_to_int(bits_as<float>(key_scale[key]) * to_q15), 32767);
-  }
-  // Where all values are zero their scales say nothing: every key weighs the same.
-  const std::int32_t value_exponent = block.value_exponent;
-  const std::int32_t some_values = largest_value > 0 ? -1 : 0;
-  for (std::int32_t key = 0; key < kScoreBlock; ++key) {
-    value_log2[key] = value_log2_of(value_scale[key], value_exponent) & some_values;
-  }
-  std::int32_t any_light = 0;
-  for (std::int32_t key = 0; key < kScoreBlock; ++key) {
-    any_light |= kept[key] & (value_log2[key] < kLightValueLog2 ? 1 : 0);
-    value_weight[key] = value_weight_of(value_log2[key]) & kept[key];
-  }
-  block.any_light = any_light;
-  Order::narrow(key_factor, block.key_factor);
-  Order::narrow(value_log2, block.value_log2);
-  Order::narrow(value_weight, block.value_weight);
+  const std::int32_t key = gather_scales(half[0].key_scale, half[1].key_scale, kept, key_scale);
+  const std::int32_t value =
+      gather_scales(half[0].value_scale, half[1].value_scale, kept, value_scale);
+  fill_factors_beside<Order>(block, kept, key_scale, value_scale, largest_scales(key, value));
 }
 
 // The fixed point of one row in one score block: score = x * 2^exponent in units of log2.

@@ -15,15 +15,17 @@ namespace intflash {
 namespace {
 
 // Query codes as bytes above 128, row by row.
-INTFLASH_INLINE void offset_codes(const std::int8_t* codes, std::int64_t count, std::uint8_t* INTFLASH_RESTRICT bytes) {
+INTFLASH_INLINE void offset_codes(const std::int8_t* codes, std::int64_t count,
+                                  std::uint8_t* INTFLASH_RESTRICT bytes) {
   for (std::int64_t i = 0; i < count; ++i) bytes[i] = static_cast<std::uint8_t>(codes[i] ^ 0x80);
 }
 
 // dots[r][key] for 16 * kKeyVectors * kLanes / 16 keys from key_tile on.
 template <class Isa, std::int32_t kRows, std::int32_t kVectors>
-INTFLASH_INLINE void qk_panel(const std::uint8_t* query, std::int64_t query_stride, const std::int8_t* tile,
-                              std::int64_t tile_bytes, const std::int32_t* key_sum,
-                              std::int32_t head_dim, std::int32_t* dots) {
+INTFLASH_INLINE void qk_panel(const std::uint8_t* query, std::int64_t query_stride,
+                              const std::int8_t* tile, std::int64_t tile_bytes,
+                              const std::int32_t* key_sum, std::int32_t head_dim,
+                              std::int32_t* dots) {
   using I32 = typename Isa::I32;
   constexpr std::int32_t kPerTile = 16 / Isa::kLanes;
   I32 sum[kRows][kVectors];
@@ -127,15 +129,15 @@ INTFLASH_NOINLINE void pv_rows(const std::uint8_t* weights, const ScoreBlock& bl
 }
 
 template <class Isa, std::int32_t kRows>
-INTFLASH_NOINLINE void qk_rows(const std::uint8_t* query, std::int64_t query_stride, const ScoreBlock& block,
-                               std::int32_t head_dim, std::int32_t* dots) {
+INTFLASH_NOINLINE void qk_rows(const std::uint8_t* query, std::int64_t query_stride,
+                               const ScoreBlock& block, std::int32_t head_dim, std::int32_t* dots) {
   constexpr std::int32_t kVectors = Isa::kPanelVectors;
   const std::int64_t tile_bytes = head_dim * std::int64_t{16};
   for (std::int32_t key = 0; key < kScoreBlock; key += kVectors * Isa::kLanes) {
     const KvBlock& half = block.half[key / kBlockTokens];
     const std::int32_t in_half = key % kBlockTokens;
-    qk_panel<Isa, kRows, kVectors>(query, query_stride, half.key_codes + in_half / 16 * tile_bytes, tile_bytes,
-                                   half.key_sum + in_half, head_dim, dots + key);
+    qk_panel<Isa, kRows, kVectors>(query, query_stride, half.key_codes + in_half / 16 * tile_bytes,
+                                   tile_bytes, half.key_sum + in_half, head_dim, dots + key);
   }
 }
 
@@ -148,31 +150,47 @@ struct VnniTiles : Base {
     return static_cast<std::size_t>(kMaxTileRows * round_up(head_dim, 64));
   }
   static INTFLASH_INLINE void prepare_query(const QueryTile& query, void* packed) {
-    offset_codes(query.codes, static_cast<std::int64_t>(query.rows) * query.code_stride, static_cast<std::uint8_t*>(packed));
+    offset_codes(query.codes, static_cast<std::int64_t>(query.rows) * query.code_stride,
+                 static_cast<std::uint8_t*>(packed));
   }
   // dots [kStripRows][kScoreBlock] of rows first ... first + rows - 1.
-  static INTFLASH_INLINE void qk_strip(const QueryTile& query, void* packed, std::int32_t first, std::int32_t rows,
-                                       const ScoreBlock& block, std::int32_t* dots) {
+  static INTFLASH_INLINE void qk_strip(const QueryTile& query, void* packed, std::int32_t first,
+                                       std::int32_t rows, const ScoreBlock& block,
+                                       std::int32_t* dots) {
     const std::int64_t stride = query.code_stride;
     const std::uint8_t* bytes = static_cast<const std::uint8_t*>(packed) + first * stride;
     switch (rows) {
-      case 1: return qk_rows<Base, 1>(bytes, stride, block, query.head_dim, dots);
-      case 2: return qk_rows<Base, 2>(bytes, stride, block, query.head_dim, dots);
-      case 3: return qk_rows<Base, 3>(bytes, stride, block, query.head_dim, dots);
-      case 4: return qk_rows<Base, 4>(bytes, stride, block, query.head_dim, dots);
-      case 5: return qk_rows<Base, 5>(bytes, stride, block, query.head_dim, dots);
-      default: return qk_rows<Base, 6>(bytes, stride, block, query.head_dim, dots);
+      case 1:
+        return qk_rows<Base, 1>(bytes, stride, block, query.head_dim, dots);
+      case 2:
+        return qk_rows<Base, 2>(bytes, stride, block, query.head_dim, dots);
+      case 3:
+        return qk_rows<Base, 3>(bytes, stride, block, query.head_dim, dots);
+      case 4:
+        return qk_rows<Base, 4>(bytes, stride, block, query.head_dim, dots);
+      case 5:
+        return qk_rows<Base, 5>(bytes, stride, block, query.head_dim, dots);
+      default:
+        return qk_rows<Base, 6>(bytes, stride, block, query.head_dim, dots);
     }
   }
-  static INTFLASH_INLINE void pv_strip(void* /*packed*/, const std::uint8_t* weights, std::int32_t rows, const ScoreBlock& block,
-                                       std::int32_t head_dim_v, const float* gain, float* const* accumulators) {
+  static INTFLASH_INLINE void pv_strip(void* /*packed*/, const std::uint8_t* weights,
+                                       std::int32_t rows, const ScoreBlock& block,
+                                       std::int32_t head_dim_v, const float* gain,
+                                       float* const* accumulators) {
     switch (rows) {
-      case 1: return pv_rows<Base, 1>(weights, block, head_dim_v, gain, accumulators);
-      case 2: return pv_rows<Base, 2>(weights, block, head_dim_v, gain, accumulators);
-      case 3: return pv_rows<Base, 3>(weights, block, head_dim_v, gain, accumulators);
-      case 4: return pv_rows<Base, 4>(weights, block, head_dim_v, gain, accumulators);
-      case 5: return pv_rows<Base, 5>(weights, block, head_dim_v, gain, accumulators);
-      default: return pv_rows<Base, 6>(weights, block, head_dim_v, gain, accumulators);
+      case 1:
+        return pv_rows<Base, 1>(weights, block, head_dim_v, gain, accumulators);
+      case 2:
+        return pv_rows<Base, 2>(weights, block, head_dim_v, gain, accumulators);
+      case 3:
+        return pv_rows<Base, 3>(weights, block, head_dim_v, gain, accumulators);
+      case 4:
+        return pv_rows<Base, 4>(weights, block, head_dim_v, gain, accumulators);
+      case 5:
+        return pv_rows<Base, 5>(weights, block, head_dim_v, gain, accumulators);
+      default:
+        return pv_rows<Base, 6>(weights, block, head_dim_v, gain, accumulators);
     }
   }
 };

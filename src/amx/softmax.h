@@ -1,0 +1,251 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// Softmax of rows over one score block for AMX: the arithmetic of tile/online_softmax.h cut in two
+// passes, so that each runs beside its own matrix product. Per 64 scores it takes 16 instructions
+// of the multiply and shift port and 11 of the shuffle port, where the generic form takes 28 and 3:
+// vpmultishiftqb shifts, narrows and splits exponents.
+#pragma once
+
+#include <cstdint>
+
+#include "amx/simd.h"
+#include "tile/attend_tile.h"
+
+namespace intflash {
+namespace {
+
+constexpr std::int32_t kKeyVectors = kScoreBlock / 32;  // of 16-bit numbers
+
+// ---- Scores ----
+
+// Where `dot >> shift` starts in each half of a 64-bit word of two dots. |dot| < 2^24, so from bit
+// 24 on there is only sign.
+INTFLASH_INLINE std::uint32_t shift_control(std::int32_t shift) {
+  const std::uint32_t low = static_cast<std::uint32_t>(min_of(shift, 24));
+  const std::uint32_t high = static_cast<std::uint32_t>(min_of(shift + 8, 24));
+  return (low | high << 8) + ((low + 32) << 16 | (high + 32) << 24);
+}
+
+struct KeyFactors {
+  Amx::I16 vector[kKeyVectors];
+};
+INTFLASH_INLINE KeyFactors load_factors(const std::int16_t* factors) {
+  KeyFactors loaded;
+  INTFLASH_UNROLL
+  for (std::int32_t v = 0; v < kKeyVectors; ++v) loaded.vector[v] = Amx::load(factors + v * 32);
+  return loaded;
+}
+
+// All keys count.
+struct AllKeys {
+  INTFLASH_INLINE Amx::I16 if_kept(std::int32_t, Amx::I16 a, Amx::I16) const { return a; }
+};
+
+// The keys of a row's keep words.
+struct KeptKeys {
+  __mmask32 vector[kKeyVectors];
+
+  INTFLASH_INLINE explicit KeptKeys(const std::uint64_t* keep) {
+    alignas(64) static constexpr KeyBytes kKeyOfByte = key_of_byte();
+    INTFLASH_UNROLL
+    for (std::int32_t v = 0; v < kKeyVectors; ++v) {
+      const Amx::I32 natural = _mm512_movm_epi8(keep[v / 2]);
+      vector[v] = _mm512_movepi16_mask(
+          Amx::permute_bytes(natural, Amx::load(kKeyOfByte.key + v % 2 * 64)));
+    }
+  }
+  INTFLASH_INLINE Amx::I16 if_kept(std::int32_t v, Amx::I16 a, Amx::I16 otherwise) const {
+    return _mm512_mask_mov_epi16(otherwise, vector[v], a);
+  }
+
+ private:
+  struct KeyBytes {
+    std::uint8_t key[128];
+  };
+  // The key of 64 whose 16-bit number a byte belongs to.
+  static constexpr KeyBytes key_of_byte() {
+    KeyBytes bytes{};
+    for (std::int32_t key = 0; key < 64; ++key) {
+      const std::int32_t place = NarrowedOrder<16>{}(key);
+      bytes.key[2 * place] = bytes.key[2 * place + 1] = static_cast<std::uint8_t>(key);
+    }
+    return bytes;
+  }
+};
+
+struct ScoreRow {
+  const std::int32_t* dots[2];  // of keys 0 ... 63, and of keys 64 ... 127
+  std::uint32_t shift;          // shift_control
+  std::int32_t multiplier;      // in both halves
+  const std::int16_t* value_term;
+};
+
+// Folded scores of one row; the result's lanes are maxima over some of them.
+template <class Keys>
+INTFLASH_INLINE Amx::I16 score_row(const ScoreRow& row, const KeyFactors& key_factor,
+                                   const Keys& keys, std::int16_t* x) {
+  const Amx::Control shift = Amx::repeat32(row.shift);
+  const Amx::I16 multiplier = Amx::broadcast32(row.multiplier);
+  const Amx::I16 least = Amx::broadcast16(-32768);
+  Amx::I16 largest = least;
+  INTFLASH_UNROLL
+  for (std::int32_t v = 0; v < kKeyVectors; ++v) {
+    const std::int32_t* dots = row.dots[v / 2] + v % 2 * 32;
+    const Amx::I16 dot = Amx::narrow(shift, Amx::load(dots), Amx::load(dots + 16));
+    const Amx::I16 score =
+        Amx::multiply_q15(Amx::multiply_q15(dot, key_factor.vector[v]), multiplier);
+    const Amx::I16 folded =
+        keys.if_kept(v, Amx::add(score, Amx::load(row.value_term + v * 32)), least);
+    Amx::store(x + v * 32, folded);
+    largest = v == 0 ? folded : Amx::max(largest, folded);
+  }
+  return largest;
+}
+
+// ---- Weights ----
+
+// How a distance in units of 2^-places falls into a whole number of octaves and a fraction in Q15.
+struct WeightControl {
+  std::uint64_t whole;  // where they start in each 16-bit number
+  std::uint64_t fraction;
+  std::uint32_t whole_mask;
+  std::uint32_t fraction_mask;
+};
+
+constexpr WeightControl weight_control(std::int32_t places) {
+  WeightControl control{};
+  for (std::int32_t byte = 0; byte < 8; ++byte) {
+    const std::int32_t start = byte / 2 * 16 + byte % 2 * 8;
+    control.whole |= std::uint64_t((start + places) & 63) << 8 * byte;
+    control.fraction |= std::uint64_t((start + places - 15) & 63) << 8 * byte;
+  }
+  control.whole_mask = ((1u << (16 - places)) - 1) * 0x10001u;
+  control.fraction_mask = (0x8000u - (1u << (15 - places))) * 0x10001u;
+  return control;
+}
+
+struct WeightControls {
+  WeightControl at[kExponentBits + 1];
+};
+constexpr WeightControls weight_controls() {
+  WeightControls controls{};
+  for (std::int32_t places = 0; places <= kExponentBits; ++places)
+    controls.at[places] = weight_control(places);
+  return controls;
+}
+constexpr WeightControls kWeightControls = weight_controls();
+
+// What is added to a row's maximum: distances are then two octaves too large, as the shift of the
+// weights by two more than their octaves wants them. In both halves.
+INTFLASH_INLINE std::int32_t two_octaves(std::int32_t places) { return 0x20002 << places; }
+
+// P's bytes come in the order of narrowing twice; the tiles of V have them in natural order.
+struct NaturalBytes {
+  std::uint8_t place[64];
+};
+constexpr NaturalBytes natural_bytes() {
+  NaturalBytes bytes{};
+  for (std::int32_t key = 0; key < 64; ++key) {
+    const std::int32_t place = NarrowedOrder<16>{}(key) % 32;
+    bytes.place[key] = static_cast<std::uint8_t>(place / 4 * 8 + key / 32 * 4 + place % 4);
+  }
+  return bytes;
+}
+alignas(64) constexpr NaturalBytes kNaturalBytes = natural_bytes();
+
+// P of one row from its folded scores, top being the largest and two octaves; the result's lanes
+// add up to the sum of unfolded weights.
+template <class Keys>
+INTFLASH_INLINE Amx::I32 weigh_row(const std::int16_t* x, std::int32_t top,
+                                   const WeightControl& control, const KeyFactors& value_weight,
+                                   const Keys& keys, std::uint8_t* weights) {
+  const Amx::I16 from = Amx::broadcast32(top);
+  const Amx::Control whole_start = Amx::repeat64(control.whole);
+  const Amx::Control fraction_start = Amx::repeat64(control.fraction);
+  const Amx::I16 whole_mask = Amx::repeat32(control.whole_mask);
+  const Amx::I16 fraction_mask = Amx::repeat32(control.fraction_mask);
+  // A rounded product with kWeightToU8 is (weight + 8) >> 4.
+  static_assert(kWeightToU8 == 1 << 11);
+  const Amx::Control eight_bits = Amx::repeat32(0x34241404);
+  const Amx::I16 half = Amx::broadcast16(8);
+  Amx::I32 sum = Amx::zero();
+  INTFLASH_UNROLL
+  for (std::int32_t group = 0; group < 2; ++group) {
+    Amx::I16 rounded[2];
+    INTFLASH_UNROLL
+    for (std::int32_t i = 0; i < 2; ++i) {
+      const std::int32_t v = group * 2 + i;
+      const Amx::I16 distance = Amx::sub(from, Amx::load(x + v * 32));
+      const Amx::I16 whole = Amx::bit_and(Amx::bits_at(whole_start, distance), whole_mask);
+      const Amx::I16 fraction = Amx::bit_and(Amx::bits_at(fraction_start, distance), fraction_mask);
+      const Amx::I16 slope = Amx::sub(Amx::broadcast16(kExp2Linear),
+                                      Amx::multiply_q15(fraction, Amx::broadcast16(kExp2Square)));
+      const Amx::I16 power =
+          Amx::sub(Amx::broadcast16(kExp2One), Amx::multiply_q15(fraction, slope));
+      const Amx::I16 weight = keys.if_kept(
+          v, Amx::average(Amx::shift_right_each(power, whole), Amx::zero()), Amx::zero());
+      sum = Amx::multiply_add_pairs(sum, weight, value_weight.vector[v]);
+      rounded[i] = Amx::add(weight, half);
+    }
+    Amx::store(weights + group * 64,
+               Amx::permute_bytes(Amx::narrow(eight_bits, rounded[0], rounded[1]),
+                                  Amx::load(kNaturalBytes.place)));
+  }
+  return sum;
+}
+
+// ---- Rows together ----
+
+// Reduces the vectors of 16 rows to one vector with a lane of 32 bits per row: 1.9 shuffles a row,
+// where rows one by one take 4. Rows arrive in order; two become one on the way.
+template <class Reduce>
+class RowReduction {
+ public:
+  INTFLASH_INLINE explicit RowReduction(Amx::I32* pairs) : pairs_(pairs) {}
+
+  INTFLASH_INLINE void put(std::int32_t row, Amx::I32 a) {
+    if (row % 2 == 0) {
+      even_ = a;
+    } else {
+      Amx::store(pairs_ + row / 2, Reduce::of(_mm512_unpacklo_epi32(even_, a),
+                                              _mm512_unpackhi_epi32(even_, a)));
+    }
+  }
+
+  // Of rows first ... first + 15.
+  static INTFLASH_INLINE Amx::I32 finish(const Amx::I32* pairs) {
+    Amx::I32 four[4];
+    INTFLASH_UNROLL
+    for (std::int32_t i = 0; i < 4; ++i) {
+      const Amx::I32 a = Amx::load(pairs + 2 * i);
+      const Amx::I32 b = Amx::load(pairs + 2 * i + 1);
+      four[i] = Reduce::of(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
+    }
+    const Amx::I32 low = add_lanes<0x44, 0xee>(four[0], four[1]);
+    const Amx::I32 high = add_lanes<0x44, 0xee>(four[2], four[3]);
+    return add_lanes<0x88, 0xdd>(low, high);
+  }
+
+ private:
+  template <int kFirst, int kSecond>
+  static INTFLASH_INLINE Amx::I32 add_lanes(Amx::I32 a, Amx::I32 b) {
+    return Reduce::of(_mm512_shuffle_i64x2(a, b, kFirst), _mm512_shuffle_i64x2(a, b, kSecond));
+  }
+
+  Amx::I32* pairs_;
+  Amx::I32 even_ = Amx::zero();
+};
+
+struct Largest {
+  static INTFLASH_INLINE Amx::I32 of(Amx::I32 a, Amx::I32 b) { return Amx::max(a, b); }
+};
+struct Sum {
+  static INTFLASH_INLINE Amx::I32 of(Amx::I32 a, Amx::I32 b) { return Amx::add32(a, b); }
+};
+
+// Of 16-bit maxima in both halves of each lane.
+INTFLASH_INLINE Amx::I16 larger_half(Amx::I16 a) { return Amx::max(a, _mm512_rol_epi32(a, 16)); }
+
+}  // namespace
+}  // namespace intflash
