@@ -31,14 +31,14 @@ constexpr std::int32_t kKeyTiles = kScoreBlock / 16;
 // query's rows (kManySlices: 3 or more).
 constexpr std::int32_t kManySlices = 3;
 
-// Where a matrix of 16-row tiles lies.
+// Where the tiles of rows 0 ... 15 and 16 ... 31 lie.
 struct TileMatrix {
-  char* data;
+  void* rows[2];
   std::int64_t stride;  // bytes between rows
   std::int64_t column;  // bytes between tiles of the same rows
 
   INTFLASH_INLINE void* tile(std::int32_t row_tile, std::int32_t at) const {
-    return data + row_tile * kTileRows * stride + at * column;
+    return static_cast<char*>(rows[row_tile]) + at * column;
   }
 };
 

@@ -1,0 +1,82 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// The tiles of P V on their way into the accumulators: first in, first out, eight rows at a time.
+#pragma once
+
+#include <cstdint>
+
+#include "amx/products.h"
+#include "amx/simd.h"
+
+namespace intflash {
+namespace {
+
+// Tiles between the store of one and the fold of it: vectors cannot take the bytes of a tile store
+// before they are in L1, so a tile waits for four multiplications.
+constexpr std::int32_t kProductTiles = 4;
+
+// Products of a tile of rows with channel tiles 0, 1, ...: tile number kRowTiles * channel tile +
+// row tile.
+template <std::int32_t kRowTiles>
+class FoldQueue {
+ public:
+  using Products = std::int32_t[kProductTiles][16][16];
+
+  INTFLASH_INLINE FoldQueue(Products& products, const float* gain, float* accumulators,
+                            std::int64_t accumulator_stride, std::int32_t rows)
+      : products_(products),
+        gain_(gain),
+        accumulators_(accumulators),
+        accumulator_stride_(accumulator_stride),
+        rows_(rows) {}
+
+  // Where the products with a channel tile go.
+  INTFLASH_INLINE TileMatrix place(std::int32_t channel_tile) const {
+    const std::int32_t first = kRowTiles * channel_tile;
+    return {{products_[first % kProductTiles], products_[(first + 1) % kProductTiles]}, 64, 0};
+  }
+
+  INTFLASH_INLINE void restart() { folded_ = row_ = allowed_ = 0; }
+  // Tiles below this number have been stored long enough ago.
+  INTFLASH_INLINE void allow(std::int32_t tiles) { allowed_ = tiles; }
+
+  INTFLASH_INLINE void fold_eight() {
+    if (folded_ >= allowed_) return;
+    const std::int32_t first = folded_ % kRowTiles * kTileRows + row_;
+    const std::int32_t left = rows_ - first;
+    const std::int32_t* from = products_[folded_ % kProductTiles][row_];
+    float* to = accumulators_ + first * accumulator_stride_ + folded_ / kRowTiles * 16;
+    if (left >= 8) {
+      INTFLASH_UNROLL
+      for (std::int32_t r = 0; r < 8; ++r) fold_row(from, to, first, r);
+    } else {
+      for (std::int32_t r = 0; r < left; ++r) fold_row(from, to, first, r);
+    }
+    row_ = 8 - row_;
+    if (row_ == 0) ++folded_;
+  }
+  INTFLASH_INLINE void drain() {
+    while (folded_ < allowed_) fold_eight();
+  }
+
+ private:
+  INTFLASH_INLINE void fold_row(const std::int32_t* from, float* to, std::int32_t first,
+                                std::int32_t r) const {
+    float* out = to + r * accumulator_stride_;
+    const Amx::F32 gain = Amx::broadcast_f32(gain_[first + r]);
+    Amx::store_f32(out, Amx::fma(Amx::to_f32(Amx::load(from + r * 16)), gain, Amx::load_f32(out)));
+  }
+
+  Products& products_;
+  const float* gain_;
+  float* accumulators_;
+  std::int64_t accumulator_stride_;
+  std::int32_t rows_;
+  std::int32_t folded_ = 0;
+  std::int32_t row_ = 0;  // 0 or 8
+  std::int32_t allowed_ = 0;
+};
+
+}  // namespace
+}  // namespace intflash
