@@ -301,7 +301,7 @@ std::vector<Shipped> shipped_inputs() {
   for (const auto& entry : fs::recursive_directory_iterator(INTFLASH_DATA_DIR)) {
     const std::string query = entry.path().string();
     if (!query.ends_with("_q.npy")) continue;
-    const bool decoder = query.find("tinyllama") != std::string::npos;
+    const bool decoder = entry.path().filename().string().starts_with("tinyllama");
     inputs.push_back({query, decoder, decoder ? 0.0105 : 0.007});
   }
   return inputs;

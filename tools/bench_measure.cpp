@@ -146,32 +146,33 @@ class PreparedCase {
 
 namespace {
 
-struct Medians {
-  double seconds;  // of one call
-  double limit;
-  double long_call_seconds;  // what the operations take in a long call; 0 where it was not asked
+// What each turn measured.
+struct Turns {
+  std::vector<double> seconds;  // of one call
+  std::vector<double> limit;
+  std::vector<double> long_call_seconds;  // what the operations take in a long call; 0 if not asked
 };
 
 // Takes turns: the limit, the long call, so many calls as make a sample, the limit, ...
-Medians time_by_turns(const std::function<void()>& call, const std::function<double()>& limit,
-                      const std::function<double()>& long_call_seconds, bool quick) {
-  const int turns = quick ? 5 : 15;
-  const int fewest_turns = 3;  // of calls that take seconds
+Turns time_by_turns(const std::function<void()>& call, const std::function<double()>& limit,
+                    const std::function<double()>& long_call_seconds, bool quick) {
+  const std::size_t most_turns = quick ? 5 : 15;
+  const std::size_t fewest_turns = 3;  // of calls that take seconds
   const double enough = quick ? 1.0 : 4.0;
   const double once = seconds_of(call);
   const int calls = static_cast<int>(std::clamp(kSampleSeconds / once, 1.0, 1e6));
-  std::vector<double> seconds, limits, long_calls;
+  Turns turns;
   const Stopwatch watch;
-  for (int turn = 0; turn < turns; ++turn) {
-    limits.push_back(limit());
-    long_calls.push_back(long_call_seconds());
+  while (turns.seconds.size() < most_turns) {
+    turns.limit.push_back(limit());
+    turns.long_call_seconds.push_back(long_call_seconds());
     const double all = seconds_of([&] {
       for (int i = 0; i < calls; ++i) call();
     });
-    seconds.push_back(all / calls);
-    if (turn + 1 >= fewest_turns && watch.seconds() > enough) break;
+    turns.seconds.push_back(all / calls);
+    if (turns.seconds.size() >= fewest_turns && watch.seconds() > enough) break;
   }
-  return {median(seconds), median(limits), median(long_calls)};
+  return turns;
 }
 
 }  // namespace
@@ -215,18 +216,21 @@ BenchRow BenchPort::measure(const BenchCase& c) {
   const bool moves_bytes = c.timed == Timed::kPack;
   std::optional<MemoryRate> memory;
   if (moves_bytes) memory.emplace(static_cast<std::size_t>(c.packed_bytes()));
-  const Medians medians = time_by_turns(
+  const Turns turns = time_by_turns(
       [&] { prepared.run_timed_part(); },
       [&] {
         return (memory ? memory->copy(c.threads) : integer_peak(c.threads).measure()) / kGiga;
       },
       [&] { return c.overhead ? long_call_seconds(c.operations()) : 0; }, quick_);
-  row.seconds = medians.seconds;
-  row.limit = medians.limit;
-  const double rate = (moves_bytes ? c.packed_bytes() : c.operations()) / row.seconds / kGiga;
-  (moves_bytes ? row.gbps : row.gops) = rate;
-  row.share = rate / row.limit;
-  if (c.overhead) row.overhead_seconds = row.seconds - medians.long_call_seconds;
+  const double work = (moves_bytes ? c.packed_bytes() : c.operations()) / kGiga;
+  row.seconds = median(turns.seconds);
+  row.limit = median(turns.limit);
+  (moves_bytes ? row.gbps : row.gops) = work / row.seconds;
+  row.share = work / row.seconds / row.limit;
+  row.best_seconds = *std::min_element(turns.seconds.begin(), turns.seconds.end());
+  row.best_limit = *std::max_element(turns.limit.begin(), turns.limit.end());
+  row.best_share = work / row.best_seconds / row.best_limit;
+  if (c.overhead) row.overhead_seconds = row.seconds - median(turns.long_call_seconds);
   return row;
 }
 

@@ -29,6 +29,10 @@ struct BenchRow {
   double limit =
       0;  // in the unit of gops or gbps: what the machine does at most, measured between the calls
   double share = 0;  // of the limit
+  // The same from the shortest call and the highest limit: what other programs disturb least.
+  double best_seconds = 0;
+  double best_limit = 0;
+  double best_share = 0;
   // Of short calls: seconds beyond what the same operations take in a long one. Of whole calls that
   // is quantizing and packing as well.
   std::optional<double> overhead_seconds;

@@ -69,16 +69,17 @@ std::optional<double> ratio_of(std::span<const BenchRow> rows, const std::string
 }  // namespace
 
 void print_table_head() {
-  fmt::print("{:<36}{:<13}{:>4}{:>12}{:>14}{:>14}{:>8}{:>12}\n", "case", "port", "thr", "time",
-             "rate", "limit", "share", "overhead");
+  fmt::print("{:<36}{:<13}{:>3}{:>12}{:>16}{:>15}{:>7}{:>7}{:>12}\n", "case", "port", "thr", "time",
+             "rate", "limit", "share", "best", "overhead");
 }
 
 void print_table_row(const BenchRow& row) {
   const char* unit = row.gops ? "GOP/s" : "GB/s";
   const auto rate = [&](double value) { return fmt::format("{:.4g} {:<5}", value, unit); };
-  fmt::print("{:<36}{:<13}{:>4}{:>12}{:>14}{:>14}{:>8.3f}{:>12}\n", row.name, row.port, row.threads,
-             time_text(row.seconds), rate(row.gops ? *row.gops : *row.gbps), rate(row.limit),
-             row.share, row.overhead_seconds ? time_text(*row.overhead_seconds) : "");
+  fmt::print("{:<36}{:<13}{:>3}{:>12}{:>16}{:>15}{:>7.3f}{:>7.3f}{:>12}\n", row.name, row.port,
+             row.threads, time_text(row.seconds), rate(row.gops ? *row.gops : *row.gbps),
+             rate(row.limit), row.share, row.best_share,
+             row.overhead_seconds ? time_text(*row.overhead_seconds) : "");
   std::fflush(stdout);
 }
 
@@ -118,6 +119,9 @@ nlohmann::ordered_json report_row(const BenchRow& row) {
       {"gbps", optional(row.gbps)},
       {"limit", row.limit},
       {"share", row.share},
+      {"best_seconds", row.best_seconds},
+      {"best_limit", row.best_limit},
+      {"best_share", row.best_share},
       {"kernel", row.kernel},
       {"workspace_bytes", row.workspace_bytes},
       {"rel_l1", row.rel_l1},

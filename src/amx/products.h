@@ -1,9 +1,10 @@
 // Copyright 2026 The intflash Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// Q K^T and P V on tiles. After each multiplication of tiles they call `tick`, which does a piece of
-// vector work: a tile multiplication takes 16 cycles of one port and leaves the others free, but the
-// CPU looks ahead only some 500 instructions, so that such work must stand between multiplications.
+// Q K^T and P V on tiles. After each multiplication of tiles they call `tick`, which does a piece
+// of vector work: a tile multiplication takes 16 cycles of one port and leaves the others free, but
+// the CPU looks ahead only some 500 instructions, so that such work must stand between
+// multiplications.
 //
 // How a step of 16 keys, or of 16 channels, uses the eight registers:
 //   0, 1  sums: rows 0 ... 15 and 16 ... 31; with one tile of rows, two steps in turn
@@ -83,8 +84,7 @@ INTFLASH_INLINE TileConfig tile_config(std::int32_t rows, std::int32_t row_tiles
                                        std::int32_t head_dim) {
   TileConfig config;
   const std::int32_t tile_rows = row_tiles == 1 ? rows : kTileRows;
-  for (std::int32_t t : {0, 1, 4, 5, 6, 7}) config.set_shape(t, tile_rows, 64);
-  for (std::int32_t t : {2, 3}) config.set_shape(t, 16, 64);
+  for (std::int32_t t = 0; t < 8; ++t) config.set_shape(t, t / 2 == 1 ? 16 : tile_rows, 64);
   if (head_dim < 64) {
     config.set_shape(3, head_dim / 4, 64);
     config.set_shape(6, tile_rows, head_dim);
@@ -168,8 +168,8 @@ INTFLASH_INLINE void resident_step_one(const TileMatrix& out, std::int32_t at,
 // ---- Steps of Q K^T with head_dim <= 64 ----
 
 template <class Tick>
-INTFLASH_INLINE void short_key_step(const TileMatrix& out, std::int32_t at,
-                                    const std::int8_t* next, PendingStore& pending, Tick& tick) {
+INTFLASH_INLINE void short_key_step(const TileMatrix& out, std::int32_t at, const std::int8_t* next,
+                                    PendingStore& pending, Tick& tick) {
   tiles::zero<0>();
   tiles::dot_s8_s8<0, 6, 3>();
   store_pending<1>(pending);

@@ -30,9 +30,9 @@ struct AmxScratch {
   Amx::I32 pairs[kMaxTileRows / 2];
 
   // Per row, of the block at work.
-  alignas(64) std::int32_t exponent[kMaxTileRows];     // RowScale::exponent
-  alignas(64) std::uint32_t shift[kMaxTileRows];       // shift_control
-  alignas(64) std::int32_t top[kMaxTileRows];          // of weigh_row
+  alignas(64) std::int32_t exponent[kMaxTileRows];  // RowScale::exponent
+  alignas(64) std::uint32_t shift[kMaxTileRows];    // shift_control
+  alignas(64) std::int32_t top[kMaxTileRows];       // of weigh_row
   alignas(64) float gain[kMaxTileRows];
   // Per row.
   alignas(64) std::int32_t multiplier[kMaxTileRows];  // in both halves
@@ -61,7 +61,8 @@ INTFLASH_INLINE void copy_query(const QueryTile& query, std::int32_t padded_rows
     own.mantissa[r] = query.mantissa[0];
     own.score_bits[r] = query.score_bits[0];
   }
-  for (std::int32_t r = 0; r < padded_rows; ++r) scratch.multiplier[r] = own.multiplier[r] * 0x10001;
+  for (std::int32_t r = 0; r < padded_rows; ++r)
+    scratch.multiplier[r] = own.multiplier[r] * 0x10001;
 }
 
 // Query tiles [slices][32][64]. The last slice ends with the row; dims that the slice before holds
@@ -85,18 +86,17 @@ INTFLASH_INLINE void copy_query_tiles(const QueryTile& query, std::int32_t slice
 INTFLASH_INLINE std::int32_t exponent_limit(const QueryTile& query) {
   std::int32_t limit = -1000;
   for (std::int32_t r = 0; r < query.rows; ++r) {
-    limit =
-        max_of(limit, query.exponent[r] + max_of(query.score_bits[r] - kScoreBits, 0));
+    limit = max_of(limit, query.exponent[r] + max_of(query.score_bits[r] - kScoreBits, 0));
   }
   return limit;
 }
 
-// exponent, shift and value_term of a block whose rows all have exponents <= 0.
+// exponent, shift and value_term of the rows in a block where all exponents are <= 0.
 template <std::int32_t kRows>
-INTFLASH_INLINE void scale_rows(const ScoreBlock& block, AmxScratch& scratch) {
+INTFLASH_INLINE void scale_plain_rows(const ScoreBlock& block, AmxScratch& scratch) {
   std::uint32_t used = 0;
   for (std::int32_t r = 0; r < kRows; ++r) {
-    const RowScale scale = row_scale(scratch.query, r, block);
+    const RowScale scale = row_scale(scratch.query, r, block.key_exponent, block.key_mantissa);
     scratch.exponent[r] = scale.exponent;
     scratch.shift[r] = shift_control(scale.shift);
     used |= 1u << (scale.exponent + kExponentBits);
@@ -123,8 +123,7 @@ INTFLASH_INLINE ScoreRow score_row_of(const AmxScratch& scratch, std::int32_t ro
 template <std::int32_t kRows>
 INTFLASH_INLINE void finish_tops(AmxScratch& scratch) {
   for (std::int32_t r = 0; r < kRows; r += 16) {
-    const Amx::I16 largest =
-        larger_half(RowReduction<Largest>::finish(scratch.pairs + r / 2));
+    const Amx::I16 largest = larger_half(RowReduction<Largest>::finish(scratch.pairs + r / 2));
     const Amx::I32 places = _mm512_sub_epi32(Amx::zero(), Amx::load(scratch.exponent + r));
     const Amx::I16 octaves = _mm512_sllv_epi32(Amx::broadcast32(two_octaves(0)), places);
     Amx::store(scratch.top + r, Amx::add(largest, octaves));
@@ -133,8 +132,9 @@ INTFLASH_INLINE void finish_tops(AmxScratch& scratch) {
 
 // Takes the weights of a plain block into the states of its rows, and leaves their gains.
 template <std::int32_t kRows>
-INTFLASH_INLINE void enter_rows(const ScoreBlock& block, const AttentionState& state,
-                                std::int32_t rows, std::int32_t head_dim_v, AmxScratch& scratch) {
+INTFLASH_INLINE void enter_plain_rows(const ScoreBlock& block, const AttentionState& state,
+                                      std::int32_t rows, std::int32_t head_dim_v,
+                                      AmxScratch& scratch) {
   alignas(64) float exponent[kRows];
   alignas(64) float distance[kRows];
   alignas(64) float sum[kRows];
@@ -143,8 +143,7 @@ INTFLASH_INLINE void enter_rows(const ScoreBlock& block, const AttentionState& s
   }
   std::int32_t out_of_reach = 0;
   for (std::int32_t r = 0; r < kRows; ++r) {
-    const std::int32_t largest =
-        (scratch.top[r] >> 16) - (two_octaves(-scratch.exponent[r]) >> 16);
+    const std::int32_t largest = (scratch.top[r] >> 16) - (two_octaves(-scratch.exponent[r]) >> 16);
     exponent[r] = static_cast<float>(largest) * power_of_two(scratch.exponent[r]);
     distance[r] = r < rows ? exponent[r] - state.reference[r] : 0.0f;
     out_of_reach |= distance[r] <= kMaxOverReference ? 0 : 1;

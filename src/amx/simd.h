@@ -16,15 +16,6 @@
 namespace intflash {
 namespace {
 
-// vpmultishiftqb narrows within 64-bit words: two vectors of 16 keys become two keys of the first,
-// two of the second, and so on.
-template <>
-struct NarrowedOrder<16> {
-  INTFLASH_INLINE std::int32_t operator()(std::int32_t key) const {
-    return key / 32 * 32 + key % 16 / 2 * 4 + key % 32 / 16 * 2 + key % 2;
-  }
-};
-
 struct Amx : Avx512 {
   using Control = __m512i;  // per byte of a result, the bit of its 64-bit word where it starts
 
@@ -46,13 +37,33 @@ struct Amx : Avx512 {
   static INTFLASH_INLINE I16 pack16(I32 a, I32 b) { return narrow(repeat32(0x28200800), a, b); }
   static INTFLASH_INLINE I32 pack8(I16 a, I16 b) { return narrow(repeat32(0x30201000), a, b); }
 
+  static INTFLASH_INLINE I16 keep_words(const std::uint64_t* keep, std::int32_t first_key) {
+    const std::uint32_t bits = static_cast<std::uint32_t>(keep[first_key / 64] >> (first_key % 64));
+    return _mm512_movm_epi16(_pdep_u32(bits, 0x33333333u) | _pdep_u32(bits >> 16, 0xccccccccu));
+  }
+
   static INTFLASH_INLINE I16 average(I16 a, I16 b) { return _mm512_avg_epu16(a, b); }
   static INTFLASH_INLINE I16 shift_right_each(I16 a, I16 count) {
     return _mm512_srlv_epi16(a, count);
   }
-  static INTFLASH_INLINE I32 max32(I32 a, I32 b) { return _mm512_max_epi32(a, b); }
   static INTFLASH_INLINE I32 permute_bytes(I32 a, I32 index) {
     return _mm512_permutexvar_epi8(index, a);
+  }
+};
+
+// vpmultishiftqb narrows within 64-bit words: two vectors of 16 keys become two keys of the first,
+// two of the second, and so on.
+template <>
+struct NarrowedOrder<Amx> {
+  INTFLASH_INLINE constexpr std::int32_t operator()(std::int32_t key) const {
+    return key / 32 * 32 + key % 16 / 2 * 4 + key % 32 / 16 * 2 + key % 2;
+  }
+  static INTFLASH_INLINE void expand(const std::uint64_t* keep, std::int32_t* kept) {
+    NarrowedOrder<Avx512>::expand(keep, kept);
+  }
+  static INTFLASH_INLINE void narrow(const std::int32_t* from, std::int16_t* to) {
+    for (std::int32_t i = 0; i < kScoreBlock; i += 32)
+      Amx::store(to + i, Amx::pack16(Amx::load(from + i), Amx::load(from + i + 16)));
   }
 };
 

@@ -37,43 +37,6 @@ INTFLASH_INLINE KeyFactors load_factors(const std::int16_t* factors) {
   return loaded;
 }
 
-// All keys count.
-struct AllKeys {
-  INTFLASH_INLINE Amx::I16 if_kept(std::int32_t, Amx::I16 a, Amx::I16) const { return a; }
-};
-
-// The keys of a row's keep words.
-struct KeptKeys {
-  __mmask32 vector[kKeyVectors];
-
-  INTFLASH_INLINE explicit KeptKeys(const std::uint64_t* keep) {
-    alignas(64) static constexpr KeyBytes kKeyOfByte = key_of_byte();
-    INTFLASH_UNROLL
-    for (std::int32_t v = 0; v < kKeyVectors; ++v) {
-      const Amx::I32 natural = _mm512_movm_epi8(keep[v / 2]);
-      vector[v] = _mm512_movepi16_mask(
-          Amx::permute_bytes(natural, Amx::load(kKeyOfByte.key + v % 2 * 64)));
-    }
-  }
-  INTFLASH_INLINE Amx::I16 if_kept(std::int32_t v, Amx::I16 a, Amx::I16 otherwise) const {
-    return _mm512_mask_mov_epi16(otherwise, vector[v], a);
-  }
-
- private:
-  struct KeyBytes {
-    std::uint8_t key[128];
-  };
-  // The key of 64 whose 16-bit number a byte belongs to.
-  static constexpr KeyBytes key_of_byte() {
-    KeyBytes bytes{};
-    for (std::int32_t key = 0; key < 64; ++key) {
-      const std::int32_t place = NarrowedOrder<16>{}(key);
-      bytes.key[2 * place] = bytes.key[2 * place + 1] = static_cast<std::uint8_t>(key);
-    }
-    return bytes;
-  }
-};
-
 struct ScoreRow {
   const std::int32_t* dots[2];  // of keys 0 ... 63, and of keys 64 ... 127
   std::uint32_t shift;          // shift_control
@@ -82,21 +45,18 @@ struct ScoreRow {
 };
 
 // Folded scores of one row; the result's lanes are maxima over some of them.
-template <class Keys>
-INTFLASH_INLINE Amx::I16 score_row(const ScoreRow& row, const KeyFactors& key_factor,
-                                   const Keys& keys, std::int16_t* x) {
+INTFLASH_INLINE Amx::I16 score_plain_row(const ScoreRow& row, const KeyFactors& key_factor,
+                                         std::int16_t* x) {
   const Amx::Control shift = Amx::repeat32(row.shift);
   const Amx::I16 multiplier = Amx::broadcast32(row.multiplier);
-  const Amx::I16 least = Amx::broadcast16(-32768);
-  Amx::I16 largest = least;
+  Amx::I16 largest;
   INTFLASH_UNROLL
   for (std::int32_t v = 0; v < kKeyVectors; ++v) {
     const std::int32_t* dots = row.dots[v / 2] + v % 2 * 32;
     const Amx::I16 dot = Amx::narrow(shift, Amx::load(dots), Amx::load(dots + 16));
     const Amx::I16 score =
         Amx::multiply_q15(Amx::multiply_q15(dot, key_factor.vector[v]), multiplier);
-    const Amx::I16 folded =
-        keys.if_kept(v, Amx::add(score, Amx::load(row.value_term + v * 32)), least);
+    const Amx::I16 folded = Amx::add(score, Amx::load(row.value_term + v * 32));
     Amx::store(x + v * 32, folded);
     largest = v == 0 ? folded : Amx::max(largest, folded);
   }
@@ -147,7 +107,7 @@ struct NaturalBytes {
 constexpr NaturalBytes natural_bytes() {
   NaturalBytes bytes{};
   for (std::int32_t key = 0; key < 64; ++key) {
-    const std::int32_t place = NarrowedOrder<16>{}(key) % 32;
+    const std::int32_t place = NarrowedOrder<Amx>{}(key) % 32;
     bytes.place[key] = static_cast<std::uint8_t>(place / 4 * 8 + key / 32 * 4 + place % 4);
   }
   return bytes;
@@ -156,10 +116,9 @@ alignas(64) constexpr NaturalBytes kNaturalBytes = natural_bytes();
 
 // P of one row from its folded scores, top being the largest and two octaves; the result's lanes
 // add up to the sum of unfolded weights.
-template <class Keys>
-INTFLASH_INLINE Amx::I32 weigh_row(const std::int16_t* x, std::int32_t top,
-                                   const WeightControl& control, const KeyFactors& value_weight,
-                                   const Keys& keys, std::uint8_t* weights) {
+INTFLASH_INLINE Amx::I32 weigh_plain_row(const std::int16_t* x, std::int32_t top,
+                                         const WeightControl& control,
+                                         const KeyFactors& value_weight, std::uint8_t* weights) {
   const Amx::I16 from = Amx::broadcast32(top);
   const Amx::Control whole_start = Amx::repeat64(control.whole);
   const Amx::Control fraction_start = Amx::repeat64(control.fraction);
@@ -183,8 +142,7 @@ INTFLASH_INLINE Amx::I32 weigh_row(const std::int16_t* x, std::int32_t top,
                                       Amx::multiply_q15(fraction, Amx::broadcast16(kExp2Square)));
       const Amx::I16 power =
           Amx::sub(Amx::broadcast16(kExp2One), Amx::multiply_q15(fraction, slope));
-      const Amx::I16 weight = keys.if_kept(
-          v, Amx::average(Amx::shift_right_each(power, whole), Amx::zero()), Amx::zero());
+      const Amx::I16 weight = Amx::average(Amx::shift_right_each(power, whole), Amx::zero());
       sum = Amx::multiply_add_pairs(sum, weight, value_weight.vector[v]);
       rounded[i] = Amx::add(weight, half);
     }
@@ -208,8 +166,8 @@ class RowReduction {
     if (row % 2 == 0) {
       even_ = a;
     } else {
-      Amx::store(pairs_ + row / 2, Reduce::of(_mm512_unpacklo_epi32(even_, a),
-                                              _mm512_unpackhi_epi32(even_, a)));
+      Amx::store(pairs_ + row / 2,
+                 Reduce::of(_mm512_unpacklo_epi32(even_, a), _mm512_unpackhi_epi32(even_, a)));
     }
   }
 

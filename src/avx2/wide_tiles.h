@@ -10,6 +10,7 @@
 #include <cstdint>
 
 #include "avx2/simd.h"
+#include "tile/panels.h"
 #include "tile/types.h"
 
 namespace intflash {
@@ -17,8 +18,6 @@ namespace {
 
 struct WideTiles : Avx2 {
   static constexpr std::int32_t kStripRows = 24;  // as many as share a widened tile
-  static constexpr std::int32_t kPanelRows =
-      6;  // of 16 keys or channels: 12 sums, 2 operands, 1 broadcast
   static constexpr std::int32_t kMaxQuads = kMaxHeadDim / 4;
 
   // Elements 0 and 2 of each group of four bytes, and elements 1 and 3, as int16.
@@ -133,31 +132,6 @@ struct WideTiles : Avx2 {
     }
   }
 
-  // Calls panel(rows as a type, first row) over the rows, six at a time.
-  template <class Panel>
-  static INTFLASH_INLINE void for_each_panel(std::int32_t rows, Panel panel) {
-    std::int32_t r = 0;
-    for (; r + kPanelRows <= rows; r += kPanelRows) panel(Rows<kPanelRows>{}, r);
-    switch (rows - r) {
-      case 1:
-        return panel(Rows<1>{}, r);
-      case 2:
-        return panel(Rows<2>{}, r);
-      case 3:
-        return panel(Rows<3>{}, r);
-      case 4:
-        return panel(Rows<4>{}, r);
-      case 5:
-        return panel(Rows<5>{}, r);
-      default:
-        return;
-    }
-  }
-  template <std::int32_t kCount>
-  struct Rows {
-    static constexpr std::int32_t kRows = kCount;
-  };
-
   // dots [rows][kScoreBlock] of rows first ... first + rows - 1.
   static INTFLASH_INLINE void qk_strip(const QueryTile& query, void* packed, std::int32_t first,
                                        std::int32_t rows, const ScoreBlock& block,
@@ -168,7 +142,7 @@ struct WideTiles : Avx2 {
     for (std::int32_t key = 0; key < kScoreBlock; key += 16) {
       widen_tile(block.half[key / kBlockTokens].key_codes + key % kBlockTokens * head_dim,
                  head_dim / 4, scratch.tile);
-      for_each_panel(rows, [&](auto panel, std::int32_t r) {
+      for_each_panel_of_6(rows, [&](auto panel, std::int32_t r) {
         qk_panel<decltype(panel)::kRows>(pairs + r * head_dim, head_dim, scratch.tile,
                                          dots + r * kScoreBlock + key);
       });
@@ -200,7 +174,7 @@ struct WideTiles : Avx2 {
         widen_tile(block.half[half].value_codes + channel * kBlockTokens, kBlockTokens / 4,
                    scratch.tile + half * 16);
       }
-      for_each_panel(rows, [&](auto panel, std::int32_t r) {
+      for_each_panel_of_6(rows, [&](auto panel, std::int32_t r) {
         pv_panel<decltype(panel)::kRows>(scratch.weights[r], scratch.tile, gain + r,
                                          accumulators + r, channel);
       });

@@ -88,7 +88,7 @@ INTFLASH_INLINE std::int32_t weigh_row_as(const std::int16_t* x, std::int32_t la
   const I16 fraction_shift = Isa::broadcast16(15 - fraction_bits);
   const I16 coarse_shift = Isa::broadcast16(min_of(scale.exponent, kMaxCoarseShift));
   const I16 to_u8 = Isa::broadcast16(kWeightToU8);
-  typename Isa::I32 sum = Isa::zero();
+  typename Isa::I32 sum[2] = {Isa::zero(), Isa::zero()};
   INTFLASH_UNROLL
   for (std::int32_t i = 0; i < kScoreBlock; i += 4 * Isa::kLanes) {
     I16 bytes[2];
@@ -102,12 +102,12 @@ INTFLASH_INLINE std::int32_t weigh_row_as(const std::int16_t* x, std::int32_t la
         distance = Isa::shift_left(
             Isa::min_unsigned(distance, Isa::broadcast16(kMaxCoarseDistance)), coarse_shift);
       const I16 weight = weigh<Isa>(distance, places, fraction_shift);
-      sum = Isa::multiply_add_pairs(sum, weight, Isa::load(block.value_weight + at));
+      sum[half] = Isa::multiply_add_pairs(sum[half], weight, Isa::load(block.value_weight + at));
       bytes[half] = Isa::multiply_q15(weight, to_u8);
     }
     Isa::store(weights + i, Isa::pack8(bytes[0], bytes[1]));
   }
-  return Isa::sum_lanes(sum);
+  return Isa::sum_lanes(Isa::add32(sum[0], sum[1]));
 }
 
 // P of each key, and the sum of unfolded weights.

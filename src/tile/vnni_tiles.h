@@ -8,6 +8,7 @@
 
 #include <cstdint>
 
+#include "tile/panels.h"
 #include "tile/portability.h"
 #include "tile/types.h"
 
@@ -144,7 +145,9 @@ INTFLASH_NOINLINE void qk_rows(const std::uint8_t* query, std::int64_t query_str
 // The products of the generic tile kernel (attend_tile.h) for a vpdpbusd instruction set.
 template <class Base>
 struct VnniTiles : Base {
-  static constexpr std::int32_t kStripRows = 6;
+  // Scores of as many rows as lie in L1 with the keys, so that softmax runs over all of them at
+  // once.
+  static constexpr std::int32_t kStripRows = 24;
 
   static std::size_t query_bytes(std::int32_t head_dim) {
     return static_cast<std::size_t>(kMaxTileRows * round_up(head_dim, 64));
@@ -159,39 +162,19 @@ struct VnniTiles : Base {
                                        std::int32_t* dots) {
     const std::int64_t stride = query.code_stride;
     const std::uint8_t* bytes = static_cast<const std::uint8_t*>(packed) + first * stride;
-    switch (rows) {
-      case 1:
-        return qk_rows<Base, 1>(bytes, stride, block, query.head_dim, dots);
-      case 2:
-        return qk_rows<Base, 2>(bytes, stride, block, query.head_dim, dots);
-      case 3:
-        return qk_rows<Base, 3>(bytes, stride, block, query.head_dim, dots);
-      case 4:
-        return qk_rows<Base, 4>(bytes, stride, block, query.head_dim, dots);
-      case 5:
-        return qk_rows<Base, 5>(bytes, stride, block, query.head_dim, dots);
-      default:
-        return qk_rows<Base, 6>(bytes, stride, block, query.head_dim, dots);
-    }
+    for_each_panel_of_6(rows, [&](auto panel, std::int32_t r) {
+      qk_rows<Base, decltype(panel)::kRows>(bytes + r * stride, stride, block, query.head_dim,
+                                            dots + r * kScoreBlock);
+    });
   }
   static INTFLASH_INLINE void pv_strip(void* /*packed*/, const std::uint8_t* weights,
                                        std::int32_t rows, const ScoreBlock& block,
                                        std::int32_t head_dim_v, const float* gain,
                                        float* const* accumulators) {
-    switch (rows) {
-      case 1:
-        return pv_rows<Base, 1>(weights, block, head_dim_v, gain, accumulators);
-      case 2:
-        return pv_rows<Base, 2>(weights, block, head_dim_v, gain, accumulators);
-      case 3:
-        return pv_rows<Base, 3>(weights, block, head_dim_v, gain, accumulators);
-      case 4:
-        return pv_rows<Base, 4>(weights, block, head_dim_v, gain, accumulators);
-      case 5:
-        return pv_rows<Base, 5>(weights, block, head_dim_v, gain, accumulators);
-      default:
-        return pv_rows<Base, 6>(weights, block, head_dim_v, gain, accumulators);
-    }
+    for_each_panel_of_6(rows, [&](auto panel, std::int32_t r) {
+      pv_rows<Base, decltype(panel)::kRows>(weights + r * kScoreBlock, block, head_dim_v, gain + r,
+                                            accumulators + r);
+    });
   }
 };
 

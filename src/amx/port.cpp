@@ -1,0 +1,40 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// The port for AMX with INT8: tiles of 16 x 64 bytes, beside AVX-512 with VNNI and VBMI.
+#include "amx/pipeline.h"
+#include "amx/tiles.h"
+#include "tile/pack.h"
+#include "tile/rows.h"
+#include "tile/state.h"
+
+namespace intflash {
+namespace {
+
+double integer_peak(std::int64_t repeats) {
+  TileConfig config;
+  for (std::int32_t t = 0; t < 8; ++t) config.set_shape(t, 16, 64);
+  tiles::repeat_dot(config, repeats);
+  return 2.0 * 16 * 16 * 64 * 4 * static_cast<double>(repeats);
+}
+
+}  // namespace
+
+extern constexpr KernelTable kernels_amx_int8 = {
+    .name = "amx_int8",
+    .tile_rows = kMaxTileRows,
+    .max_magnitude = max_magnitude,
+    .sum_rows = sum_rows,
+    .quantize_rows = quantize_rows,
+    .sum_magnitudes = sum_magnitudes,
+    .pack_keys = pack_keys,
+    .pack_values = pack_values,
+    .prepare_block = prepare_block<Amx>,
+    .scratch_bytes = scratch_bytes_amx,
+    .attend_tile = attend_tile_amx,
+    .merge_states = merge_states,
+    .write_row = write_row,
+    .integer_peak = integer_peak,
+};
+
+}  // namespace intflash
