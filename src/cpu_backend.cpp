@@ -267,15 +267,16 @@ KvBlock page_view(const Call& call, char* page) {
           reinterpret_cast<const std::int32_t*>(tail + 2 * kBlockTokens * 4)};
 }
 
-// Rows of a tensor as codes and scales, quantized, or as the caller gave them.
-void quantize_tokens(const Call& call, const ScannedTensor& t, std::int64_t b, std::int64_t h,
-                     std::int64_t token, std::int32_t rows, const float* center, bool rotate,
-                     std::int64_t code_stride, std::int8_t* codes, float* scale) {
+// Rows of a tensor as codes and scales, quantized, or as the caller gave them. Returns the bits of
+// the largest magnitude met.
+std::uint32_t quantize_tokens(const Call& call, const ScannedTensor& t, std::int64_t b,
+                              std::int64_t h, std::int64_t token, std::int32_t rows,
+                              const float* center, bool rotate, std::int64_t code_stride,
+                              std::int8_t* codes, float* scale) {
   const RowSource source = rows_of(t.tensor, t.dtype, b, h, token);
   if (t.dtype != INTFLASH_INT8) {
-    call.kernels().quantize_rows({source, rows, static_cast<std::int32_t>(t.dim), center,
-                                  rotate ? 1 : 0, codes, code_stride, scale});
-    return;
+    return call.kernels().quantize_rows({source, rows, static_cast<std::int32_t>(t.dim), center,
+                                         rotate ? 1 : 0, codes, code_stride, scale});
   }
   for (std::int32_t r = 0; r < rows; ++r) {
     std::memcpy(codes + r * code_stride,
@@ -284,6 +285,15 @@ void quantize_tokens(const Call& call, const ScannedTensor& t, std::int64_t b, s
     std::memset(codes + r * code_stride + t.dim, 0, static_cast<std::size_t>(code_stride - t.dim));
     scale[r] = scale_of(t.tensor, b, h, token + r);
   }
+  return call.kernels().max_magnitude(source, rows, t.dim);
+}
+
+// Keeps what quantizing tokens of one head met.
+void note_magnitude(TensorScan& scan, const ScannedTensor& t, std::int64_t head, std::int64_t token,
+                    std::uint32_t magnitude) {
+  raise_to(scan.magnitude, magnitude);
+  const std::int64_t chunks = (t.tokens + kSpanTokens - 1) / kSpanTokens;
+  if (is_bad(magnitude, t.dtype)) lower_to(scan.first_bad, head * chunks + token / kSpanTokens);
 }
 
 // Absent tokens of the last page have zero codes and zero scales.
@@ -303,15 +313,19 @@ void pack_page(const Call& call, const Worker& worker, std::int64_t b, std::int6
   const std::int64_t key_stride = round_up(p.head_dim, 64);
   const std::int64_t value_stride = round_up(p.head_dim_v, 64);
   const std::int64_t absent = kBlockTokens - tokens;
-  quantize_tokens(call, key_tensor(call), b, h, first, tokens, call.key_center(head), p.rotate,
-                  key_stride, worker.codes, key_scale);
+  const ScannedTensor key = key_tensor(call);
+  note_magnitude(call.status().key, key, head, first,
+                 quantize_tokens(call, key, b, h, first, tokens, call.key_center(head), p.rotate,
+                                 key_stride, worker.codes, key_scale));
   std::memset(worker.codes + tokens * key_stride, 0, static_cast<std::size_t>(absent * key_stride));
   call.kernels().pack_keys(worker.codes, key_stride, static_cast<std::int32_t>(p.head_dim),
                            const_cast<std::int8_t*>(view.key_codes),
                            const_cast<std::int32_t*>(view.key_sum));
 
-  quantize_tokens(call, value_tensor(call), b, h, first, tokens, call.value_center(head), false,
-                  value_stride, worker.codes, value_scale);
+  const ScannedTensor value = value_tensor(call);
+  note_magnitude(call.status().value, value, head, first,
+                 quantize_tokens(call, value, b, h, first, tokens, call.value_center(head), false,
+                                 value_stride, worker.codes, value_scale));
   std::memset(worker.codes + tokens * value_stride, 0,
               static_cast<std::size_t>(absent * value_stride));
   call.kernels().pack_values(worker.codes, value_stride, static_cast<std::int32_t>(p.head_dim_v),
@@ -344,6 +358,12 @@ void compute_center(const Call& call, std::int64_t head) {
   }
 }
 
+intflash_status report_bad_kv(const ScannedTensor& key, const ScannedTensor& value,
+                              const CallStatus& status) {
+  const intflash_status result = report_bad(key, status.key);
+  return result == INTFLASH_OK ? report_bad(value, status.value) : result;
+}
+
 intflash_status pack(const intflash_plan& plan, const intflash_attend_args& args, void* workspace) {
   const Call call{plan, args, static_cast<char*>(workspace)};
   const Problem& p = call.problem();
@@ -354,33 +374,32 @@ intflash_status pack(const intflash_plan& plan, const intflash_attend_args& args
 
   const ScannedTensor key = key_tensor(call);
   const ScannedTensor value = value_tensor(call);
+  const std::int64_t heads = p.batch * p.num_kv_heads;
   const bool sum_keys = p.center_key && args.key_center == nullptr;
   const bool sum_values = p.center_value && args.value_center == nullptr;
-  for_each_task(call, num_chunks(key), [&](const Worker&, std::int64_t chunk) {
-    double* sums = sum_keys || sum_values
-                       ? call.partial_sums(chunk / call.spans(), chunk % call.spans())
-                       : nullptr;
-    scan_chunk(call, key, chunk, status.key, sum_keys ? sums : nullptr);
-    scan_chunk(call, value, chunk, status.value, sum_values ? sums + p.head_dim : nullptr);
-  });
-  intflash_status result = report_bad(key, status.key);
-  if (result == INTFLASH_OK) result = report_bad(value, status.value);
-  if (result != INTFLASH_OK) return result;
-  if (largest_of(value, status.value) >= kMaxValue) {
-    return fail(
-        INTFLASH_SCORE_OVERFLOW,
-        "value: largest magnitude %g: must be below 2^90, or sums of weighted values would leave "
-        "the range of f32",
-        largest_of(value, status.value));
-  }
-  const std::int64_t heads = p.batch * p.num_kv_heads;
-  if (sum_keys || sum_values)
+  // Means need a pass of their own; everything else is found while quantizing.
+  if (sum_keys || sum_values) {
+    for_each_task(call, num_chunks(key), [&](const Worker&, std::int64_t chunk) {
+      double* sums = call.partial_sums(chunk / call.spans(), chunk % call.spans());
+      if (sum_keys) scan_chunk(call, key, chunk, status.key, sums);
+      if (sum_values) scan_chunk(call, value, chunk, status.value, sums + p.head_dim);
+    });
+    const intflash_status result = report_bad_kv(key, value, status);
+    if (result != INTFLASH_OK) return result;
     for_each_task(call, heads,
                   [&](const Worker&, std::int64_t head) { compute_center(call, head); });
+  }
   for_each_task(
       call, heads * call.layout().num_blocks,
       [&](const Worker& worker, std::int64_t index) { pack_score_block(call, worker, index); });
-  return INTFLASH_OK;
+  const intflash_status result = report_bad_kv(key, value, status);
+  if (result != INTFLASH_OK) return result;
+  const double largest_value = largest_of(value, status.value);
+  if (largest_value < kMaxValue) return INTFLASH_OK;
+  return fail(INTFLASH_SCORE_OVERFLOW,
+              "value: largest magnitude %g: must be below 2^90, or sums of weighted values would "
+              "leave the range of f32",
+              largest_value);
 }
 
 // ---- Attending
@@ -454,7 +473,8 @@ void build_tile(const Call& call, const WorkItem& item, std::int64_t tile_index,
     // |query . key| <= 127 * sum of |code| for every key.
     const std::int32_t bound =
         127 * call.kernels().sum_magnitudes(codes + r * plan.code_stride, p.head_dim);
-    query.score_bits[r] = std::bit_width(static_cast<std::uint32_t>(bound));
+    query.score_bits[r] =
+        static_cast<std::int32_t>(std::bit_width(static_cast<std::uint32_t>(bound)));
     tile.center_score[r] = needs_center ? center_dot(call, item.batch, place, center) *
                                               static_cast<double>(p.softmax_scale)
                                         : 0.0;

@@ -20,6 +20,8 @@
 namespace intflash {
 namespace {
 
+constexpr std::string_view kGitHash{INTFLASH_GIT_HASH};  // empty where the build does not know it
+
 std::string compiler_name() {
 #if defined(__clang__)
   return __VERSION__;  // begins with "Clang" or the vendor's name
@@ -77,7 +79,7 @@ nlohmann::ordered_json describe_machine() {
   }
   report["version"] = intflash_version();
   report["compiler"] = compiler_name();
-  if (constexpr std::string_view git = INTFLASH_GIT_HASH; !git.empty()) report["git"] = git;
+  if (!kGitHash.empty()) report["git"] = kGitHash;
   return report;
 }
 

@@ -27,7 +27,7 @@ namespace {
 constexpr int kUsageError = 2;
 constexpr int kMaxThreads = 4096;
 
-const char* const kExamples = R"(Examples:
+constexpr const char* kExamples = R"(Examples:
   intflash info
   intflash attend --query q.npy --key k.npy --value v.npy --causal --check
   intflash attend --query q.npy --key k.npy --value v.npy --out o.npy --isa avx2 --json

@@ -79,11 +79,11 @@ double IntegerPeak::measure() {
 
 MemoryRate::MemoryRate(std::size_t bytes) : buffer_(bytes) {
   // 4 KiB pages cost up to a tenth of the rate. Advice only: nothing fails without huge pages.
-  const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
-  const std::uintptr_t begin =
-      (reinterpret_cast<std::uintptr_t>(buffer_.data()) + page - 1) / page * page;
-  const std::uintptr_t end = reinterpret_cast<std::uintptr_t>(buffer_.end()) / page * page;
-  if (end > begin) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+  const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+  const std::size_t to_page = page - reinterpret_cast<std::uintptr_t>(buffer_.data()) % page;
+  if (bytes > 2 * page) {
+    ::madvise(buffer_.data() + to_page, (bytes - to_page) / page * page, MADV_HUGEPAGE);
+  }
   std::memset(buffer_.data(), 1, buffer_.size());  // untouched pages would all be one page of zeros
 }
 

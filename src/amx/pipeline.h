@@ -132,10 +132,11 @@ class Pipeline {
     INTFLASH_INLINE void row(std::int32_t r) {
       if (r < p.rows_) {
         const std::int32_t row_tile = r / kTileRows;
-        const ScoreRow row = score_row_of(p.scratch_, r, p.template buffer<std::int32_t>(row_tile, r),
-                                          p.template buffer<std::int32_t>(2 + row_tile, r));
+        const ScoreRow row =
+            score_row_of(p.scratch_, r, p.template buffer<std::int32_t>(row_tile, r),
+                         p.template buffer<std::int32_t>(2 + row_tile, r));
         last = score_plain_row(row, key_factor,
-                         p.template buffer<std::int16_t>(row_tile == 0 ? 4 : 0, r));
+                               p.template buffer<std::int16_t>(row_tile == 0 ? 4 : 0, r));
       }
       maxima.put(r, last);
     }
@@ -150,8 +151,8 @@ class Pipeline {
 
   // Five buffers take turns. In a turn, dots of a block go to buffers 0 ... 3, [half of the
   // keys][row tile]; folded scores of rows 0 ... 15 to buffer 4, and of rows 16 ... 31 to buffer 0,
-  // where the dots of rows 0 ... 15 are no longer needed. In the next turn these are called 3 and 4:
-  // rows 0 ... 15 have been weighed before the first tile of dots comes to 3.
+  // where the dots of rows 0 ... 15 are no longer needed. In the next turn these are called 3 and
+  // 4: rows 0 ... 15 have been weighed before the first tile of dots comes to 3.
   template <class T>
   INTFLASH_INLINE T* buffer(std::int32_t index, std::int32_t row) {
     return reinterpret_cast<T*>(scratch_.scores[(turn_ + index) % kScoreBuffers] +
@@ -187,9 +188,7 @@ class Pipeline {
   }
 
   // The first store of what is pending when nothing is goes where it does no harm.
-  INTFLASH_INLINE void forget_pending() {
-    pending_ = {scratch_.products[kProductTiles - 1], 64};
-  }
+  INTFLASH_INLINE void forget_pending() { pending_ = {scratch_.products[kProductTiles - 1], 64}; }
   INTFLASH_INLINE void store_last_tile() {
     store_pending<1>(pending_);
     forget_pending();
@@ -241,33 +240,36 @@ class Pipeline {
     const KeyTiles keys = keys_of(block);
     const TileMatrix out[2] = {dots_place(0), dots_place(1)};
     if constexpr (kSlices == 1) {
-      for_each_step(kKeyTiles, [&](auto sum, std::int32_t at) __attribute__((always_inline)) {
-        const std::int8_t* next =
-            at + 1 < kKeyTiles ? keys.tile(at + 1) : keys_of(then_keys).tile(0);
-        if constexpr (kRowTiles == 2) {
-          short_key_step(out[at / 4], at % 4, next, pending_, tick);
-        } else {
-          short_key_step_one<sum.kSum>(out[at / 4], at % 4, next, pending_, tick);
-        }
-      });
+      for_each_step(
+          kKeyTiles, [&](auto sum, std::int32_t at) __attribute__((always_inline)) {
+            const std::int8_t* next =
+                at + 1 < kKeyTiles ? keys.tile(at + 1) : keys_of(then_keys).tile(0);
+            if constexpr (kRowTiles == 2) {
+              short_key_step(out[at / 4], at % 4, next, pending_, tick);
+            } else {
+              short_key_step_one<sum.kSum>(out[at / 4], at % 4, next, pending_, tick);
+            }
+          });
     } else if constexpr (kSlices == 2) {
       const StreamedTiles after = then_values != nullptr ? ValueTiles{then_values->half}.at(0)
                                                          : keys_of(then_keys).two_slices(0);
-      for_each_step(kKeyTiles, [&](auto sum, std::int32_t at) __attribute__((always_inline)) {
-        const StreamedTiles next = at + 1 < kKeyTiles ? keys.two_slices(at + 1) : after;
-        if constexpr (kRowTiles == 2) {
-          const bool reload = at + 1 == kKeyTiles && then_values != nullptr;
-          resident_step<false>(out[at / 4], at % 4, next, reload ? &weights_ : nullptr, pending_,
-                               tick);
-        } else {
-          resident_step_one<false, sum.kSum>(out[at / 4], at % 4, next, pending_, tick);
-        }
-      });
+      for_each_step(
+          kKeyTiles, [&](auto sum, std::int32_t at) __attribute__((always_inline)) {
+            const StreamedTiles next = at + 1 < kKeyTiles ? keys.two_slices(at + 1) : after;
+            if constexpr (kRowTiles == 2) {
+              const bool reload = at + 1 == kKeyTiles && then_values != nullptr;
+              resident_step<false>(out[at / 4], at % 4, next, reload ? &weights_ : nullptr,
+                                   pending_, tick);
+            } else {
+              resident_step_one<false, sum.kSum>(out[at / 4], at % 4, next, pending_, tick);
+            }
+          });
     } else {
-      for_each_step(kKeyTiles, [&](auto sum, std::int32_t at) __attribute__((always_inline)) {
-        long_key_step<kRowTiles, sum.kSum>(out[at / 4], at % 4, keys, query_, slices_, pending_,
-                                           tick);
-      });
+      for_each_step(
+          kKeyTiles, [&](auto sum, std::int32_t at) __attribute__((always_inline)) {
+            long_key_step<kRowTiles, sum.kSum>(out[at / 4], at % 4, keys, query_, slices_, pending_,
+                                               tick);
+          });
     }
   }
 
@@ -277,29 +279,30 @@ class Pipeline {
                                        Tick& tick) {
     const ValueTiles values{block.half};
     fold_.restart();
-    for_each_step(channel_tiles_, [&](auto sum, std::int32_t at) __attribute__((always_inline)) {
-      fold_.allow(kRowTiles == 2 ? 2 * at - 1 : at - 2);
-      const TileMatrix out = fold_.place(at);
-      const bool last = at + 1 == channel_tiles_;
-      if constexpr (kSlices == 1) {
-        if constexpr (kRowTiles == 2) {
-          short_value_step(out, 0, values.at(at), weights_, pending_, tick);
-        } else {
-          short_value_step_one<sum.kSum>(out, 0, values.at(at), pending_, tick);
-        }
-      } else {
-        const StreamedTiles next = !last              ? values.at(at + 1)
-                                   : kSlices == 2 && then_keys != nullptr
-                                       ? keys_of(*then_keys).two_slices(0)
-                                       : values.at(at);
-        if constexpr (kRowTiles == 2) {
-          const bool reload = kSlices == 2 && last && then_keys != nullptr;
-          resident_step<true>(out, 0, next, reload ? &query_ : nullptr, pending_, tick);
-        } else {
-          resident_step_one<true, sum.kSum>(out, 0, next, pending_, tick);
-        }
-      }
-    });
+    for_each_step(
+        channel_tiles_, [&](auto sum, std::int32_t at) __attribute__((always_inline)) {
+          fold_.allow(kRowTiles == 2 ? 2 * at - 1 : at - 2);
+          const TileMatrix out = fold_.place(at);
+          const bool last = at + 1 == channel_tiles_;
+          if constexpr (kSlices == 1) {
+            if constexpr (kRowTiles == 2) {
+              short_value_step(out, 0, values.at(at), weights_, pending_, tick);
+            } else {
+              short_value_step_one<sum.kSum>(out, 0, values.at(at), pending_, tick);
+            }
+          } else {
+            const StreamedTiles next = !last ? values.at(at + 1)
+                                       : kSlices == 2 && then_keys != nullptr
+                                           ? keys_of(*then_keys).two_slices(0)
+                                           : values.at(at);
+            if constexpr (kRowTiles == 2) {
+              const bool reload = kSlices == 2 && last && then_keys != nullptr;
+              resident_step<true>(out, 0, next, reload ? &query_ : nullptr, pending_, tick);
+            } else {
+              resident_step_one<true, sum.kSum>(out, 0, next, pending_, tick);
+            }
+          }
+        });
     fold_.allow(kRowTiles * channel_tiles_);
     if constexpr (kSlices == 2) {
       if (then_keys == nullptr) return;
@@ -423,8 +426,7 @@ void attend_tile_amx(const TileTask& task) {
 }
 
 std::size_t scratch_bytes_amx(std::int32_t head_dim, std::int32_t) {
-  return sizeof(AmxScratch) +
-         static_cast<std::size_t>(round_up(head_dim, 64)) * kMaxTileRows;
+  return sizeof(AmxScratch) + static_cast<std::size_t>(round_up(head_dim, 64)) * kMaxTileRows;
 }
 
 }  // namespace

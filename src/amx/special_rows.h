@@ -68,10 +68,9 @@ class SpecialRows {
     const QueryTile& query = scratch_.query;
     const RowScale scale = row_scale(query, row, block_.key_exponent, block_.key_mantissa);
     std::int16_t* x = scratch_.softmax.x;
-    const std::int32_t largest = score_row<Amx, false>(
-        scratch_.dots, block_, scale, query.multiplier[row], nullptr, x);
-    const std::int32_t sum =
-        weigh_row<Amx, false>(x, largest, scale, block_, nullptr, weights);
+    const std::int32_t largest =
+        score_row<Amx, false>(scratch_.dots, block_, scale, query.multiplier[row], nullptr, x);
+    const std::int32_t sum = weigh_row<Amx, false>(x, largest, scale, block_, nullptr, weights);
     return block_weight<Amx>(largest, sum, scale, block_, nullptr, x);
   }
 

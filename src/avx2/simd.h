@@ -122,6 +122,40 @@ struct Avx2 {
     return _mm_cvtsi128_si32(_mm_add_epi32(half, _mm_shuffle_epi32(half, 0xb1)));
   }
 
+  // 16 rows of 64 bytes as 16 rows of [16][4 bytes]: four transpositions of 8 x 8 int32.
+  static INTFLASH_INLINE void transpose_quads(const std::int8_t* from, std::int64_t stride,
+                                              std::int8_t* to) {
+    for (int token = 0; token < 16; token += 8) {
+      for (int quad = 0; quad < 16; quad += 8) {
+        transpose_8x8(from + token * stride + quad * 4, stride, to + quad * 64 + token * 4);
+      }
+    }
+  }
+  static INTFLASH_INLINE void transpose_8x8(const std::int8_t* from, std::int64_t stride,
+                                            std::int8_t* to) {
+    I32 a[8];
+    I32 b[8];
+    INTFLASH_UNROLL
+    for (int i = 0; i < 8; ++i) a[i] = load_any(from + i * stride);
+    INTFLASH_UNROLL
+    for (int i = 0; i < 8; i += 2) {
+      b[i] = _mm256_unpacklo_epi32(a[i], a[i + 1]);
+      b[i + 1] = _mm256_unpackhi_epi32(a[i], a[i + 1]);
+    }
+    INTFLASH_UNROLL
+    for (int i = 0; i < 8; i += 4) {
+      a[i] = _mm256_unpacklo_epi64(b[i], b[i + 2]);
+      a[i + 1] = _mm256_unpackhi_epi64(b[i], b[i + 2]);
+      a[i + 2] = _mm256_unpacklo_epi64(b[i + 1], b[i + 3]);
+      a[i + 3] = _mm256_unpackhi_epi64(b[i + 1], b[i + 3]);
+    }
+    INTFLASH_UNROLL
+    for (int k = 0; k < 4; ++k) {
+      store(to + k * 64, _mm256_permute2x128_si256(a[k], a[4 + k], 0x20));
+      store(to + (4 + k) * 64, _mm256_permute2x128_si256(a[k], a[4 + k], 0x31));
+    }
+  }
+
   static INTFLASH_INLINE F32 load_f32(const float* p) { return _mm256_load_ps(p); }
   static INTFLASH_INLINE void store_f32(float* p, F32 a) { _mm256_store_ps(p, a); }
   static INTFLASH_INLINE F32 broadcast_f32(float a) { return _mm256_set1_ps(a); }

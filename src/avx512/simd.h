@@ -87,6 +87,39 @@ struct Avx512 {
     return _mm_cvtsi128_si32(_mm_add_epi32(quarter, _mm_shuffle_epi32(quarter, 0xb1)));
   }
 
+  // 16 rows of 64 bytes as 16 rows of [16][4 bytes]: a transposition of 16 x 16 int32.
+  static INTFLASH_INLINE void transpose_quads(const std::int8_t* from, std::int64_t stride,
+                                              std::int8_t* to) {
+    I32 a[16];
+    I32 b[16];
+    INTFLASH_UNROLL
+    for (int i = 0; i < 16; ++i) a[i] = load_any(from + i * stride);
+    INTFLASH_UNROLL
+    for (int i = 0; i < 16; i += 2) {
+      b[i] = _mm512_unpacklo_epi32(a[i], a[i + 1]);
+      b[i + 1] = _mm512_unpackhi_epi32(a[i], a[i + 1]);
+    }
+    INTFLASH_UNROLL
+    for (int i = 0; i < 16; i += 4) {
+      a[i] = _mm512_unpacklo_epi64(b[i], b[i + 2]);
+      a[i + 1] = _mm512_unpackhi_epi64(b[i], b[i + 2]);
+      a[i + 2] = _mm512_unpacklo_epi64(b[i + 1], b[i + 3]);
+      a[i + 3] = _mm512_unpackhi_epi64(b[i + 1], b[i + 3]);
+    }
+    // a[4 g + k] now holds, in 128-bit lane l, column 4 l + k of rows 4 g ... 4 g + 3.
+    INTFLASH_UNROLL
+    for (int k = 0; k < 4; ++k) {
+      const I32 low = _mm512_shuffle_i32x4(a[k], a[4 + k], 0x88);
+      const I32 high = _mm512_shuffle_i32x4(a[k], a[4 + k], 0xdd);
+      const I32 low2 = _mm512_shuffle_i32x4(a[8 + k], a[12 + k], 0x88);
+      const I32 high2 = _mm512_shuffle_i32x4(a[8 + k], a[12 + k], 0xdd);
+      store(to + k * 64, _mm512_shuffle_i32x4(low, low2, 0x88));
+      store(to + (4 + k) * 64, _mm512_shuffle_i32x4(high, high2, 0x88));
+      store(to + (8 + k) * 64, _mm512_shuffle_i32x4(low, low2, 0xdd));
+      store(to + (12 + k) * 64, _mm512_shuffle_i32x4(high, high2, 0xdd));
+    }
+  }
+
   static INTFLASH_INLINE F32 load_f32(const float* p) { return _mm512_load_ps(p); }
   static INTFLASH_INLINE void store_f32(float* p, F32 a) { _mm512_store_ps(p, a); }
   static INTFLASH_INLINE F32 broadcast_f32(float a) { return _mm512_set1_ps(a); }

@@ -27,6 +27,12 @@ struct NaturalOrder {
   }
 };
 
+struct PlainLayout {
+  static void transpose_quads(const std::int8_t* tokens, std::int64_t stride, std::int8_t* rows) {
+    transpose_quads_plainly(tokens, stride, rows);
+  }
+};
+
 struct Scratch {
   std::int32_t dots[kScoreBlock];
   std::int16_t x[kScoreBlock];
@@ -177,7 +183,7 @@ extern constexpr KernelTable kernels_scalar = {
     .sum_rows = sum_rows,
     .quantize_rows = quantize_rows,
     .sum_magnitudes = sum_magnitudes,
-    .pack_keys = pack_keys,
+    .pack_keys = pack_keys<PlainLayout>,
     .pack_values = pack_values,
     .prepare_block = prepare_block,
     .scratch_bytes = scratch_bytes,

@@ -20,7 +20,7 @@ constexpr KernelTable make_kernel_table(const char* name, std::int32_t tile_rows
       .sum_rows = sum_rows,
       .quantize_rows = quantize_rows,
       .sum_magnitudes = sum_magnitudes,
-      .pack_keys = pack_keys,
+      .pack_keys = pack_keys<Isa>,
       .pack_values = pack_values,
       .prepare_block = prepare_block<Isa>,
       .scratch_bytes = scratch_bytes<Isa>,

@@ -135,10 +135,21 @@ INTFLASH_INLINE void rotate_row(float* row, std::int64_t dim) {
   for (std::int64_t c = 0; c < dim; ++c) row[c] *= norm;
 }
 
+// codes = round(row * inverse) over a run of channels whose length the compiler knows.
+template <std::int64_t kCount>
+INTFLASH_INLINE void quantize_run(const float* row, float inverse,
+                                  std::int8_t* INTFLASH_RESTRICT codes) {
+  for (std::int64_t c = 0; c < kCount; ++c) {
+    codes[c] = static_cast<std::int8_t>(round_to_int(row[c] * inverse));
+  }
+}
+
 // Symmetric per token: scale = max|x| / 127, code = round(x * (127 / max|x|)), to nearest even.
-void quantize_rows(const QuantizeTask& task) {
+// Returns the bits of the largest magnitude met, at least 0x7f800000 where one is NaN or infinite.
+std::uint32_t quantize_rows(const QuantizeTask& task) {
   alignas(64) float buffer[kMaxHeadDim];
   const std::int64_t dim = task.dim;
+  std::uint32_t largest_of_all = 0;
   for (std::int32_t r = 0; r < task.rows; ++r) {
     const float* row = widen_row(row_of(task.source, r), task.source.dtype, dim, buffer);
     if (task.center != nullptr) {
@@ -146,20 +157,30 @@ void quantize_rows(const QuantizeTask& task) {
       row = buffer;
     }
     if (task.rotate != 0) {
-      if (row != buffer)
+      if (row != buffer) {
         __builtin_memcpy(buffer, row, static_cast<std::size_t>(dim) * sizeof(float));
+      }
       rotate_row(buffer, dim);
       row = buffer;
     }
-    const float largest = bits_as<float>(max_magnitude_of(row, dim, 0));
-    const bool tiny = largest < kTinyMagnitude;
-    const float inverse = tiny ? 0.0f : 127.0f / largest;
-    task.scale[r] = tiny ? 0.0f : largest / 127.0f;
-    std::int8_t* INTFLASH_RESTRICT codes = task.codes + r * task.code_stride;
-    for (std::int64_t c = 0; c < dim; ++c)
-      codes[c] = static_cast<std::int8_t>(round_to_int(row[c] * inverse));
-    for (std::int64_t c = dim; c < task.code_stride; ++c) codes[c] = 0;
+    const std::uint32_t magnitude = max_magnitude_of(row, dim, 0);
+    largest_of_all = max_of(largest_of_all, magnitude);
+    const float largest = bits_as<float>(magnitude);
+    // What is not finite is an error, and gets codes of 0 until it is reported.
+    const bool none = largest < kTinyMagnitude || magnitude >= 0x7f800000u;
+    const float inverse = none ? 0.0f : 127.0f / largest;
+    task.scale[r] = none ? 0.0f : largest / 127.0f;
+    std::int8_t* codes = task.codes + r * task.code_stride;
+    if (magnitude >= 0x7f800000u) {
+      __builtin_memset(codes, 0, static_cast<std::size_t>(task.code_stride));
+      continue;
+    }
+    std::int64_t c = 0;
+    for (; c + 64 <= dim; c += 64) quantize_run<64>(row + c, inverse, codes + c);
+    for (; c < dim; c += 8) quantize_run<8>(row + c, inverse, codes + c);
+    for (; c < task.code_stride; ++c) codes[c] = 0;
   }
+  return largest_of_all;
 }
 
 std::int32_t sum_magnitudes(const std::int8_t* codes, std::int64_t dim) {

@@ -117,12 +117,14 @@ struct QuantizeTask {
 struct KernelTable {
   const char* name;
   std::int32_t tile_rows;  // query rows per tile
-  // |x| as f32 bits, the maximum over rows x dim elements.
+  // Bits of the largest |x| of rows x dim elements: at least 0x7f800000 where one is NaN or
+  // infinite.
   std::uint32_t (*max_magnitude)(const RowSource& source, std::int64_t rows, std::int64_t dim);
   // sum[c] += the rows' elements c, in row order; returns the same as max_magnitude. rows <= 64.
   std::uint32_t (*sum_rows)(const RowSource& source, std::int64_t rows, std::int64_t dim,
                             float* sum);
-  void (*quantize_rows)(const QuantizeTask& task);
+  // Returns the same as max_magnitude, of what was quantized: centred and rotated.
+  std::uint32_t (*quantize_rows)(const QuantizeTask& task);
   // Sum of |code|: what bounds a query's products with any key.
   std::int32_t (*sum_magnitudes)(const std::int8_t* codes, std::int64_t dim);
   // 64 rows of codes [64][code_stride] into tiles; key_sum gets the sums of the codes.
