@@ -28,10 +28,12 @@ inline AttentionCase small_call() {
 }
 
 struct ApiCall {
-  explicit ApiCall(const AttentionCase& c = small_call(),
-                   const intflash_context_options* options = nullptr)
+  explicit ApiCall(const AttentionCase& c = small_call(), std::int32_t num_threads = 1)
       : attention(c), tensors(make_tensors(c, memory)) {
-    EXPECT_EQ(intflash_context_create(options, &context), INTFLASH_OK) << intflash_last_error();
+    intflash_context_options options = {};
+    options.struct_size = sizeof options;
+    options.num_threads = num_threads;
+    EXPECT_EQ(intflash_context_create(&options, &context), INTFLASH_OK) << intflash_last_error();
   }
   ~ApiCall() { intflash_context_destroy(context); }
   ApiCall(const ApiCall&) = delete;

@@ -41,8 +41,7 @@ Filled make_tensor(const CaseTensor& spec, std::int64_t batch, std::int64_t head
   std::memset(tensor.data, 0xff, bytes);  // NaN between the rows of floats: nothing may read it
   if (spec.dtype == INTFLASH_INT8) {
     tensor.scale_block = spec.scale_block;
-    const std::int64_t count =
-        spec.scale_block == 0 ? 1 : (tokens + spec.scale_block - 1) / spec.scale_block;
+    const std::int64_t count = spec.scale_block == 0 ? 1 : (tokens - 1) / spec.scale_block + 1;
     tensor.scale_stride_head = spec.one_scale ? 0 : count;
     tensor.scale_stride_batch = spec.one_scale ? 0 : count * heads;
     const std::int64_t scales = spec.one_scale ? count : count * heads * batch;

@@ -57,7 +57,9 @@ void add_inputs(CLI::App& command, Options& options, bool required) {
 }
 
 void add_port(CLI::App& command, int& threads, std::string& isa) {
-  command.add_option("--threads", threads, "number of threads")->check(CLI::Range(1, kMaxThreads));
+  command.add_option("--threads", threads, "number of threads")
+      ->check(CLI::Range(1, kMaxThreads).description(""))
+      ->type_name("N");
   command.add_option("--isa", isa, "port to run, as intflash info lists them")->type_name("NAME");
 }
 
@@ -70,10 +72,11 @@ void add_attend(CLI::App& app, AttendOptions& options) {
   command
       .add_option("--window", options.window,
                   "keys before the query that stay visible; 0 = itself alone")
-      ->check(CLI::Range(std::int64_t{0}, std::int64_t{1} << 40))
+      ->check(CLI::Range(std::int64_t{0}, std::int64_t{1} << 40).description(""))
       ->type_name("N");
   command.add_option("--mode", options.mode, "arithmetic")
       ->check(CLI::IsMember({"int8", "exact", "intfa"}))
+      ->type_name("")
       ->capture_default_str();
   command.add_option("--softmax-scale", options.softmax_scale, "default: 1 / sqrt(head_dim)")
       ->check(check_positive);
@@ -81,10 +84,12 @@ void add_attend(CLI::App& app, AttendOptions& options) {
       ->check(check_positive);
   command
       .add_option("--center", options.center, "means to subtract before quantization; default: k")
-      ->check(CLI::IsMember({"none", "k", "kv"}));
-  command.add_option("--rotate", options.rotate, "Hadamard rotation of query and key")
+      ->check(CLI::IsMember({"none", "k", "kv"}))
+      ->type_name("");
+  command
+      .add_option("--rotate", options.rotate, "Hadamard rotation of query and key; default: off")
       ->check(CLI::IsMember({"on", "off"}))
-      ->type_name("on|off");
+      ->type_name("");
   add_port(command, options.threads, options.isa);
   command.add_flag("--check", options.check, "measures the error against mode exact");
   command.add_flag("--json", options.json, "prints one JSON object");

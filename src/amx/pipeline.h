@@ -267,8 +267,8 @@ class Pipeline {
     } else {
       for_each_step(
           kKeyTiles, [&](auto sum, std::int32_t at) __attribute__((always_inline)) {
-            long_key_step<kRowTiles, sum.kSum>(out[at / 4], at % 4, keys, query_, slices_, pending_,
-                                               tick);
+            long_key_step<kRowTiles, sum.kSum>(out[at / 4], at % 4, keys, at, query_, slices_,
+                                               pending_, tick);
           });
     }
   }

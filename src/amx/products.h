@@ -257,9 +257,9 @@ INTFLASH_INLINE void add_slice(const TileMatrix& query, std::int32_t s, const st
 
 template <std::int32_t kRowTiles, std::int32_t kSum, class Tick>
 INTFLASH_INLINE void long_key_step(const TileMatrix& out, std::int32_t at, const KeyTiles& keys,
-                                   const TileMatrix& query, std::int32_t slices,
-                                   PendingStore& pending, Tick& tick) {
-  const std::int8_t* tile = keys.tile(at);
+                                   std::int32_t key_tile, const TileMatrix& query,
+                                   std::int32_t slices, PendingStore& pending, Tick& tick) {
+  const std::int8_t* tile = keys.tile(key_tile);
   tiles::zero<kSum>();
   add_slice<kRowTiles, kSum, 4, true>(query, 0, tile, pending, tick);
   std::int32_t s = 1;

@@ -1,0 +1,125 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// Times of what surrounds the products, per port, on data in L2: scanning, quantizing, packing,
+// preparing. For whole calls and their shares of the machine's limit there is `intflash bench`.
+#include <benchmark/benchmark.h>
+
+#include <cstring>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "dispatch.h"
+
+namespace intflash {
+namespace {
+
+constexpr std::int64_t kDim = 128;
+constexpr std::int64_t kTokens = 1024;
+
+struct Aligned {
+  explicit Aligned(std::size_t bytes)
+      : data(std::aligned_alloc(64, (bytes + 63) / 64 * 64), &std::free) {
+    std::memset(data.get(), 0, bytes);
+  }
+  template <class T>
+  T* as() const {
+    return static_cast<T*>(data.get());
+  }
+  std::unique_ptr<void, void (*)(void*)> data;
+};
+
+struct Block {
+  Aligned source{kTokens * kDim * 4};
+  Aligned codes{kBlockTokens * kDim};
+  Aligned scale{kBlockTokens * 4};
+  Aligned tiles{kBlockTokens * kDim};
+  Aligned key_sum{kBlockTokens * 4};
+
+  Block() {
+    for (std::int64_t i = 0; i < kTokens * kDim; ++i) {
+      source.as<float>()[i] = static_cast<float>((i * 7919) % 1009) / 504.5f - 1.0f;
+    }
+  }
+  RowSource rows(std::int64_t token) const {
+    return {source.as<float>() + token * kDim, Dtype::kF32, kDim};
+  }
+};
+
+// Calls part(first token) for each block of 64 tokens, and counts the bytes of f32 that it stands
+// for.
+template <class Part>
+void time_blocks(benchmark::State& state, Part part) {
+  for (auto _ : state) {
+    for (std::int64_t token = 0; token < kTokens; token += kBlockTokens) part(token);
+    benchmark::ClobberMemory();
+  }
+  state.SetBytesProcessed(state.iterations() * kTokens * kDim * 4);
+}
+
+void scan(benchmark::State& state, const KernelTable& kernels) {
+  const Block block;
+  time_blocks(state, [&](std::int64_t token) {
+    benchmark::DoNotOptimize(kernels.max_magnitude(block.rows(token), kBlockTokens, kDim));
+  });
+}
+
+void sum(benchmark::State& state, const KernelTable& kernels) {
+  const Block block;
+  std::vector<float> sums(kDim);
+  time_blocks(state, [&](std::int64_t token) {
+    benchmark::DoNotOptimize(kernels.sum_rows(block.rows(token), kBlockTokens, kDim, sums.data()));
+  });
+}
+
+void quantize(benchmark::State& state, const KernelTable& kernels) {
+  const Block block;
+  time_blocks(state, [&](std::int64_t token) {
+    kernels.quantize_rows({block.rows(token), kBlockTokens, kDim, nullptr, 0,
+                           block.codes.as<std::int8_t>(), kDim, block.scale.as<float>()});
+  });
+}
+
+void pack_keys(benchmark::State& state, const KernelTable& kernels) {
+  const Block block;
+  time_blocks(state, [&](std::int64_t) {
+    kernels.pack_keys(block.codes.as<std::int8_t>(), kDim, kDim, block.tiles.as<std::int8_t>(),
+                      block.key_sum.as<std::int32_t>());
+  });
+}
+
+void pack_values(benchmark::State& state, const KernelTable& kernels) {
+  const Block block;
+  time_blocks(state, [&](std::int64_t) {
+    kernels.pack_values(block.codes.as<std::int8_t>(), kDim, kDim, block.tiles.as<std::int8_t>());
+  });
+}
+
+using PartFn = void (*)(benchmark::State&, const KernelTable&);
+
+// One benchmark per part and port that this CPU runs.
+const int registered = [] {
+  struct Named {
+    const char* name;
+    PartFn part;
+  };
+  const Named parts[] = {{"scan", scan},
+                         {"sum", sum},
+                         {"quantize", quantize},
+                         {"pack_keys", pack_keys},
+                         {"pack_values", pack_values}};
+  for (const Named& named : parts) {
+    for (const PortEntry& port : ports()) {
+      if (!port.supported) continue;
+      const std::string name = std::string(named.name) + "/" + port.name;
+      benchmark::RegisterBenchmark(name.c_str(), [part = named.part, &port](benchmark::State& s) {
+        part(s, *port.kernels);
+      });
+    }
+  }
+  return 0;
+}();
+
+}  // namespace
+}  // namespace intflash
