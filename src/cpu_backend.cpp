@@ -26,6 +26,7 @@ constexpr std::uint32_t kInfinityBits = 0x7f800000;
 // Beyond these the f32 factors of scores, and the accumulators of out, would leave their range.
 constexpr double kMaxScore = 0x1p126;
 constexpr double kMaxValue = 0x1p90;
+constexpr double kMaxMagnitude = 0x1p100;  // of queries and keys: means and rotations sum them
 
 Dtype tile_dtype(intflash_dtype dtype) { return static_cast<Dtype>(dtype); }
 
@@ -370,6 +371,7 @@ intflash_status pack(const intflash_plan& plan, const intflash_attend_args& args
   CallStatus& status = call.status();
   reset_scan(status.key);
   reset_scan(status.value);
+  status.largest_key = 0;
   if (p.kv_len == 0) return INTFLASH_OK;
 
   const ScannedTensor key = key_tensor(call);
@@ -394,6 +396,13 @@ intflash_status pack(const intflash_plan& plan, const intflash_attend_args& args
       [&](const Worker& worker, std::int64_t index) { pack_score_block(call, worker, index); });
   const intflash_status result = report_bad_kv(key, value, status);
   if (result != INTFLASH_OK) return result;
+  status.largest_key = largest_of(key, status.key);
+  if (status.largest_key >= kMaxMagnitude) {
+    return fail(INTFLASH_SCORE_OVERFLOW,
+                "key: largest magnitude %g: must be below 2^100, or its sums would leave the range "
+                "of f32",
+                status.largest_key);
+  }
   const double largest_value = largest_of(value, status.value);
   if (largest_value < kMaxValue) return INTFLASH_OK;
   return fail(INTFLASH_SCORE_OVERFLOW,
@@ -517,7 +526,7 @@ void attend_span(const Call& call, const Worker& worker, const WorkItem& item, s
   task.blocks =
       call.score_blocks(call.head_index(item.batch, item.kv_head)) + first_key / kScoreBlock;
   task.keep = keep;
-  task.score_cap = static_cast<float>(static_cast<double>(p.score_cap) * kLog2E);
+  task.score_cap = static_cast<float>(std::min(static_cast<double>(p.score_cap) * kLog2E, 3e38));
   task.state = state;
   task.scratch = worker.scratch;
   call.kernels().attend_tile(task);
@@ -539,8 +548,10 @@ void finish_tile(const Call& call, const WorkItem& item, std::int64_t tile_index
                              tile.total.row_sum[r], static_cast<std::int32_t>(p.head_dim_v), center,
                              tile_dtype(p.out_dtype), const_cast<void*>(out.data));
     if (call.args.lse == nullptr) continue;
+    // Below a cap the centre's part of the score has been in it all along.
+    const double term = p.score_cap > 0 ? 0.0 : tile.center_score[r];
     call.args.lse[(item.batch * p.num_query_heads + place.query_head) * p.query_len + place.query] =
-        log_sum_exp(tile.total.reference[r], tile.total.row_sum[r], tile.center_score[r]);
+        log_sum_exp(tile.total.reference[r], tile.total.row_sum[r], term);
   }
 }
 
@@ -569,7 +580,7 @@ void attend_item(const Call& call, const Worker& worker, std::int64_t index) {
 // Bounds |score| * log2(e), in either score form, before and after centring and rotation.
 intflash_status check_score_range(const Call& call, const ScannedTensor& query) {
   const Problem& p = call.problem();
-  double largest_key = largest_of(key_tensor(call), call.status().key);
+  double largest_key = call.status().largest_key;
   if (p.center_key && call.args.key_center != nullptr) {
     const std::int64_t count = p.batch * p.num_kv_heads * p.head_dim;
     double largest_center = 0;
@@ -582,9 +593,11 @@ intflash_status check_score_range(const Call& call, const ScannedTensor& query) 
   }
   const double dim = static_cast<double>(p.head_dim);
   const double largest_query = largest_of(query, call.status().query);
-  const double largest = largest_query * largest_key * dim * (p.rotate ? dim : 1.0) *
-                         std::max(1.0, static_cast<double>(p.softmax_scale) * kLog2E);
-  if (largest < kMaxScore) return INTFLASH_OK;
+  const double factor =
+      largest_query * std::max(1.0, static_cast<double>(p.softmax_scale) * kLog2E);
+  const double largest = factor * largest_key * dim * (p.rotate ? dim : 1.0);
+  if (largest < kMaxScore && factor < kMaxScore && largest_query < kMaxMagnitude)
+    return INTFLASH_OK;
   return fail(INTFLASH_SCORE_OVERFLOW,
               "query and key: magnitudes up to %g and %g with head_dim %lld and softmax_scale %g: "
               "scores could "

@@ -8,6 +8,7 @@
 #include <cstdarg>
 #include <cstdio>
 
+#include "float_state.h"
 #include "tile/types.h"
 
 namespace intflash {
@@ -186,7 +187,18 @@ intflash_status check_scales(const TensorView& view) {
                 static_cast<i64>(tensor.scale_stride_head));
   }
   const std::int64_t count =
-      tensor.scale_block == 0 ? 1 : (view.tokens + tensor.scale_block - 1) / tensor.scale_block;
+      tensor.scale_block == 0 ? 1 : (view.tokens - 1) / tensor.scale_block + (view.tokens > 0);
+  std::int64_t last = count;
+  const Axis axes[] = {{"scale_stride_batch", view.batch, tensor.scale_stride_batch},
+                       {"scale_stride_head", view.heads, tensor.scale_stride_head}};
+  for (const Axis& axis : axes) {
+    std::int64_t reach = 0;
+    if (__builtin_mul_overflow(axis.extent - 1, axis.stride, &reach) ||
+        __builtin_add_overflow(last, reach, &last) || last > INT64_MAX / 4) {
+      return fail(INTFLASH_SIZE_OVERFLOW, "%s.%s = %lld: the scales do not fit the address space",
+                  view.name, axis.name, static_cast<i64>(axis.stride));
+    }
+  }
   for (std::int64_t b = 0; b < (tensor.scale_stride_batch == 0 ? 1 : view.batch); ++b) {
     for (std::int64_t h = 0; h < (tensor.scale_stride_head == 0 ? 1 : view.heads); ++h) {
       const float* scale =
@@ -213,10 +225,15 @@ intflash_status check_tensor(const TensorView& view) {
 }
 
 intflash_status check_center(const char* name, const float* center, bool used, std::int64_t heads,
-                             std::int64_t dim) {
+                             std::int64_t dim, int max_exponent) {
   if (center == nullptr || !used) return INTFLASH_OK;
   for (std::int64_t i = 0; i < heads * dim; ++i) {
-    if (std::isfinite(center[i])) continue;
+    if (std::fabs(center[i]) < std::ldexp(1.0f, max_exponent)) continue;
+    if (std::isfinite(center[i])) {
+      return fail(INTFLASH_SCORE_OVERFLOW, "%s[head %lld][%lld] = %g: must be below 2^%d", name,
+                  static_cast<i64>(i / dim), static_cast<i64>(i % dim),
+                  static_cast<double>(center[i]), max_exponent);
+    }
     return fail(INTFLASH_NONFINITE_INPUT, "%s[head %lld][%lld] = %g: must be finite", name,
                 static_cast<i64>(i / dim), static_cast<i64>(i % dim),
                 static_cast<double>(center[i]));
@@ -290,6 +307,9 @@ intflash_status make_problem(const intflash_attend_desc* desc, Problem& problem)
   if (status == INTFLASH_OK) status = check_dtype("out_dtype", desc->out_dtype, false);
   if (status == INTFLASH_OK) status = check_scalar("softmax_scale", desc->softmax_scale);
   if (status == INTFLASH_OK) status = check_scalar("score_cap", desc->score_cap);
+  if (status == INTFLASH_OK && desc->softmax_scale >= 0x1p126f)
+    status = fail(INTFLASH_BAD_SCALE, "softmax_scale = %g: must be below 2^126",
+                  static_cast<double>(desc->softmax_scale));
   if (status == INTFLASH_OK) status = set_mask(*desc, problem);
   if (status == INTFLASH_OK) status = set_center(*desc, problem);
   if (status == INTFLASH_OK) status = check_rotation(*desc);
@@ -301,15 +321,20 @@ intflash_status make_problem(const intflash_attend_desc* desc, Problem& problem)
   }
   problem.group_size = problem.num_query_heads / problem.num_kv_heads;
   std::int64_t rows = 0;
-  std::int64_t tokens = 0;
+  // Centres, partial sums, pages and factors of a score block of a head, and of a head without
+  // keys.
+  constexpr std::int64_t kMaxBlockBytes = std::int64_t{1} << 20;
+  const std::int64_t blocks = problem.kv_len / kScoreBlock + 1;
+  std::int64_t packed = 0;
   if (__builtin_mul_overflow(problem.batch * problem.num_query_heads, problem.query_len, &rows) ||
-      __builtin_mul_overflow(problem.batch * problem.num_kv_heads, problem.kv_len, &tokens) ||
-      rows > INT64_MAX / (8 * kMaxHeadDim) || tokens > INT64_MAX / (8 * kMaxHeadDim)) {
+      __builtin_mul_overflow(problem.batch * problem.num_kv_heads, blocks, &packed) ||
+      rows > INT64_MAX / (8 * kMaxHeadDim) || packed > INT64_MAX / kMaxBlockBytes) {
     return fail(
         INTFLASH_SIZE_OVERFLOW,
         "batch * heads * length does not fit the address space (kv_len = %lld, query_len = %lld)",
         static_cast<i64>(problem.kv_len), static_cast<i64>(problem.query_len));
   }
+  const FloatState float_state;  // the caller may round otherwise
   problem.softmax_scale = desc->softmax_scale > 0
                               ? desc->softmax_scale
                               : 1.0f / std::sqrt(static_cast<float>(problem.head_dim));
@@ -343,9 +368,10 @@ intflash_status check_args(const Problem& problem, const intflash_attend_args* a
   if (status == INTFLASH_OK && reads_query) status = check_no_overlap(out);
   const std::int64_t heads = p.batch * p.num_kv_heads;
   if (status == INTFLASH_OK)
-    status = check_center("key_center", args->key_center, p.center_key, heads, p.head_dim);
+    status = check_center("key_center", args->key_center, p.center_key, heads, p.head_dim, 100);
   if (status == INTFLASH_OK)
-    status = check_center("value_center", args->value_center, p.center_value, heads, p.head_dim_v);
+    status =
+        check_center("value_center", args->value_center, p.center_value, heads, p.head_dim_v, 90);
   return status;
 }
 

@@ -22,6 +22,17 @@ intflash_status check_finite(const char* name, const intflash_tensor& tensor, in
     for (std::int64_t h = 0; h < heads; ++h) {
       for (std::int64_t token = 0; token < tokens; ++token) {
         for (std::int64_t c = 0; c < dim; ++c) {
+          if (dtype == INTFLASH_INT8) {
+            if (static_cast<const std::int8_t*>(
+                    tensor.data)[b * tensor.stride_batch + h * tensor.stride_head +
+                                 token * tensor.stride_token + c] != -128)
+              continue;
+            return fail(
+                INTFLASH_INVALID_ARGUMENT,
+                "%s[batch %lld][head %lld][token %lld][%lld] = -128: codes must be -127 ... 127",
+                name, static_cast<long long>(b), static_cast<long long>(h),
+                static_cast<long long>(token), static_cast<long long>(c));
+          }
           const double value = tensor_element(tensor, dtype, b, h, token, c);
           if (std::isfinite(value)) continue;
           return fail(INTFLASH_NONFINITE_INPUT,

@@ -29,6 +29,7 @@ struct CallStatus {
   TensorScan query;
   TensorScan key;
   TensorScan value;
+  double largest_key;  // magnitude that pack found
 };
 
 // Rows [first_row, first_row + rows) of a head, from quantization to the written result.

@@ -76,7 +76,7 @@ void add_attend(CLI::App& app, AttendOptions& options) {
       ->type_name("N");
   command.add_option("--mode", options.mode, "arithmetic")
       ->check(CLI::IsMember({"int8", "exact", "intfa"}))
-      ->type_name("")
+      ->type_name("MODE")
       ->capture_default_str();
   command.add_option("--softmax-scale", options.softmax_scale, "default: 1 / sqrt(head_dim)")
       ->check(check_positive);
@@ -85,11 +85,11 @@ void add_attend(CLI::App& app, AttendOptions& options) {
   command
       .add_option("--center", options.center, "means to subtract before quantization; default: k")
       ->check(CLI::IsMember({"none", "k", "kv"}))
-      ->type_name("");
+      ->type_name("MEANS");
   command
       .add_option("--rotate", options.rotate, "Hadamard rotation of query and key; default: off")
       ->check(CLI::IsMember({"on", "off"}))
-      ->type_name("");
+      ->type_name("STATE");
   add_port(command, options.threads, options.isa);
   command.add_flag("--check", options.check, "measures the error against mode exact");
   command.add_flag("--json", options.json, "prints one JSON object");

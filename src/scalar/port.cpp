@@ -106,8 +106,7 @@ BlockWeight plain_weights(const TileTask& task, std::int32_t row, const ScoreBlo
   const std::int32_t sum = quantize_weights(largest, scale, block, keep, scratch);
   const float unit = power_of_two(scale.exponent);
   const auto distance = [&](std::int32_t key, std::int32_t log2) {
-    const std::int32_t unfolded = scratch.x[key] - multiply_q15(log2, scale.value_multiplier);
-    return static_cast<float>(largest - unfolded) * unit;
+    return static_cast<float>(largest - scratch.x[key]) * unit + static_cast<float>(log2) * 0x1p-9f;
   };
   return {static_cast<float>(largest) * unit,
           add_light_keys(static_cast<float>(sum), block, keep, NaturalOrder{}, distance)};

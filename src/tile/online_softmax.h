@@ -134,8 +134,8 @@ INTFLASH_INLINE BlockWeight block_weight(std::int32_t largest, std::int32_t sum,
   const float unit = power_of_two(scale.exponent);
   const NarrowedOrder<Isa> position;
   const auto distance = [&](std::int32_t key, std::int32_t log2) {
-    const std::int32_t unfolded = x[position(key)] - multiply_q15(log2, scale.value_multiplier);
-    return static_cast<float>(largest - unfolded) * unit;
+    return static_cast<float>(largest - x[position(key)]) * unit +
+           static_cast<float>(log2) * 0x1p-9f;
   };
   return {static_cast<float>(largest) * unit,
           add_light_keys(static_cast<float>(sum), block, keep, position, distance)};
