@@ -226,7 +226,7 @@ TEST(Algebra, QueriesAndKeysNegatedGiveTheSameBits) {
 
 TEST(Algebra, ZeroQueriesOrKeysGiveTheMeanOfTheValues) {
   for (const bool zero_query : {true, false}) {
-    for (const float other : {1.0f, 1e15f, 1e30f}) {
+    for (const float other : {1.0f, 1e15f, 1e29f}) {
       AttentionCase c = small_case();
       c.query.magnitude = zero_query ? 0.0f : other;
       c.key.magnitude = zero_query ? other : 0.0f;

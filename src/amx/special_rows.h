@@ -24,7 +24,7 @@ class SpecialRows {
         block_(block),
         keep_(keep),
         scratch_(scratch),
-        partial_(block, Seen(keep, task.query->rows).keys, scratch.row_block) {}
+        partial_(block, Seen(keep, task.query->rows).keys, &scratch.row_block, 1) {}
 
   // Leaves the row's P and gain, and takes the block into its state. low and high: its products
   // with keys 0 ... 63 and 64 ... 127.

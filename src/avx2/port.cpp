@@ -7,6 +7,6 @@
 
 namespace intflash {
 
-extern constexpr KernelTable kernels_avx2 = make_kernel_table<WideTiles>("avx2", 24);
+extern constexpr KernelTable kernels_avx2 = make_kernel_table<WideTiles>("avx2");
 
 }  // namespace intflash

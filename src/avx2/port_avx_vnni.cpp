@@ -29,6 +29,6 @@ using AvxVnni = VnniTiles<AvxVnniBase>;
 
 }  // namespace
 
-extern constexpr KernelTable kernels_avx_vnni = make_kernel_table<AvxVnni>("avx_vnni", 24);
+extern constexpr KernelTable kernels_avx_vnni = make_kernel_table<AvxVnni>("avx_vnni");
 
 }  // namespace intflash

@@ -17,7 +17,7 @@ namespace intflash {
 namespace {
 
 struct WideTiles : Avx2 {
-  static constexpr std::int32_t kStripRows = 24;  // as many as share a widened tile
+  static constexpr std::int32_t kTileRows = 24;  // as many as share a widened tile
   static constexpr std::int32_t kMaxQuads = kMaxHeadDim / 4;
 
   // Elements 0 and 2 of each group of four bytes, and elements 1 and 3, as int16.
@@ -34,7 +34,7 @@ struct WideTiles : Avx2 {
     // A widened tile: per quad the even elements of 16 outputs, then the odd ones.
     alignas(64) std::int16_t tile[kMaxQuads][64];
     // P of a strip, per row and quad: the even pair, then the odd pair.
-    alignas(64) std::int16_t weights[kStripRows][kScoreBlock];
+    alignas(64) std::int16_t weights[kTileRows][kScoreBlock];
   };
   // Query pairs follow the scratch: [strip][row][quad] of even pair and odd pair.
   static std::size_t query_bytes(std::int32_t head_dim) {
@@ -132,17 +132,16 @@ struct WideTiles : Avx2 {
     }
   }
 
-  // dots [rows][kScoreBlock] of rows first ... first + rows - 1.
-  static INTFLASH_INLINE void qk_strip(const QueryTile& query, void* packed, std::int32_t first,
-                                       std::int32_t rows, const ScoreBlock& block,
-                                       std::int32_t* dots) {
+  // dots [rows][kScoreBlock].
+  static INTFLASH_INLINE void qk_tile(const QueryTile& query, void* packed, const ScoreBlock& block,
+                                      std::int32_t* dots) {
     Scratch& scratch = *static_cast<Scratch*>(packed);
     const std::int32_t head_dim = query.head_dim;
-    const std::int16_t* pairs = pairs_of(packed) + first * head_dim;
+    const std::int16_t* pairs = pairs_of(packed);
     for (std::int32_t key = 0; key < kScoreBlock; key += 16) {
       widen_tile(block.half[key / kBlockTokens].key_codes + key % kBlockTokens * head_dim,
                  head_dim / 4, scratch.tile);
-      for_each_panel_of_6(rows, [&](auto panel, std::int32_t r) {
+      for_each_panel_of_6(query.rows, [&](auto panel, std::int32_t r) {
         qk_panel<decltype(panel)::kRows>(pairs + r * head_dim, head_dim, scratch.tile,
                                          dots + r * kScoreBlock + key);
       });
@@ -163,9 +162,9 @@ struct WideTiles : Avx2 {
     }
   }
 
-  static INTFLASH_INLINE void pv_strip(void* packed, const std::uint8_t* weights, std::int32_t rows,
-                                       const ScoreBlock& block, std::int32_t head_dim_v,
-                                       const float* gain, float* const* accumulators) {
+  static INTFLASH_INLINE void pv_tile(void* packed, const std::uint8_t* weights, std::int32_t rows,
+                                      const ScoreBlock& block, std::int32_t head_dim_v,
+                                      const float* gain, float* const* accumulators) {
     Scratch& scratch = *static_cast<Scratch*>(packed);
     for (std::int32_t r = 0; r < rows; ++r)
       widen_weights(weights + r * kScoreBlock, scratch.weights[r]);

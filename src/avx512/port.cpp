@@ -49,6 +49,6 @@ using Avx512Vnni = VnniTiles<Avx512VnniBase>;
 
 }  // namespace
 
-extern constexpr KernelTable kernels_avx512_vnni = make_kernel_table<Avx512Vnni>("avx512_vnni", 24);
+extern constexpr KernelTable kernels_avx512_vnni = make_kernel_table<Avx512Vnni>("avx512_vnni");
 
 }  // namespace intflash

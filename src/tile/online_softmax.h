@@ -125,20 +125,27 @@ struct SoftmaxScratch {
   alignas(64) float scores[kScoreBlock];
 };
 
-// The block's weight for a row from its largest x and its integer sum; light keys are looked up in
-// x.
+// Adds the light keys of a row's block to its sum; their scores are looked up in x.
 template <class Isa>
-INTFLASH_INLINE BlockWeight block_weight(std::int32_t largest, std::int32_t sum, RowScale scale,
-                                         const ScoreBlock& block, const std::uint64_t* keep,
-                                         const std::int16_t* x) {
+INTFLASH_INLINE float add_light_keys_of_row(float sum, std::int32_t largest, RowScale scale,
+                                            const ScoreBlock& block, const std::uint64_t* keep,
+                                            const std::int16_t* x) {
   const float unit = power_of_two(scale.exponent);
   const NarrowedOrder<Isa> position;
   const auto distance = [&](std::int32_t key, std::int32_t log2) {
     return static_cast<float>(largest - x[position(key)]) * unit +
            static_cast<float>(log2) * 0x1p-9f;
   };
-  return {static_cast<float>(largest) * unit,
-          add_light_keys(static_cast<float>(sum), block, keep, position, distance)};
+  return add_light_keys(sum, block, keep, position, distance);
+}
+
+// A row's weight from its largest x and its integer sum.
+template <class Isa>
+INTFLASH_INLINE BlockWeight block_weight(std::int32_t largest, std::int32_t sum, RowScale scale,
+                                         const ScoreBlock& block, const std::uint64_t* keep,
+                                         const std::int16_t* x) {
+  return {static_cast<float>(largest) * power_of_two(scale.exponent),
+          add_light_keys_of_row<Isa>(static_cast<float>(sum), largest, scale, block, keep, x)};
 }
 
 // A row that sees only some keys of the block.

@@ -12,10 +12,10 @@ namespace intflash {
 namespace {
 
 template <class Isa>
-constexpr KernelTable make_kernel_table(const char* name, std::int32_t tile_rows) {
+constexpr KernelTable make_kernel_table(const char* name) {
   return {
       .name = name,
-      .tile_rows = tile_rows,
+      .tile_rows = Isa::kTileRows,
       .max_magnitude = max_magnitude,
       .sum_rows = sum_rows,
       .quantize_rows = quantize_rows,

@@ -145,32 +145,29 @@ INTFLASH_NOINLINE void qk_rows(const std::uint8_t* query, std::int64_t query_str
 // The products of the generic tile kernel (attend_tile.h) for a vpdpbusd instruction set.
 template <class Base>
 struct VnniTiles : Base {
-  // Scores of as many rows as lie in L1 with the keys, so that softmax runs over all of them at
-  // once.
-  static constexpr std::int32_t kStripRows = 24;
+  // As many rows as leave L1 room for the keys beside their scores.
+  static constexpr std::int32_t kTileRows = 24;
 
   static std::size_t query_bytes(std::int32_t head_dim) {
-    return static_cast<std::size_t>(kMaxTileRows * round_up(head_dim, 64));
+    return static_cast<std::size_t>(kTileRows * round_up(head_dim, 64));
   }
-  static INTFLASH_INLINE void prepare_query(const QueryTile& query, void* packed) {
+  static INTFLASH_INLINE void prepare_query(const QueryTile& query, void* bytes) {
     offset_codes(query.codes, static_cast<std::int64_t>(query.rows) * query.code_stride,
-                 static_cast<std::uint8_t*>(packed));
+                 static_cast<std::uint8_t*>(bytes));
   }
-  // dots [kStripRows][kScoreBlock] of rows first ... first + rows - 1.
-  static INTFLASH_INLINE void qk_strip(const QueryTile& query, void* packed, std::int32_t first,
-                                       std::int32_t rows, const ScoreBlock& block,
-                                       std::int32_t* dots) {
+  // dots [rows][kScoreBlock].
+  static INTFLASH_INLINE void qk_tile(const QueryTile& query, void* bytes, const ScoreBlock& block,
+                                      std::int32_t* dots) {
     const std::int64_t stride = query.code_stride;
-    const std::uint8_t* bytes = static_cast<const std::uint8_t*>(packed) + first * stride;
-    for_each_panel_of_6(rows, [&](auto panel, std::int32_t r) {
-      qk_rows<Base, decltype(panel)::kRows>(bytes + r * stride, stride, block, query.head_dim,
-                                            dots + r * kScoreBlock);
+    for_each_panel_of_6(query.rows, [&](auto panel, std::int32_t r) {
+      qk_rows<Base, decltype(panel)::kRows>(static_cast<const std::uint8_t*>(bytes) + r * stride,
+                                            stride, block, query.head_dim, dots + r * kScoreBlock);
     });
   }
-  static INTFLASH_INLINE void pv_strip(void* /*packed*/, const std::uint8_t* weights,
-                                       std::int32_t rows, const ScoreBlock& block,
-                                       std::int32_t head_dim_v, const float* gain,
-                                       float* const* accumulators) {
+  static INTFLASH_INLINE void pv_tile(void* /*bytes*/, const std::uint8_t* weights,
+                                      std::int32_t rows, const ScoreBlock& block,
+                                      std::int32_t head_dim_v, const float* gain,
+                                      float* const* accumulators) {
     for_each_panel_of_6(rows, [&](auto panel, std::int32_t r) {
       pv_rows<Base, decltype(panel)::kRows>(weights + r * kScoreBlock, block, head_dim_v, gain + r,
                                             accumulators + r);
