@@ -309,6 +309,10 @@ void pack_page(const Call& call, const Worker& worker, std::int64_t b, std::int6
   const KvBlock view = page_view(call, page);
   float* key_scale = const_cast<float*>(view.key_scale);
   float* value_scale = const_cast<float*>(view.value_scale);
+  if (tokens == 0) {
+    std::memset(page, 0, static_cast<std::size_t>(call.layout().page_bytes));
+    return;
+  }
   std::fill_n(key_scale, 2 * kBlockTokens, 0.0f);
 
   const std::int64_t key_stride = round_up(p.head_dim, 64);

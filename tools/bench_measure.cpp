@@ -159,7 +159,7 @@ Turns time_by_turns(const std::function<void()>& call, const std::function<doubl
   const std::size_t most_turns = quick ? 5 : 15;
   const std::size_t fewest_turns = 3;  // of calls that take seconds
   const double enough = quick ? 1.0 : 4.0;
-  const double once = seconds_of(call);
+  const double once = shortest_of_three(call);
   const int calls = static_cast<int>(std::clamp(kSampleSeconds / once, 1.0, 1e6));
   Turns turns;
   const Stopwatch watch;

@@ -64,7 +64,8 @@ constexpr std::size_t kMebibyte = std::size_t{1} << 20;
 IntegerPeak::IntegerPeak(const KernelTable& kernels, int threads, double sample_seconds)
     : kernels_(kernels), threads_(threads) {
   // Doubled until a sample is long enough: the first ones also wake the clock up.
-  while (seconds_of([&] { keep(kernels_.integer_peak(repeats_)); }) < sample_seconds) repeats_ *= 2;
+  const auto sample = [&] { keep(kernels_.integer_peak(repeats_)); };
+  while (shortest_of_three(sample) < sample_seconds) repeats_ *= 2;
 }
 
 double IntegerPeak::measure() {

@@ -28,6 +28,12 @@ double seconds_of(const Work& work) {
   return watch.seconds();
 }
 
+// How long a run takes that nothing else interrupts; what decides how many runs make a sample.
+template <class Work>
+double shortest_of_three(const Work& work) {
+  return std::min({seconds_of(work), seconds_of(work), seconds_of(work)});
+}
+
 // The shortest of a few runs: at least three, and more until so many seconds have passed; fewer
 // where each takes long.
 template <class Work>

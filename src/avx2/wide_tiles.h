@@ -117,10 +117,11 @@ struct WideTiles : Avx2 {
 
   template <std::int32_t kRows>
   static INTFLASH_NOINLINE void pv_panel(const std::int16_t* weights,
-                                         const std::int16_t (*tile)[64], const float* gain,
-                                         float* const* accumulators, std::int32_t channel) {
+                                         const std::int16_t (*tile)[64], std::int32_t num_keys,
+                                         const float* gain, float* const* accumulators,
+                                         std::int32_t channel) {
     Sums<kRows> sums = no_sums<kRows>();
-    add_products<kRows>(sums, tile, kScoreBlock / 4, weights, kScoreBlock);
+    add_products<kRows>(sums, tile, num_keys / 4, weights, kScoreBlock);
     INTFLASH_UNROLL
     for (std::int32_t r = 0; r < kRows; ++r) {
       const F32 factor = broadcast_f32(gain[r]);
@@ -132,13 +133,13 @@ struct WideTiles : Avx2 {
     }
   }
 
-  // dots [rows][kScoreBlock].
+  // dots [rows][kScoreBlock] with the first num_keys keys: 64 or 128.
   static INTFLASH_INLINE void qk_tile(const QueryTile& query, void* packed, const ScoreBlock& block,
-                                      std::int32_t* dots) {
+                                      std::int32_t num_keys, std::int32_t* dots) {
     Scratch& scratch = *static_cast<Scratch*>(packed);
     const std::int32_t head_dim = query.head_dim;
     const std::int16_t* pairs = pairs_of(packed);
-    for (std::int32_t key = 0; key < kScoreBlock; key += 16) {
+    for (std::int32_t key = 0; key < num_keys; key += 16) {
       widen_tile(block.half[key / kBlockTokens].key_codes + key % kBlockTokens * head_dim,
                  head_dim / 4, scratch.tile);
       for_each_panel_of_6(query.rows, [&](auto panel, std::int32_t r) {
@@ -163,18 +164,19 @@ struct WideTiles : Avx2 {
   }
 
   static INTFLASH_INLINE void pv_tile(void* packed, const std::uint8_t* weights, std::int32_t rows,
-                                      const ScoreBlock& block, std::int32_t head_dim_v,
-                                      const float* gain, float* const* accumulators) {
+                                      const ScoreBlock& block, std::int32_t num_keys,
+                                      std::int32_t head_dim_v, const float* gain,
+                                      float* const* accumulators) {
     Scratch& scratch = *static_cast<Scratch*>(packed);
     for (std::int32_t r = 0; r < rows; ++r)
       widen_weights(weights + r * kScoreBlock, scratch.weights[r]);
     for (std::int32_t channel = 0; channel < head_dim_v; channel += 16) {
-      for (std::int32_t half = 0; half < 2; ++half) {
+      for (std::int32_t half = 0; half < num_keys / kBlockTokens; ++half) {
         widen_tile(block.half[half].value_codes + channel * kBlockTokens, kBlockTokens / 4,
                    scratch.tile + half * 16);
       }
       for_each_panel_of_6(rows, [&](auto panel, std::int32_t r) {
-        pv_panel<decltype(panel)::kRows>(scratch.weights[r], scratch.tile, gain + r,
+        pv_panel<decltype(panel)::kRows>(scratch.weights[r], scratch.tile, num_keys, gain + r,
                                          accumulators + r, channel);
       });
     }

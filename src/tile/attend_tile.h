@@ -175,6 +175,13 @@ INTFLASH_INLINE void enter_rows(const TileTask& task, std::int32_t active,
   }
 }
 
+// Half of the block where no row sees the other half.
+INTFLASH_INLINE std::int32_t keys_to_multiply(const QueryTile& query, const std::uint64_t* keep) {
+  std::uint64_t high = keep == nullptr ? 1 : 0;
+  for (std::int32_t r = 0; keep != nullptr && r < query.rows; ++r) high |= keep[2 * r + 1];
+  return high != 0 ? kScoreBlock : kBlockTokens;
+}
+
 template <class Isa>
 void attend_tile(const TileTask& task) {
   const QueryTile& query = *task.query;
@@ -184,7 +191,8 @@ void attend_tile(const TileTask& task) {
   for (std::int32_t b = 0; b < task.num_blocks; ++b) {
     const ScoreBlock& block = task.blocks[b];
     const std::uint64_t* keep = task.keep[b];
-    Isa::qk_tile(query, products, block, scratch.dots[0]);
+    const std::int32_t num_keys = keys_to_multiply(query, keep);
+    Isa::qk_tile(query, products, block, num_keys, scratch.dots[0]);
     const std::int32_t active = keep == nullptr ? choose_all_rows(query, block, scratch)
                                                 : choose_rows(query, block, keep, scratch);
     if (task.score_cap > 0.0f) {
@@ -195,8 +203,8 @@ void attend_tile(const TileTask& task) {
       weigh_rows<Isa, true>(active, scratch);
     }
     enter_rows(task, active, scratch);
-    Isa::pv_tile(products, scratch.weights[0], active, block, task.head_dim_v, scratch.gain,
-                 scratch.accumulators);
+    Isa::pv_tile(products, scratch.weights[0], active, block, num_keys, task.head_dim_v,
+                 scratch.gain, scratch.accumulators);
   }
 }
 

@@ -64,7 +64,7 @@ INTFLASH_INLINE void qk_panel(const std::uint8_t* query, std::int64_t query_stri
 // [kRows][kScoreBlock] in the narrowed order.
 template <class Isa, std::int32_t kRows, std::int32_t kVectors>
 INTFLASH_INLINE void pv_panel(const std::uint8_t* weights, const KvBlock* half,
-                              std::int64_t value_offset, const float* gain,
+                              std::int64_t value_offset, std::int32_t num_keys, const float* gain,
                               float* const* accumulators, std::int64_t channel) {
   using I32 = typename Isa::I32;
   constexpr std::int32_t kPerTile = 16 / Isa::kLanes;
@@ -76,7 +76,7 @@ INTFLASH_INLINE void pv_panel(const std::uint8_t* weights, const KvBlock* half,
     for (std::int32_t v = 0; v < kVectors; ++v) sum[r][v] = Isa::zero();
   }
   const std::uint8_t* p = weights;
-  for (std::int32_t keys = 0; keys < kScoreBlock; keys += 4 * Isa::kLanes) {
+  for (std::int32_t keys = 0; keys < num_keys; keys += 4 * Isa::kLanes) {
     const std::int8_t* values =
         half[keys / kBlockTokens].value_codes + value_offset + keys % kBlockTokens / 4 * 64;
     for (std::int32_t group = 0; group < kGroups; ++group) {
@@ -113,28 +113,29 @@ INTFLASH_INLINE void pv_panel(const std::uint8_t* weights, const KvBlock* half,
 
 template <class Isa, std::int32_t kRows>
 INTFLASH_NOINLINE void pv_rows(const std::uint8_t* weights, const ScoreBlock& block,
-                               std::int32_t head_dim_v, const float* gain,
+                               std::int32_t num_keys, std::int32_t head_dim_v, const float* gain,
                                float* const* accumulators) {
   constexpr std::int32_t kVectors = Isa::kPanelVectors;
   constexpr std::int32_t kChannels = kVectors * Isa::kLanes;
   const std::int32_t padded = (head_dim_v + 15) / 16 * 16;
   std::int32_t c = 0;
   for (; c + kChannels <= padded; c += kChannels) {
-    pv_panel<Isa, kRows, kVectors>(weights, block.half, c * std::int64_t{64}, gain, accumulators,
-                                   c);
+    pv_panel<Isa, kRows, kVectors>(weights, block.half, c * std::int64_t{64}, num_keys, gain,
+                                   accumulators, c);
   }
   for (; c < padded; c += 16) {
-    pv_panel<Isa, kRows, 16 / Isa::kLanes>(weights, block.half, c * std::int64_t{64}, gain,
-                                           accumulators, c);
+    pv_panel<Isa, kRows, 16 / Isa::kLanes>(weights, block.half, c * std::int64_t{64}, num_keys,
+                                           gain, accumulators, c);
   }
 }
 
 template <class Isa, std::int32_t kRows>
 INTFLASH_NOINLINE void qk_rows(const std::uint8_t* query, std::int64_t query_stride,
-                               const ScoreBlock& block, std::int32_t head_dim, std::int32_t* dots) {
+                               const ScoreBlock& block, std::int32_t num_keys,
+                               std::int32_t head_dim, std::int32_t* dots) {
   constexpr std::int32_t kVectors = Isa::kPanelVectors;
   const std::int64_t tile_bytes = head_dim * std::int64_t{16};
-  for (std::int32_t key = 0; key < kScoreBlock; key += kVectors * Isa::kLanes) {
+  for (std::int32_t key = 0; key < num_keys; key += kVectors * Isa::kLanes) {
     const KvBlock& half = block.half[key / kBlockTokens];
     const std::int32_t in_half = key % kBlockTokens;
     qk_panel<Isa, kRows, kVectors>(query, query_stride, half.key_codes + in_half / 16 * tile_bytes,
@@ -155,22 +156,23 @@ struct VnniTiles : Base {
     offset_codes(query.codes, static_cast<std::int64_t>(query.rows) * query.code_stride,
                  static_cast<std::uint8_t*>(bytes));
   }
-  // dots [rows][kScoreBlock].
+  // dots [rows][kScoreBlock] with the first num_keys keys: 64 or 128.
   static INTFLASH_INLINE void qk_tile(const QueryTile& query, void* bytes, const ScoreBlock& block,
-                                      std::int32_t* dots) {
+                                      std::int32_t num_keys, std::int32_t* dots) {
     const std::int64_t stride = query.code_stride;
     for_each_panel_of_6(query.rows, [&](auto panel, std::int32_t r) {
       qk_rows<Base, decltype(panel)::kRows>(static_cast<const std::uint8_t*>(bytes) + r * stride,
-                                            stride, block, query.head_dim, dots + r * kScoreBlock);
+                                            stride, block, num_keys, query.head_dim,
+                                            dots + r * kScoreBlock);
     });
   }
   static INTFLASH_INLINE void pv_tile(void* /*bytes*/, const std::uint8_t* weights,
                                       std::int32_t rows, const ScoreBlock& block,
-                                      std::int32_t head_dim_v, const float* gain,
-                                      float* const* accumulators) {
+                                      std::int32_t num_keys, std::int32_t head_dim_v,
+                                      const float* gain, float* const* accumulators) {
     for_each_panel_of_6(rows, [&](auto panel, std::int32_t r) {
-      pv_rows<Base, decltype(panel)::kRows>(weights + r * kScoreBlock, block, head_dim_v, gain + r,
-                                            accumulators + r);
+      pv_rows<Base, decltype(panel)::kRows>(weights + r * kScoreBlock, block, num_keys, head_dim_v,
+                                            gain + r, accumulators + r);
     });
   }
 };
