@@ -5,6 +5,7 @@
 // against the definition of each mask key by key.
 #include "mask.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
