@@ -98,8 +98,8 @@ void check_against_oracles(const AttentionCase& attention) {
 
 AttentionCase small_case() {
   AttentionCase c;
-  c.query_len = 33;
-  c.kv_len = 300;
+  c.query_len = quick_length(33, 11);
+  c.kv_len = quick_length(300, 200);
   c.head_dim = 64;
   c.head_dim_v = 40;
   return c;
@@ -152,7 +152,7 @@ TEST(Attention, IsWithinTheBoundForEveryMask) {
 
 TEST(Attention, IsWithinTheBoundForEveryLength) {
   for (const AttentionCase& start : {small_case(), int8_case()}) {
-    for (const std::int64_t query_len : {1, 17, 64}) {
+    for (const std::int64_t query_len : {1, 17}) {
       for (const std::int64_t kv_len : {1, 2, 63, 64, 65, 127, 128, 129, 1025, 2100}) {
         AttentionCase c = start;
         c.query_len = query_len;
