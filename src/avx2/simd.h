@@ -66,20 +66,19 @@ struct Avx2 {
   static INTFLASH_INLINE I16 shift_right(I16 a, I16 count) {
     return _mm256_srl_epi16(a, _mm_cvtepu16_epi64(_mm256_castsi256_si128(count)));
   }
-  // ((a >> (count + 2)) + 1) >> 1 for a < 2^15: 0 where nothing is left. There is no shift of
-  // 16-bit lanes by lane; a rounded Q15 product with 2^(12 - count) is one, and two byte tables
-  // hold the halves of that power of two.
+  // ((a >> count) + 1) >> 1 for a < 2^15 and count >= 2, by lane. There is no shift of 16-bit lanes
+  // by lane; a rounded Q15 product with 2^(14 - count) is one, and two byte tables hold the halves
+  // of that power of two.
   static INTFLASH_INLINE I16 rounded_shift(I16 a, I16 count) {
     const I16 low = _mm256_broadcastsi128_si256(
-        _mm_setr_epi8(0, 0, 0, 0, 0, -128, 64, 32, 16, 8, 4, 2, 1, 0, 0, 0));
+        _mm_setr_epi8(0, 0, 0, 0, 0, 0, 0, -128, 64, 32, 16, 8, 4, 2, 1, 0));
     const I16 high =
-        _mm256_broadcastsi128_si256(_mm_setr_epi8(16, 8, 4, 2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0));
+        _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 0, 16, 8, 4, 2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0));
     const I16 index = _mm256_min_epu16(count, _mm256_set1_epi16(15));
-    // An odd byte's index is 0 in the first lookup, where low holds 0; an even byte's is 15 in the
-    // second, where high holds 0.
-    const I16 high_index = _mm256_or_si256(_mm256_slli_epi16(index, 8), _mm256_set1_epi16(15));
-    const I16 power =
-        _mm256_or_si256(_mm256_shuffle_epi8(low, index), _mm256_shuffle_epi8(high, high_index));
+    // An odd byte's index is 0 in the first lookup, and an even byte's is 0 in the second: both
+    // tables hold 0 there.
+    const I16 power = _mm256_or_si256(_mm256_shuffle_epi8(low, index),
+                                      _mm256_shuffle_epi8(high, _mm256_slli_epi16(index, 8)));
     return _mm256_mulhrs_epi16(a, power);
   }
   static INTFLASH_INLINE I32 multiply_add_pairs(I32 sum, I16 a, I16 b) {

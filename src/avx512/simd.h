@@ -46,10 +46,9 @@ struct Avx512 {
   // Counts are the same in all lanes.
   static INTFLASH_INLINE I16 shift_left(I16 a, I16 count) { return _mm512_sllv_epi16(a, count); }
   static INTFLASH_INLINE I16 shift_right(I16 a, I16 count) { return _mm512_srlv_epi16(a, count); }
-  // ((a >> (count + 2)) + 1) >> 1 for a < 2^15: 0 where nothing is left.
+  // ((a >> count) + 1) >> 1 for a < 2^15 and count >= 2, by lane.
   static INTFLASH_INLINE I16 rounded_shift(I16 a, I16 count) {
-    return _mm512_avg_epu16(_mm512_srlv_epi16(a, _mm512_add_epi16(count, _mm512_set1_epi16(2))),
-                            _mm512_setzero_si512());
+    return _mm512_avg_epu16(_mm512_srlv_epi16(a, count), _mm512_setzero_si512());
   }
   static INTFLASH_INLINE I32 multiply_add_pairs(I32 sum, I16 a, I16 b) {
     return _mm512_dpwssd_epi32(sum, a, b);

@@ -63,8 +63,7 @@ INTFLASH_INLINE std::int32_t score_row(const std::int32_t* dots, const ScoreBloc
   return Isa::max_lane(largest);
 }
 
-// 2^-distance as weight_of has it, for distances that are already below 2^16 of a unit no coarser
-// than 1.
+// weight_of a distance less kWeightPlaces whole units, below 2^16 of a unit no coarser than 1.
 template <class Isa>
 INTFLASH_INLINE typename Isa::I16 weigh(typename Isa::I16 distance, typename Isa::I16 places,
                                         typename Isa::I16 fraction_shift) {
@@ -83,7 +82,8 @@ INTFLASH_INLINE std::int32_t weigh_row_as(const std::int16_t* x, std::int32_t la
                                           const std::uint64_t* keep, std::uint8_t* weights) {
   using I16 = typename Isa::I16;
   const std::int32_t fraction_bits = max_of(-scale.exponent, 0);
-  const I16 top = Isa::broadcast16(largest);
+  // The two places between kExp2One and twice kWeightOne are added to all distances at once.
+  const I16 top = Isa::broadcast16(kCoarse ? largest : largest + (kWeightPlaces << fraction_bits));
   const I16 places = Isa::broadcast16(fraction_bits);
   const I16 fraction_shift = Isa::broadcast16(15 - fraction_bits);
   const I16 coarse_shift = Isa::broadcast16(min_of(scale.exponent, kMaxCoarseShift));
@@ -98,9 +98,11 @@ INTFLASH_INLINE std::int32_t weigh_row_as(const std::int16_t* x, std::int32_t la
       I16 distance = Isa::sub(top, Isa::load(x + at));
       if (kMasked)
         distance = Isa::select(Isa::keep_words(keep, at), distance, Isa::broadcast16(32767));
-      if (kCoarse)
-        distance = Isa::shift_left(
-            Isa::min_unsigned(distance, Isa::broadcast16(kMaxCoarseDistance)), coarse_shift);
+      if (kCoarse) {
+        const I16 bounded = Isa::min_unsigned(distance, Isa::broadcast16(kMaxCoarseDistance));
+        distance =
+            Isa::add(Isa::shift_left(bounded, coarse_shift), Isa::broadcast16(kWeightPlaces));
+      }
       const I16 weight = weigh<Isa>(distance, places, fraction_shift);
       sum[half] = Isa::multiply_add_pairs(sum[half], weight, Isa::load(block.value_weight + at));
       bytes[half] = Isa::multiply_q15(weight, to_u8);

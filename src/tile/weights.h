@@ -20,6 +20,7 @@ constexpr std::int32_t kExp2Square = 5660;
 // log2, distances are clamped here before they are shifted up.
 constexpr std::int32_t kMaxCoarseDistance = 16;
 constexpr std::int32_t kMaxCoarseShift = 5;
+constexpr std::int32_t kWeightPlaces = 2;   // kExp2One = 2^(2 + 1) * kWeightOne
 constexpr std::int32_t kWeightToU8 = 2048;  // 4080 to 255 in Q15
 
 // The fixed point of the general score form.
@@ -34,7 +35,7 @@ INTFLASH_INLINE std::int32_t weight_of(std::int32_t distance, std::int32_t expon
   const std::int32_t fraction = (distance << (15 - places)) & 0x7fff;
   const std::int32_t power =
       kExp2One - multiply_q15(fraction, kExp2Linear - multiply_q15(fraction, kExp2Square));
-  return whole > 13 ? 0 : ((power >> (whole + 2)) + 1) >> 1;
+  return whole > 13 ? 0 : ((power >> (whole + kWeightPlaces)) + 1) >> 1;
 }
 
 }  // namespace
