@@ -1,0 +1,151 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+#include "pack_kv.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "call.h"
+#include "mask.h"
+#include "scan.h"
+
+namespace intflash {
+namespace {
+
+// Beyond these the accumulators of out, and means and rotations of keys, would leave the range of
+// f32.
+constexpr double kMaxValue = 0x1p90;
+constexpr double kMaxKey = 0x1p100;
+
+KvBlock page_view(const Call& call, char* page) {
+  const Plan& plan = call.layout();
+  char* tail = page + plan.key_block_bytes + plan.value_block_bytes;
+  return {reinterpret_cast<const std::int8_t*>(page),
+          reinterpret_cast<const std::int8_t*>(page + plan.key_block_bytes),
+          reinterpret_cast<const float*>(tail),
+          reinterpret_cast<const float*>(tail + kBlockTokens * 4),
+          reinterpret_cast<const std::int32_t*>(tail + 2 * kBlockTokens * 4)};
+}
+
+// Absent tokens of the last page have zero codes and zero scales.
+void pack_page(const Call& call, const Worker& worker, std::int64_t b, std::int64_t h,
+               std::int64_t block64) {
+  const Problem& p = call.problem();
+  const std::int64_t head = call.head_index(b, h);
+  const std::int64_t first = block64 * kBlockTokens;
+  const std::int32_t tokens =
+      static_cast<std::int32_t>(std::clamp<std::int64_t>(p.kv_len - first, 0, kBlockTokens));
+  char* page = call.page(head, block64);
+  const KvBlock view = page_view(call, page);
+  float* key_scale = const_cast<float*>(view.key_scale);
+  float* value_scale = const_cast<float*>(view.value_scale);
+  if (tokens == 0) {
+    std::memset(page, 0, static_cast<std::size_t>(call.layout().page_bytes));
+    return;
+  }
+  std::fill_n(key_scale, 2 * kBlockTokens, 0.0f);
+
+  const std::int64_t key_stride = round_up(p.head_dim, 64);
+  const std::int64_t value_stride = round_up(p.head_dim_v, 64);
+  const std::int64_t absent = kBlockTokens - tokens;
+  const CallTensor key = key_tensor(call);
+  note_magnitude(call.status().key, key, head, first,
+                 quantize_tokens(call, key, b, h, first, tokens, call.key_center(head), p.rotate,
+                                 key_stride, worker.codes, key_scale));
+  std::memset(worker.codes + tokens * key_stride, 0, static_cast<std::size_t>(absent * key_stride));
+  call.kernels().pack_keys(worker.codes, key_stride, static_cast<std::int32_t>(p.head_dim),
+                           const_cast<std::int8_t*>(view.key_codes),
+                           const_cast<std::int32_t*>(view.key_sum));
+
+  const CallTensor value = value_tensor(call);
+  note_magnitude(call.status().value, value, head, first,
+                 quantize_tokens(call, value, b, h, first, tokens, call.value_center(head), false,
+                                 value_stride, worker.codes, value_scale));
+  std::memset(worker.codes + tokens * value_stride, 0,
+              static_cast<std::size_t>(absent * value_stride));
+  call.kernels().pack_values(worker.codes, value_stride, static_cast<std::int32_t>(p.head_dim_v),
+                             const_cast<std::int8_t*>(view.value_codes));
+}
+
+void pack_score_block(const Call& call, const Worker& worker, std::int64_t index) {
+  const std::int64_t blocks = call.layout().num_blocks;
+  const std::int64_t head = index / blocks;
+  const std::int64_t b = head / call.problem().num_kv_heads;
+  const std::int64_t h = head % call.problem().num_kv_heads;
+  const std::int64_t block = index % blocks;
+  ScoreBlock& score_block = call.score_blocks(head)[block];
+  std::uint64_t present[2];
+  for (std::int64_t i = 0; i < 2; ++i) {
+    pack_page(call, worker, b, h, 2 * block + i);
+    score_block.half[i] = page_view(call, call.page(head, 2 * block + i));
+    present[i] = keep_word({0, call.problem().kv_len}, (2 * block + i) * kBlockTokens);
+  }
+  call.kernels().prepare_block(score_block, present);
+}
+
+void compute_center(const Call& call, std::int64_t head) {
+  float* center = call.computed_center(head);
+  for (std::int64_t c = 0; c < call.dims(); ++c) {
+    double sum = 0;
+    for (std::int64_t span = 0; span < call.spans(); ++span)
+      sum += call.partial_sums(head, span)[c];
+    center[c] = static_cast<float>(sum / static_cast<double>(call.problem().kv_len));
+  }
+}
+
+intflash_status report_bad_kv(const CallTensor& key, const CallTensor& value,
+                              const CallStatus& status) {
+  const intflash_status result = report_bad(key, status.key);
+  return result == INTFLASH_OK ? report_bad(value, status.value) : result;
+}
+
+}  // namespace
+
+intflash_status pack_kv(const intflash_plan& plan, const intflash_attend_args& args,
+                        void* workspace) {
+  const Call call{plan, args, static_cast<char*>(workspace)};
+  const Problem& p = call.problem();
+  CallStatus& status = call.status();
+  reset_scan(status.key);
+  reset_scan(status.value);
+  status.largest_key = 0;
+  if (p.kv_len == 0) return INTFLASH_OK;
+
+  const CallTensor key = key_tensor(call);
+  const CallTensor value = value_tensor(call);
+  const std::int64_t heads = p.batch * p.num_kv_heads;
+  const bool sum_keys = p.center_key && args.key_center == nullptr;
+  const bool sum_values = p.center_value && args.value_center == nullptr;
+  // Means need a pass of their own; everything else is found while quantizing.
+  if (sum_keys || sum_values) {
+    for_each_task(call, num_chunks(key), [&](const Worker&, std::int64_t chunk) {
+      double* sums = call.partial_sums(chunk / call.spans(), chunk % call.spans());
+      if (sum_keys) scan_chunk(call, key, chunk, status.key, sums);
+      if (sum_values) scan_chunk(call, value, chunk, status.value, sums + p.head_dim);
+    });
+    const intflash_status result = report_bad_kv(key, value, status);
+    if (result != INTFLASH_OK) return result;
+    for_each_task(call, heads,
+                  [&](const Worker&, std::int64_t head) { compute_center(call, head); });
+  }
+  for_each_task(
+      call, heads * call.layout().num_blocks,
+      [&](const Worker& worker, std::int64_t index) { pack_score_block(call, worker, index); });
+  const intflash_status result = report_bad_kv(key, value, status);
+  if (result != INTFLASH_OK) return result;
+  status.largest_key = largest_of(key, status.key);
+  if (status.largest_key >= kMaxKey) {
+    return fail(INTFLASH_SCORE_OVERFLOW,
+                "key: largest magnitude %g: must be below 2^100, or its sums would leave the range "
+                "of f32",
+                status.largest_key);
+  }
+  const double largest_value = largest_of(value, status.value);
+  if (largest_value < kMaxValue) return INTFLASH_OK;
+  return fail(INTFLASH_SCORE_OVERFLOW,
+              "value: largest magnitude %g: must be below 2^90, or sums of weighted values would "
+              "leave the range of f32",
+              largest_value);
+}
+
+}  // namespace intflash
