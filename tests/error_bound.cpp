@@ -230,17 +230,17 @@ class HeadBound {
     const double least = largest_value > 0 ? 0x1p-23 * largest_value : 1;
     const auto folded_scale = [&](std::int64_t j) { return std::max(least, key(j).value_scale); };
     double folded = 0;
+    std::vector<double> stretch(static_cast<std::size_t>(block_end(first) - first));
     for (std::int64_t j = first; j < block_end(first); ++j) {
-      folded =
-          std::max(folded, oracle_.share(i, j) * folded_scale(j) *
-                               std::exp(error[static_cast<std::size_t>(j)]) * (1 + 2 * kCurve));
+      double& factor = stretch[static_cast<std::size_t>(j - first)];
+      factor = std::exp(error[static_cast<std::size_t>(j)]) * (1 + kCurve);
+      folded = std::max(folded, oracle_.share(i, j) * folded_scale(j) * factor * (1 + kCurve));
     }
     const VectorXd magnitude = exact.cwiseAbs();
     for (std::int64_t j = first; j < block_end(first); ++j) {
       if (!visible(i, j)) continue;
       const double share = oracle_.share(i, j);
-      const double e = error[static_cast<std::size_t>(j)];
-      const double stretched = std::exp(e) * (1 + kCurve);
+      const double stretched = stretch[static_cast<std::size_t>(j - first)];
       // Light keys join the sum below in f32, without the polynomial: it is no longer common.
       const bool may_be_light = key(j).value_scale < largest_value / 7;
       const bool is_light = key(j).value_scale < largest_value / 33;

@@ -139,7 +139,8 @@ TEST(Invariance, CausalRowsEqualAttentionOverTheirVisibleKeysAlone) {
 
 TEST(Invariance, ChunksOfQueryRowsEqualTheWhole) {
   for (const AttentionCase& c : causal_cases()) {
-    for (const std::int64_t chunk : {5, 16, 33}) {
+    for (const std::int64_t chunk : {16, 5, 33}) {
+      if (chunk != 16 && quick_tests()) continue;
       for (const PortEntry& port : all_test_ports()) {
         Whole whole(c);
         ASSERT_EQ(whole.run(port).status, INTFLASH_OK);
@@ -190,10 +191,10 @@ TEST(Invariance, HeadsOfAGroupAndOfABatchEqualEachAlone) {
 // Enough rows, heads and keys for several items of work, super-blocks and spans.
 AttentionCase wide_case() {
   AttentionCase c;
-  c.batch = 2;
+  c.batch = quick_length(2, 1);
   c.num_kv_heads = 2;
   c.group_size = 2;
-  c.query_len = 130;
+  c.query_len = quick_length(130, 50);
   c.kv_len = quick_length(3100, 1100);
   c.head_dim = 64;
   c.head_dim_v = 40;
@@ -447,6 +448,7 @@ TEST(Invariance, TheCallersFloatingPointStateChangesNoBit) {
   // The default softmax scale is rounded, and capped scores take it as it is.
   for (const std::int64_t head_dim : {8, 24, 40, 56, 72, 80, 96, 104, 112, 120, 128}) {
     AttentionCase c = causal_case();
+    c.query_len = 10;
     c.head_dim = head_dim;
     c.score_cap = 5;
     c.center = INTFLASH_CENTER_KEY_VALUE;

@@ -203,7 +203,7 @@ double median_error(const char* name, const std::vector<Sample>& samples,
   return median(std::move(errors));
 }
 
-TEST(Pipelines, ErrOnNormalInputsAsKnownAlsoWithFewerKeys) {
+TEST(PipelinesFull, ErrOnNormalInputsAsKnownAlsoWithFewerKeys) {
   const std::vector<Sample> samples = samples_of(Distribution::kNormal, 1024, 1);
   for (const KnownErrors& known : kKnownErrors) {
     EXPECT_NEAR(median_error(known.name, samples, &ErrorMetrics::rel_l1), known.normal_rel_l1,

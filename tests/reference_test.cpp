@@ -519,7 +519,7 @@ double intfa_error(Distribution distribution, float softmax_scale, std::int64_t 
 
 // Figures of arXiv 2409.16997, full INT8. Algorithm 1 without float32's rounding errs the same, so
 // what is missing to the paper's figures lies in its inputs or its measure, not here.
-TEST(ModeIntfa, ErrsOnNormalInputsAboutAsMuchAsThePaperSays) {
+TEST(PaperFigures, ModeIntfaErrsOnNormalInputsAboutAsMuchAsThePaperSays) {
   const double error = intfa_error(Distribution::kNormal, 0, 1024);
   EXPECT_GE(error, 0.5 * 0.0405);
   EXPECT_LE(error, 1.2 * 0.0405);
@@ -527,7 +527,7 @@ TEST(ModeIntfa, ErrsOnNormalInputsAboutAsMuchAsThePaperSays) {
 
 // They fit a softmax scale of 1. At 1k keys the paper has 1.69 %, where the algorithm errs by
 // 1.24 %; from 2k on the two are close, and at 16k they are equal.
-TEST(ModeIntfa, ErrsOnUniformInputsAsMuchAsThePaperSays) {
+TEST(PaperFigures, ModeIntfaErrsOnUniformInputsAsMuchAsThePaperSays) {
   EXPECT_NEAR(intfa_error(Distribution::kUniform, 1, 2048), 0.0162, 0.25 * 0.0162);
   EXPECT_NEAR(intfa_error(Distribution::kUniform, 1, 4096), 0.0165, 0.25 * 0.0165);
 }

@@ -23,13 +23,15 @@ class FoldQueue {
  public:
   using Products = std::int32_t[kProductTiles][16][16];
 
-  INTFLASH_INLINE FoldQueue(Products& products, const float* gain, float* accumulators,
-                            std::int64_t accumulator_stride, std::int32_t rows)
-      : products_(products),
-        gain_(gain),
-        accumulators_(accumulators),
-        accumulator_stride_(accumulator_stride),
-        rows_(rows) {}
+  INTFLASH_INLINE explicit FoldQueue(Products& products) : products_(products) {}
+
+  // The next tiles belong to rows 0 ... rows - 1 with these gains and accumulators.
+  INTFLASH_INLINE void start(const float* gain, float* const* accumulators, std::int32_t rows) {
+    gain_ = gain;
+    accumulators_ = accumulators;
+    rows_ = rows;
+    folded_ = row_ = allowed_ = 0;
+  }
 
   // Where the products with a channel tile go.
   INTFLASH_INLINE TileMatrix place(std::int32_t channel_tile) const {
@@ -37,21 +39,20 @@ class FoldQueue {
     return {{products_[first % kProductTiles], products_[(first + 1) % kProductTiles]}, 64, 0};
   }
 
-  INTFLASH_INLINE void restart() { folded_ = row_ = allowed_ = 0; }
   // Tiles below this number have been stored long enough ago.
   INTFLASH_INLINE void allow(std::int32_t tiles) { allowed_ = tiles; }
 
   INTFLASH_INLINE void fold_eight() {
     if (folded_ >= allowed_) return;
-    const std::int32_t first = folded_ % kRowTiles * kTileRows + row_;
-    const std::int32_t left = rows_ - first;
+    const std::int32_t first = folded_ % kRowTiles * kRowsPerTile + row_;
+    const std::int32_t rows = min_of(rows_ - first, 8);
     const std::int32_t* from = products_[folded_ % kProductTiles][row_];
-    float* to = accumulators_ + first * accumulator_stride_ + folded_ / kRowTiles * 16;
-    if (left >= 8) {
+    const std::int32_t channel = folded_ / kRowTiles * 16;
+    if (rows == 8) {
       INTFLASH_UNROLL
-      for (std::int32_t r = 0; r < 8; ++r) fold_row(from, to, first, r);
+      for (std::int32_t r = 0; r < 8; ++r) fold_row(from + r * 16, first + r, channel);
     } else {
-      for (std::int32_t r = 0; r < left; ++r) fold_row(from, to, first, r);
+      for (std::int32_t r = 0; r < rows; ++r) fold_row(from + r * 16, first + r, channel);
     }
     row_ = 8 - row_;
     if (row_ == 0) ++folded_;
@@ -61,18 +62,17 @@ class FoldQueue {
   }
 
  private:
-  INTFLASH_INLINE void fold_row(const std::int32_t* from, float* to, std::int32_t first,
-                                std::int32_t r) const {
-    float* out = to + r * accumulator_stride_;
-    const Amx::F32 gain = Amx::broadcast_f32(gain_[first + r]);
-    Amx::store_f32(out, Amx::fma(Amx::to_f32(Amx::load(from + r * 16)), gain, Amx::load_f32(out)));
+  INTFLASH_INLINE void fold_row(const std::int32_t* from, std::int32_t row,
+                                std::int32_t channel) const {
+    float* out = accumulators_[row] + channel;
+    const Amx::F32 gain = Amx::broadcast_f32(gain_[row]);
+    Amx::store_f32(out, Amx::fma(Amx::to_f32(Amx::load(from)), gain, Amx::load_f32(out)));
   }
 
   Products& products_;
-  const float* gain_;
-  float* accumulators_;
-  std::int64_t accumulator_stride_;
-  std::int32_t rows_;
+  const float* gain_ = nullptr;
+  float* const* accumulators_ = nullptr;
+  std::int32_t rows_ = 0;
   std::int32_t folded_ = 0;
   std::int32_t row_ = 0;  // 0 or 8
   std::int32_t allowed_ = 0;

@@ -24,15 +24,11 @@
 namespace intflash {
 namespace {
 
-constexpr std::int32_t kTileRows = 16;
+constexpr std::int32_t kRowsPerTile = 16;
 constexpr std::int32_t kTileBytes = 1024;
 constexpr std::int32_t kKeyTiles = kScoreBlock / 16;
 
-// Shape of a call, as far as loops know it: tiles of 16 query rows, and slices of 64 dims of the
-// query's rows (kManySlices: 3 or more).
-constexpr std::int32_t kManySlices = 3;
-
-// Where the tiles of rows 0 ... 15 and 16 ... 31 lie.
+// Where tiles lie: of rows 0 ... 15 and of rows 16 ... 31.
 struct TileMatrix {
   void* rows[2];
   std::int64_t stride;  // bytes between rows
@@ -83,7 +79,7 @@ struct ValueTiles {
 INTFLASH_INLINE TileConfig tile_config(std::int32_t rows, std::int32_t row_tiles,
                                        std::int32_t head_dim) {
   TileConfig config;
-  const std::int32_t tile_rows = row_tiles == 1 ? rows : kTileRows;
+  const std::int32_t tile_rows = row_tiles == 1 ? rows : kRowsPerTile;
   for (std::int32_t t = 0; t < 8; ++t) config.set_shape(t, t / 2 == 1 ? 16 : tile_rows, 64);
   if (head_dim < 64) {
     config.set_shape(3, head_dim / 4, 64);

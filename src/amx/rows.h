@@ -20,20 +20,19 @@ constexpr std::int32_t kScoreBufferBytes = 4096;
 constexpr std::int32_t kScoreRowBytes = 256;
 constexpr std::int32_t kScoreBuffers = 5;
 
-// Scratch of attend_tile; the query's tiles follow it. Written in every block and meant to stay in
-// L1: 20 KiB of scores, 4 KiB of P, 4 KiB of products and 3 KiB of rows, beside 16 KiB of
-// accumulators with 128 channels.
+// Scratch of attend_tile; the query's tiles follow it. What every block writes should stay in L1:
+// 20 KiB of scores, 4 KiB of products, 4 KiB of P and 3 KiB of rows, beside 16 KiB of accumulators
+// where there are 128 channels.
 struct AmxScratch {
   alignas(64) char scores[kScoreBuffers][kScoreBufferBytes];
-  alignas(64) std::uint8_t weights[kMaxTileRows][kScoreBlock];
   alignas(64) std::int32_t products[kProductTiles][16][16];
-  Amx::I32 pairs[kMaxTileRows / 2];
+  Amx::I32 pairs[kMaxTileRows / 2];  // of RowReduction
 
   // Per row, of the block at work.
   alignas(64) std::int32_t exponent[kMaxTileRows];  // RowScale::exponent
   alignas(64) std::uint32_t shift[kMaxTileRows];    // shift_control
-  alignas(64) std::int32_t top[kMaxTileRows];       // of weigh_row
-  alignas(64) float gain[kMaxTileRows];
+  alignas(64) std::int32_t top[kMaxTileRows];       // of weigh_plain_row
+  alignas(64) float light_sum[kMaxTileRows];        // where the block has light keys
   // Per row.
   alignas(64) std::int32_t multiplier[kMaxTileRows];  // in both halves
   alignas(64) float reference[kMaxTileRows];
@@ -43,10 +42,8 @@ struct AmxScratch {
   // The value_term of rows with exponent e at [e + kExponentBits].
   alignas(64) std::int16_t value_term[kExponentBits + 1][kScoreBlock];
 
-  // Of rows that take the generic way.
-  alignas(64) std::int32_t dots[kScoreBlock];
-  SoftmaxScratch softmax;
-  ScoreBlock row_block;
+  // Of blocks that take the generic way; the others use its weights, gains and accumulators.
+  TileScratch<Amx> tile;
 };
 
 // Rows beyond the query's are copies of its first: what is computed for them is finite, and read by
@@ -82,6 +79,24 @@ INTFLASH_INLINE void copy_query_tiles(const QueryTile& query, std::int32_t slice
   }
 }
 
+// Everything of the rows that stays through all blocks.
+INTFLASH_NOINLINE void begin_rows(const TileTask& task, std::int32_t padded_rows,
+                                  AmxScratch& scratch, std::int8_t* query_tiles) {
+  const QueryTile& query = *task.query;
+  copy_query(query, padded_rows, scratch);
+  copy_query_tiles(query, (query.head_dim + 63) / 64, padded_rows, query_tiles);
+  for (std::int32_t r = 0; r < padded_rows; ++r) {
+    scratch.reference[r] = r < query.rows ? task.state.reference[r] : 0.0f;
+    scratch.row_sum[r] = r < query.rows ? task.state.row_sum[r] : 0.0f;
+  }
+}
+INTFLASH_INLINE void end_rows(const TileTask& task, const AmxScratch& scratch) {
+  for (std::int32_t r = 0; r < task.query->rows; ++r) {
+    task.state.reference[r] = scratch.reference[r];
+    task.state.row_sum[r] = scratch.row_sum[r];
+  }
+}
+
 // The largest exponent that any row can have in a block, less the block's key_exponent.
 INTFLASH_INLINE std::int32_t exponent_limit(const QueryTile& query) {
   std::int32_t limit = -1000;
@@ -93,7 +108,7 @@ INTFLASH_INLINE std::int32_t exponent_limit(const QueryTile& query) {
 
 // exponent, shift and value_term of the rows in a block where all exponents are <= 0.
 template <std::int32_t kRows>
-INTFLASH_INLINE void scale_plain_rows(const ScoreBlock& block, AmxScratch& scratch) {
+INTFLASH_NOINLINE void scale_plain_rows(const ScoreBlock& block, AmxScratch& scratch) {
   std::uint32_t used = 0;
   for (std::int32_t r = 0; r < kRows; ++r) {
     const RowScale scale = row_scale(scratch.query, r, block.key_exponent, block.key_mantissa);
@@ -125,26 +140,42 @@ INTFLASH_INLINE void finish_tops(AmxScratch& scratch) {
   for (std::int32_t r = 0; r < kRows; r += 16) {
     const Amx::I16 largest = larger_half(RowReduction<Largest>::finish(scratch.pairs + r / 2));
     const Amx::I32 places = _mm512_sub_epi32(Amx::zero(), Amx::load(scratch.exponent + r));
-    const Amx::I16 octaves = _mm512_sllv_epi32(Amx::broadcast32(two_octaves(0)), places);
+    const Amx::I16 octaves = _mm512_sllv_epi32(Amx::broadcast32(octaves_above(0)), places);
     Amx::store(scratch.top + r, Amx::add(largest, octaves));
   }
 }
 
+// The largest folded score of a row, in its fixed point.
+INTFLASH_INLINE std::int32_t largest_score(const AmxScratch& scratch, std::int32_t row) {
+  return (scratch.top[row] >> 16) - (octaves_above(-scratch.exponent[row]) >> 16);
+}
+
+// Adds up the row's weights where the block has light keys.
+INTFLASH_NOINLINE void add_light_keys_to(AmxScratch& scratch, std::int32_t row,
+                                         const ScoreBlock& block, Amx::I32 sums,
+                                         const std::int16_t* x) {
+  const RowScale scale = {scratch.exponent[row], 0, 0};
+  scratch.light_sum[row] =
+      add_light_keys_of_row<Amx>(static_cast<float>(Amx::sum_lanes(sums)),
+                                 largest_score(scratch, row), scale, block, nullptr, x);
+}
+
 // Takes the weights of a plain block into the states of its rows, and leaves their gains.
 template <std::int32_t kRows>
-INTFLASH_INLINE void enter_plain_rows(const ScoreBlock& block, const AttentionState& state,
-                                      std::int32_t rows, std::int32_t head_dim_v,
-                                      AmxScratch& scratch) {
+INTFLASH_NOINLINE void enter_plain_rows(const ScoreBlock& block, const AttentionState& state,
+                                        std::int32_t rows, std::int32_t head_dim_v,
+                                        AmxScratch& scratch) {
   alignas(64) float exponent[kRows];
   alignas(64) float distance[kRows];
   alignas(64) float sum[kRows];
   for (std::int32_t r = 0; r < kRows; r += 16) {
-    Amx::store_f32(sum + r, Amx::to_f32(RowReduction<Sum>::finish(scratch.pairs + r / 2)));
+    Amx::store_f32(sum + r, block.any_light != 0
+                                ? Amx::load_f32(scratch.light_sum + r)
+                                : Amx::to_f32(RowReduction<Sum>::finish(scratch.pairs + r / 2)));
   }
   std::int32_t out_of_reach = 0;
   for (std::int32_t r = 0; r < kRows; ++r) {
-    const std::int32_t largest = (scratch.top[r] >> 16) - (two_octaves(-scratch.exponent[r]) >> 16);
-    exponent[r] = static_cast<float>(largest) * power_of_two(scratch.exponent[r]);
+    exponent[r] = static_cast<float>(largest_score(scratch, r)) * power_of_two(scratch.exponent[r]);
     distance[r] = r < rows ? exponent[r] - state.reference[r] : 0.0f;
     out_of_reach |= distance[r] <= kMaxOverReference ? 0 : 1;
   }
@@ -158,8 +189,32 @@ INTFLASH_INLINE void enter_plain_rows(const ScoreBlock& block, const AttentionSt
   for (std::int32_t r = 0; r < kRows; ++r) {
     const float alpha = exp2_of(distance[r]);
     state.row_sum[r] = fused(sum[r], alpha, state.row_sum[r]);
-    scratch.gain[r] = alpha * value_unit;
+    scratch.tile.gain[r] = alpha * value_unit;
   }
+}
+
+// Softmax of the rows of any block in the generic form, one stage after the other: from tile.dots
+// to P, gains and accumulators of the rows that see any of its keys; returns how many do.
+INTFLASH_NOINLINE std::int32_t weigh_special_block(const TileTask& task, const ScoreBlock& block,
+                                                   const std::uint64_t* keep,
+                                                   TileScratch<Amx>& tile) {
+  const QueryTile& query = *task.query;
+  const std::int32_t active =
+      keep == nullptr ? choose_all_rows(query, block, tile) : choose_rows(query, block, keep, tile);
+  if (task.score_cap > 0.0f) {
+    weigh_capped_rows(task, active, tile);
+  } else if (keep == nullptr) {
+    weigh_rows<Amx, false>(active, tile);
+  } else {
+    weigh_rows<Amx, true>(active, tile);
+  }
+  enter_rows(task, active, tile);
+  for (std::int32_t a = 0; a < active; ++a) {
+    std::uint8_t* weights = tile.weights[a];
+    for (std::int32_t at = 0; at < kScoreBlock; at += 64)
+      Amx::store(weights + at, natural_order(Amx::load(weights + at)));
+  }
+  return active;
 }
 
 }  // namespace

@@ -17,6 +17,8 @@ namespace intflash {
 namespace {
 
 struct Amx : Avx512 {
+  static constexpr std::int32_t kTileRows = kMaxTileRows;
+
   using Control = __m512i;  // per byte of a result, the bit of its 64-bit word where it starts
 
   static INTFLASH_INLINE Control repeat32(std::uint32_t a) {
@@ -37,15 +39,12 @@ struct Amx : Avx512 {
   static INTFLASH_INLINE I16 pack16(I32 a, I32 b) { return narrow(repeat32(0x28200800), a, b); }
   static INTFLASH_INLINE I32 pack8(I16 a, I16 b) { return narrow(repeat32(0x30201000), a, b); }
 
+  // All ones where a key is kept, for 32 keys in narrowed order.
   static INTFLASH_INLINE I16 keep_words(const std::uint64_t* keep, std::int32_t first_key) {
     const std::uint32_t bits = static_cast<std::uint32_t>(keep[first_key / 64] >> (first_key % 64));
     return _mm512_movm_epi16(_pdep_u32(bits, 0x33333333u) | _pdep_u32(bits >> 16, 0xccccccccu));
   }
 
-  static INTFLASH_INLINE I16 average(I16 a, I16 b) { return _mm512_avg_epu16(a, b); }
-  static INTFLASH_INLINE I16 shift_right_each(I16 a, I16 count) {
-    return _mm512_srlv_epi16(a, count);
-  }
   static INTFLASH_INLINE I32 permute_bytes(I32 a, I32 index) {
     return _mm512_permutexvar_epi8(index, a);
   }

@@ -96,9 +96,10 @@ constexpr WeightControls weight_controls() {
 }
 constexpr WeightControls kWeightControls = weight_controls();
 
-// What is added to a row's maximum: distances are then two octaves too large, as the shift of the
-// weights by two more than their octaves wants them. In both halves.
-INTFLASH_INLINE std::int32_t two_octaves(std::int32_t places) { return 0x20002 << places; }
+// What is added to a row's maximum, in both halves: kWeightPlaces octaves.
+INTFLASH_INLINE std::int32_t octaves_above(std::int32_t places) {
+  return (kWeightPlaces * 0x10001) << places;
+}
 
 // P's bytes come in the order of narrowing twice; the tiles of V have them in natural order.
 struct NaturalBytes {
@@ -113,8 +114,11 @@ constexpr NaturalBytes natural_bytes() {
   return bytes;
 }
 alignas(64) constexpr NaturalBytes kNaturalBytes = natural_bytes();
+INTFLASH_INLINE Amx::I32 natural_order(Amx::I32 weights) {
+  return Amx::permute_bytes(weights, Amx::load(kNaturalBytes.place));
+}
 
-// P of one row from its folded scores, top being the largest and two octaves; the result's lanes
+// P of one row from its folded scores, top being the largest and octaves_above; the result's lanes
 // add up to the sum of unfolded weights.
 INTFLASH_INLINE Amx::I32 weigh_plain_row(const std::int16_t* x, std::int32_t top,
                                          const WeightControl& control,
@@ -142,13 +146,12 @@ INTFLASH_INLINE Amx::I32 weigh_plain_row(const std::int16_t* x, std::int32_t top
                                       Amx::multiply_q15(fraction, Amx::broadcast16(kExp2Square)));
       const Amx::I16 power =
           Amx::sub(Amx::broadcast16(kExp2One), Amx::multiply_q15(fraction, slope));
-      const Amx::I16 weight = Amx::average(Amx::shift_right_each(power, whole), Amx::zero());
+      const Amx::I16 weight = Amx::rounded_shift(power, whole);
       sum = Amx::multiply_add_pairs(sum, weight, value_weight.vector[v]);
       rounded[i] = Amx::add(weight, half);
     }
     Amx::store(weights + group * 64,
-               Amx::permute_bytes(Amx::narrow(eight_bits, rounded[0], rounded[1]),
-                                  Amx::load(kNaturalBytes.place)));
+               natural_order(Amx::narrow(eight_bits, rounded[0], rounded[1])));
   }
   return sum;
 }

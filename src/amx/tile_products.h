@@ -1,0 +1,206 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// Q K^T and P V of one block at a time, and what lies in the tile registers between them.
+#pragma once
+
+#include <cstdint>
+
+#include "amx/fold.h"
+#include "amx/products.h"
+#include "tile/types.h"
+
+namespace intflash {
+namespace {
+
+// Which tiles follow those of a phase, so that their loads begin with its last multiplications.
+struct Following {
+  const ScoreBlock* keys;    // Q K^T of this block; nullptr: another
+  const ScoreBlock* values;  // P V of this block
+};
+
+// kRowTiles: tiles of 16 query rows. kSlices: of 64 dims, as far as the steps know them: 1, 2, or
+// kManySlices for more.
+constexpr std::int32_t kManySlices = 3;
+
+template <std::int32_t kRowTiles, std::int32_t kSlices>
+class TileProducts {
+ public:
+  // The query's tiles [slices][32][64]; products: where a tile may be stored that nobody waits for.
+  INTFLASH_INLINE TileProducts(const QueryTile& query, std::int8_t* query_tiles, void* nowhere)
+      : query_{{query_tiles, query_tiles + kTileBytes}, 64, 2 * kTileBytes},
+        head_dim_(query.head_dim),
+        slices_((query.head_dim + 63) / 64),
+        nowhere_{nowhere, 64},
+        pending_(nowhere_) {
+    tiles::configure(tile_config(query.rows, kRowTiles, head_dim_));
+    if constexpr (kSlices == 1) {
+      tiles::load<6>(query_.tile(0, 0), 64);
+      if constexpr (kRowTiles == 2) tiles::load<7>(query_.tile(1, 0), 64);
+    }
+  }
+
+  INTFLASH_INLINE std::int32_t key_ticks() const {
+    return kSlices == 1   ? kKeyTiles * kRowTiles
+           : kSlices == 2 ? kKeyTiles * 2 * kRowTiles
+                          : kKeyTiles * slices_;
+  }
+  static INTFLASH_INLINE std::int32_t value_ticks(std::int32_t channel_tiles) {
+    return channel_tiles * 2 * kRowTiles;
+  }
+
+  // Loads what Q K^T of a block finds in registers, where no phase before it has.
+  INTFLASH_INLINE void begin_keys(const ScoreBlock& block) {
+    if constexpr (kSlices == 1) tiles::load_stream<3>(keys_of(block).tile(0), 64);
+    if constexpr (kSlices == 2) {
+      load_operand(query_);
+      load_streamed(keys_of(block).two_slices(0));
+    }
+  }
+  // The same for P V.
+  INTFLASH_INLINE void begin_values(const ScoreBlock& block, const TileMatrix& weights) {
+    if constexpr (kSlices == 1) {
+      if constexpr (kRowTiles == 1) {
+        tiles::load<4>(weights.tile(0, 0), weights.stride);
+        tiles::load<5>(weights.tile(0, 1), weights.stride);
+      }
+    } else {
+      load_operand(weights);
+      load_streamed(ValueTiles{block.half}.at(0));
+    }
+  }
+
+  // Dots of the first key tiles, an even number, in two matrices of 64 keys. The last tile stays in
+  // a register.
+  template <class Tick>
+  INTFLASH_INLINE void multiply_keys(const ScoreBlock& block, std::int32_t key_tiles,
+                                     const TileMatrix* out, Following following,
+                                     const TileMatrix& weights, Tick& tick) {
+    const KeyTiles keys = keys_of(block);
+    const StreamedTiles after = streamed(following, keys.two_slices(key_tiles - 1));
+    const auto step = [&](auto sum, std::int32_t at) __attribute__((always_inline)) {
+      const TileMatrix& place = out[at / 4];
+      const bool last = at + 1 == key_tiles;
+      const std::int8_t* next = keys.tile(last ? at : at + 1);
+      if constexpr (kSlices == 1 && kRowTiles == 2) {
+        short_key_step(place, at % 4, last ? after.tile[0] : next, pending_, tick);
+      } else if constexpr (kSlices == 1) {
+        short_key_step_one<sum.kRegister>(place, at % 4, last ? after.tile[0] : next, pending_,
+                                          tick);
+      } else if constexpr (kSlices == 2) {
+        const StreamedTiles then = last ? after : StreamedTiles{{next, next + keys.slice(1)}};
+        if constexpr (kRowTiles == 2) {
+          const bool reload = last && following.values != nullptr;
+          resident_step<false>(place, at % 4, then, reload ? &weights : nullptr, pending_, tick);
+        } else {
+          resident_step_one<false, sum.kRegister>(place, at % 4, then, pending_, tick);
+        }
+      } else {
+        long_key_step<kRowTiles, sum.kRegister>(place, at % 4, keys, at, query_, slices_, pending_,
+                                                tick);
+      }
+    };
+    for_each_step(key_tiles, step);
+  }
+  // Loads the rest of P after multiply_keys, once all of it is there.
+  INTFLASH_INLINE void follow_with_values(const ScoreBlock& block, const TileMatrix& weights) {
+    if constexpr (kSlices == 2) {
+      follow_with(weights);
+    } else {
+      begin_values(block, weights);
+    }
+  }
+
+  // Products of P with all channel tiles, into fold's places.
+  template <class Tick>
+  INTFLASH_INLINE void multiply_values(const ScoreBlock& block, std::int32_t channel_tiles,
+                                       const TileMatrix& weights, Following following,
+                                       FoldQueue<kRowTiles>& fold, Tick& tick) {
+    const ValueTiles values{block.half};
+    const StreamedTiles after = streamed(following, values.at(channel_tiles - 1));
+    const auto step = [&](auto sum, std::int32_t at) __attribute__((always_inline)) {
+      fold.allow(kRowTiles == 2 ? 2 * at - 1 : at - 2);
+      const TileMatrix place = fold.place(at);
+      const bool last = at + 1 == channel_tiles;
+      if constexpr (kSlices == 1 && kRowTiles == 2) {
+        short_value_step(place, 0, values.at(at), weights, pending_, tick);
+      } else if constexpr (kSlices == 1) {
+        short_value_step_one<sum.kRegister>(place, 0, values.at(at), pending_, tick);
+      } else {
+        const StreamedTiles then = last ? after : values.at(at + 1);
+        if constexpr (kRowTiles == 2) {
+          const bool reload = kSlices == 2 && last && following.keys != nullptr;
+          resident_step<true>(place, 0, then, reload ? &query_ : nullptr, pending_, tick);
+        } else {
+          resident_step_one<true, sum.kRegister>(place, 0, then, pending_, tick);
+        }
+      }
+    };
+    for_each_step(channel_tiles, step);
+    fold.allow(kRowTiles * channel_tiles);
+    if (kSlices == 2 && following.keys != nullptr) follow_with(query_);
+  }
+
+  // Stores the last tile of a phase that no phase follows at once.
+  INTFLASH_INLINE void store_last_tile() {
+    store_pending<1>(pending_);
+    pending_ = nowhere_;
+  }
+
+ private:
+  template <std::int32_t kTile>
+  struct SumRegister {
+    static constexpr std::int32_t kRegister = kTile;
+  };
+  // With one tile of rows, steps sum into registers 0 and 1 in turn; what waits after the last one
+  // is in register 1.
+  template <class Step>
+  INTFLASH_INLINE void for_each_step(std::int32_t steps, Step step) {
+    if constexpr (kRowTiles == 2) {
+      for (std::int32_t at = 0; at < steps; ++at) step(SumRegister<0>{}, at);
+    } else {
+      std::int32_t at = 0;
+      for (; at + 2 <= steps; at += 2) {
+        step(SumRegister<0>{}, at);
+        step(SumRegister<1>{}, at + 1);
+      }
+      if (at == steps) return;
+      step(SumRegister<0>{}, at);
+      store_pending<0>(pending_);
+      pending_ = nowhere_;
+    }
+  }
+
+  INTFLASH_INLINE KeyTiles keys_of(const ScoreBlock& block) const {
+    return {block.half, head_dim_};
+  }
+
+  // The first streamed tiles of what follows, as far as that takes them from the phase before.
+  INTFLASH_INLINE StreamedTiles streamed(Following following, StreamedTiles otherwise) const {
+    if (kSlices == 2 && following.values != nullptr)
+      return ValueTiles{following.values->half}.at(0);
+    if (kSlices <= 2 && following.keys != nullptr) return keys_of(*following.keys).two_slices(0);
+    return otherwise;
+  }
+  INTFLASH_INLINE void load_operand(const TileMatrix& a) {
+    load_first_rows(a);
+    if constexpr (kRowTiles == 2) load_second_rows(a);
+  }
+  // Rows 0 ... 15 of two tiles of rows have been loaded during the last step.
+  INTFLASH_INLINE void follow_with(const TileMatrix& a) {
+    if constexpr (kRowTiles == 2) {
+      load_second_rows(a);
+    } else {
+      load_first_rows(a);
+    }
+  }
+
+  TileMatrix query_;
+  std::int32_t head_dim_;
+  std::int32_t slices_;
+  PendingStore nowhere_;
+  PendingStore pending_;
+};
+
+}  // namespace
+}  // namespace intflash
