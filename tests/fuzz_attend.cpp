@@ -93,9 +93,9 @@ void spoil(Bytes& bytes, const AttentionCase& c, CaseTensors& tensors) {
   intflash_attend_args& args = tensors.args;
   if (bytes.rarely()) desc.struct_size = bytes.byte();
   if (bytes.rarely()) args.struct_size = bytes.byte();
-  if (bytes.rarely()) desc.head_dim = bytes.byte();
-  if (bytes.rarely()) desc.head_dim_v = -static_cast<std::int64_t>(bytes.byte());
-  if (bytes.rarely()) desc.num_query_heads += 1 << bytes.below(40);
+  if (bytes.rarely()) desc.head_dim = bytes.byte() | 1;
+  if (bytes.rarely()) desc.head_dim_v = -1 - bytes.below(100);
+  if (bytes.rarely()) desc.num_kv_heads = -bytes.below(3);
   if (bytes.rarely()) desc.softmax_scale = bytes.any<float>();
   if (bytes.rarely()) desc.score_cap = bytes.any<float>();
   if (bytes.rarely()) desc.window_left = bytes.any<std::int64_t>();

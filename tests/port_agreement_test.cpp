@@ -6,7 +6,7 @@
 #include <cmath>
 #include <cstdint>
 #include <fstream>
-#include <iostream>
+#include <iterator>
 #include <ostream>
 #include <set>
 #include <sstream>
@@ -358,15 +358,18 @@ struct PortFlags {
 };
 void PrintTo(const PortFlags& port, std::ostream* out) { *out << port.name; }
 
-std::set<std::string> cpuinfo_flags() {
+// What follows "name :" in the first processor's part of /proc/cpuinfo.
+std::string cpuinfo(const std::string& name) {
   std::ifstream file("/proc/cpuinfo");
   for (std::string line; std::getline(file, line);) {
-    if (line.rfind("flags", 0) != 0) continue;
-    std::istringstream words(line.substr(line.find(':') + 1));
-    return {std::istream_iterator<std::string>(words), {}};
+    const std::size_t colon = line.find(": ");
+    if (line.rfind(name, 0) == 0 && colon != std::string::npos) return line.substr(colon + 2);
   }
-  return {};
+  return "";
 }
+
+// An emulator shows its host's /proc/cpuinfo; there, what CPUID says is what counts.
+bool is_emulated() { return cpuinfo("model name") != this_cpu().model_name; }
 
 class RequiredPort : public testing::TestWithParam<PortFlags> {};
 
@@ -382,12 +385,12 @@ TEST_P(RequiredPort, IsUnderTestWhereTheCpuHasItsInstructions) {
     EXPECT_EQ(difference(c, run_case(c, *found), run_case(c, scalar_port())), "");
     return;
   }
-  const std::set<std::string> flags = cpuinfo_flags();
-  // An emulator shows its host's /proc/cpuinfo; what CPUID says holds there.
-  if (flags.count("avx2") != 0 && (this_cpu().in_cpu & kAvx2) == 0) {
-    std::cout << "an emulated CPU: CPUID has no AVX2, /proc/cpuinfo has\n";
-    GTEST_SKIP() << port.name << ": the emulated CPU lacks it";
+  if (is_emulated()) {
+    GTEST_SKIP() << port.name << ": \"" << this_cpu().model_name << "\", emulated on \""
+                 << cpuinfo("model name") << "\", lacks it by CPUID";
   }
+  std::istringstream words(cpuinfo("flags"));
+  const std::set<std::string> flags(std::istream_iterator<std::string>(words), {});
   for (const std::string& flag : port.flags) {
     if (flags.count(flag) == 0) GTEST_SKIP() << port.name << ": this CPU lacks " << flag;
   }

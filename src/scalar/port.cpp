@@ -34,6 +34,7 @@ struct PlainLayout {
 };
 
 struct Scratch {
+  std::int16_t factors[kMaxHeadDim / 4][64];
   std::int32_t dots[kScoreBlock];
   std::int16_t x[kScoreBlock];
   std::uint8_t weights[kScoreBlock];
@@ -45,15 +46,35 @@ void prepare_block(ScoreBlock& block, const std::uint64_t* keep) {
   fill_factors<NaturalOrder>(block, keep);
 }
 
+// Four factors, the same for each of a tile row's 16 outputs.
+using QuadFactors = std::int16_t[64];
+
+template <class Byte>
+void spread_factors(const Byte* factors, std::int32_t quads, QuadFactors* spread) {
+  for (std::int32_t quad = 0; quad < quads; ++quad) {
+    for (std::int32_t i = 0; i < 64; ++i) spread[quad][i] = factors[quad * 4 + i % 4];
+  }
+}
+
+// sums[output] += sum of factors times what a tile holds, [quads][16 outputs][4].
+void add_tile(const std::int8_t* tile, std::int32_t quads, const QuadFactors* factors,
+              std::int32_t* sums) {
+  std::int32_t products[64] = {};
+  for (std::int32_t quad = 0; quad < quads; ++quad) {
+    for (std::int32_t i = 0; i < 64; ++i) products[i] += factors[quad][i] * tile[quad * 64 + i];
+  }
+  for (std::int32_t i = 0; i < 64; ++i) sums[i / 4] += products[i];
+}
+
 // dots[key] = query . key, exact: at most 127^2 * 1024 < 2^24.
 void query_dot_keys(const std::int8_t* query, const ScoreBlock& block, std::int32_t head_dim,
-                    std::int32_t* dots) {
-  for (std::int32_t key = 0; key < kScoreBlock; ++key) {
-    const std::int8_t* tile =
-        block.half[key / 64].key_codes + (key % 64 / 16) * (head_dim / 4) * 64 + (key % 16) * 4;
-    std::int32_t dot = 0;
-    for (std::int32_t c = 0; c < head_dim; ++c) dot += query[c] * tile[c / 4 * 64 + c % 4];
-    dots[key] = dot;
+                    Scratch& scratch) {
+  const std::int32_t quads = head_dim / 4;
+  spread_factors(query, quads, scratch.factors);
+  for (std::int32_t key = 0; key < kScoreBlock; ++key) scratch.dots[key] = 0;
+  for (std::int32_t key = 0; key < kScoreBlock; key += 16) {
+    const std::int8_t* tile = block.half[key / 64].key_codes + key % 64 * head_dim;
+    add_tile(tile, quads, scratch.factors, scratch.dots + key);
   }
 }
 
@@ -87,15 +108,18 @@ std::int32_t quantize_weights(std::int32_t largest, RowScale scale, const ScoreB
 }
 
 // accumulators += gain * (P V), the product exact in int32: at most 255 * 127 * 128 < 2^22.
-void add_weighted_values(const ScoreBlock& block, std::int32_t head_dim_v,
-                         const std::uint8_t* weights, float gain, float* accumulators) {
-  for (std::int32_t c = 0; c < head_dim_v; ++c) {
-    std::int32_t sum = 0;
-    for (std::int32_t key = 0; key < kScoreBlock; ++key) {
-      const std::int8_t* tile = block.half[key / 64].value_codes + c / 16 * 1024 + c % 16 * 4;
-      sum += weights[key] * tile[key % 64 / 4 * 64 + key % 4];
+void add_weighted_values(const ScoreBlock& block, std::int32_t head_dim_v, float gain,
+                         Scratch& scratch, float* accumulators) {
+  spread_factors(scratch.weights, kScoreBlock / 4, scratch.factors);
+  for (std::int32_t c = 0; c < head_dim_v; c += 16) {
+    std::int32_t sums[16] = {};
+    for (std::int32_t half = 0; half < 2; ++half) {
+      const std::int8_t* tile = block.half[half].value_codes + c * 64;
+      add_tile(tile, 16, scratch.factors + half * 16, sums);
     }
-    accumulators[c] = fused(static_cast<float>(sum), gain, accumulators[c]);
+    for (std::int32_t i = 0; i < min_of(16, head_dim_v - c); ++i) {
+      accumulators[c + i] = fused(static_cast<float>(sums[i]), gain, accumulators[c + i]);
+    }
   }
 }
 
@@ -137,7 +161,7 @@ void attend_row(const TileTask& task, std::int32_t row, const ScoreBlock& shared
     fill_factors<NaturalOrder>(scratch.row_block, keep);
     block = &scratch.row_block;
   }
-  query_dot_keys(query.codes + row * query.code_stride, *block, query.head_dim, scratch.dots);
+  query_dot_keys(query.codes + row * query.code_stride, *block, query.head_dim, scratch);
   const BlockWeight weight = task.score_cap > 0.0f
                                  ? capped_weights(task, row, *block, keep, scratch)
                                  : plain_weights(task, row, *block, keep, scratch);
@@ -145,7 +169,7 @@ void attend_row(const TileTask& task, std::int32_t row, const ScoreBlock& shared
   const float alpha = exp2_of(weight.exponent - task.state.reference[row]);
   task.state.row_sum[row] = fused(weight.sum, alpha, task.state.row_sum[row]);
   const float gain = alpha * power_of_two(block->value_exponent);
-  add_weighted_values(*block, task.head_dim_v, scratch.weights, gain,
+  add_weighted_values(*block, task.head_dim_v, gain, scratch,
                       task.state.accumulators + row * task.state.accumulator_stride);
 }
 
@@ -161,16 +185,17 @@ void attend_tile(const TileTask& task) {
 
 std::size_t scratch_bytes(std::int32_t, std::int32_t) { return sizeof(Scratch); }
 
+// Products of one tile in L1, over and over: what add_tile reaches where nothing else is done.
 double integer_peak(std::int64_t repeats) {
-  std::int32_t sum[8] = {};
+  constexpr std::int32_t kQuads = 16;
+  QuadFactors factors[kQuads] = {};
+  std::int8_t tile[kQuads * 64] = {};
+  std::int32_t sums[16] = {};
   for (std::int64_t i = 0; i < repeats; ++i) {
-    for (std::int32_t k = 0; k < 8; ++k) {
-      sum[k] += static_cast<std::int32_t>(static_cast<std::int8_t>(i + k)) *
-                static_cast<std::int8_t>(i ^ k);
-    }
-    __asm__ volatile("" : : "r"(sum) : "memory");
+    add_tile(tile, kQuads, factors, sums);
+    __asm__ volatile("" : : "r"(sums), "r"(tile), "r"(factors) : "memory");
   }
-  return 2.0 * 8.0 * static_cast<double>(repeats);
+  return 2.0 * 64 * kQuads * static_cast<double>(repeats);
 }
 
 }  // namespace
