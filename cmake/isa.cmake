@@ -14,6 +14,10 @@ set(INTFLASH_PORT_OPTIONS
     -O3 -fno-lto -fno-exceptions -fno-rtti -fno-fast-math -fno-math-errno
     -fno-trapping-math -ffp-contract=off
     -Wall -Wextra -Werror=switch)
+# Unrolled loops with a check at every access take minutes to optimise.
+if(INTFLASH_SANITIZE)
+  list(APPEND INTFLASH_PORT_OPTIONS -O1)
+endif()
 # g++ 12 warns of its own AVX-512 headers, whose "undefined" vectors are uninitialized on purpose.
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   list(APPEND INTFLASH_PORT_OPTIONS -Wno-uninitialized -Wno-maybe-uninitialized)
