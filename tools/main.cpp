@@ -114,7 +114,9 @@ void add_compare(CLI::App& app, CompareOptions& options, SyntheticOptions& synth
   for (const char* name : {"--query", "--key", "--value", "--causal", "--softmax-scale"}) {
     generated.excludes(command.get_option(name));
   }
-  command.add_flag("--quick", synthetic.quick, "with --synthetic: shorter inputs, fewer seeds")
+  command
+      .add_flag("--quick", synthetic.quick,
+                "with --synthetic: only the rows that have a goal to reach")
       ->needs(&generated);
   command.add_flag("--json", options.json, "prints one JSON object");
   command.footer(

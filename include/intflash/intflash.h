@@ -104,7 +104,8 @@ typedef struct intflash_context_options {
                     size_t alignment);  // NULL = aligned_alloc; returns NULL when out of memory
   void (*deallocate)(void* user, void* pointer);  // both or neither of the two are given
   void* allocator_user;
-  int64_t l1_bytes;  // data cache of one core; 0 = detected
+  int64_t l1_bytes;  // data cache of one core; 0 = detected. Tiles are fixed per port: nothing
+                     // reads it yet
   int64_t l2_bytes;  // 0 = detected
 } intflash_context_options;
 
