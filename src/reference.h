@@ -17,9 +17,8 @@ namespace intflash {
 // head_dim).
 std::size_t reference_scratch_bytes(const Problem& problem);
 
-// Scans tensors named by use for NaN and infinity; the error names the tensor and the lowest
-// position. Computes one row of out (and lse): batch b, query head h, query i. problem.mode is
-// kExact or kIntfa.
+// Computes one row of out (and lse): batch b, query head h, query i. problem.mode is
+// INTFLASH_MODE_EXACT or INTFLASH_MODE_INTFA.
 void attend_reference_row(const Problem& problem, const intflash_attend_args& args, std::int64_t b,
                           std::int64_t h, std::int64_t i, void* scratch);
 
