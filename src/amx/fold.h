@@ -30,52 +30,58 @@ class FoldQueue {
     gain_ = gain;
     accumulators_ = accumulators;
     rows_ = rows;
-    folded_ = row_ = allowed_ = 0;
+    folded_ = allowed_ = from_ = row_ = channel_ = 0;
   }
 
   // Where the products with a channel tile go.
   INTFLASH_INLINE TileMatrix place(std::int32_t channel_tile) const {
-    const std::int32_t first = kRowTiles * channel_tile;
-    return {{products_[first % kProductTiles], products_[(first + 1) % kProductTiles]}, 64, 0};
+    const std::int32_t first = kRowTiles * channel_tile % kProductTiles;
+    return {{products_[first], products_[first + kRowTiles - 1]}, 64, 0};
   }
-
   // Tiles below this number have been stored long enough ago.
-  INTFLASH_INLINE void allow(std::int32_t tiles) { allowed_ = tiles; }
+  INTFLASH_INLINE void allow(std::int32_t tiles) { allowed_ = 2 * tiles; }
 
   INTFLASH_INLINE void fold_eight() {
     if (folded_ >= allowed_) return;
-    const std::int32_t first = folded_ % kRowTiles * kRowsPerTile + row_;
-    const std::int32_t rows = min_of(rows_ - first, 8);
-    const std::int32_t* from = products_[folded_ % kProductTiles][row_];
-    const std::int32_t channel = folded_ / kRowTiles * 16;
-    if (rows == 8) {
+    const std::int32_t* from = products_[0][0] + from_;
+    const float* gain = gain_ + row_;
+    float* const* accumulators = accumulators_ + row_;
+    const std::int64_t channel = channel_;
+    const std::int32_t rows = rows_ - row_;
+    ++folded_;
+    from_ = (from_ + 8 * 16) & (kProductTiles * 16 * 16 - 1);
+    row_ = (row_ + 8) & (kRowTiles * kRowsPerTile - 1);
+    channel_ += row_ == 0 ? 16 : 0;
+    if (rows >= 8) {
       INTFLASH_UNROLL
-      for (std::int32_t r = 0; r < 8; ++r) fold_row(from + r * 16, first + r, channel);
+      for (std::int32_t r = 0; r < 8; ++r)
+        fold_row(from + r * 16, gain[r], accumulators[r] + channel);
     } else {
-      for (std::int32_t r = 0; r < rows; ++r) fold_row(from + r * 16, first + r, channel);
+      for (std::int32_t r = 0; r < rows; ++r)
+        fold_row(from + r * 16, gain[r], accumulators[r] + channel);
     }
-    row_ = 8 - row_;
-    if (row_ == 0) ++folded_;
   }
   INTFLASH_INLINE void drain() {
     while (folded_ < allowed_) fold_eight();
   }
 
  private:
-  INTFLASH_INLINE void fold_row(const std::int32_t* from, std::int32_t row,
-                                std::int32_t channel) const {
-    float* out = accumulators_[row] + channel;
-    const Amx::F32 gain = Amx::broadcast_f32(gain_[row]);
-    Amx::store_f32(out, Amx::fma(Amx::to_f32(Amx::load(from)), gain, Amx::load_f32(out)));
+  static INTFLASH_INLINE void fold_row(const std::int32_t* from, float gain, float* out) {
+    Amx::store_f32(
+        out, Amx::fma(Amx::to_f32(Amx::load(from)), Amx::broadcast_f32(gain), Amx::load_f32(out)));
   }
 
   Products& products_;
   const float* gain_ = nullptr;
   float* const* accumulators_ = nullptr;
   std::int32_t rows_ = 0;
+  // In eights of rows.
   std::int32_t folded_ = 0;
-  std::int32_t row_ = 0;  // 0 or 8
   std::int32_t allowed_ = 0;
+  // Of the next eight.
+  std::int32_t from_ = 0;
+  std::int32_t row_ = 0;
+  std::int32_t channel_ = 0;
 };
 
 }  // namespace

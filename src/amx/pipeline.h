@@ -24,187 +24,203 @@ namespace {
 // done.
 class Pace {
  public:
-  INTFLASH_INLINE Pace(std::int32_t rows, std::int32_t ticks) : rows_(rows), ticks_(ticks) {}
+  INTFLASH_INLINE Pace(std::int32_t rows, std::int32_t ticks)
+      : rows_(rows), step_(((rows << kFractionBits) + ticks - 1) / ticks) {}
   template <class Work>
   INTFLASH_INLINE void tick(Work& work) {
-    for (due_ += rows_; due_ >= ticks_ && next_ < rows_; due_ -= ticks_) work.row(next_++);
+    position_ += step_;
+    for (const std::int32_t end = position_ >> kFractionBits; next_ < end; ++next_) work.row(next_);
   }
   template <class Work>
   INTFLASH_INLINE void finish(Work& work) {
-    while (next_ < rows_) work.row(next_++);
+    for (; next_ < rows_; ++next_) work.row(next_);
   }
 
  private:
+  static constexpr std::int32_t kFractionBits = 16;
+
   std::int32_t rows_;
-  std::int32_t ticks_;
-  std::int32_t due_ = 0;
+  std::int32_t step_;
+  std::int32_t position_ = 0;
   std::int32_t next_ = 0;
 };
+
+// Scores in two buffers.
+struct ScoreRows {
+  char* first;   // rows 0 ... 15
+  char* second;  // rows 16 ... 31
+
+  template <class T>
+  INTFLASH_INLINE T* row(std::int32_t r) const {
+    return reinterpret_cast<T*>(r < kRowsPerTile ? first + r * kScoreRowBytes
+                                                 : second + (r - kRowsPerTile) * kScoreRowBytes);
+  }
+  INTFLASH_INLINE TileMatrix tiles() const { return {{first, second}, kScoreRowBytes, 64}; }
+};
+
+// Five buffers take turns. In a turn, dots with the two halves of the keys go to buffers 0, 1 and
+// 2, 3; folded scores of rows 0 ... 15 to buffer 4, and of rows 16 ... 31 to buffer 0, where the
+// dots of rows 0 ... 15 are no longer needed. In the next turn these two are called 3 and 4: rows 0
+// ... 15 have been weighed before the first tile of dots comes to 3.
+class ScoreBuffers {
+ public:
+  INTFLASH_INLINE explicit ScoreBuffers(char (*buffers)[kScoreBufferBytes]) : buffers_(buffers) {}
+
+  INTFLASH_INLINE ScoreRows dots(std::uint32_t half) const {
+    return {at(2 * half), at(2 * half + 1)};
+  }
+  INTFLASH_INLINE ScoreRows scores() const { return {at(4), at(0)}; }
+  INTFLASH_INLINE ScoreRows scores_of_last_turn() const { return {at(3), at(4)}; }
+  INTFLASH_INLINE void next_turn() { turn_ = turn_ + 1 < kScoreBuffers ? turn_ + 1 : 0; }
+
+ private:
+  INTFLASH_INLINE char* at(std::uint32_t index) const {
+    const std::uint32_t place = turn_ + index;
+    return buffers_[place < kScoreBuffers ? place : place - kScoreBuffers];
+  }
+
+  char (*buffers_)[kScoreBufferBytes];
+  std::uint32_t turn_ = 0;
+};
+
+// ---- Vector work between multiplications ----
+
+template <std::int32_t kRowTiles>
+struct FoldTick {
+  FoldQueue<kRowTiles>& fold;
+  INTFLASH_INLINE void operator()() { fold.fold_eight(); }
+};
+
+template <std::int32_t kRowTiles>
+struct WeighTick {
+  AmxScratch& scratch;
+  FoldQueue<kRowTiles>& fold;
+  const ScoreBlock& block;
+  ScoreRows scores;
+  std::int32_t rows;
+  Pace pace;
+  bool any_light = block.any_light != 0;
+  WeighConstants constants{load_factors(block.value_weight)};
+
+  INTFLASH_INLINE void row(std::int32_t r) {
+    if (r >= rows) return;
+    const std::int16_t* x = scores.row<std::int16_t>(r);
+    const Amx::I32 sums =
+        weigh_plain_row(x, scratch.top[r], *scratch.control[r], constants, scratch.tile.weights[r]);
+    if (any_light) add_light_keys_to(scratch, r, block, sums, x);
+    Amx::store(scratch.lanes.row[r], sums);
+  }
+  INTFLASH_INLINE void operator()() {
+    fold.fold_eight();
+    pace.tick(*this);
+  }
+};
+
+template <std::int32_t kRowTiles>
+struct ScoreTick {
+  AmxScratch& scratch;
+  FoldQueue<kRowTiles>& fold;
+  const ScoreBlock& block;
+  ScoreRows low_dots;
+  ScoreRows high_dots;
+  ScoreRows scores;
+  std::int32_t rows;
+  Pace pace;
+  KeyFactors key_factor{load_factors(block.key_factor)};
+  Amx::HighBytes high_bytes = Amx::high_bytes();
+
+  INTFLASH_INLINE void row(std::int32_t r) {
+    if (r >= rows) return;
+    const ScoreRow row =
+        score_row_of(scratch, r, low_dots.row<std::int32_t>(r), high_dots.row<std::int32_t>(r));
+    Amx::store(scratch.lanes.row[r],
+               score_plain_row(row, key_factor, high_bytes, scores.row<std::int16_t>(r)));
+  }
+  INTFLASH_INLINE void operator()() {
+    fold.fold_eight();
+    pace.tick(*this);
+  }
+};
+
+// ---- Blocks that all rows see whole ----
 
 template <std::int32_t kRowTiles, std::int32_t kSlices>
 class Pipeline {
  public:
-  static constexpr std::int32_t kRows = kRowTiles * kRowsPerTile;
-
-  INTFLASH_INLINE Pipeline(const TileTask& task, AmxScratch& scratch, std::int8_t* query_tiles)
-      : task_(task),
-        scratch_(scratch),
+  INTFLASH_INLINE Pipeline(const TileTask& task, AmxScratch& scratch,
+                           TileProducts<kRowTiles, kSlices> products)
+      : scratch_(scratch),
+        state_(task.state),
         rows_(task.query->rows),
+        head_dim_v_(task.head_dim_v),
         channel_tiles_((task.head_dim_v + 15) / 16),
-        exponent_limit_(exponent_limit(*task.query)),
-        weights_{{scratch.tile.weights[0], scratch.tile.weights[kRowsPerTile]}, kScoreBlock, 64},
-        products_(*task.query, query_tiles, scratch.products[kProductTiles - 1]),
-        fold_(scratch.products) {
-    task_.state.reference = scratch.reference;
-    task_.state.row_sum = scratch.row_sum;
+        weights_(weight_tiles(scratch.tile)),
+        products_(products),
+        fold_(scratch.products),
+        buffers_(scratch.scores) {
+    for (std::int32_t r = 0; r < rows_; ++r)
+      scratch.tile.accumulators[r] = state_.accumulators + r * state_.accumulator_stride;
   }
 
-  INTFLASH_INLINE void run() {
-    for (std::int32_t b = 0; b < task_.num_blocks;) {
-      std::int32_t plain = 0;
-      while (b + plain < task_.num_blocks && is_plain(b + plain)) ++plain;
-      if (plain > 0) {
-        run_plain(task_.blocks + b, plain);
-        b += plain;
-      } else {
-        run_special(task_.blocks[b], task_.keep[b]);
-        ++b;
-      }
-    }
-    tiles::release();
-  }
-
- private:
-  // ---- Vector work between multiplications ----
-
-  struct FoldTick {
-    FoldQueue<kRowTiles>& fold;
-    INTFLASH_INLINE void operator()() { fold.fold_eight(); }
-  };
-
-  struct WeighTick {
-    Pipeline& p;
-    const ScoreBlock& block;
-    KeyFactors value_weight;
-    RowReduction<Sum> sums;
-    Pace pace;
-    Amx::I32 last = Amx::zero();
-
-    INTFLASH_INLINE void row(std::int32_t r) {
-      if (r < p.rows_) {
-        const std::int16_t* x = p.template buffer<std::int16_t>(r < kRowsPerTile ? 3 : 4, r);
-        const WeightControl& control = kWeightControls.at[-p.scratch_.exponent[r]];
-        last = weigh_plain_row(x, p.scratch_.top[r], control, value_weight,
-                               p.scratch_.tile.weights[r]);
-        if (block.any_light != 0) add_light_keys_to(p.scratch_, r, block, last, x);
-      }
-      sums.put(r, last);
-    }
-    INTFLASH_INLINE void operator()() {
-      p.fold_.fold_eight();
-      pace.tick(*this);
-    }
-    INTFLASH_INLINE void finish() {
-      p.fold_.drain();
-      pace.finish(*this);
-    }
-  };
-
-  struct ScoreTick {
-    Pipeline& p;
-    KeyFactors key_factor;
-    RowReduction<Largest> maxima;
-    Pace pace;
-    Amx::I32 last = Amx::zero();
-
-    INTFLASH_INLINE void row(std::int32_t r) {
-      if (r < p.rows_) {
-        const std::int32_t tile = r / kRowsPerTile;
-        const ScoreRow row = score_row_of(p.scratch_, r, p.template buffer<std::int32_t>(tile, r),
-                                          p.template buffer<std::int32_t>(2 + tile, r));
-        last =
-            score_plain_row(row, key_factor, p.template buffer<std::int16_t>(tile == 0 ? 4 : 0, r));
-      }
-      maxima.put(r, last);
-    }
-    INTFLASH_INLINE void operator()() {
-      p.fold_.fold_eight();
-      pace.tick(*this);
-    }
-  };
-
-  // ---- Score buffers ----
-
-  // Five buffers take turns. In a turn, dots of a block go to buffers 0 ... 3, [half of the
-  // keys][row tile]; folded scores of rows 0 ... 15 to buffer 4, and of rows 16 ... 31 to buffer 0,
-  // where the dots of rows 0 ... 15 are no longer needed. In the next turn these two are called 3
-  // and 4: rows 0 ... 15 have been weighed before the first tile of dots comes to 3.
-  template <class T>
-  INTFLASH_INLINE T* buffer(std::int32_t index, std::int32_t row) {
-    const std::int32_t at = turn_ + index;
-    return reinterpret_cast<T*>(scratch_.scores[at < kScoreBuffers ? at : at - kScoreBuffers] +
-                                row % kRowsPerTile * kScoreRowBytes);
-  }
-  INTFLASH_INLINE void next_turn() { turn_ = turn_ + 1 < kScoreBuffers ? turn_ + 1 : 0; }
-
-  // ---- Blocks that all rows see whole ----
-
-  // Whether the block may go through the pipeline. In its fixed point a unit must not exceed one
-  // octave, which is so for all but scores beyond 2^14.
-  INTFLASH_INLINE bool is_plain(std::int32_t b) const {
-    return task_.keep[b] == nullptr && !(task_.score_cap > 0.0f) &&
-           exponent_limit_ + task_.blocks[b].key_exponent <= 0;
-  }
-
-  INTFLASH_INLINE void run_plain(const ScoreBlock* blocks, std::int32_t count) {
-    for (std::int32_t r = 0; r < rows_; ++r) {
-      scratch_.tile.accumulators[r] = task_.state.accumulators + r * task_.state.accumulator_stride;
-    }
+  INTFLASH_INLINE void run(const ScoreBlock* blocks, std::int32_t count) {
     fold_.start(scratch_.tile.gain, scratch_.tile.accumulators, rows_);
     products_.begin_keys(blocks[0]);
-    const auto block_at = [&](std::int32_t j) {
-      return j >= 0 && j < count ? blocks + j : nullptr;
-    };
     for (std::int32_t j = 0; j <= count; ++j) {
-      multiply_keys_and_weigh(block_at(j), block_at(j - 1), block_at(j + 1));
-      multiply_values_and_score(block_at(j), block_at(j - 1), block_at(j + 1));
-      next_turn();
+      const ScoreBlock* block = j < count ? blocks + j : nullptr;
+      const ScoreBlock* previous = j > 0 ? blocks + j - 1 : nullptr;
+      const ScoreBlock* next = j + 1 < count ? blocks + j + 1 : nullptr;
+      multiply_keys_and_weigh(block, previous, next);
+      multiply_values_and_score(block, previous, next);
+      buffers_.next_turn();
     }
     products_.store_last_tile();
     fold_.drain();
   }
 
-  // Pointers are null where there is no such block.
+ private:
+  static constexpr std::int32_t kRows = kRowTiles * kRowsPerTile;
+
+  // Q K^T of block, weights of the previous one, and what was left to fold of the one before. Null:
+  // there is no such block.
   INTFLASH_INLINE void multiply_keys_and_weigh(const ScoreBlock* block, const ScoreBlock* previous,
                                                const ScoreBlock* next) {
-    const ScoreBlock& weighed = previous != nullptr ? *previous : *block;
-    WeighTick tick{*this, weighed, load_factors(weighed.value_weight),
-                   RowReduction<Sum>(scratch_.pairs),
-                   Pace(previous != nullptr ? kRows : 0, products_.key_ticks())};
+    WeighTick<kRowTiles> tick{.scratch = scratch_,
+                              .fold = fold_,
+                              .block = previous != nullptr ? *previous : *block,
+                              .scores = buffers_.scores_of_last_turn(),
+                              .rows = rows_,
+                              .pace = Pace(previous != nullptr ? kRows : 0, products_.key_ticks())};
     if (block != nullptr) {
-      const TileMatrix dots[2] = {{{buffer<char>(0, 0), buffer<char>(1, 0)}, kScoreRowBytes, 64},
-                                  {{buffer<char>(2, 0), buffer<char>(3, 0)}, kScoreRowBytes, 64}};
+      const DotPlaces dots = {buffers_.dots(0).tiles(), buffers_.dots(1).tiles()};
       products_.multiply_keys(*block, kKeyTiles, dots, {next, previous}, weights_, tick);
     } else {
       products_.store_last_tile();
     }
-    tick.finish();
+    fold_.drain();
+    tick.pace.finish(tick);
     if (previous == nullptr) return;
     if (block != nullptr) {
       products_.follow_with_values(*previous, weights_);
     } else {
       products_.begin_values(*previous, weights_);
     }
-    enter_plain_rows<kRows>(*previous, task_.state, rows_, task_.head_dim_v, scratch_);
+    enter_plain_rows<kRows>(*previous, state_, rows_, head_dim_v_, scratch_);
   }
 
+  // P V of the previous block, and scores of block.
   INTFLASH_INLINE void multiply_values_and_score(const ScoreBlock* block,
                                                  const ScoreBlock* previous,
                                                  const ScoreBlock* next) {
     if (block != nullptr) scale_plain_rows<kRows>(*block, scratch_);
-    const ScoreBlock& scored = block != nullptr ? *block : *previous;
-    ScoreTick tick{*this, load_factors(scored.key_factor), RowReduction<Largest>(scratch_.pairs),
-                   Pace(block != nullptr ? kRows : 0, products_.value_ticks(channel_tiles_))};
+    ScoreTick<kRowTiles> tick{
+        .scratch = scratch_,
+        .fold = fold_,
+        .block = block != nullptr ? *block : *previous,
+        .low_dots = buffers_.dots(0),
+        .high_dots = buffers_.dots(1),
+        .scores = buffers_.scores(),
+        .rows = rows_,
+        .pace = Pace(block != nullptr ? kRows : 0, products_.value_ticks(channel_tiles_))};
     if (previous != nullptr) {
       fold_.start(scratch_.tile.gain, scratch_.tile.accumulators, rows_);
       products_.multiply_values(*previous, channel_tiles_, weights_, {next, nullptr}, fold_, tick);
@@ -215,46 +231,70 @@ class Pipeline {
     if (block != nullptr) finish_tops<kRows>(scratch_);
   }
 
-  // ---- Other blocks ----
-
-  INTFLASH_NOINLINE void run_special(const ScoreBlock& block, const std::uint64_t* keep) {
-    TileScratch<Amx>& tile = scratch_.tile;
-    FoldTick tick{fold_};
-    fold_.start(tile.gain, tile.accumulators, 0);
-    products_.begin_keys(block);
-    const auto dots_from = [&](std::int32_t key) {
-      return TileMatrix{
-          {tile.dots[0] + key, tile.dots[kRowsPerTile] + key}, sizeof tile.dots[0], 64};
-    };
-    const TileMatrix dots[2] = {dots_from(0), dots_from(kBlockTokens)};
-    products_.multiply_keys(block, keys_to_multiply(*task_.query, keep) / 16, dots,
-                            {&block, nullptr}, weights_, tick);
-    products_.store_last_tile();
-    const std::int32_t active = weigh_special_block(task_, block, keep, tile);
-    fold_.start(tile.gain, tile.accumulators, active);
-    products_.begin_values(block, weights_);
-    products_.multiply_values(block, channel_tiles_, weights_, {nullptr, nullptr}, fold_, tick);
-    products_.store_last_tile();
-    fold_.drain();
-  }
-
-  TileTask task_;  // with references and sums in scratch
   AmxScratch& scratch_;
+  AttentionState state_;
   std::int32_t rows_;
+  std::int32_t head_dim_v_;
   std::int32_t channel_tiles_;
-  std::int32_t exponent_limit_;
   TileMatrix weights_;
   TileProducts<kRowTiles, kSlices> products_;
   FoldQueue<kRowTiles> fold_;
-  std::int32_t turn_ = 0;
+  ScoreBuffers buffers_;
 };
+
+// ---- Other blocks ----
+
+// One stage after the other.
+template <std::int32_t kRowTiles, std::int32_t kSlices>
+INTFLASH_NOINLINE void attend_special_block(const TileTask& task, const ScoreBlock& block,
+                                            const std::uint64_t* keep, AmxScratch& scratch,
+                                            TileProducts<kRowTiles, kSlices> products) {
+  TileScratch<Amx>& tile = scratch.tile;
+  const std::int32_t channel_tiles = (task.head_dim_v + 15) / 16;
+  const TileMatrix weights = weight_tiles(tile);
+  const DotPlaces dots = {dot_tiles(tile, 0), dot_tiles(tile, kBlockTokens)};
+  FoldQueue<kRowTiles> fold(scratch.products);
+  FoldTick<kRowTiles> tick{fold};
+  products.begin_keys(block);
+  products.multiply_keys(block, keys_to_multiply(*task.query, keep) / 16, dots, {&block, nullptr},
+                         weights, tick);
+  products.store_last_tile();
+  const std::int32_t active = weigh_special_block(task, block, keep, tile);
+  fold.start(tile.gain, tile.accumulators, active);
+  products.begin_values(block, weights);
+  products.multiply_values(block, channel_tiles, weights, {nullptr, nullptr}, fold, tick);
+  products.store_last_tile();
+  fold.drain();
+}
+
+// Whether the block may go through the pipeline. In its fixed point a unit must not exceed one
+// octave, which is so for all but scores beyond 2^14.
+INTFLASH_INLINE bool is_plain(const TileTask& task, std::int32_t b, std::int32_t exponent_limit) {
+  return task.keep[b] == nullptr && !(task.score_cap > 0.0f) &&
+         exponent_limit + task.blocks[b].key_exponent <= 0;
+}
 
 template <std::int32_t kRowTiles, std::int32_t kSlices>
 INTFLASH_NOINLINE void attend_rows(const TileTask& task) {
   AmxScratch& scratch = *static_cast<AmxScratch*>(task.scratch);
   std::int8_t* query_tiles = reinterpret_cast<std::int8_t*>(&scratch + 1);
-  begin_rows(task, kRowTiles * kRowsPerTile, scratch, query_tiles);
-  Pipeline<kRowTiles, kSlices>(task, scratch, query_tiles).run();
+  TileTask own = task;
+  begin_rows(own, kRowTiles * kRowsPerTile, scratch, query_tiles);
+  const TileProducts<kRowTiles, kSlices> products(*task.query, query_tiles, scratch.nowhere);
+  const std::int32_t limit = exponent_limit(*task.query);
+  for (std::int32_t b = 0; b < task.num_blocks;) {
+    std::int32_t plain = 0;
+    while (b + plain < task.num_blocks && is_plain(task, b + plain, limit)) ++plain;
+    if (plain > 0) {
+      Pipeline<kRowTiles, kSlices>(own, scratch, products).run(task.blocks + b, plain);
+      b += plain;
+    } else {
+      attend_special_block<kRowTiles, kSlices>(own, task.blocks[b], task.keep[b], scratch,
+                                               products);
+      ++b;
+    }
+  }
+  tiles::release();
   end_rows(task, scratch);
 }
 

@@ -120,36 +120,35 @@ INTFLASH_INLINE void load_second_rows(const TileMatrix& a) {
 
 // ---- Steps with a resident operand ----
 
-// 32 rows. Registers 2 and 3 hold the step's tiles, and get those of `next`; in the last step of a
-// phase the first rows of the next phase's operand are loaded, if that has one.
+// 32 rows. Registers 2 and 3 hold the step's tiles, and get those of `next`; with `reload`
+// registers 4 and 6 get the first rows of the next phase's operand.
 template <bool kWeights, class Tick>
-INTFLASH_INLINE void resident_step(const TileMatrix& out, std::int32_t at,
-                                   const StreamedTiles& next, const TileMatrix* next_a,
-                                   PendingStore& pending, Tick& tick) {
+INTFLASH_INLINE void resident_step(const TileMatrix& out, const StreamedTiles& next,
+                                   const TileMatrix& next_a, bool reload, PendingStore& pending,
+                                   Tick& tick) {
   tiles::zero<0>();
   multiply<kWeights, 0, 4, 2>();
   store_pending<1>(pending);
-  if (next_a != nullptr) tiles::load<4>(next_a->tile(0, 0), next_a->stride);
+  if (reload) tiles::load<4>(next_a.tile(0, 0), next_a.stride);
   tick();
   multiply<kWeights, 0, 6, 3>();
-  if (next_a != nullptr) tiles::load<6>(next_a->tile(0, 1), next_a->stride);
+  if (reload) tiles::load<6>(next_a.tile(0, 1), next_a.stride);
   tiles::zero<1>();
   tick();
   multiply<kWeights, 1, 5, 2>();
   tiles::load_stream<2>(next.tile[0], 64);
-  tiles::store<0>(out.tile(0, at), out.stride);
+  tiles::store<0>(out.rows[0], out.stride);
   tick();
   multiply<kWeights, 1, 7, 3>();
   tiles::load_stream<3>(next.tile[1], 64);
-  pending = {out.tile(1, at), out.stride};
+  pending = {out.rows[1], out.stride};
   tick();
 }
 
 // 16 rows or fewer: sums alternate between registers 0 and 1.
 template <bool kWeights, std::int32_t kSum, class Tick>
-INTFLASH_INLINE void resident_step_one(const TileMatrix& out, std::int32_t at,
-                                       const StreamedTiles& next, PendingStore& pending,
-                                       Tick& tick) {
+INTFLASH_INLINE void resident_step_one(const TileMatrix& out, const StreamedTiles& next,
+                                       PendingStore& pending, Tick& tick) {
   tiles::zero<kSum>();
   multiply<kWeights, kSum, 4, 2>();
   store_pending<1 - kSum>(pending);
@@ -157,14 +156,14 @@ INTFLASH_INLINE void resident_step_one(const TileMatrix& out, std::int32_t at,
   tick();
   multiply<kWeights, kSum, 6, 3>();
   tiles::load_stream<3>(next.tile[1], 64);
-  pending = {out.tile(0, at), out.stride};
+  pending = {out.rows[0], out.stride};
   tick();
 }
 
 // ---- Steps of Q K^T with head_dim <= 64 ----
 
 template <class Tick>
-INTFLASH_INLINE void short_key_step(const TileMatrix& out, std::int32_t at, const std::int8_t* next,
+INTFLASH_INLINE void short_key_step(const TileMatrix& out, const std::int8_t* next,
                                     PendingStore& pending, Tick& tick) {
   tiles::zero<0>();
   tiles::dot_s8_s8<0, 6, 3>();
@@ -173,28 +172,27 @@ INTFLASH_INLINE void short_key_step(const TileMatrix& out, std::int32_t at, cons
   tiles::zero<1>();
   tiles::dot_s8_s8<1, 7, 3>();
   tiles::load_stream<3>(next, 64);
-  tiles::store<0>(out.tile(0, at), out.stride);
-  pending = {out.tile(1, at), out.stride};
+  tiles::store<0>(out.rows[0], out.stride);
+  pending = {out.rows[1], out.stride};
   tick();
 }
 
 template <std::int32_t kSum, class Tick>
-INTFLASH_INLINE void short_key_step_one(const TileMatrix& out, std::int32_t at,
-                                        const std::int8_t* next, PendingStore& pending,
-                                        Tick& tick) {
+INTFLASH_INLINE void short_key_step_one(const TileMatrix& out, const std::int8_t* next,
+                                        PendingStore& pending, Tick& tick) {
   tiles::zero<kSum>();
   tiles::dot_s8_s8<kSum, 6, 3>();
   store_pending<1 - kSum>(pending);
   tiles::load_stream<3>(next, 64);
-  pending = {out.tile(0, at), out.stride};
+  pending = {out.rows[0], out.stride};
   tick();
 }
 
 // Its step of P V: registers 6 and 7 hold the query, so P passes through 4 and 5.
 template <class Tick>
-INTFLASH_INLINE void short_value_step(const TileMatrix& out, std::int32_t at,
-                                      const StreamedTiles& values, const TileMatrix& weights,
-                                      PendingStore& pending, Tick& tick) {
+INTFLASH_INLINE void short_value_step(const TileMatrix& out, const StreamedTiles& values,
+                                      const TileMatrix& weights, PendingStore& pending,
+                                      Tick& tick) {
   tiles::load_stream<2>(values.tile[0], 64);
   tiles::load<4>(weights.tile(0, 0), weights.stride);
   tiles::load<5>(weights.tile(1, 0), weights.stride);
@@ -211,15 +209,14 @@ INTFLASH_INLINE void short_value_step(const TileMatrix& out, std::int32_t at,
   tiles::dot_u8_s8<0, 4, 2>();
   tick();
   tiles::dot_u8_s8<1, 5, 2>();
-  tiles::store<0>(out.tile(0, at), out.stride);
-  pending = {out.tile(1, at), out.stride};
+  tiles::store<0>(out.rows[0], out.stride);
+  pending = {out.rows[1], out.stride};
   tick();
 }
 
 template <std::int32_t kSum, class Tick>
-INTFLASH_INLINE void short_value_step_one(const TileMatrix& out, std::int32_t at,
-                                          const StreamedTiles& values, PendingStore& pending,
-                                          Tick& tick) {
+INTFLASH_INLINE void short_value_step_one(const TileMatrix& out, const StreamedTiles& values,
+                                          PendingStore& pending, Tick& tick) {
   tiles::load_stream<2>(values.tile[0], 64);
   tiles::zero<kSum>();
   tiles::dot_u8_s8<kSum, 4, 2>();
@@ -227,7 +224,7 @@ INTFLASH_INLINE void short_value_step_one(const TileMatrix& out, std::int32_t at
   tiles::load_stream<2>(values.tile[1], 64);
   tick();
   tiles::dot_u8_s8<kSum, 5, 2>();
-  pending = {out.tile(0, at), out.stride};
+  pending = {out.rows[0], out.stride};
   tick();
 }
 
@@ -252,7 +249,7 @@ INTFLASH_INLINE void add_slice(const TileMatrix& query, std::int32_t s, const st
 }
 
 template <std::int32_t kRowTiles, std::int32_t kSum, class Tick>
-INTFLASH_INLINE void long_key_step(const TileMatrix& out, std::int32_t at, const KeyTiles& keys,
+INTFLASH_INLINE void long_key_step(const TileMatrix& out, const KeyTiles& keys,
                                    std::int32_t key_tile, const TileMatrix& query,
                                    std::int32_t slices, PendingStore& pending, Tick& tick) {
   const std::int8_t* tile = keys.tile(key_tile);
@@ -265,8 +262,8 @@ INTFLASH_INLINE void long_key_step(const TileMatrix& out, std::int32_t at, const
   }
   if (s < slices)
     add_slice<kRowTiles, kSum, 6, false>(query, s, tile + keys.slice(s), pending, tick);
-  if constexpr (kRowTiles == 2) tiles::store<0>(out.tile(0, at), out.stride);
-  pending = {out.tile(kRowTiles - 1, at), out.stride};
+  if constexpr (kRowTiles == 2) tiles::store<0>(out.rows[0], out.stride);
+  pending = {out.rows[kRowTiles - 1], out.stride};
 }
 
 }  // namespace

@@ -18,7 +18,7 @@ namespace {
 // Products of 16 rows and 64 keys, rows 256 bytes apart; or folded scores of 16 rows and 128 keys.
 constexpr std::int32_t kScoreBufferBytes = 4096;
 constexpr std::int32_t kScoreRowBytes = 256;
-constexpr std::int32_t kScoreBuffers = 5;
+constexpr std::uint32_t kScoreBuffers = 5;
 
 // Scratch of attend_tile; the query's tiles follow it. What every block writes should stay in L1:
 // 20 KiB of scores, 4 KiB of products, 4 KiB of P and 3 KiB of rows, beside 16 KiB of accumulators
@@ -26,13 +26,15 @@ constexpr std::int32_t kScoreBuffers = 5;
 struct AmxScratch {
   alignas(64) char scores[kScoreBuffers][kScoreBufferBytes];
   alignas(64) std::int32_t products[kProductTiles][16][16];
-  Amx::I32 pairs[kMaxTileRows / 2];  // of RowReduction
+  RowLanes lanes;  // of maxima, then of sums
 
   // Per row, of the block at work.
   alignas(64) std::int32_t exponent[kMaxTileRows];  // RowScale::exponent
   alignas(64) std::uint32_t shift[kMaxTileRows];    // shift_control
   alignas(64) std::int32_t top[kMaxTileRows];       // of weigh_plain_row
-  alignas(64) float light_sum[kMaxTileRows];        // where the block has light keys
+  const std::int16_t* value_term_of[kMaxTileRows];  // a row of value_term
+  const WeightControl* control[kMaxTileRows];
+  alignas(64) float light_sum[kMaxTileRows];  // where the block has light keys
   // Per row.
   alignas(64) std::int32_t multiplier[kMaxTileRows];  // in both halves
   alignas(64) float reference[kMaxTileRows];
@@ -42,9 +44,19 @@ struct AmxScratch {
   // The value_term of rows with exponent e at [e + kExponentBits].
   alignas(64) std::int16_t value_term[kExponentBits + 1][kScoreBlock];
 
+  // Takes what a tile register holds where a store finds nothing to do.
+  alignas(64) std::int32_t nowhere[16][16];
+
   // Of blocks that take the generic way; the others use its weights, gains and accumulators.
   TileScratch<Amx> tile;
 };
+
+INTFLASH_INLINE TileMatrix weight_tiles(TileScratch<Amx>& tile) {
+  return {{tile.weights[0], tile.weights[kRowsPerTile]}, kScoreBlock, 64};
+}
+INTFLASH_INLINE TileMatrix dot_tiles(TileScratch<Amx>& tile, std::int32_t first_key) {
+  return {{tile.dots[0] + first_key, tile.dots[kRowsPerTile] + first_key}, sizeof tile.dots[0], 64};
+}
 
 // Rows beyond the query's are copies of its first: what is computed for them is finite, and read by
 // nobody.
@@ -71,24 +83,34 @@ INTFLASH_INLINE void copy_query_tiles(const QueryTile& query, std::int32_t slice
     const std::int32_t overlap = s == 0 ? 0 : max_of(first + 64 - query.head_dim, 0);
     for (std::int32_t r = 0; r < padded_rows; ++r) {
       std::int8_t* row = tiles + (s * kMaxTileRows + r) * 64;
-      __builtin_memset(row, 0, 64);
-      if (r >= query.rows) continue;
       const std::int8_t* codes = query.codes + r * query.code_stride + first;
-      __builtin_memcpy(row + overlap, codes, static_cast<std::size_t>(64 - overlap));
+      if (r < query.rows && overlap == 0) {
+        Amx::store(row, Amx::load(codes));
+        continue;
+      }
+      Amx::store(row, Amx::zero());
+      if (r < query.rows)
+        __builtin_memcpy(row + overlap, codes, static_cast<std::size_t>(64 - overlap));
     }
   }
 }
 
+// The reference of rows beyond the query's: no score is above it, so that they stay in reach.
+constexpr float kNoRowReference = 32768.0f;
+
 // Everything of the rows that stays through all blocks.
-INTFLASH_NOINLINE void begin_rows(const TileTask& task, std::int32_t padded_rows,
-                                  AmxScratch& scratch, std::int8_t* query_tiles) {
+// References and sums move to scratch.
+INTFLASH_NOINLINE void begin_rows(TileTask& task, std::int32_t padded_rows, AmxScratch& scratch,
+                                  std::int8_t* query_tiles) {
   const QueryTile& query = *task.query;
   copy_query(query, padded_rows, scratch);
   copy_query_tiles(query, (query.head_dim + 63) / 64, padded_rows, query_tiles);
   for (std::int32_t r = 0; r < padded_rows; ++r) {
-    scratch.reference[r] = r < query.rows ? task.state.reference[r] : 0.0f;
+    scratch.reference[r] = r < query.rows ? task.state.reference[r] : kNoRowReference;
     scratch.row_sum[r] = r < query.rows ? task.state.row_sum[r] : 0.0f;
   }
+  task.state.reference = scratch.reference;
+  task.state.row_sum = scratch.row_sum;
 }
 INTFLASH_INLINE void end_rows(const TileTask& task, const AmxScratch& scratch) {
   for (std::int32_t r = 0; r < task.query->rows; ++r) {
@@ -106,7 +128,8 @@ INTFLASH_INLINE std::int32_t exponent_limit(const QueryTile& query) {
   return limit;
 }
 
-// exponent, shift and value_term of the rows in a block where all exponents are <= 0.
+// What score_plain_row and weigh_plain_row need to know of the rows in a block where all exponents
+// are <= 0.
 template <std::int32_t kRows>
 INTFLASH_NOINLINE void scale_plain_rows(const ScoreBlock& block, AmxScratch& scratch) {
   std::uint32_t used = 0;
@@ -115,6 +138,10 @@ INTFLASH_NOINLINE void scale_plain_rows(const ScoreBlock& block, AmxScratch& scr
     scratch.exponent[r] = scale.exponent;
     scratch.shift[r] = shift_control(scale.shift);
     used |= 1u << (scale.exponent + kExponentBits);
+  }
+  for (std::int32_t r = 0; r < kRows; ++r) {
+    scratch.value_term_of[r] = scratch.value_term[scratch.exponent[r] + kExponentBits];
+    scratch.control[r] = &kWeightControls.at[-scratch.exponent[r]];
   }
   for (; used != 0; used &= used - 1) {
     const std::int32_t coarser = __builtin_ctz(used);
@@ -128,17 +155,14 @@ INTFLASH_NOINLINE void scale_plain_rows(const ScoreBlock& block, AmxScratch& scr
 
 INTFLASH_INLINE ScoreRow score_row_of(const AmxScratch& scratch, std::int32_t row,
                                       const std::int32_t* low, const std::int32_t* high) {
-  return {{low, high},
-          scratch.shift[row],
-          scratch.multiplier[row],
-          scratch.value_term[scratch.exponent[row] + kExponentBits]};
+  return {{low, high}, scratch.shift[row], scratch.multiplier[row], scratch.value_term_of[row]};
 }
 
 // Each row's top from the maxima of pairs of rows.
 template <std::int32_t kRows>
 INTFLASH_INLINE void finish_tops(AmxScratch& scratch) {
   for (std::int32_t r = 0; r < kRows; r += 16) {
-    const Amx::I16 largest = larger_half(RowReduction<Largest>::finish(scratch.pairs + r / 2));
+    const Amx::I16 largest = larger_half(reduce_rows<Largest>(scratch.lanes, r));
     const Amx::I32 places = _mm512_sub_epi32(Amx::zero(), Amx::load(scratch.exponent + r));
     const Amx::I16 octaves = _mm512_sllv_epi32(Amx::broadcast32(octaves_above(0)), places);
     Amx::store(scratch.top + r, Amx::add(largest, octaves));
@@ -160,37 +184,34 @@ INTFLASH_NOINLINE void add_light_keys_to(AmxScratch& scratch, std::int32_t row,
                                  largest_score(scratch, row), scale, block, nullptr, x);
 }
 
-// Takes the weights of a plain block into the states of its rows, and leaves their gains.
+// Takes the weights of a plain block into the states of its rows, and leaves their gains. Loops run
+// between local arrays, so that nothing seems to alias and they vectorize.
 template <std::int32_t kRows>
 INTFLASH_NOINLINE void enter_plain_rows(const ScoreBlock& block, const AttentionState& state,
                                         std::int32_t rows, std::int32_t head_dim_v,
                                         AmxScratch& scratch) {
   alignas(64) float exponent[kRows];
   alignas(64) float distance[kRows];
+  alignas(64) float alpha[kRows];
   alignas(64) float sum[kRows];
   for (std::int32_t r = 0; r < kRows; r += 16) {
-    Amx::store_f32(sum + r, block.any_light != 0
-                                ? Amx::load_f32(scratch.light_sum + r)
-                                : Amx::to_f32(RowReduction<Sum>::finish(scratch.pairs + r / 2)));
+    Amx::store_f32(sum + r, block.any_light != 0 ? Amx::load_f32(scratch.light_sum + r)
+                                                 : Amx::to_f32(reduce_rows<Sum>(scratch.lanes, r)));
   }
-  std::int32_t out_of_reach = 0;
-  for (std::int32_t r = 0; r < kRows; ++r) {
+  for (std::int32_t r = 0; r < kRows; ++r)
     exponent[r] = static_cast<float>(largest_score(scratch, r)) * power_of_two(scratch.exponent[r]);
-    distance[r] = r < rows ? exponent[r] - state.reference[r] : 0.0f;
-    out_of_reach |= distance[r] <= kMaxOverReference ? 0 : 1;
-  }
+  for (std::int32_t r = 0; r < kRows; ++r) distance[r] = exponent[r] - scratch.reference[r];
+  std::int32_t out_of_reach = 0;
+  for (std::int32_t r = 0; r < kRows; ++r) out_of_reach |= distance[r] <= kMaxOverReference ? 0 : 1;
   if (out_of_reach != 0) {
-    for (std::int32_t r = 0; r < rows; ++r) {
-      keep_in_reach(state, r, head_dim_v, exponent[r]);
-      distance[r] = exponent[r] - state.reference[r];
-    }
+    for (std::int32_t r = 0; r < rows; ++r) keep_in_reach(state, r, head_dim_v, exponent[r]);
+    for (std::int32_t r = 0; r < rows; ++r) distance[r] = exponent[r] - scratch.reference[r];
   }
+  for (std::int32_t r = 0; r < kRows; ++r) alpha[r] = exp2_of(distance[r]);
   const float value_unit = power_of_two(block.value_exponent);
-  for (std::int32_t r = 0; r < kRows; ++r) {
-    const float alpha = exp2_of(distance[r]);
-    state.row_sum[r] = fused(sum[r], alpha, state.row_sum[r]);
-    scratch.tile.gain[r] = alpha * value_unit;
-  }
+  for (std::int32_t r = 0; r < kRows; ++r)
+    scratch.row_sum[r] = fused(sum[r], alpha[r], scratch.row_sum[r]);
+  for (std::int32_t r = 0; r < kRows; ++r) scratch.tile.gain[r] = alpha[r] * value_unit;
 }
 
 // Softmax of the rows of any block in the generic form, one stage after the other: from tile.dots

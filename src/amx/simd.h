@@ -21,6 +21,13 @@ struct Amx : Avx512 {
 
   using Control = __m512i;  // per byte of a result, the bit of its 64-bit word where it starts
 
+  // A vector that stays what it is: constants would be rebuilt from general registers at each use,
+  // a shuffle every time.
+  static INTFLASH_INLINE I32 held(I32 a) {
+    __asm__("" : "+v"(a));
+    return a;
+  }
+
   static INTFLASH_INLINE Control repeat32(std::uint32_t a) {
     return _mm512_set1_epi32(static_cast<std::int32_t>(a));
   }
@@ -31,9 +38,15 @@ struct Amx : Avx512 {
     return _mm512_multishift_epi64_epi8(start, a);
   }
   // Bits of a for bytes 0 ... 3 of each 64-bit word, bits of b for bytes 4 ... 7.
-  static INTFLASH_INLINE I32 narrow(Control start, I32 a, I32 b) {
-    return _mm512_mask_multishift_epi64_epi8(_mm512_multishift_epi64_epi8(start, a),
-                                             0xf0f0f0f0f0f0f0f0u, start, b);
+  using HighBytes = __mmask64;
+  static INTFLASH_INLINE HighBytes high_bytes() {
+    HighBytes high = 0xf0f0f0f0f0f0f0f0u;
+    __asm__("" : "+k"(high));
+    return high;
+  }
+  static INTFLASH_INLINE I32 narrow(Control start, I32 a, I32 b, HighBytes high = high_bytes()) {
+    return _mm512_mask_multishift_epi64_epi8(_mm512_multishift_epi64_epi8(start, a), high, start,
+                                             b);
   }
   // For values that fit.
   static INTFLASH_INLINE I16 pack16(I32 a, I32 b) { return narrow(repeat32(0x28200800), a, b); }

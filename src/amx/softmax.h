@@ -46,14 +46,14 @@ struct ScoreRow {
 
 // Folded scores of one row; the result's lanes are maxima over some of them.
 INTFLASH_INLINE Amx::I16 score_plain_row(const ScoreRow& row, const KeyFactors& key_factor,
-                                         std::int16_t* x) {
+                                         Amx::HighBytes high, std::int16_t* x) {
   const Amx::Control shift = Amx::repeat32(row.shift);
   const Amx::I16 multiplier = Amx::broadcast32(row.multiplier);
   Amx::I16 largest;
   INTFLASH_UNROLL
   for (std::int32_t v = 0; v < kKeyVectors; ++v) {
     const std::int32_t* dots = row.dots[v / 2] + v % 2 * 32;
-    const Amx::I16 dot = Amx::narrow(shift, Amx::load(dots), Amx::load(dots + 16));
+    const Amx::I16 dot = Amx::narrow(shift, Amx::load(dots), Amx::load(dots + 16), high);
     const Amx::I16 score =
         Amx::multiply_q15(Amx::multiply_q15(dot, key_factor.vector[v]), multiplier);
     const Amx::I16 folded = Amx::add(score, Amx::load(row.value_term + v * 32));
@@ -118,20 +118,30 @@ INTFLASH_INLINE Amx::I32 natural_order(Amx::I32 weights) {
   return Amx::permute_bytes(weights, Amx::load(kNaturalBytes.place));
 }
 
+// What is the same for all rows of a block.
+struct WeighConstants {
+  KeyFactors value_weight;
+  Amx::I16 square = Amx::held(Amx::broadcast16(kExp2Square));
+  Amx::I16 linear = Amx::held(Amx::broadcast16(kExp2Linear));
+  Amx::I16 one = Amx::held(Amx::broadcast16(kExp2One));
+  // A rounded product with kWeightToU8 is (weight + 8) >> 4: eight bits from bit 4 on.
+  Amx::I16 half = Amx::held(Amx::broadcast16(8));
+  Amx::Control eight_bits = Amx::held(Amx::repeat32(0x34241404));
+  Amx::I32 natural = Amx::held(Amx::load(kNaturalBytes.place));
+  Amx::HighBytes high = Amx::high_bytes();
+};
+static_assert(kWeightToU8 == 1 << 11);
+
 // P of one row from its folded scores, top being the largest and octaves_above; the result's lanes
 // add up to the sum of unfolded weights.
 INTFLASH_INLINE Amx::I32 weigh_plain_row(const std::int16_t* x, std::int32_t top,
-                                         const WeightControl& control,
-                                         const KeyFactors& value_weight, std::uint8_t* weights) {
+                                         const WeightControl& control, const WeighConstants& c,
+                                         std::uint8_t* weights) {
   const Amx::I16 from = Amx::broadcast32(top);
   const Amx::Control whole_start = Amx::repeat64(control.whole);
   const Amx::Control fraction_start = Amx::repeat64(control.fraction);
   const Amx::I16 whole_mask = Amx::repeat32(control.whole_mask);
   const Amx::I16 fraction_mask = Amx::repeat32(control.fraction_mask);
-  // A rounded product with kWeightToU8 is (weight + 8) >> 4.
-  static_assert(kWeightToU8 == 1 << 11);
-  const Amx::Control eight_bits = Amx::repeat32(0x34241404);
-  const Amx::I16 half = Amx::broadcast16(8);
   Amx::I32 sum = Amx::zero();
   INTFLASH_UNROLL
   for (std::int32_t group = 0; group < 2; ++group) {
@@ -142,61 +152,51 @@ INTFLASH_INLINE Amx::I32 weigh_plain_row(const std::int16_t* x, std::int32_t top
       const Amx::I16 distance = Amx::sub(from, Amx::load(x + v * 32));
       const Amx::I16 whole = Amx::bit_and(Amx::bits_at(whole_start, distance), whole_mask);
       const Amx::I16 fraction = Amx::bit_and(Amx::bits_at(fraction_start, distance), fraction_mask);
-      const Amx::I16 slope = Amx::sub(Amx::broadcast16(kExp2Linear),
-                                      Amx::multiply_q15(fraction, Amx::broadcast16(kExp2Square)));
-      const Amx::I16 power =
-          Amx::sub(Amx::broadcast16(kExp2One), Amx::multiply_q15(fraction, slope));
+      const Amx::I16 slope = Amx::sub(c.linear, Amx::multiply_q15(fraction, c.square));
+      const Amx::I16 power = Amx::sub(c.one, Amx::multiply_q15(fraction, slope));
       const Amx::I16 weight = Amx::rounded_shift(power, whole);
-      sum = Amx::multiply_add_pairs(sum, weight, value_weight.vector[v]);
-      rounded[i] = Amx::add(weight, half);
+      sum = Amx::multiply_add_pairs(sum, weight, c.value_weight.vector[v]);
+      rounded[i] = Amx::add(weight, c.half);
     }
-    Amx::store(weights + group * 64,
-               natural_order(Amx::narrow(eight_bits, rounded[0], rounded[1])));
+    const Amx::I32 narrowed = Amx::narrow(c.eight_bits, rounded[0], rounded[1], c.high);
+    Amx::store(weights + group * 64, Amx::permute_bytes(narrowed, c.natural));
   }
   return sum;
 }
 
 // ---- Rows together ----
 
-// Reduces the vectors of 16 rows to one vector with a lane of 32 bits per row: 1.9 shuffles a row,
-// where rows one by one take 4. Rows arrive in order; two become one on the way.
-template <class Reduce>
-class RowReduction {
- public:
-  INTFLASH_INLINE explicit RowReduction(Amx::I32* pairs) : pairs_(pairs) {}
-
-  INTFLASH_INLINE void put(std::int32_t row, Amx::I32 a) {
-    if (row % 2 == 0) {
-      even_ = a;
-    } else {
-      Amx::store(pairs_ + row / 2,
-                 Reduce::of(_mm512_unpacklo_epi32(even_, a), _mm512_unpackhi_epi32(even_, a)));
-    }
-  }
-
-  // Of rows first ... first + 15.
-  static INTFLASH_INLINE Amx::I32 finish(const Amx::I32* pairs) {
-    Amx::I32 four[4];
-    INTFLASH_UNROLL
-    for (std::int32_t i = 0; i < 4; ++i) {
-      const Amx::I32 a = Amx::load(pairs + 2 * i);
-      const Amx::I32 b = Amx::load(pairs + 2 * i + 1);
-      four[i] = Reduce::of(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
-    }
-    const Amx::I32 low = add_lanes<0x44, 0xee>(four[0], four[1]);
-    const Amx::I32 high = add_lanes<0x44, 0xee>(four[2], four[3]);
-    return add_lanes<0x88, 0xdd>(low, high);
-  }
-
- private:
-  template <int kFirst, int kSecond>
-  static INTFLASH_INLINE Amx::I32 add_lanes(Amx::I32 a, Amx::I32 b) {
-    return Reduce::of(_mm512_shuffle_i64x2(a, b, kFirst), _mm512_shuffle_i64x2(a, b, kSecond));
-  }
-
-  Amx::I32* pairs_;
-  Amx::I32 even_ = Amx::zero();
+// A vector of lanes per row, to be reduced to one lane.
+struct RowLanes {
+  alignas(64) std::int32_t row[kMaxTileRows][16];
 };
+
+// Reduces the lanes of rows first ... first + 15 to one vector with a lane of 32 bits per row: 1.9
+// shuffles a row, where rows one by one take 4.
+template <class Reduce>
+INTFLASH_INLINE Amx::I32 reduce_rows(const RowLanes& lanes, std::int32_t first) {
+  const auto both = [](Amx::I32 a, Amx::I32 b) { return Reduce::of(a, b); };
+  Amx::I32 four[4];
+  INTFLASH_UNROLL
+  for (std::int32_t i = 0; i < 4; ++i) {
+    Amx::I32 two[2];
+    INTFLASH_UNROLL
+    for (std::int32_t k = 0; k < 2; ++k) {
+      const Amx::I32 a = Amx::load(lanes.row[first + 4 * i + 2 * k]);
+      const Amx::I32 b = Amx::load(lanes.row[first + 4 * i + 2 * k + 1]);
+      two[k] = both(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+    }
+    four[i] = both(_mm512_unpacklo_epi64(two[0], two[1]), _mm512_unpackhi_epi64(two[0], two[1]));
+  }
+  Amx::I32 eight[2];
+  INTFLASH_UNROLL
+  for (std::int32_t i = 0; i < 2; ++i) {
+    eight[i] = both(_mm512_shuffle_i64x2(four[2 * i], four[2 * i + 1], 0x44),
+                    _mm512_shuffle_i64x2(four[2 * i], four[2 * i + 1], 0xee));
+  }
+  return both(_mm512_shuffle_i64x2(eight[0], eight[1], 0x88),
+              _mm512_shuffle_i64x2(eight[0], eight[1], 0xdd));
+}
 
 struct Largest {
   static INTFLASH_INLINE Amx::I32 of(Amx::I32 a, Amx::I32 b) { return Amx::max(a, b); }

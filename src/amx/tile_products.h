@@ -19,6 +19,12 @@ struct Following {
   const ScoreBlock* values;  // P V of this block
 };
 
+// Where the dots of a block go.
+struct DotPlaces {
+  TileMatrix low;  // with keys 0 ... 63
+  TileMatrix high;
+};
+
 // kRowTiles: tiles of 16 query rows. kSlices: of 64 dims, as far as the steps know them: 1, 2, or
 // kManySlices for more.
 constexpr std::int32_t kManySlices = 3;
@@ -26,7 +32,8 @@ constexpr std::int32_t kManySlices = 3;
 template <std::int32_t kRowTiles, std::int32_t kSlices>
 class TileProducts {
  public:
-  // The query's tiles [slices][32][64]; products: where a tile may be stored that nobody waits for.
+  // The query's tiles [slices][32][64]; nowhere: 1 KiB for a tile that nobody
+  // waits for.
   INTFLASH_INLINE TileProducts(const QueryTile& query, std::int8_t* query_tiles, void* nowhere)
       : query_{{query_tiles, query_tiles + kTileBytes}, 64, 2 * kTileBytes},
         head_dim_(query.head_dim),
@@ -70,34 +77,36 @@ class TileProducts {
     }
   }
 
-  // Dots of the first key tiles, an even number, in two matrices of 64 keys. The last tile stays in
-  // a register.
+  // Dots with the first key tiles, an even number. The last tile stays in a register.
   template <class Tick>
   INTFLASH_INLINE void multiply_keys(const ScoreBlock& block, std::int32_t key_tiles,
-                                     const TileMatrix* out, Following following,
+                                     const DotPlaces& out, Following following,
                                      const TileMatrix& weights, Tick& tick) {
+    // Each step loads the tiles of the next one.
     const KeyTiles keys = keys_of(block);
-    const StreamedTiles after = streamed(following, keys.two_slices(key_tiles - 1));
+    StreamedTiles next[kKeyTiles];
+    void* place[kKeyTiles][2];
+    INTFLASH_UNROLL
+    for (std::int32_t at = 0; at < kKeyTiles; ++at) {
+      next[at] = keys.two_slices(min_of(at + 1, kKeyTiles - 1));
+      const TileMatrix& matrix = at < kKeyTiles / 2 ? out.low : out.high;
+      place[at][0] = matrix.tile(0, at % (kKeyTiles / 2));
+      place[at][1] = matrix.tile(1, at % (kKeyTiles / 2));
+    }
+    next[key_tiles - 1] = streamed(following, next[key_tiles - 1]);
     const auto step = [&](auto sum, std::int32_t at) __attribute__((always_inline)) {
-      const TileMatrix& place = out[at / 4];
-      const bool last = at + 1 == key_tiles;
-      const std::int8_t* next = keys.tile(last ? at : at + 1);
+      const TileMatrix to = {{place[at][0], place[at][1]}, out.low.stride, 0};
       if constexpr (kSlices == 1 && kRowTiles == 2) {
-        short_key_step(place, at % 4, last ? after.tile[0] : next, pending_, tick);
+        short_key_step(to, next[at].tile[0], pending_, tick);
       } else if constexpr (kSlices == 1) {
-        short_key_step_one<sum.kRegister>(place, at % 4, last ? after.tile[0] : next, pending_,
-                                          tick);
+        short_key_step_one<sum.kRegister>(to, next[at].tile[0], pending_, tick);
+      } else if constexpr (kSlices == 2 && kRowTiles == 2) {
+        const bool reload = at + 1 == key_tiles && following.values != nullptr;
+        resident_step<false>(to, next[at], weights, reload, pending_, tick);
       } else if constexpr (kSlices == 2) {
-        const StreamedTiles then = last ? after : StreamedTiles{{next, next + keys.slice(1)}};
-        if constexpr (kRowTiles == 2) {
-          const bool reload = last && following.values != nullptr;
-          resident_step<false>(place, at % 4, then, reload ? &weights : nullptr, pending_, tick);
-        } else {
-          resident_step_one<false, sum.kRegister>(place, at % 4, then, pending_, tick);
-        }
+        resident_step_one<false, sum.kRegister>(to, next[at], pending_, tick);
       } else {
-        long_key_step<kRowTiles, sum.kRegister>(place, at % 4, keys, at, query_, slices_, pending_,
-                                                tick);
+        long_key_step<kRowTiles, sum.kRegister>(to, keys, at, query_, slices_, pending_, tick);
       }
     };
     for_each_step(key_tiles, step);
@@ -123,16 +132,16 @@ class TileProducts {
       const TileMatrix place = fold.place(at);
       const bool last = at + 1 == channel_tiles;
       if constexpr (kSlices == 1 && kRowTiles == 2) {
-        short_value_step(place, 0, values.at(at), weights, pending_, tick);
+        short_value_step(place, values.at(at), weights, pending_, tick);
       } else if constexpr (kSlices == 1) {
-        short_value_step_one<sum.kRegister>(place, 0, values.at(at), pending_, tick);
+        short_value_step_one<sum.kRegister>(place, values.at(at), pending_, tick);
       } else {
         const StreamedTiles then = last ? after : values.at(at + 1);
         if constexpr (kRowTiles == 2) {
           const bool reload = kSlices == 2 && last && following.keys != nullptr;
-          resident_step<true>(place, 0, then, reload ? &query_ : nullptr, pending_, tick);
+          resident_step<true>(place, then, query_, reload, pending_, tick);
         } else {
-          resident_step_one<true, sum.kRegister>(place, 0, then, pending_, tick);
+          resident_step_one<true, sum.kRegister>(place, then, pending_, tick);
         }
       }
     };
