@@ -48,6 +48,18 @@ double center_dot(const Call& call, std::int64_t b, RowPlace place, const float*
   return dot;
 }
 
+// Rows beyond the last become copies of the first.
+void pad_rows(QueryTile& query) {
+  for (std::int32_t r = query.rows; r < kMaxTileRows; ++r) {
+    query.multiplier[r] = query.multiplier[0];
+    query.exponent[r] = query.exponent[0];
+    query.mantissa[r] = query.mantissa[0];
+    query.factor[r] = query.factor[0];
+    query.score_bits[r] = query.score_bits[0];
+    query.score_term[r] = query.score_term[0];
+  }
+}
+
 // query_scale * softmax_scale * log2(e) as the fixed point wants it.
 void set_row_factor(QueryTile& query, std::int32_t r, float factor) {
   query.factor[r] = factor;
@@ -106,6 +118,7 @@ void build_tile(const Call& call, const WorkItem& item, std::int64_t tile_index,
     tile.min_begin = std::min(tile.min_begin, tile.ranges[r].begin);
     tile.max_end = std::max(tile.max_end, tile.ranges[r].end);
   }
+  pad_rows(query);
 }
 
 void clear_state(const AttentionState& state, std::int32_t rows) {

@@ -108,7 +108,7 @@ struct WeighTick {
     const Amx::I32 sums =
         weigh_plain_row(x, scratch.top[r], *scratch.control[r], constants, scratch.tile.weights[r]);
     if (any_light) add_light_keys_to(scratch, r, block, sums, x);
-    Amx::store(scratch.lanes.row[r], sums);
+    Amx::store(scratch.lanes + r, sums);
   }
   INTFLASH_INLINE void operator()() {
     fold.fold_eight();
@@ -133,7 +133,7 @@ struct ScoreTick {
     if (r >= rows) return;
     const ScoreRow row =
         score_row_of(scratch, r, low_dots.row<std::int32_t>(r), high_dots.row<std::int32_t>(r));
-    Amx::store(scratch.lanes.row[r],
+    Amx::store(scratch.lanes + r,
                score_plain_row(row, key_factor, high_bytes, scores.row<std::int16_t>(r)));
   }
   INTFLASH_INLINE void operator()() {
@@ -150,6 +150,7 @@ class Pipeline {
   INTFLASH_INLINE Pipeline(const TileTask& task, AmxScratch& scratch,
                            TileProducts<kRowTiles, kSlices> products)
       : scratch_(scratch),
+        query_(*task.query),
         state_(task.state),
         rows_(task.query->rows),
         head_dim_v_(task.head_dim_v),
@@ -211,7 +212,7 @@ class Pipeline {
   INTFLASH_INLINE void multiply_values_and_score(const ScoreBlock* block,
                                                  const ScoreBlock* previous,
                                                  const ScoreBlock* next) {
-    if (block != nullptr) scale_plain_rows<kRows>(*block, scratch_);
+    if (block != nullptr) scale_plain_rows<kRows>(query_, *block, scratch_);
     ScoreTick<kRowTiles> tick{
         .scratch = scratch_,
         .fold = fold_,
@@ -232,6 +233,7 @@ class Pipeline {
   }
 
   AmxScratch& scratch_;
+  const QueryTile& query_;
   AttentionState state_;
   std::int32_t rows_;
   std::int32_t head_dim_v_;

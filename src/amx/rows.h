@@ -26,7 +26,7 @@ constexpr std::uint32_t kScoreBuffers = 5;
 struct AmxScratch {
   alignas(64) char scores[kScoreBuffers][kScoreBufferBytes];
   alignas(64) std::int32_t products[kProductTiles][16][16];
-  RowLanes lanes;  // of maxima, then of sums
+  Amx::I32 lanes[kMaxTileRows];  // of maxima, then of sums; a vector a row
 
   // Per row, of the block at work.
   alignas(64) std::int32_t exponent[kMaxTileRows];  // RowScale::exponent
@@ -39,7 +39,6 @@ struct AmxScratch {
   alignas(64) std::int32_t multiplier[kMaxTileRows];  // in both halves
   alignas(64) float reference[kMaxTileRows];
   alignas(64) float row_sum[kMaxTileRows];
-  QueryTile query;  // with rows up to a multiple of 16
 
   // The value_term of rows with exponent e at [e + kExponentBits].
   alignas(64) std::int16_t value_term[kExponentBits + 1][kScoreBlock];
@@ -56,22 +55,6 @@ INTFLASH_INLINE TileMatrix weight_tiles(TileScratch<Amx>& tile) {
 }
 INTFLASH_INLINE TileMatrix dot_tiles(TileScratch<Amx>& tile, std::int32_t first_key) {
   return {{tile.dots[0] + first_key, tile.dots[kRowsPerTile] + first_key}, sizeof tile.dots[0], 64};
-}
-
-// Rows beyond the query's are copies of its first: what is computed for them is finite, and read by
-// nobody.
-INTFLASH_INLINE void copy_query(const QueryTile& query, std::int32_t padded_rows,
-                                AmxScratch& scratch) {
-  QueryTile& own = scratch.query;
-  own = query;
-  for (std::int32_t r = query.rows; r < padded_rows; ++r) {
-    own.multiplier[r] = query.multiplier[0];
-    own.exponent[r] = query.exponent[0];
-    own.mantissa[r] = query.mantissa[0];
-    own.score_bits[r] = query.score_bits[0];
-  }
-  for (std::int32_t r = 0; r < padded_rows; ++r)
-    scratch.multiplier[r] = own.multiplier[r] * 0x10001;
 }
 
 // Query tiles [slices][32][64]. The last slice ends with the row; dims that the slice before holds
@@ -103,9 +86,9 @@ constexpr float kNoRowReference = 32768.0f;
 INTFLASH_NOINLINE void begin_rows(TileTask& task, std::int32_t padded_rows, AmxScratch& scratch,
                                   std::int8_t* query_tiles) {
   const QueryTile& query = *task.query;
-  copy_query(query, padded_rows, scratch);
   copy_query_tiles(query, (query.head_dim + 63) / 64, padded_rows, query_tiles);
   for (std::int32_t r = 0; r < padded_rows; ++r) {
+    scratch.multiplier[r] = query.multiplier[r] * 0x10001;
     scratch.reference[r] = r < query.rows ? task.state.reference[r] : kNoRowReference;
     scratch.row_sum[r] = r < query.rows ? task.state.row_sum[r] : 0.0f;
   }
@@ -131,10 +114,11 @@ INTFLASH_INLINE std::int32_t exponent_limit(const QueryTile& query) {
 // What score_plain_row and weigh_plain_row need to know of the rows in a block where all exponents
 // are <= 0.
 template <std::int32_t kRows>
-INTFLASH_NOINLINE void scale_plain_rows(const ScoreBlock& block, AmxScratch& scratch) {
+INTFLASH_NOINLINE void scale_plain_rows(const QueryTile& query, const ScoreBlock& block,
+                                        AmxScratch& scratch) {
   std::uint32_t used = 0;
   for (std::int32_t r = 0; r < kRows; ++r) {
-    const RowScale scale = row_scale(scratch.query, r, block.key_exponent, block.key_mantissa);
+    const RowScale scale = row_scale(query, r, block.key_exponent, block.key_mantissa);
     scratch.exponent[r] = scale.exponent;
     scratch.shift[r] = shift_control(scale.shift);
     used |= 1u << (scale.exponent + kExponentBits);
@@ -162,7 +146,7 @@ INTFLASH_INLINE ScoreRow score_row_of(const AmxScratch& scratch, std::int32_t ro
 template <std::int32_t kRows>
 INTFLASH_INLINE void finish_tops(AmxScratch& scratch) {
   for (std::int32_t r = 0; r < kRows; r += 16) {
-    const Amx::I16 largest = larger_half(reduce_rows<Largest>(scratch.lanes, r));
+    const Amx::I16 largest = Amx::max_halves_of_16(scratch.lanes + r);
     const Amx::I32 places = _mm512_sub_epi32(Amx::zero(), Amx::load(scratch.exponent + r));
     const Amx::I16 octaves = _mm512_sllv_epi32(Amx::broadcast32(octaves_above(0)), places);
     Amx::store(scratch.top + r, Amx::add(largest, octaves));
@@ -196,7 +180,7 @@ INTFLASH_NOINLINE void enter_plain_rows(const ScoreBlock& block, const Attention
   alignas(64) float sum[kRows];
   for (std::int32_t r = 0; r < kRows; r += 16) {
     Amx::store_f32(sum + r, block.any_light != 0 ? Amx::load_f32(scratch.light_sum + r)
-                                                 : Amx::to_f32(reduce_rows<Sum>(scratch.lanes, r)));
+                                                 : Amx::to_f32(Amx::sum_of_16(scratch.lanes + r)));
   }
   for (std::int32_t r = 0; r < kRows; ++r)
     exponent[r] = static_cast<float>(largest_score(scratch, r)) * power_of_two(scratch.exponent[r]);
@@ -219,17 +203,7 @@ INTFLASH_NOINLINE void enter_plain_rows(const ScoreBlock& block, const Attention
 INTFLASH_NOINLINE std::int32_t weigh_special_block(const TileTask& task, const ScoreBlock& block,
                                                    const std::uint64_t* keep,
                                                    TileScratch<Amx>& tile) {
-  const QueryTile& query = *task.query;
-  const std::int32_t active =
-      keep == nullptr ? choose_all_rows(query, block, tile) : choose_rows(query, block, keep, tile);
-  if (task.score_cap > 0.0f) {
-    weigh_capped_rows(task, active, tile);
-  } else if (keep == nullptr) {
-    weigh_rows<Amx, false>(active, tile);
-  } else {
-    weigh_rows<Amx, true>(active, tile);
-  }
-  enter_rows(task, active, tile);
+  const std::int32_t active = weigh_block(task, block, keep, tile);
   for (std::int32_t a = 0; a < active; ++a) {
     std::uint8_t* weights = tile.weights[a];
     for (std::int32_t at = 0; at < kScoreBlock; at += 64)

@@ -164,49 +164,5 @@ INTFLASH_INLINE Amx::I32 weigh_plain_row(const std::int16_t* x, std::int32_t top
   return sum;
 }
 
-// ---- Rows together ----
-
-// A vector of lanes per row, to be reduced to one lane.
-struct RowLanes {
-  alignas(64) std::int32_t row[kMaxTileRows][16];
-};
-
-// Reduces the lanes of rows first ... first + 15 to one vector with a lane of 32 bits per row: 1.9
-// shuffles a row, where rows one by one take 4.
-template <class Reduce>
-INTFLASH_INLINE Amx::I32 reduce_rows(const RowLanes& lanes, std::int32_t first) {
-  const auto both = [](Amx::I32 a, Amx::I32 b) { return Reduce::of(a, b); };
-  Amx::I32 four[4];
-  INTFLASH_UNROLL
-  for (std::int32_t i = 0; i < 4; ++i) {
-    Amx::I32 two[2];
-    INTFLASH_UNROLL
-    for (std::int32_t k = 0; k < 2; ++k) {
-      const Amx::I32 a = Amx::load(lanes.row[first + 4 * i + 2 * k]);
-      const Amx::I32 b = Amx::load(lanes.row[first + 4 * i + 2 * k + 1]);
-      two[k] = both(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
-    }
-    four[i] = both(_mm512_unpacklo_epi64(two[0], two[1]), _mm512_unpackhi_epi64(two[0], two[1]));
-  }
-  Amx::I32 eight[2];
-  INTFLASH_UNROLL
-  for (std::int32_t i = 0; i < 2; ++i) {
-    eight[i] = both(_mm512_shuffle_i64x2(four[2 * i], four[2 * i + 1], 0x44),
-                    _mm512_shuffle_i64x2(four[2 * i], four[2 * i + 1], 0xee));
-  }
-  return both(_mm512_shuffle_i64x2(eight[0], eight[1], 0x88),
-              _mm512_shuffle_i64x2(eight[0], eight[1], 0xdd));
-}
-
-struct Largest {
-  static INTFLASH_INLINE Amx::I32 of(Amx::I32 a, Amx::I32 b) { return Amx::max(a, b); }
-};
-struct Sum {
-  static INTFLASH_INLINE Amx::I32 of(Amx::I32 a, Amx::I32 b) { return Amx::add32(a, b); }
-};
-
-// Of 16-bit maxima in both halves of each lane.
-INTFLASH_INLINE Amx::I16 larger_half(Amx::I16 a) { return Amx::max(a, _mm512_rol_epi32(a, 16)); }
-
 }  // namespace
 }  // namespace intflash

@@ -19,20 +19,24 @@ namespace {
 // out: `row` lists the others, the active ones, and what belongs to them lies close together.
 template <class Isa>
 struct TileScratch {
+  static constexpr std::int32_t kPaddedRows = (Isa::kTileRows + 15) / 16 * 16;
+
   alignas(64) std::int32_t dots[Isa::kTileRows][kScoreBlock];  // of all rows
   alignas(64) std::int16_t x[Isa::kTileRows][kScoreBlock];
   alignas(64) std::uint8_t weights[Isa::kTileRows][kScoreBlock];
+  typename Isa::I16 score_lanes[kPaddedRows];   // of max_of_rows
+  typename Isa::I32 weight_lanes[kPaddedRows];  // of sum_of_rows
   std::int32_t row[Isa::kTileRows];
   const ScoreBlock* factors[Isa::kTileRows];
   const std::uint64_t* keep[Isa::kTileRows];
-  alignas(64) std::int32_t multiplier[Isa::kTileRows];
-  alignas(64) std::int32_t scale_exponent[Isa::kTileRows];
-  alignas(64) std::int32_t shift[Isa::kTileRows];
-  alignas(64) std::int32_t value_multiplier[Isa::kTileRows];
-  alignas(64) std::int32_t largest[Isa::kTileRows];
-  alignas(64) float exponent[Isa::kTileRows];
-  alignas(64) float sum[Isa::kTileRows];
-  alignas(64) float gain[Isa::kTileRows];
+  alignas(64) std::int32_t scale_exponent[kPaddedRows];
+  alignas(64) std::int32_t shift[kPaddedRows];
+  alignas(64) std::int32_t value_multiplier[kPaddedRows];
+  alignas(64) std::int32_t largest[kPaddedRows];
+  alignas(64) std::int32_t weight_sum[kPaddedRows];
+  alignas(64) float exponent[kPaddedRows];
+  alignas(64) float sum[kPaddedRows];
+  alignas(64) float gain[kPaddedRows];
   float* accumulators[Isa::kTileRows];
   SoftmaxScratch softmax;
   ScoreBlock row_blocks[Isa::kTileRows];  // factors of rows that do not share the block's
@@ -47,14 +51,36 @@ struct TileScratch {
   }
 };
 
+// The active rows of a block that all rows see whole: all rows.
+struct AllRows {
+  static constexpr bool kMasked = false;
+  const ScoreBlock& block;
+
+  INTFLASH_INLINE std::int32_t row(std::int32_t a) const { return a; }
+  INTFLASH_INLINE const ScoreBlock& factors(std::int32_t) const { return block; }
+  INTFLASH_INLINE const std::uint64_t* keep(std::int32_t) const { return nullptr; }
+};
+// The active rows that choose_rows has listed.
+template <class Isa>
+struct ChosenRows {
+  static constexpr bool kMasked = true;
+  const TileScratch<Isa>& scratch;
+
+  INTFLASH_INLINE std::int32_t row(std::int32_t a) const { return scratch.row[a]; }
+  INTFLASH_INLINE const ScoreBlock& factors(std::int32_t a) const { return *scratch.factors[a]; }
+  INTFLASH_INLINE const std::uint64_t* keep(std::int32_t a) const { return scratch.keep[a]; }
+};
+
+// Loops over rows run on to a full vector. They have functions of their own, where nothing seems to
+// alias, so that they vectorize.
+INTFLASH_INLINE std::int32_t padded(std::int32_t rows) { return (rows + 15) / 16 * 16; }
+
 // row_scale of all rows.
-INTFLASH_INLINE void scale_rows(const QueryTile& query, const ScoreBlock& block,
-                                std::int32_t* INTFLASH_RESTRICT exponent,
-                                std::int32_t* INTFLASH_RESTRICT shift,
-                                std::int32_t* INTFLASH_RESTRICT value_multiplier) {
-  const std::int32_t rows = query.rows;
-  const std::int32_t key_exponent = block.key_exponent;
-  const float key_mantissa = block.key_mantissa;
+INTFLASH_NOINLINE void scale_all_rows(const QueryTile& query, std::int32_t key_exponent,
+                                      float key_mantissa, std::int32_t* INTFLASH_RESTRICT exponent,
+                                      std::int32_t* INTFLASH_RESTRICT shift,
+                                      std::int32_t* INTFLASH_RESTRICT value_multiplier) {
+  const std::int32_t rows = padded(query.rows);
   for (std::int32_t r = 0; r < rows; ++r) {
     const RowScale scale = row_scale(query, r, key_exponent, key_mantissa);
     exponent[r] = scale.exponent;
@@ -63,18 +89,24 @@ INTFLASH_INLINE void scale_rows(const QueryTile& query, const ScoreBlock& block,
   }
 }
 
-// Every row sees every key.
-template <class Isa>
-INTFLASH_INLINE std::int32_t choose_all_rows(const QueryTile& query, const ScoreBlock& block,
-                                             TileScratch<Isa>& scratch) {
-  scale_rows(query, block, scratch.scale_exponent, scratch.shift, scratch.value_multiplier);
-  for (std::int32_t r = 0; r < query.rows; ++r) {
-    scratch.row[r] = r;
-    scratch.factors[r] = &block;
-    scratch.keep[r] = nullptr;
-    scratch.multiplier[r] = query.multiplier[r];
+// alpha = 2^distance.
+INTFLASH_NOINLINE void exp2_of_rows(const float* INTFLASH_RESTRICT distance, std::int32_t active,
+                                    float* INTFLASH_RESTRICT alpha) {
+  const std::int32_t rows = padded(active);
+  for (std::int32_t a = 0; a < rows; ++a) alpha[a] = exp2_of(distance[a]);
+}
+
+// Sums of weights and their largest scores in f32.
+INTFLASH_NOINLINE void weights_of_rows(const std::int32_t* INTFLASH_RESTRICT weight_sum,
+                                       const std::int32_t* INTFLASH_RESTRICT largest,
+                                       const std::int32_t* INTFLASH_RESTRICT scale_exponent,
+                                       std::int32_t active, float* INTFLASH_RESTRICT sum,
+                                       float* INTFLASH_RESTRICT exponent) {
+  const std::int32_t rows = padded(active);
+  for (std::int32_t a = 0; a < rows; ++a) {
+    sum[a] = static_cast<float>(weight_sum[a]);
+    exponent[a] = static_cast<float>(largest[a]) * power_of_two(scale_exponent[a]);
   }
-  return query.rows;
 }
 
 // Rows that see any key of the block, by their keep words [rows][2], with their factors and fixed
@@ -99,7 +131,6 @@ INTFLASH_NOINLINE std::int32_t choose_rows(const QueryTile& query, const ScoreBl
     scratch.row[active] = r;
     scratch.factors[active] = factors;
     scratch.keep[active] = words;
-    scratch.multiplier[active] = query.multiplier[r];
     scratch.set_scale(active, row_scale(query, r, largest.key_exponent, largest.key_mantissa));
     ++active;
   }
@@ -108,71 +139,98 @@ INTFLASH_NOINLINE std::int32_t choose_rows(const QueryTile& query, const ScoreBl
 
 // Softmax of the active rows: all scores first, then all weights, so that no row waits for its own
 // maximum.
-template <class Isa, bool kMasked>
-INTFLASH_INLINE void weigh_rows(std::int32_t active, TileScratch<Isa>& scratch) {
+template <class Isa, class Rows>
+INTFLASH_INLINE void weigh_rows(const QueryTile& query, Rows rows, std::int32_t active,
+                                TileScratch<Isa>& scratch) {
   for (std::int32_t a = 0; a < active; ++a) {
-    scratch.largest[a] =
-        score_row<Isa, kMasked>(scratch.dots[scratch.row[a]], *scratch.factors[a], scratch.scale(a),
-                                scratch.multiplier[a], scratch.keep[a], scratch.x[a]);
+    scratch.score_lanes[a] = score_lanes<Isa, Rows::kMasked>(
+        scratch.dots[rows.row(a)], rows.factors(a), scratch.scale(a), query.multiplier[rows.row(a)],
+        rows.keep(a), scratch.x[a]);
   }
+  max_of_rows<Isa>(scratch.score_lanes, active, scratch.largest);
   std::int32_t any_light = 0;
   for (std::int32_t a = 0; a < active; ++a) {
-    const std::int32_t sum =
-        weigh_row<Isa, kMasked>(scratch.x[a], scratch.largest[a], scratch.scale(a),
-                                *scratch.factors[a], scratch.keep[a], scratch.weights[a]);
-    scratch.sum[a] = static_cast<float>(sum);
-    any_light |= scratch.factors[a]->any_light;
+    scratch.weight_lanes[a] =
+        weigh_lanes<Isa, Rows::kMasked>(scratch.x[a], scratch.largest[a], scratch.scale_exponent[a],
+                                        rows.factors(a), rows.keep(a), scratch.weights[a]);
+    any_light |= rows.factors(a).any_light;
   }
-  for (std::int32_t a = 0; a < active; ++a) {
-    scratch.exponent[a] =
-        static_cast<float>(scratch.largest[a]) * power_of_two(scratch.scale_exponent[a]);
-  }
+  sum_of_rows<Isa>(scratch.weight_lanes, active, scratch.weight_sum);
+  weights_of_rows(scratch.weight_sum, scratch.largest, scratch.scale_exponent, active, scratch.sum,
+                  scratch.exponent);
   for (std::int32_t a = 0; any_light != 0 && a < active; ++a) {
     scratch.sum[a] =
         add_light_keys_of_row<Isa>(scratch.sum[a], scratch.largest[a], scratch.scale(a),
-                                   *scratch.factors[a], scratch.keep[a], scratch.x[a]);
+                                   rows.factors(a), rows.keep(a), scratch.x[a]);
   }
 }
 
-template <class Isa>
-INTFLASH_NOINLINE void weigh_capped_rows(const TileTask& task, std::int32_t active,
+template <class Isa, class Rows>
+INTFLASH_NOINLINE void weigh_capped_rows(const TileTask& task, Rows rows, std::int32_t active,
                                          TileScratch<Isa>& scratch) {
   for (std::int32_t a = 0; a < active; ++a) {
-    const BlockWeight weight = weigh_capped_row<Isa>(task, scratch.row[a], *scratch.factors[a],
-                                                     scratch.dots[scratch.row[a]], scratch.keep[a],
-                                                     scratch.softmax, scratch.weights[a]);
+    const BlockWeight weight = capped_softmax_row<Isa, Rows::kMasked>(
+        *task.query, rows.row(a), rows.factors(a), scratch.dots[rows.row(a)], rows.keep(a),
+        task.score_cap, scratch.softmax, scratch.weights[a]);
     scratch.exponent[a] = weight.exponent;
     scratch.sum[a] = weight.sum;
   }
 }
 
-// Takes the weights of all active rows into their states, and leaves their gains.
-template <class Isa>
-INTFLASH_INLINE void enter_rows(const TileTask& task, std::int32_t active,
+// Takes the weights of the active rows into their states, and leaves their gains.
+template <class Isa, class Rows>
+INTFLASH_INLINE void enter_rows(const TileTask& task, Rows rows, std::int32_t active,
                                 TileScratch<Isa>& scratch) {
   const AttentionState& state = task.state;
-  float farthest = kNegativeInfinity;
+  alignas(64) float distance[TileScratch<Isa>::kPaddedRows] = {};
+  alignas(64) float alpha[TileScratch<Isa>::kPaddedRows];
+  std::int32_t out_of_reach = 0;
   for (std::int32_t a = 0; a < active; ++a) {
     // A row without a reference is infinitely far from it.
-    farthest = max_of(farthest, scratch.exponent[a] - state.reference[scratch.row[a]]);
-    scratch.accumulators[a] = state.accumulators + scratch.row[a] * state.accumulator_stride;
+    distance[a] = scratch.exponent[a] - state.reference[rows.row(a)];
+    out_of_reach |= distance[a] <= kMaxOverReference ? 0 : 1;
   }
-  if (farthest > kMaxOverReference) {
+  if (out_of_reach != 0) {
     for (std::int32_t a = 0; a < active; ++a) {
-      keep_in_reach(state, scratch.row[a], task.head_dim_v, scratch.exponent[a]);
+      keep_in_reach(state, rows.row(a), task.head_dim_v, scratch.exponent[a]);
+      distance[a] = scratch.exponent[a] - state.reference[rows.row(a)];
     }
   }
-  // Between local arrays, so that nothing seems to alias and the exponentials vectorize.
-  float distance[Isa::kTileRows];
-  float alpha[Isa::kTileRows];
-  for (std::int32_t a = 0; a < active; ++a)
-    distance[a] = scratch.exponent[a] - state.reference[scratch.row[a]];
-  for (std::int32_t a = 0; a < active; ++a) alpha[a] = exp2_of(distance[a]);
+  exp2_of_rows(distance, active, alpha);
   for (std::int32_t a = 0; a < active; ++a) {
-    float& row_sum = state.row_sum[scratch.row[a]];
+    float& row_sum = state.row_sum[rows.row(a)];
     row_sum = fused(scratch.sum[a], alpha[a], row_sum);
-    scratch.gain[a] = alpha[a] * power_of_two(scratch.factors[a]->value_exponent);
+    scratch.gain[a] = alpha[a] * power_of_two(rows.factors(a).value_exponent);
+    scratch.accumulators[a] = state.accumulators + rows.row(a) * state.accumulator_stride;
   }
+}
+
+template <class Isa, class Rows>
+INTFLASH_INLINE void weigh_and_enter(const TileTask& task, Rows rows, std::int32_t active,
+                                     TileScratch<Isa>& scratch) {
+  if (task.score_cap > 0.0f) {
+    weigh_capped_rows<Isa>(task, rows, active, scratch);
+  } else {
+    weigh_rows<Isa>(*task.query, rows, active, scratch);
+  }
+  enter_rows<Isa>(task, rows, active, scratch);
+}
+
+// From scratch.dots to P, states and gains of the rows that see any key of the block; returns how
+// many do. keep: words [rows][2], or nullptr where every row sees every key.
+template <class Isa>
+INTFLASH_INLINE std::int32_t weigh_block(const TileTask& task, const ScoreBlock& block,
+                                         const std::uint64_t* keep, TileScratch<Isa>& scratch) {
+  const QueryTile& query = *task.query;
+  if (keep == nullptr) {
+    scale_all_rows(query, block.key_exponent, block.key_mantissa, scratch.scale_exponent,
+                   scratch.shift, scratch.value_multiplier);
+    weigh_and_enter<Isa>(task, AllRows{block}, query.rows, scratch);
+    return query.rows;
+  }
+  const std::int32_t active = choose_rows(query, block, keep, scratch);
+  weigh_and_enter<Isa>(task, ChosenRows<Isa>{scratch}, active, scratch);
+  return active;
 }
 
 // Half of the block where no row sees the other half.
@@ -193,16 +251,7 @@ void attend_tile(const TileTask& task) {
     const std::uint64_t* keep = task.keep[b];
     const std::int32_t num_keys = keys_to_multiply(query, keep);
     Isa::qk_tile(query, products, block, num_keys, scratch.dots[0]);
-    const std::int32_t active = keep == nullptr ? choose_all_rows(query, block, scratch)
-                                                : choose_rows(query, block, keep, scratch);
-    if (task.score_cap > 0.0f) {
-      weigh_capped_rows(task, active, scratch);
-    } else if (keep == nullptr) {
-      weigh_rows<Isa, false>(active, scratch);
-    } else {
-      weigh_rows<Isa, true>(active, scratch);
-    }
-    enter_rows(task, active, scratch);
+    const std::int32_t active = weigh_block(task, block, keep, scratch);
     Isa::pv_tile(products, scratch.weights[0], active, block, num_keys, task.head_dim_v,
                  scratch.gain, scratch.accumulators);
   }

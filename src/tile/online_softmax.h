@@ -38,11 +38,15 @@ struct NarrowedOrder {
   }
 };
 
-// x of each key, and the largest.
-template <class Isa, bool kMasked>
-INTFLASH_INLINE std::int32_t score_row(const std::int32_t* dots, const ScoreBlock& block,
-                                       RowScale scale, std::int32_t multiplier,
-                                       const std::uint64_t* keep, std::int16_t* x) {
+// How coarse a row's fixed point is. In the finest one, where nearly all rows are, constants are
+// known when this is compiled.
+enum class Unit { kFinest, kFine, kCoarse };
+
+// x of each key; the result's lanes are maxima over some keys each.
+template <class Isa, bool kMasked, bool kFinest>
+INTFLASH_INLINE typename Isa::I16 score_keys(const std::int32_t* dots, const ScoreBlock& block,
+                                             RowScale scale, std::int32_t multiplier,
+                                             const std::uint64_t* keep, std::int16_t* x) {
   using I16 = typename Isa::I16;
   constexpr std::int32_t kStep = 2 * Isa::kLanes;
   const typename Isa::I32 shift = Isa::broadcast32(scale.shift);
@@ -55,12 +59,22 @@ INTFLASH_INLINE std::int32_t score_row(const std::int32_t* dots, const ScoreBloc
                                 Isa::shift_right32(Isa::load(dots + i + Isa::kLanes), shift));
     const I16 score =
         Isa::multiply_q15(Isa::multiply_q15(dot, Isa::load(block.key_factor + i)), row_factor);
-    I16 folded = Isa::add(score, Isa::multiply_q15(Isa::load(block.value_log2 + i), value_factor));
+    // There the value_multiplier is 32767, which changes no value_log2.
+    const I16 log2 = Isa::load(block.value_log2 + i);
+    I16 folded = Isa::add(score, kFinest ? log2 : Isa::multiply_q15(log2, value_factor));
     if (kMasked) folded = Isa::select(Isa::keep_words(keep, i), folded, Isa::broadcast16(-32768));
     Isa::store(x + i, folded);
     largest = Isa::max(largest, folded);
   }
-  return Isa::max_lane(largest);
+  return largest;
+}
+template <class Isa, bool kMasked>
+INTFLASH_INLINE typename Isa::I16 score_lanes(const std::int32_t* dots, const ScoreBlock& block,
+                                              RowScale scale, std::int32_t multiplier,
+                                              const std::uint64_t* keep, std::int16_t* x) {
+  return scale.exponent == -kExponentBits
+             ? score_keys<Isa, kMasked, true>(dots, block, scale, multiplier, keep, x)
+             : score_keys<Isa, kMasked, false>(dots, block, scale, multiplier, keep, x);
 }
 
 // weight_of a distance less kWeightPlaces whole units, below 2^16 of a unit no coarser than 1.
@@ -76,17 +90,19 @@ INTFLASH_INLINE typename Isa::I16 weigh(typename Isa::I16 distance, typename Isa
   return Isa::rounded_shift(power, whole);
 }
 
-template <class Isa, bool kMasked, bool kCoarse>
-INTFLASH_INLINE std::int32_t weigh_row_as(const std::int16_t* x, std::int32_t largest,
-                                          RowScale scale, const ScoreBlock& block,
-                                          const std::uint64_t* keep, std::uint8_t* weights) {
+// P of each key; the result's lanes add up to the sum of unfolded weights.
+template <class Isa, bool kMasked, Unit kUnit>
+INTFLASH_INLINE typename Isa::I32 weigh_keys(const std::int16_t* x, std::int32_t largest,
+                                             std::int32_t exponent, const ScoreBlock& block,
+                                             const std::uint64_t* keep, std::uint8_t* weights) {
   using I16 = typename Isa::I16;
-  const std::int32_t fraction_bits = max_of(-scale.exponent, 0);
+  constexpr bool kCoarse = kUnit == Unit::kCoarse;
+  const std::int32_t fraction_bits = kUnit == Unit::kFinest ? kExponentBits : max_of(-exponent, 0);
   // The two places between kExp2One and twice kWeightOne are added to all distances at once.
   const I16 top = Isa::broadcast16(kCoarse ? largest : largest + (kWeightPlaces << fraction_bits));
   const I16 places = Isa::broadcast16(fraction_bits);
   const I16 fraction_shift = Isa::broadcast16(15 - fraction_bits);
-  const I16 coarse_shift = Isa::broadcast16(min_of(scale.exponent, kMaxCoarseShift));
+  const I16 coarse_shift = Isa::broadcast16(min_of(exponent, kMaxCoarseShift));
   const I16 to_u8 = Isa::broadcast16(kWeightToU8);
   typename Isa::I32 sum[2] = {Isa::zero(), Isa::zero()};
   INTFLASH_UNROLL
@@ -109,17 +125,38 @@ INTFLASH_INLINE std::int32_t weigh_row_as(const std::int16_t* x, std::int32_t la
     }
     Isa::store(weights + i, Isa::pack8(bytes[0], bytes[1]));
   }
-  return Isa::sum_lanes(Isa::add32(sum[0], sum[1]));
+  return Isa::add32(sum[0], sum[1]);
+}
+template <class Isa, bool kMasked>
+INTFLASH_INLINE typename Isa::I32 weigh_lanes(const std::int16_t* x, std::int32_t largest,
+                                              std::int32_t exponent, const ScoreBlock& block,
+                                              const std::uint64_t* keep, std::uint8_t* weights) {
+  if (exponent > 0)
+    return weigh_keys<Isa, kMasked, Unit::kCoarse>(x, largest, exponent, block, keep, weights);
+  if (exponent > -kExponentBits)
+    return weigh_keys<Isa, kMasked, Unit::kFine>(x, largest, exponent, block, keep, weights);
+  return weigh_keys<Isa, kMasked, Unit::kFinest>(x, largest, exponent, block, keep, weights);
 }
 
-// P of each key, and the sum of unfolded weights.
-template <class Isa, bool kMasked>
-INTFLASH_INLINE std::int32_t weigh_row(const std::int16_t* x, std::int32_t largest, RowScale scale,
-                                       const ScoreBlock& block, const std::uint64_t* keep,
-                                       std::uint8_t* weights) {
-  return scale.exponent > 0
-             ? weigh_row_as<Isa, kMasked, true>(x, largest, scale, block, keep, weights)
-             : weigh_row_as<Isa, kMasked, false>(x, largest, scale, block, keep, weights);
+// The largest lane, or the sum of the lanes, of each row's vector. Lanes beyond the rows may be
+// read and written, up to a multiple of 16 rows.
+template <class Isa>
+INTFLASH_INLINE void max_of_rows(const typename Isa::I16* lanes, std::int32_t rows,
+                                 std::int32_t* largest) {
+  if constexpr (requires { Isa::max_lanes_of_16(lanes, largest); }) {
+    for (std::int32_t r = 0; r < rows; r += 16) Isa::max_lanes_of_16(lanes + r, largest + r);
+  } else {
+    for (std::int32_t r = 0; r < rows; ++r) largest[r] = Isa::max_lane(lanes[r]);
+  }
+}
+template <class Isa>
+INTFLASH_INLINE void sum_of_rows(const typename Isa::I32* lanes, std::int32_t rows,
+                                 std::int32_t* sum) {
+  if constexpr (requires { Isa::sum_lanes_of_16(lanes, sum); }) {
+    for (std::int32_t r = 0; r < rows; r += 16) Isa::sum_lanes_of_16(lanes + r, sum + r);
+  } else {
+    for (std::int32_t r = 0; r < rows; ++r) sum[r] = Isa::sum_lanes(lanes[r]);
+  }
 }
 
 struct SoftmaxScratch {
@@ -141,27 +178,6 @@ INTFLASH_INLINE float add_light_keys_of_row(float sum, std::int32_t largest, Row
   return add_light_keys(sum, block, keep, position, distance);
 }
 
-// A row's weight from its largest x and its integer sum.
-template <class Isa>
-INTFLASH_INLINE BlockWeight block_weight(std::int32_t largest, std::int32_t sum, RowScale scale,
-                                         const ScoreBlock& block, const std::uint64_t* keep,
-                                         const std::int16_t* x) {
-  return {static_cast<float>(largest) * power_of_two(scale.exponent),
-          add_light_keys_of_row<Isa>(static_cast<float>(sum), largest, scale, block, keep, x)};
-}
-
-// A row that sees only some keys of the block.
-template <class Isa>
-INTFLASH_INLINE BlockWeight masked_softmax_row(const QueryTile& query, std::int32_t row,
-                                               const ScoreBlock& block, RowScale scale,
-                                               const std::int32_t* dots, const std::uint64_t* keep,
-                                               SoftmaxScratch& scratch, std::uint8_t* weights) {
-  const std::int32_t largest =
-      score_row<Isa, true>(dots, block, scale, query.multiplier[row], keep, scratch.x);
-  const std::int32_t sum = weigh_row<Isa, true>(scratch.x, largest, scale, block, keep, weights);
-  return block_weight<Isa>(largest, sum, scale, block, keep, scratch.x);
-}
-
 template <class Isa, bool kMasked>
 INTFLASH_INLINE BlockWeight capped_softmax_row(const QueryTile& query, std::int32_t row,
                                                const ScoreBlock& block, const std::int32_t* dots,
@@ -177,8 +193,8 @@ INTFLASH_INLINE BlockWeight capped_softmax_row(const QueryTile& query, std::int3
   for (std::int32_t key = 0; key < kScoreBlock; ++key)
     fixed[key] = fixed_score(scratch.scores[key], largest);
   for (std::int32_t key = 0; key < kScoreBlock; ++key) scratch.x[position(key)] = fixed[key];
-  const std::int32_t sum =
-      weigh_row<Isa, kMasked>(scratch.x, 0, kCappedScale, block, keep, weights);
+  const std::int32_t sum = Isa::sum_lanes(
+      weigh_lanes<Isa, kMasked>(scratch.x, 0, kCappedScale.exponent, block, keep, weights));
   const auto distance = [&](std::int32_t key, std::int32_t log2) {
     return (largest - scratch.scores[key]) + static_cast<float>(log2) * 0x1p-9f;
   };

@@ -84,32 +84,5 @@ INTFLASH_INLINE LargestScales largest_seen(const ScoreBlock& block, const std::u
                         largest_kept<Isa>(half[0].value_scale, half[1].value_scale, keep));
 }
 
-// A row whose scores are capped.
-template <class Isa>
-INTFLASH_INLINE BlockWeight weigh_capped_row(const TileTask& task, std::int32_t row,
-                                             const ScoreBlock& block, const std::int32_t* dots,
-                                             const std::uint64_t* keep, SoftmaxScratch& scratch,
-                                             std::uint8_t* weights) {
-  const QueryTile& query = *task.query;
-  return keep == nullptr ? capped_softmax_row<Isa, false>(query, row, block, dots, keep,
-                                                          task.score_cap, scratch, weights)
-                         : capped_softmax_row<Isa, true>(query, row, block, dots, keep,
-                                                         task.score_cap, scratch, weights);
-}
-
-// A row that sees only part of the block, or whose scores are capped.
-template <class Isa>
-INTFLASH_NOINLINE BlockWeight weigh_special_row(const TileTask& task, std::int32_t row,
-                                                const ScoreBlock& block, LargestScales largest,
-                                                const std::int32_t* dots, const std::uint64_t* keep,
-                                                SoftmaxScratch& scratch, std::uint8_t* weights) {
-  if (task.score_cap > 0.0f) {
-    return weigh_capped_row<Isa>(task, row, block, dots, keep, scratch, weights);
-  }
-  const QueryTile& query = *task.query;
-  const RowScale scale = row_scale(query, row, largest.key_exponent, largest.key_mantissa);
-  return masked_softmax_row<Isa>(query, row, block, scale, dots, keep, scratch, weights);
-}
-
 }  // namespace
 }  // namespace intflash

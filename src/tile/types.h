@@ -62,6 +62,7 @@ struct QueryTile {
   std::int32_t head_dim;
   std::int32_t code_stride;  // bytes between rows of codes: head_dim padded to 64 with zeros
   const std::int8_t* codes;  // [rows][code_stride]
+  // Beyond rows there stand copies of row 0, for loops that run on to a full vector.
   // query_scale * softmax_scale * log2(e) = multiplier / 2^15 * 2^exponent, and the same in f32.
   alignas(64) std::int32_t multiplier[kMaxTileRows];
   alignas(64) std::int32_t exponent[kMaxTileRows];
