@@ -1,16 +1,13 @@
 // Copyright 2026 The intflash Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// One run of mode int8 over a workspace: what its tasks need, how they are handed out, and the
-// tensors that they read.
+// One run of a dense call in mode int8 over a workspace, and what lies where in it.
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
 
 #include "context.h"
-#include "float_state.h"
-#include "worker.h"
+#include "team.h"
 
 namespace intflash {
 
@@ -24,6 +21,10 @@ struct Call {
   const KernelTable& kernels() const { return *plan.context->port->kernels; }
   CallStatus& status() const {
     return *reinterpret_cast<CallStatus*>(workspace + layout().status_offset);
+  }
+  Team team() const {
+    return {plan.context->parallel, layout().num_workers, layout().worker,
+            workspace + layout().workers_offset, status().next_task};
   }
 
   std::int64_t head_index(std::int64_t b, std::int64_t kv_head) const {
@@ -56,60 +57,22 @@ struct Call {
   }
   char* page(std::int64_t head, std::int64_t block64) const {
     return workspace + layout().pages_offset +
-           (head * layout().num_blocks * 2 + block64) * layout().page_bytes;
+           (head * layout().num_blocks * 2 + block64) * layout().page.bytes();
   }
-  Worker worker(std::int32_t index) const;
+
+  ScannedTensor query() const {
+    const Problem& p = problem();
+    return {"query",           args.query,  p.query_dtype, p.batch,
+            p.num_query_heads, p.query_len, p.head_dim};
+  }
+  ScannedTensor key() const {
+    const Problem& p = problem();
+    return {"key", args.key, p.key_dtype, p.batch, p.num_kv_heads, p.kv_len, p.head_dim};
+  }
+  ScannedTensor value() const {
+    const Problem& p = problem();
+    return {"value", args.value, p.value_dtype, p.batch, p.num_kv_heads, p.kv_len, p.head_dim_v};
+  }
 };
-
-// Calls task(worker, index) for each index below count, from all workers, in the order of a shared
-// counter.
-template <class TaskFn>
-void for_each_task(const Call& call, std::int64_t count, TaskFn task) {
-  struct Context {
-    const Call& call;
-    std::int64_t count;
-    TaskFn& task;
-  } context{call, count, task};
-  call.status().next_task.store(0, std::memory_order_relaxed);
-  const auto run_worker = [](void* opaque, std::int32_t index) {
-    const Context& shared = *static_cast<Context*>(opaque);
-    const FloatState float_state;
-    const Worker worker = shared.call.worker(index);
-    std::atomic<std::int64_t>& next = shared.call.status().next_task;
-    for (std::int64_t i = next.fetch_add(1, std::memory_order_relaxed); i < shared.count;
-         i = next.fetch_add(1, std::memory_order_relaxed)) {
-      shared.task(worker, i);
-    }
-  };
-  const std::int64_t workers = std::min<std::int64_t>(call.layout().num_workers, count);
-  run_parallel(call.plan.context->parallel, static_cast<std::int32_t>(workers), run_worker,
-               &context);
-}
-
-// A tensor of the call's, with its shape.
-struct CallTensor {
-  const char* name;
-  const intflash_tensor& tensor;
-  intflash_dtype dtype;
-  std::int64_t batch, heads, tokens, dim;
-};
-
-CallTensor query_tensor(const Call& call);
-CallTensor key_tensor(const Call& call);
-CallTensor value_tensor(const Call& call);
-
-// The rows of one head of a tensor from a token on.
-RowSource rows_of(const intflash_tensor& tensor, intflash_dtype dtype, std::int64_t b,
-                  std::int64_t h, std::int64_t token);
-
-// The scale of a token of an INT8 tensor; 0 where its products would be denormal.
-float scale_of(const intflash_tensor& tensor, std::int64_t b, std::int64_t h, std::int64_t token);
-
-// Rows of a tensor as codes and scales, quantized, or as the caller gave them. Returns the bits of
-// the largest magnitude met.
-std::uint32_t quantize_tokens(const Call& call, const CallTensor& t, std::int64_t b, std::int64_t h,
-                              std::int64_t token, std::int32_t rows, const float* center,
-                              bool rotate, std::int64_t code_stride, std::int8_t* codes,
-                              float* scale);
 
 }  // namespace intflash

@@ -6,6 +6,15 @@
 
 namespace intflash {
 
+KeyRange visible_keys(const MaskRule& rule, std::int64_t query) {
+  const std::int64_t position = rule.kv_len - rule.query_len + query;
+  const std::int64_t begin =
+      rule.window_left < 0 ? rule.kv_begin : std::max(rule.kv_begin, position - rule.window_left);
+  const std::int64_t end =
+      rule.window_right < 0 ? rule.kv_len : std::min(rule.kv_len, position + rule.window_right + 1);
+  return begin < end ? KeyRange{begin, end} : KeyRange{0, 0};
+}
+
 std::uint64_t keep_word(KeyRange range, std::int64_t first_key) {
   const std::int64_t begin = std::clamp<std::int64_t>(range.begin - first_key, 0, 64);
   const std::int64_t end = std::clamp<std::int64_t>(range.end - first_key, 0, 64);

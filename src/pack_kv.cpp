@@ -7,7 +7,7 @@
 
 #include "call.h"
 #include "mask.h"
-#include "scan.h"
+#include "token_rows.h"
 
 namespace intflash {
 namespace {
@@ -16,16 +16,6 @@ namespace {
 // f32.
 constexpr double kMaxValue = 0x1p90;
 constexpr double kMaxKey = 0x1p100;
-
-KvBlock page_view(const Call& call, char* page) {
-  const Plan& plan = call.layout();
-  char* tail = page + plan.key_block_bytes + plan.value_block_bytes;
-  return {reinterpret_cast<const std::int8_t*>(page),
-          reinterpret_cast<const std::int8_t*>(page + plan.key_block_bytes),
-          reinterpret_cast<const float*>(tail),
-          reinterpret_cast<const float*>(tail + kBlockTokens * 4),
-          reinterpret_cast<const std::int32_t*>(tail + 2 * kBlockTokens * 4)};
-}
 
 // Absent tokens of the last page have zero codes and zero scales.
 void pack_page(const Call& call, const Worker& worker, std::int64_t b, std::int64_t h,
@@ -36,35 +26,34 @@ void pack_page(const Call& call, const Worker& worker, std::int64_t b, std::int6
   const std::int32_t tokens =
       static_cast<std::int32_t>(std::clamp<std::int64_t>(p.kv_len - first, 0, kBlockTokens));
   char* page = call.page(head, block64);
-  const KvBlock view = page_view(call, page);
-  float* key_scale = const_cast<float*>(view.key_scale);
-  float* value_scale = const_cast<float*>(view.value_scale);
   if (tokens == 0) {
-    std::memset(page, 0, static_cast<std::size_t>(call.layout().page_bytes));
+    std::memset(page, 0, static_cast<std::size_t>(call.layout().page.bytes()));
     return;
   }
-  std::fill_n(key_scale, 2 * kBlockTokens, 0.0f);
+  const WritableBlock block = writable_block(call.layout().page, page, 0);
+  std::fill_n(block.key_scale, kBlockTokens, 0.0f);
+  std::fill_n(block.value_scale, kBlockTokens, 0.0f);
 
+  const KernelTable& kernels = call.kernels();
   const std::int64_t key_stride = round_up(p.head_dim, 64);
   const std::int64_t value_stride = round_up(p.head_dim_v, 64);
   const std::int64_t absent = kBlockTokens - tokens;
-  const CallTensor key = key_tensor(call);
-  note_magnitude(call.status().key, key, head, first,
-                 quantize_tokens(call, key, b, h, first, tokens, call.key_center(head), p.rotate,
-                                 key_stride, worker.codes, key_scale));
+  note_magnitude(
+      call.status().key, call.key(), head, first,
+      quantize_tokens(kernels, call.args.key, p.key_dtype, b, h, first, tokens, p.head_dim,
+                      call.key_center(head), p.rotate, key_stride, worker.codes, block.key_scale));
   std::memset(worker.codes + tokens * key_stride, 0, static_cast<std::size_t>(absent * key_stride));
-  call.kernels().pack_keys(worker.codes, key_stride, static_cast<std::int32_t>(p.head_dim),
-                           const_cast<std::int8_t*>(view.key_codes),
-                           const_cast<std::int32_t*>(view.key_sum));
+  kernels.pack_keys(worker.codes, key_stride, static_cast<std::int32_t>(p.head_dim),
+                    block.key_codes, block.key_sum);
 
-  const CallTensor value = value_tensor(call);
-  note_magnitude(call.status().value, value, head, first,
-                 quantize_tokens(call, value, b, h, first, tokens, call.value_center(head), false,
-                                 value_stride, worker.codes, value_scale));
+  note_magnitude(call.status().value, call.value(), head, first,
+                 quantize_tokens(kernels, call.args.value, p.value_dtype, b, h, first, tokens,
+                                 p.head_dim_v, call.value_center(head), false, value_stride,
+                                 worker.codes, block.value_scale));
   std::memset(worker.codes + tokens * value_stride, 0,
               static_cast<std::size_t>(absent * value_stride));
-  call.kernels().pack_values(worker.codes, value_stride, static_cast<std::int32_t>(p.head_dim_v),
-                             const_cast<std::int8_t*>(view.value_codes));
+  kernels.pack_values(worker.codes, value_stride, static_cast<std::int32_t>(p.head_dim_v),
+                      block.value_codes);
 }
 
 void pack_score_block(const Call& call, const Worker& worker, std::int64_t index) {
@@ -77,7 +66,7 @@ void pack_score_block(const Call& call, const Worker& worker, std::int64_t index
   std::uint64_t present[2];
   for (std::int64_t i = 0; i < 2; ++i) {
     pack_page(call, worker, b, h, 2 * block + i);
-    score_block.half[i] = page_view(call, call.page(head, 2 * block + i));
+    score_block.half[i] = call.layout().page.block(call.page(head, 2 * block + i), 0);
     present[i] = keep_word({0, call.problem().kv_len}, (2 * block + i) * kBlockTokens);
   }
   call.kernels().prepare_block(score_block, present);
@@ -93,7 +82,7 @@ void compute_center(const Call& call, std::int64_t head) {
   }
 }
 
-intflash_status report_bad_kv(const CallTensor& key, const CallTensor& value,
+intflash_status report_bad_kv(const ScannedTensor& key, const ScannedTensor& value,
                               const CallStatus& status) {
   const intflash_status result = report_bad(key, status.key);
   return result == INTFLASH_OK ? report_bad(value, status.value) : result;
@@ -111,26 +100,26 @@ intflash_status pack_kv(const intflash_plan& plan, const intflash_attend_args& a
   status.largest_key = 0;
   if (p.kv_len == 0) return INTFLASH_OK;
 
-  const CallTensor key = key_tensor(call);
-  const CallTensor value = value_tensor(call);
+  const ScannedTensor key = call.key();
+  const ScannedTensor value = call.value();
+  const Team team = call.team();
   const std::int64_t heads = p.batch * p.num_kv_heads;
   const bool sum_keys = p.center_key && args.key_center == nullptr;
   const bool sum_values = p.center_value && args.value_center == nullptr;
   // Means need a pass of their own; everything else is found while quantizing.
   if (sum_keys || sum_values) {
-    for_each_task(call, num_chunks(key), [&](const Worker&, std::int64_t chunk) {
+    team.for_each(num_chunks(key), [&](const Worker&, std::int64_t chunk) {
       double* sums = call.partial_sums(chunk / call.spans(), chunk % call.spans());
-      if (sum_keys) scan_chunk(call, key, chunk, status.key, sums);
-      if (sum_values) scan_chunk(call, value, chunk, status.value, sums + p.head_dim);
+      if (sum_keys) scan_chunk(call.kernels(), key, chunk, status.key, sums);
+      if (sum_values) scan_chunk(call.kernels(), value, chunk, status.value, sums + p.head_dim);
     });
     const intflash_status result = report_bad_kv(key, value, status);
     if (result != INTFLASH_OK) return result;
-    for_each_task(call, heads,
-                  [&](const Worker&, std::int64_t head) { compute_center(call, head); });
+    team.for_each(heads, [&](const Worker&, std::int64_t head) { compute_center(call, head); });
   }
-  for_each_task(
-      call, heads * call.layout().num_blocks,
-      [&](const Worker& worker, std::int64_t index) { pack_score_block(call, worker, index); });
+  team.for_each(heads * call.layout().num_blocks, [&](const Worker& worker, std::int64_t index) {
+    pack_score_block(call, worker, index);
+  });
   const intflash_status result = report_bad_kv(key, value, status);
   if (result != INTFLASH_OK) return result;
   status.largest_key = largest_of(key, status.key);

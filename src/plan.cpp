@@ -4,9 +4,6 @@
 
 #include <algorithm>
 
-#include "tile/portability.h"
-#include "worker.h"
-
 namespace intflash {
 namespace {
 
@@ -45,21 +42,19 @@ Plan make_plan(const Problem& problem, const KernelTable& kernels, std::int32_t 
   const std::int64_t heads = problem.batch * problem.num_kv_heads;
   plan.num_workers = num_workers;
   plan.rows_per_head = problem.group_size * problem.query_len;
-  plan.tile_rows = std::min<std::int64_t>(kernels.tile_rows, plan.rows_per_head);
-  plan.tiles_per_head = ceil_div(plan.rows_per_head, plan.tile_rows);
+  plan.tile = tile_shape(std::min<std::int64_t>(kernels.tile_rows, plan.rows_per_head),
+                         problem.head_dim, problem.head_dim_v);
+  plan.tiles_per_head = ceil_div(plan.rows_per_head, plan.tile.rows);
   plan.tiles_per_item = num_workers == 1 ? std::min(plan.tiles_per_head, kTilesPerItem)
                                          : choose_tiles_per_item(problem, plan);
   plan.num_items = heads * ceil_div(plan.tiles_per_head, plan.tiles_per_item);
 
   plan.num_blocks = ceil_div(problem.kv_len, kScoreBlock);
-  plan.key_block_bytes = kBlockTokens * problem.head_dim;
-  plan.value_block_bytes = kBlockTokens * round_up(problem.head_dim_v, 16);
-  plan.page_bytes = plan.key_block_bytes + plan.value_block_bytes + 3 * kBlockTokens * 4;
-  const std::int64_t span_bytes = plan.page_bytes * (kSpanTokens / kBlockTokens);
+  plan.page = {problem.head_dim, problem.head_dim_v, kBlockTokens};
+  const std::int64_t span_bytes = plan.page.bytes() * (kSpanTokens / kBlockTokens);
   plan.superblock_spans = std::max<std::int64_t>(1, l2_bytes * 5 / 8 / span_bytes);
-
-  plan.code_stride = round_up(problem.head_dim, 64);
-  plan.accumulator_stride = round_up(problem.head_dim_v, 16);
+  plan.worker =
+      worker_layout(kernels, plan.tile, plan.tiles_per_item, problem.head_dim, problem.head_dim_v);
 
   Layout layout;
   const std::int64_t spans = ceil_div(problem.kv_len, kSpanTokens);
@@ -70,11 +65,9 @@ Plan make_plan(const Problem& problem, const KernelTable& kernels, std::int32_t 
   plan.partial_offset = layout.take(centered ? heads * spans * dims * 8 : 0);
   plan.blocks_offset =
       layout.take(heads * plan.num_blocks * static_cast<std::int64_t>(sizeof(ScoreBlock)));
-  plan.pages_offset = layout.take(heads * plan.num_blocks * 2 * plan.page_bytes);
+  plan.pages_offset = layout.take(heads * plan.num_blocks * 2 * plan.page.bytes());
   plan.workers_offset = layout.used();
-  plan.tile_state_bytes = tile_state_bytes(plan);
-  plan.worker_bytes = worker_bytes(problem, plan, kernels);
-  layout.take(static_cast<std::int64_t>(plan.worker_bytes) * num_workers);
+  layout.take(plan.worker.bytes * num_workers);
   plan.total_bytes = layout.used();
   return plan;
 }

@@ -5,11 +5,14 @@
 // the number of workers alone.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 
+#include "page.h"
 #include "problem.h"
-#include "tile/types.h"
+#include "scan.h"
+#include "worker.h"
 
 namespace intflash {
 
@@ -22,23 +25,28 @@ struct WorkItem {
   std::int64_t num_tiles;
 };
 
+// What the workers of a run share; at Plan::status_offset.
+struct CallStatus {
+  std::atomic<std::int64_t> next_task;
+  TensorScan query;
+  TensorScan key;
+  TensorScan value;
+  double largest_key;  // magnitude that pack found
+};
+
 struct Plan {
   std::int32_t num_workers;
   std::int64_t rows_per_head;  // group_size * query_len
-  std::int64_t tile_rows;
   std::int64_t tiles_per_head;
   std::int64_t tiles_per_item;
   std::int64_t num_items;
   std::int64_t superblock_spans;  // spans whose keys and values stay in L2 while an item's tiles
                                   // pass over them
 
-  std::int64_t num_blocks;       // score blocks of a kv head
-  std::int64_t key_block_bytes;  // of 64 tokens, as in page layout version 1
-  std::int64_t value_block_bytes;
-  std::int64_t page_bytes;  // of 64 tokens with their scales and sums
-
-  std::int64_t code_stride;         // bytes of a query row's codes
-  std::int64_t accumulator_stride;  // floats of a row's accumulators
+  std::int64_t num_blocks;  // score blocks of a kv head
+  PageLayout page;
+  TileShape tile;
+  WorkerLayout worker;
 
   // Offsets into the workspace; all multiples of 64.
   std::size_t status_offset;   // counters of the running call
@@ -47,9 +55,7 @@ struct Plan {
                                // as the packing buffers
   std::size_t blocks_offset;   // ScoreBlock [batch][num_kv_heads][num_blocks]
   std::size_t pages_offset;    // [batch][num_kv_heads][2 * num_blocks] pages
-  std::size_t workers_offset;  // [num_workers] of worker_bytes
-  std::size_t worker_bytes;
-  std::size_t tile_state_bytes;  // of one tile of an item, within a worker's part
+  std::size_t workers_offset;  // [num_workers] of worker.bytes
   std::size_t total_bytes;
 };
 

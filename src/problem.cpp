@@ -48,11 +48,11 @@ intflash_status check_scalar(const char* name, float value) {
 intflash_status set_mask(const intflash_attend_desc& desc, Problem& problem) {
   switch (desc.mask) {
     case INTFLASH_MASK_NONE:
-      problem.window_left = problem.window_right = -1;
+      problem.mask.window_left = problem.mask.window_right = -1;
       return INTFLASH_OK;
     case INTFLASH_MASK_CAUSAL:
-      problem.window_left = -1;
-      problem.window_right = 0;
+      problem.mask.window_left = -1;
+      problem.mask.window_right = 0;
       return INTFLASH_OK;
     case INTFLASH_MASK_WINDOW:
       if (desc.window_left < -1 || desc.window_right < -1) {
@@ -60,8 +60,8 @@ intflash_status set_mask(const intflash_attend_desc& desc, Problem& problem) {
                     "window_left = %lld, window_right = %lld: must be >= 0, or -1 for all",
                     static_cast<i64>(desc.window_left), static_cast<i64>(desc.window_right));
       }
-      problem.window_left = std::min(desc.window_left, kMaxExtent);
-      problem.window_right = std::min(desc.window_right, kMaxExtent);
+      problem.mask.window_left = std::min(desc.window_left, kMaxExtent);
+      problem.mask.window_right = std::min(desc.window_right, kMaxExtent);
       return INTFLASH_OK;
   }
   return fail(INTFLASH_INVALID_ARGUMENT, "mask = %d: must be NONE, CAUSAL or WINDOW",
@@ -257,16 +257,6 @@ std::int64_t dtype_bytes(intflash_dtype dtype) {
   return dtype == INTFLASH_F32 ? 4 : dtype == INTFLASH_INT8 ? 1 : 2;
 }
 
-KeyRange visible_keys(const Problem& problem, std::int64_t query) {
-  const std::int64_t position = problem.kv_len - problem.query_len + query;
-  const std::int64_t begin =
-      problem.window_left < 0 ? 0 : std::max<std::int64_t>(0, position - problem.window_left);
-  const std::int64_t end = problem.window_right < 0
-                               ? problem.kv_len
-                               : std::min(problem.kv_len, position + problem.window_right + 1);
-  return begin < end ? KeyRange{begin, end} : KeyRange{0, 0};
-}
-
 intflash_status make_problem(const intflash_attend_desc* desc, Problem& problem) {
   if (desc == nullptr)
     return fail(INTFLASH_INVALID_ARGUMENT, "desc = NULL: must point to a description");
@@ -294,6 +284,8 @@ intflash_status make_problem(const intflash_attend_desc* desc, Problem& problem)
   problem.out_dtype = desc->out_dtype;
   problem.score_cap = desc->score_cap;
   problem.rotate = desc->rotate == 1;
+  problem.mask.query_len = desc->query_len;
+  problem.mask.kv_len = desc->kv_len;
   intflash_status status = check_extent("batch", problem.batch, 1);
   if (status == INTFLASH_OK) status = check_extent("num_query_heads", problem.num_query_heads, 1);
   if (status == INTFLASH_OK) status = check_extent("num_kv_heads", problem.num_kv_heads, 1);

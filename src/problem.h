@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "intflash/intflash.h"
+#include "mask.h"
 
 namespace intflash {
 
@@ -25,23 +26,13 @@ struct Problem {
   intflash_dtype key_dtype;
   intflash_dtype value_dtype;
   intflash_dtype out_dtype;
-  // Visible keys of query i are those in [position - window_left, position + window_right],
-  // position = kv_len - query_len + i; -1 = no bound on that side. Causal is {-1, 0}.
-  std::int64_t window_left;
-  std::int64_t window_right;
+  MaskRule mask;
   float softmax_scale;
   float score_cap;  // 0 = none
   bool center_key;
   bool center_value;
   bool rotate;
 };
-
-// Keys [begin, end) that query row i (0 <= i < query_len) sees; begin == end where it sees none.
-struct KeyRange {
-  std::int64_t begin;
-  std::int64_t end;
-};
-KeyRange visible_keys(const Problem& problem, std::int64_t query);
 
 // Fills problem from desc, or sets the last error and returns a status.
 intflash_status make_problem(const intflash_attend_desc* desc, Problem& problem);

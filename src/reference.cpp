@@ -142,7 +142,7 @@ struct ExactScratch {
 void attend_exact_row(const Problem& problem, const intflash_attend_args& args, std::int64_t b,
                       std::int64_t h, std::int64_t i, const ExactScratch& scratch) {
   const std::int64_t kv_head = h / problem.group_size;
-  const KeyRange keys = visible_keys(problem, i);
+  const KeyRange keys = visible_keys(problem.mask, i);
 
   // The score of each visible key: scale times the dot product, capped where there is a cap.
   load_row(args.query, problem.query_dtype, b, h, i, problem.head_dim, scratch.query);
@@ -263,7 +263,7 @@ float score_block(const Problem& problem, const intflash_attend_args& args, std:
 void attend_intfa_row(const Problem& problem, const intflash_attend_args& args, std::int64_t b,
                       std::int64_t h, std::int64_t i, const IntfaScratch& scratch) {
   const std::int64_t kv_head = h / problem.group_size;
-  const KeyRange keys = visible_keys(problem, i);
+  const KeyRange keys = visible_keys(problem.mask, i);
   const float query_scale = quantize_token(args.query, problem.query_dtype, b, h, i,
                                            problem.head_dim, scratch.row, scratch.query);
   const float value_scale = value_tensor_scale(problem, args.value, b, kv_head, scratch.row);

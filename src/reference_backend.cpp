@@ -57,7 +57,7 @@ void run_worker(void* opaque, std::int32_t worker) {
   RowLoop& loop = *static_cast<RowLoop*>(opaque);
   const Problem& p = loop.plan.problem;
   const FloatState float_state;
-  void* scratch = loop.workspace + static_cast<std::size_t>(worker) * loop.plan.layout.worker_bytes;
+  void* scratch = loop.workspace + worker * loop.plan.layout.worker.bytes;
   const std::int64_t rows = p.batch * p.num_query_heads * p.query_len;
   for (std::int64_t i = loop.next_row.fetch_add(1); i < rows; i = loop.next_row.fetch_add(1)) {
     const std::int64_t head = i / p.query_len;
@@ -89,10 +89,10 @@ intflash_status attend(const intflash_plan& plan, const intflash_attend_args& ar
 void create_plan(intflash_plan& plan) {
   plan.layout = Plan{};
   plan.layout.num_workers = plan.context->num_threads;
-  plan.layout.worker_bytes = static_cast<std::size_t>(
-      round_up(static_cast<std::int64_t>(reference_scratch_bytes(plan.problem)), 64));
+  plan.layout.worker.bytes =
+      round_up(static_cast<std::int64_t>(reference_scratch_bytes(plan.problem)), 64);
   plan.workspace_bytes =
-      plan.layout.worker_bytes * static_cast<std::size_t>(plan.layout.num_workers);
+      static_cast<std::size_t>(plan.layout.worker.bytes * plan.layout.num_workers);
   std::snprintf(plan.kernel, sizeof plan.kernel, "attend/%s/reference",
                 plan.problem.mode == INTFLASH_MODE_EXACT ? "exact" : "intfa");
 }

@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "reference.h"
+#include "token_rows.h"
 
 namespace intflash {
 namespace {
@@ -37,12 +38,12 @@ void reset_scan(TensorScan& scan) {
   scan.first_bad.store(INT64_MAX, std::memory_order_relaxed);
 }
 
-std::int64_t num_chunks(const CallTensor& t) {
+std::int64_t num_chunks(const ScannedTensor& t) {
   return t.batch * t.heads * ((t.tokens + kSpanTokens - 1) / kSpanTokens);
 }
 
-void scan_chunk(const Call& call, const CallTensor& t, std::int64_t chunk, TensorScan& scan,
-                double* sums) {
+void scan_chunk(const KernelTable& kernels, const ScannedTensor& t, std::int64_t chunk,
+                TensorScan& scan, double* sums) {
   const std::int64_t chunks = (t.tokens + kSpanTokens - 1) / kSpanTokens;
   const std::int64_t head = chunk / chunks;
   const std::int64_t first = chunk % chunks * kSpanTokens;
@@ -53,25 +54,25 @@ void scan_chunk(const Call& call, const CallTensor& t, std::int64_t chunk, Tenso
     const std::int64_t rows = std::min(kScanRows, end - token);
     const RowSource source = rows_of(t.tensor, t.dtype, head / t.heads, head % t.heads, token);
     if (sums == nullptr) {
-      magnitude = std::max(magnitude, call.kernels().max_magnitude(source, rows, t.dim));
+      magnitude = std::max(magnitude, kernels.max_magnitude(source, rows, t.dim));
       continue;
     }
     alignas(64) float sum[kMaxHeadDim] = {};
-    magnitude = std::max(magnitude, call.kernels().sum_rows(source, rows, t.dim, sum));
+    magnitude = std::max(magnitude, kernels.sum_rows(source, rows, t.dim, sum));
     for (std::int64_t c = 0; c < t.dim; ++c) sums[c] += static_cast<double>(sum[c]);
   }
   raise_to(scan.magnitude, magnitude);
   if (is_bad(magnitude, t.dtype)) lower_to(scan.first_bad, chunk);
 }
 
-void note_magnitude(TensorScan& scan, const CallTensor& t, std::int64_t head, std::int64_t token,
+void note_magnitude(TensorScan& scan, const ScannedTensor& t, std::int64_t head, std::int64_t token,
                     std::uint32_t magnitude) {
   raise_to(scan.magnitude, magnitude);
   const std::int64_t chunks = (t.tokens + kSpanTokens - 1) / kSpanTokens;
   if (is_bad(magnitude, t.dtype)) lower_to(scan.first_bad, head * chunks + token / kSpanTokens);
 }
 
-intflash_status report_bad(const CallTensor& t, const TensorScan& scan) {
+intflash_status report_bad(const ScannedTensor& t, const TensorScan& scan) {
   const std::int64_t chunk = scan.first_bad.load(std::memory_order_relaxed);
   if (chunk == INT64_MAX) return INTFLASH_OK;
   const std::int64_t chunks = (t.tokens + kSpanTokens - 1) / kSpanTokens;
@@ -100,7 +101,7 @@ intflash_status report_bad(const CallTensor& t, const TensorScan& scan) {
   return INTFLASH_OK;
 }
 
-double largest_of(const CallTensor& t, const TensorScan& scan) {
+double largest_of(const ScannedTensor& t, const TensorScan& scan) {
   const double magnitude =
       static_cast<double>(std::bit_cast<float>(scan.magnitude.load(std::memory_order_relaxed)));
   if (t.dtype != INTFLASH_INT8) return magnitude;

@@ -1,38 +1,21 @@
 // Copyright 2026 The intflash Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// What a run keeps in its workspace beside packed keys and values: shared counters, and each
-// worker's tiles.
+// What one worker of a run keeps in its part of the workspace.
 #pragma once
 
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
 
-#include "plan.h"
-#include "problem.h"
+#include "mask.h"
 #include "tile/portability.h"
 #include "tile/types.h"
 
 namespace intflash {
 
-// What the scan of one tensor found.
-struct TensorScan {
-  std::atomic<std::uint32_t>
-      magnitude;  // bits of the largest |x|; codes of INT8 are scanned as numbers
-  std::atomic<std::int64_t>
-      first_bad;  // lowest chunk with NaN, infinity or a code of -128; INT64_MAX = none
-};
+constexpr std::int64_t kBlocksPerSpan = kSpanTokens / kScoreBlock;
 
-struct CallStatus {
-  std::atomic<std::int64_t> next_task;
-  TensorScan query;
-  TensorScan key;
-  TensorScan value;
-  double largest_key;  // magnitude that pack found
-};
-
-// Rows [first_row, first_row + rows) of a head, from quantization to the written result.
+// Query rows from quantization to the written result; its accumulators and codes follow it.
 struct Tile {
   QueryTile query;
   AttentionState total;
@@ -44,50 +27,69 @@ struct Tile {
   float row_sum[kMaxTileRows];
 };
 
+// The extent of a tile: rows, and what its arrays are padded to.
+struct TileShape {
+  std::int64_t rows;
+  std::int64_t code_stride;         // bytes of a row's codes
+  std::int64_t accumulator_stride;  // floats of a row's accumulators
+
+  std::int64_t bytes() const {
+    return round_up(sizeof(Tile), 64) + rows * accumulator_stride * 4 + rows * code_stride;
+  }
+};
+inline TileShape tile_shape(std::int64_t rows, std::int64_t head_dim, std::int64_t head_dim_v) {
+  return {rows, round_up(head_dim, 64), round_up(head_dim_v, 16)};
+}
+
 // One worker's part of the workspace.
 struct Worker {
   Tile* tile(std::int64_t index) const {
-    return reinterpret_cast<Tile*>(tiles + index * static_cast<std::int64_t>(tile_bytes));
+    return reinterpret_cast<Tile*>(tiles + index * tile_bytes);
   }
 
-  char* tiles;  // [tiles_per_item] of tile_bytes: a Tile, its accumulators, its codes
-  std::size_t tile_bytes;
-  AttentionState part;  // of the span at work, where total holds an earlier one
+  char* tiles;
+  std::int64_t tile_bytes;
+  AttentionState part;  // of the span at work, where a tile's total holds an earlier one
   std::uint64_t* keep;  // [blocks of a span][kMaxTileRows][2]
+  ScoreBlock* blocks;   // [blocks of a span]: gathered from pages
   std::int8_t* codes;   // [64][stride of the larger dim]: rows being packed
   void* scratch;        // the port's
 };
 
-constexpr std::int64_t kBlocksPerSpan = kSpanTokens / kScoreBlock;
-
-inline std::size_t tile_state_bytes(const Plan& plan) {
-  return static_cast<std::size_t>(round_up(sizeof(Tile), 64) +
-                                  plan.tile_rows * plan.accumulator_stride * 4 +
-                                  plan.tile_rows * plan.code_stride);
-}
-
+// Where the parts of a worker's memory begin.
 struct WorkerLayout {
-  std::int64_t part, keep, codes, scratch, end;
+  TileShape tile;
+  std::int64_t part, keep, blocks, codes, scratch, bytes;
+
+  Worker at(char* base) const {
+    Worker worker{};
+    worker.tiles = base;
+    worker.tile_bytes = tile.bytes();
+    float* state = reinterpret_cast<float*>(base + part);
+    worker.part = {state, state + kMaxTileRows, state + 2 * kMaxTileRows, tile.accumulator_stride};
+    worker.keep = reinterpret_cast<std::uint64_t*>(base + keep);
+    worker.blocks = reinterpret_cast<ScoreBlock*>(base + blocks);
+    worker.codes = reinterpret_cast<std::int8_t*>(base + codes);
+    worker.scratch = base + scratch;
+    return worker;
+  }
 };
 
-inline WorkerLayout worker_layout(const Problem& problem, const Plan& plan,
-                                  std::size_t scratch_bytes) {
+inline WorkerLayout worker_layout(const KernelTable& kernels, const TileShape& tile,
+                                  std::int64_t num_tiles, std::int64_t head_dim,
+                                  std::int64_t head_dim_v) {
+  const std::int64_t larger_dim = head_dim > head_dim_v ? head_dim : head_dim_v;
+  const std::int64_t scratch = static_cast<std::int64_t>(kernels.scratch_bytes(
+      static_cast<std::int32_t>(head_dim), static_cast<std::int32_t>(head_dim_v)));
   WorkerLayout at{};
-  const std::int64_t code_stride =
-      round_up(problem.head_dim > problem.head_dim_v ? problem.head_dim : problem.head_dim_v, 64);
-  at.part = plan.tiles_per_item * static_cast<std::int64_t>(plan.tile_state_bytes);
-  at.keep = at.part + plan.tile_rows * plan.accumulator_stride * 4 + 2 * kMaxTileRows * 4;
-  at.codes = at.keep + kBlocksPerSpan * kMaxTileRows * 2 * 8;
-  at.scratch = at.codes + kBlockTokens * code_stride;
-  at.end = at.scratch + round_up(static_cast<std::int64_t>(scratch_bytes), 64);
+  at.tile = tile;
+  at.part = num_tiles * tile.bytes();
+  at.keep = at.part + 2 * kMaxTileRows * 4 + tile.rows * tile.accumulator_stride * 4;
+  at.blocks = at.keep + kBlocksPerSpan * kMaxTileRows * 2 * 8;
+  at.codes = at.blocks + kBlocksPerSpan * static_cast<std::int64_t>(sizeof(ScoreBlock));
+  at.scratch = at.codes + kBlockTokens * round_up(larger_dim, 64);
+  at.bytes = at.scratch + round_up(scratch, 64);
   return at;
-}
-
-inline std::size_t worker_bytes(const Problem& problem, const Plan& plan,
-                                const KernelTable& kernels) {
-  const std::size_t scratch = kernels.scratch_bytes(static_cast<std::int32_t>(problem.head_dim),
-                                                    static_cast<std::int32_t>(problem.head_dim_v));
-  return static_cast<std::size_t>(worker_layout(problem, plan, scratch).end);
 }
 
 }  // namespace intflash

@@ -4,6 +4,7 @@
 // Masks: ranges of visible keys, the keep words and the classes of blocks derived from them,
 // against the definition of each mask key by key.
 #include "mask.h"
+#include "problem.h"
 
 #include <algorithm>
 #include <cstdint>
@@ -64,7 +65,7 @@ TEST(VisibleKeys, AreThoseOfTheDefinition) {
     Problem problem = {};
     ASSERT_EQ(make_problem(&desc, problem), INTFLASH_OK) << last_error();
     for (std::int64_t query = 0; query < desc.query_len; ++query) {
-      const KeyRange range = visible_keys(problem, query);
+      const KeyRange range = visible_keys(problem.mask, query);
       ASSERT_LE(range.begin, range.end);
       for (std::int64_t key = 0; key < desc.kv_len; ++key) {
         ASSERT_EQ(key >= range.begin && key < range.end, sees(desc, query, key))
@@ -82,8 +83,8 @@ TEST(VisibleKeys, OfWindowsAsWideAsInt64AreAll) {
   Problem problem = {};
   ASSERT_EQ(make_problem(&desc, problem), INTFLASH_OK) << last_error();
   for (std::int64_t query = 0; query < 10; ++query) {
-    EXPECT_EQ(visible_keys(problem, query).begin, 0);
-    EXPECT_EQ(visible_keys(problem, query).end, 20);
+    EXPECT_EQ(visible_keys(problem.mask, query).begin, 0);
+    EXPECT_EQ(visible_keys(problem.mask, query).end, 20);
   }
 }
 
@@ -108,7 +109,7 @@ TEST(KeepWords, EqualThePredicateForEveryRowAndKey) {
     ASSERT_EQ(make_problem(&desc, problem), INTFLASH_OK) << last_error();
     const auto rows = static_cast<std::int32_t>(std::min<std::int64_t>(desc.query_len, 32));
     std::vector<KeyRange> ranges;
-    for (std::int32_t r = 0; r < rows; ++r) ranges.push_back(visible_keys(problem, r));
+    for (std::int32_t r = 0; r < rows; ++r) ranges.push_back(visible_keys(problem.mask, r));
     for (std::int64_t first = 0; first < desc.kv_len; first += kScoreBlock) {
       std::vector<std::uint64_t> words(static_cast<std::size_t>(2 * rows), 0xa5a5);
       write_keep_words(ranges.data(), rows, first, words.data());

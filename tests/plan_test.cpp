@@ -71,8 +71,8 @@ TEST(Plan, ItemsCoverEachRowOfEachHeadOnce) {
       ASSERT_TRUE(item.num_tiles >= 1 && item.num_tiles <= plan.tiles_per_item);
       const std::int64_t head = item.batch * problem.num_kv_heads + item.kv_head;
       const std::int64_t end =
-          std::min((item.first_tile + item.num_tiles) * plan.tile_rows, plan.rows_per_head);
-      for (std::int64_t row = item.first_tile * plan.tile_rows; row < end; ++row)
+          std::min((item.first_tile + item.num_tiles) * plan.tile.rows, plan.rows_per_head);
+      for (std::int64_t row = item.first_tile * plan.tile.rows; row < end; ++row)
         ++times[static_cast<std::size_t>(head * plan.rows_per_head + row)];
     }
     ASSERT_EQ(times, std::vector<int>(times.size(), 1));
@@ -92,12 +92,12 @@ TEST(Plan, ItemsOfMoreKeysComeFirst) {
 
 TEST(Plan, TilesFitThePort) {
   for_each_plan([](const Problem& problem, const Plan& plan, const KernelTable& kernels) {
-    EXPECT_TRUE(plan.tile_rows >= 1 && plan.tile_rows <= kernels.tile_rows);
-    EXPECT_LE(plan.tile_rows, kMaxTileRows);
+    EXPECT_TRUE(plan.tile.rows >= 1 && plan.tile.rows <= kernels.tile_rows);
+    EXPECT_LE(plan.tile.rows, kMaxTileRows);
     EXPECT_GE(plan.superblock_spans, 1);
     EXPECT_GE(plan.num_blocks * kScoreBlock, problem.kv_len);
-    EXPECT_GE(plan.code_stride, problem.head_dim);
-    EXPECT_GE(plan.accumulator_stride, problem.head_dim_v);
+    EXPECT_GE(plan.tile.code_stride, problem.head_dim);
+    EXPECT_GE(plan.tile.accumulator_stride, problem.head_dim_v);
   });
 }
 
@@ -116,8 +116,8 @@ TEST(Plan, PartsOfTheWorkspaceAreAlignedAndDoNotOverlap) {
         {plan.center_offset, centered ? heads * dims * 4 : 0},
         {plan.partial_offset, centered ? heads * spans * dims * 8 : 0},
         {plan.blocks_offset, blocks * sizeof(ScoreBlock)},
-        {plan.pages_offset, blocks * 2 * static_cast<std::size_t>(plan.page_bytes)},
-        {plan.workers_offset, static_cast<std::size_t>(plan.num_workers) * plan.worker_bytes}};
+        {plan.pages_offset, blocks * 2 * static_cast<std::size_t>(plan.page.bytes())},
+        {plan.workers_offset, static_cast<std::size_t>(plan.num_workers * plan.worker.bytes)}};
     std::size_t end = 0;
     for (const Part& part : parts) {
       EXPECT_EQ(part.offset % 64, 0u);
@@ -125,12 +125,12 @@ TEST(Plan, PartsOfTheWorkspaceAreAlignedAndDoNotOverlap) {
       end = part.offset + part.bytes;
     }
     EXPECT_LE(end, plan.total_bytes);
-    EXPECT_EQ(plan.page_bytes % 64, 0);
-    EXPECT_EQ(plan.worker_bytes % 64, 0u);
-    EXPECT_GE(plan.worker_bytes,
+    EXPECT_EQ(plan.page.bytes() % 64, 0);
+    EXPECT_EQ(plan.worker.bytes % 64, 0);
+    EXPECT_GE(static_cast<std::size_t>(plan.worker.bytes),
               kernels.scratch_bytes(static_cast<std::int32_t>(problem.head_dim),
                                     static_cast<std::int32_t>(problem.head_dim_v)) +
-                  static_cast<std::size_t>(plan.tiles_per_item) * plan.tile_state_bytes);
+                  static_cast<std::size_t>(plan.tiles_per_item * plan.tile.bytes()));
   });
 }
 

@@ -1,0 +1,168 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+#include "row_group.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+
+#include "merge.h"
+#include "reference.h"
+#include "token_rows.h"
+
+namespace intflash {
+namespace {
+
+constexpr double kLog2E = 1.44269504088896340736;
+
+struct RowPlace {
+  std::int64_t query_head;
+  std::int64_t query;
+};
+
+RowPlace place_of(const RowGroup& group, std::int64_t row) {
+  return {group.first_head + row % group.group_size, row / group.group_size};
+}
+
+// query . center in double, for what centring took from the row's scores.
+double center_dot(const RowGroup& group, RowPlace place) {
+  double dot = 0;
+  for (std::int64_t c = 0; c < group.head_dim; ++c) {
+    dot += tensor_element(*group.query, group.query_dtype, group.batch, place.query_head,
+                          group.first_token + place.query, c) *
+           static_cast<double>(group.key_center[c]);
+  }
+  return dot;
+}
+
+// Rows beyond the last become copies of the first.
+void pad_rows(QueryTile& query) {
+  for (std::int32_t r = query.rows; r < kMaxTileRows; ++r) {
+    query.multiplier[r] = query.multiplier[0];
+    query.exponent[r] = query.exponent[0];
+    query.mantissa[r] = query.mantissa[0];
+    query.factor[r] = query.factor[0];
+    query.score_bits[r] = query.score_bits[0];
+    query.score_term[r] = query.score_term[0];
+  }
+}
+
+// query_scale * softmax_scale * log2(e) as the fixed point wants it.
+void set_row_factor(QueryTile& query, std::int32_t r, float factor) {
+  query.factor[r] = factor;
+  if (factor < kTinyMagnitude) {  // scores this small are all the same
+    query.multiplier[r] = 0;
+    query.mantissa[r] = 0.5f;
+    query.exponent[r] = -100;
+    return;
+  }
+  int exponent = 0;
+  query.mantissa[r] = std::frexp(factor, &exponent);
+  query.exponent[r] = exponent;
+  query.multiplier[r] =
+      static_cast<std::int32_t>(std::min(std::nearbyint(query.mantissa[r] * 32768.0f), 32767.0f));
+}
+
+void clear_state(const AttentionState& state, std::int32_t rows) {
+  std::fill_n(state.reference, rows, -INFINITY);
+  std::fill_n(state.row_sum, rows, 0.0f);
+  std::fill_n(state.accumulators, rows * state.accumulator_stride, 0.0f);
+}
+
+}  // namespace
+
+void begin_tile(const RowGroup& group, const TileShape& shape, std::int64_t first_row, Tile& tile) {
+  char* after = reinterpret_cast<char*>(&tile) + round_up(sizeof(Tile), 64);
+  tile.total = {tile.reference, tile.row_sum, reinterpret_cast<float*>(after),
+                shape.accumulator_stride};
+  tile.touched = false;
+  QueryTile& query = tile.query;
+  query.rows = static_cast<std::int32_t>(std::min(shape.rows, group.num_rows - first_row));
+  query.head_dim = static_cast<std::int32_t>(group.head_dim);
+  query.code_stride = static_cast<std::int32_t>(shape.code_stride);
+  std::int8_t* codes =
+      reinterpret_cast<std::int8_t*>(after) + shape.rows * shape.accumulator_stride * 4;
+  query.codes = codes;
+
+  const bool needs_center =
+      group.key_center != nullptr && (group.lse != nullptr || group.score_cap > 0);
+  const float to_log2 = static_cast<float>(static_cast<double>(group.softmax_scale) * kLog2E);
+  tile.min_begin = INT64_MAX;
+  tile.max_end = 0;
+  for (std::int32_t r = 0; r < query.rows; ++r) {
+    const RowPlace place = place_of(group, first_row + r);
+    std::int8_t* row_codes = codes + r * shape.code_stride;
+    float scale = 0;
+    quantize_tokens(*group.kernels, *group.query, group.query_dtype, group.batch, place.query_head,
+                    group.first_token + place.query, 1, group.head_dim, nullptr, group.rotate,
+                    shape.code_stride, row_codes, &scale);
+    set_row_factor(query, r, scale * to_log2);
+    // |query . key| <= 127 * sum of |code| for every key.
+    const std::int32_t bound = 127 * group.kernels->sum_magnitudes(row_codes, group.head_dim);
+    query.score_bits[r] =
+        static_cast<std::int32_t>(std::bit_width(static_cast<std::uint32_t>(bound)));
+    tile.center_score[r] =
+        needs_center ? center_dot(group, place) * static_cast<double>(group.softmax_scale) : 0.0;
+    query.score_term[r] = static_cast<float>(tile.center_score[r] * kLog2E);
+    tile.ranges[r] = visible_keys(group.mask, place.query);
+    if (tile.ranges[r].begin == tile.ranges[r].end) continue;
+    tile.min_begin = std::min(tile.min_begin, tile.ranges[r].begin);
+    tile.max_end = std::max(tile.max_end, tile.ranges[r].end);
+  }
+  pad_rows(query);
+}
+
+void attend_span(const RowGroup& group, const Worker& worker, std::int64_t span,
+                 const ScoreBlock* blocks, Tile& tile) {
+  const std::int64_t span_begin = span * kSpanTokens;
+  const std::int64_t first_key = std::max(span_begin, tile.min_begin / kScoreBlock * kScoreBlock);
+  const std::int64_t end_key = std::min(span_begin + kSpanTokens, tile.max_end);
+  if (first_key >= end_key) return;
+  const std::int32_t rows = tile.query.rows;
+  const std::uint64_t* keep[kBlocksPerSpan] = {};
+  std::int32_t num_blocks = 0;
+  for (std::int64_t key = first_key; key < end_key; key += kScoreBlock, ++num_blocks) {
+    if (classify_block(tile.ranges, rows, key) == BlockKind::kVisible) continue;
+    std::uint64_t* words = worker.keep + num_blocks * kMaxTileRows * 2;
+    write_keep_words(tile.ranges, rows, key, words);
+    keep[num_blocks] = words;
+  }
+  const AttentionState& state = tile.touched ? worker.part : tile.total;
+  clear_state(state, rows);
+  TileTask task{};
+  task.query = &tile.query;
+  task.head_dim_v = static_cast<std::int32_t>(group.head_dim_v);
+  task.num_blocks = num_blocks;
+  task.blocks = blocks + (first_key - span_begin) / kScoreBlock;
+  task.keep = keep;
+  task.score_cap =
+      static_cast<float>(std::min(static_cast<double>(group.score_cap) * kLog2E, 3e38));
+  task.state = state;
+  task.scratch = worker.scratch;
+  group.kernels->attend_tile(task);
+  if (tile.touched)
+    group.kernels->merge_states(worker.part, tile.total, rows,
+                                static_cast<std::int32_t>(group.head_dim_v));
+  tile.touched = true;
+}
+
+void finish_tile(const RowGroup& group, std::int64_t first_row, Tile& tile) {
+  if (!tile.touched) clear_state(tile.total, tile.query.rows);
+  for (std::int32_t r = 0; r < tile.query.rows; ++r) {
+    const RowPlace place = place_of(group, first_row + r);
+    const RowSource out = rows_of(*group.out, group.out_dtype, group.batch, place.query_head,
+                                  group.first_token + place.query);
+    group.kernels->write_row(tile.total.accumulators + r * tile.total.accumulator_stride,
+                             tile.total.row_sum[r], static_cast<std::int32_t>(group.head_dim_v),
+                             group.value_center, static_cast<Dtype>(group.out_dtype),
+                             const_cast<void*>(out.data));
+    if (group.lse == nullptr) continue;
+    // Below a cap the centre's part of the score has been in it all along.
+    const double term = group.score_cap > 0 ? 0.0 : tile.center_score[r];
+    group.lse[(place.query_head - group.first_head) * group.lse_stride_head +
+              place.query * group.lse_stride_token] =
+        log_sum_exp(tile.total.reference[r], tile.total.row_sum[r], term);
+  }
+}
+
+}  // namespace intflash

@@ -1,0 +1,55 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// The query rows of one request that read one kv head, from the caller's memory to the written
+// result. Row r is query r / group_size of query head r % group_size of the group: rows that see
+// the same keys lie together.
+#pragma once
+
+#include <cstdint>
+
+#include "intflash/intflash.h"
+#include "mask.h"
+#include "worker.h"
+
+namespace intflash {
+
+struct RowGroup {
+  const KernelTable* kernels;
+  // Where the rows lie: token first_token + query of these tensors, heads first_head and on.
+  const intflash_tensor* query;
+  const intflash_tensor* out;
+  intflash_dtype query_dtype;
+  intflash_dtype out_dtype;
+  std::int64_t batch;  // index into the tensors' first dimension
+  std::int64_t first_head;
+  std::int64_t first_token;
+  // Log-sum-exp of query 0 and head 0 of the group; nullptr: not asked for.
+  float* lse;
+  std::int64_t lse_stride_head;
+  std::int64_t lse_stride_token;
+
+  std::int64_t group_size;
+  std::int64_t num_rows;
+  std::int64_t head_dim;
+  std::int64_t head_dim_v;
+  MaskRule mask;
+  float softmax_scale;
+  float score_cap;  // 0 = none
+  bool rotate;
+  const float* key_center;  // [head_dim]; nullptr = none
+  const float* value_center;
+};
+
+// Quantizes rows [first_row, first_row + plan.tile_rows) into tile, with nothing seen yet.
+void begin_tile(const RowGroup& group, const TileShape& shape, std::int64_t first_row, Tile& tile);
+
+// Attends the keys of one span that some row of the tile sees, and merges them into the tile's
+// state. blocks: the span's score blocks, from key span * kSpanTokens on.
+void attend_span(const RowGroup& group, const Worker& worker, std::int64_t span,
+                 const ScoreBlock* blocks, Tile& tile);
+
+// Writes out, and log-sum-exp.
+void finish_tile(const RowGroup& group, std::int64_t first_row, Tile& tile);
+
+}  // namespace intflash

@@ -1,0 +1,51 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// The workers of a run, and how tasks are handed out to them.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+
+#include "float_state.h"
+#include "parallel.h"
+#include "worker.h"
+
+namespace intflash {
+
+struct Team {
+  const Parallel& parallel;
+  std::int32_t num_workers;
+  WorkerLayout layout;
+  char* memory;  // [num_workers] of layout.bytes
+  std::atomic<std::int64_t>& next_task;
+
+  Worker worker(std::int32_t index) const { return layout.at(memory + index * layout.bytes); }
+
+  // Calls task(worker, index) for each index below count, from all workers, in the order of a
+  // shared counter.
+  template <class TaskFn>
+  void for_each(std::int64_t count, TaskFn task) const {
+    struct Context {
+      const Team& team;
+      std::int64_t count;
+      TaskFn& task;
+    } context{*this, count, task};
+    next_task.store(0, std::memory_order_relaxed);
+    const auto run_worker = [](void* opaque, std::int32_t index) {
+      const Context& shared = *static_cast<Context*>(opaque);
+      const FloatState float_state;
+      const Worker worker = shared.team.worker(index);
+      std::atomic<std::int64_t>& next = shared.team.next_task;
+      for (std::int64_t i = next.fetch_add(1, std::memory_order_relaxed); i < shared.count;
+           i = next.fetch_add(1, std::memory_order_relaxed)) {
+        shared.task(worker, i);
+      }
+    };
+    const std::int64_t workers = std::min<std::int64_t>(num_workers, count);
+    run_parallel(parallel, static_cast<std::int32_t>(workers), run_worker, &context);
+  }
+};
+
+}  // namespace intflash
