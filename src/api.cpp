@@ -148,6 +148,10 @@ const char* intflash_status_name(intflash_status status) {
       return "INTFLASH_WORKSPACE_TOO_SMALL";
     case INTFLASH_OUT_OF_MEMORY:
       return "INTFLASH_OUT_OF_MEMORY";
+    case INTFLASH_POOL_EXHAUSTED:
+      return "INTFLASH_POOL_EXHAUSTED";
+    case INTFLASH_CANCELLED:
+      return "INTFLASH_CANCELLED";
   }
   return "unknown status";
 }

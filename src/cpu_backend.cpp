@@ -11,14 +11,10 @@
 #include "call.h"
 #include "pack_kv.h"
 #include "row_group.h"
+#include "score_range.h"
 
 namespace intflash {
 namespace {
-
-constexpr double kLog2E = 1.44269504088896340736;
-// Beyond these the f32 factors of scores would leave their range.
-constexpr double kMaxScore = 0x1p126;
-constexpr double kMaxQuery = 0x1p100;
 
 // The rows of one kv head.
 RowGroup row_group(const Call& call, std::int64_t b, std::int64_t kv_head) {
@@ -76,8 +72,8 @@ void attend_item(const Call& call, const Worker& worker, std::int64_t index) {
   }
 }
 
-// Bounds |score| * log2(e), in either score form, before and after centring and rotation.
-intflash_status check_score_range(const Call& call, const ScannedTensor& query) {
+// What the query's and the key's magnitudes say of the scores.
+ScoreRange score_range(const Call& call) {
   const Problem& p = call.problem();
   double largest_key = call.status().largest_key;
   if (p.center_key && call.args.key_center != nullptr) {
@@ -90,18 +86,8 @@ intflash_status check_score_range(const Call& call, const ScannedTensor& query) 
   } else if (p.center_key) {
     largest_key *= 2;
   }
-  const double dim = static_cast<double>(p.head_dim);
-  const double largest_query = largest_of(query, call.status().query);
-  const double factor =
-      largest_query * std::max(1.0, static_cast<double>(p.softmax_scale) * kLog2E);
-  const double largest = factor * largest_key * dim * (p.rotate ? dim : 1.0);
-  if (largest < kMaxScore && factor < kMaxScore && largest_query < kMaxQuery) return INTFLASH_OK;
-  return fail(INTFLASH_SCORE_OVERFLOW,
-              "query and key: magnitudes up to %g and %g with head_dim %lld and softmax_scale %g: "
-              "scores could "
-              "leave the range of f32; their product must stay below 2^126",
-              largest_query, largest_key, static_cast<long long>(p.head_dim),
-              static_cast<double>(p.softmax_scale));
+  return {largest_of(call.query(), call.status().query), largest_key,
+          static_cast<double>(p.softmax_scale), p.head_dim, p.rotate};
 }
 
 intflash_status attend(const intflash_plan& plan, const intflash_attend_args& args,
@@ -115,7 +101,8 @@ intflash_status attend(const intflash_plan& plan, const intflash_attend_args& ar
     scan_chunk(call.kernels(), query, chunk, status.query, nullptr);
   });
   intflash_status result = report_bad(query, status.query);
-  if (result == INTFLASH_OK && call.problem().kv_len > 0) result = check_score_range(call, query);
+  if (result == INTFLASH_OK && call.problem().kv_len > 0)
+    result = check_score_range(score_range(call));
   if (result != INTFLASH_OK) return result;
   team.for_each(call.layout().num_items, [&](const Worker& worker, std::int64_t index) {
     attend_item(call, worker, index);

@@ -1,12 +1,12 @@
 // Copyright 2026 The intflash Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// The validated, immutable description of one attention call. Every check of a caller's arguments
-// lives here.
+// The validated, immutable description of one attention call.
 #pragma once
 
 #include <cstdint>
 
+#include "checks.h"
 #include "intflash/intflash.h"
 #include "mask.h"
 
@@ -42,15 +42,5 @@ enum class ArgsUse { kPackOnly, kPacked, kAll };
 // Pointers, strides, scales and centres of args against problem. Contents of the float tensors are
 // checked where they are first read.
 intflash_status check_args(const Problem& problem, const intflash_attend_args* args, ArgsUse use);
-
-// Sets this thread's last error to the printf-style message and returns status.
-#if defined(__GNUC__)
-__attribute__((format(printf, 2, 3)))
-#endif
-intflash_status
-fail(intflash_status status, const char* format, ...);
-const char* last_error();
-
-std::int64_t dtype_bytes(intflash_dtype dtype);
 
 }  // namespace intflash

@@ -112,12 +112,15 @@ void begin_tile(const RowGroup& group, const TileShape& shape, std::int64_t firs
   pad_rows(query);
 }
 
-void attend_span(const RowGroup& group, const Worker& worker, std::int64_t span,
-                 const ScoreBlock* blocks, Tile& tile) {
+bool sees_span(const Tile& tile, std::int64_t span) {
+  return tile.min_begin < (span + 1) * kSpanTokens && tile.max_end > span * kSpanTokens;
+}
+
+void attend_span_into(const RowGroup& group, const Worker& worker, std::int64_t span,
+                      const ScoreBlock* blocks, const Tile& tile, const AttentionState& state) {
   const std::int64_t span_begin = span * kSpanTokens;
   const std::int64_t first_key = std::max(span_begin, tile.min_begin / kScoreBlock * kScoreBlock);
   const std::int64_t end_key = std::min(span_begin + kSpanTokens, tile.max_end);
-  if (first_key >= end_key) return;
   const std::int32_t rows = tile.query.rows;
   const std::uint64_t* keep[kBlocksPerSpan] = {};
   std::int32_t num_blocks = 0;
@@ -127,7 +130,6 @@ void attend_span(const RowGroup& group, const Worker& worker, std::int64_t span,
     write_keep_words(tile.ranges, rows, key, words);
     keep[num_blocks] = words;
   }
-  const AttentionState& state = tile.touched ? worker.part : tile.total;
   clear_state(state, rows);
   TileTask task{};
   task.query = &tile.query;
@@ -140,8 +142,14 @@ void attend_span(const RowGroup& group, const Worker& worker, std::int64_t span,
   task.state = state;
   task.scratch = worker.scratch;
   group.kernels->attend_tile(task);
+}
+
+void attend_span(const RowGroup& group, const Worker& worker, std::int64_t span,
+                 const ScoreBlock* blocks, Tile& tile) {
+  if (!sees_span(tile, span)) return;
+  attend_span_into(group, worker, span, blocks, tile, tile.touched ? worker.part : tile.total);
   if (tile.touched)
-    group.kernels->merge_states(worker.part, tile.total, rows,
+    group.kernels->merge_states(worker.part, tile.total, tile.query.rows,
                                 static_cast<std::int32_t>(group.head_dim_v));
   tile.touched = true;
 }

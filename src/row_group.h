@@ -44,8 +44,15 @@ struct RowGroup {
 // Quantizes rows [first_row, first_row + plan.tile_rows) into tile, with nothing seen yet.
 void begin_tile(const RowGroup& group, const TileShape& shape, std::int64_t first_row, Tile& tile);
 
-// Attends the keys of one span that some row of the tile sees, and merges them into the tile's
-// state. blocks: the span's score blocks, from key span * kSpanTokens on.
+// Whether some row of the tile sees a key of the span.
+bool sees_span(const Tile& tile, std::int64_t span);
+
+// Attends the keys of a span that the tile sees, alone, into state. blocks: the span's score
+// blocks, from key span * kSpanTokens on.
+void attend_span_into(const RowGroup& group, const Worker& worker, std::int64_t span,
+                      const ScoreBlock* blocks, const Tile& tile, const AttentionState& state);
+
+// The same, and merges it into the tile's state.
 void attend_span(const RowGroup& group, const Worker& worker, std::int64_t span,
                  const ScoreBlock* blocks, Tile& tile);
 

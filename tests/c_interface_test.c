@@ -3,6 +3,7 @@
 //
 // The header is C11, and a C program can do all that it offers: options, plan, workspace, both ways
 // of running, errors.
+#include <intflash/cache.h>
 #include <intflash/intflash.h>
 #include <math.h>
 #include <stdio.h>

@@ -1,11 +1,15 @@
 # Copyright 2026 The intflash Authors
 # SPDX-License-Identifier: Apache-2.0
 #
-# Fails unless the shared library exports the functions that the header declares, and nothing else.
-#   cmake -DNM=... -DLIBRARY=... -DHEADER=... -P check_exports.cmake
+# Fails unless the shared library exports the functions that the headers declare, and nothing else.
+#   cmake -DNM=... -DLIBRARY=... -DHEADERS=a.h;b.h -P check_exports.cmake
 cmake_policy(VERSION 3.22)
 
-file(READ ${HEADER} header)
+set(header "")
+foreach(path IN LISTS HEADERS)
+  file(READ ${path} text)
+  string(APPEND header "${text}")
+endforeach()
 string(REGEX MATCHALL "INTFLASH_API[^(;]*[ *](intflash_[a-z0-9_]+)\\(" declarations "${header}")
 set(declared "")
 foreach(declaration IN LISTS declarations)

@@ -48,7 +48,9 @@ typedef enum intflash_status {
       10,  // the port exists, but this build, CPU or operating system lacks it
   INTFLASH_WORKSPACE_TOO_SMALL =
       11,  // less than intflash_plan_workspace_bytes, or not 64-byte aligned
-  INTFLASH_OUT_OF_MEMORY = 12
+  INTFLASH_OUT_OF_MEMORY = 12,
+  INTFLASH_POOL_EXHAUSTED = 13,  // a cache without enough free pages
+  INTFLASH_CANCELLED = 14        // the caller's should_cancel asked for it
 } intflash_status;
 
 typedef enum intflash_dtype {

@@ -1,0 +1,194 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// The quantized KV cache, and attention of ragged batches over it.
+//
+// A cache holds the keys and values of one layer as INT8 codes with a scale per token and kv head,
+// in pages (layout version INTFLASH_PAGE_LAYOUT_VERSION; src/page.h has it byte by byte). Page p
+// stores page_size tokens of every kv head, contiguously. Which pages belong to a request, and in
+// which order, is the caller's page table; or the cache keeps it, in sequences. The codes of a
+// token depend on that token alone: appending one by one or all at once gives the same bytes.
+//
+// A batch plan depends on lengths, masks and the number of workers alone: one plan serves all
+// layers of a step. Outputs do not depend on the batch a request is in, on how its prefill was cut,
+// on the page size, or on the number of threads, to the bit.
+#ifndef INTFLASH_CACHE_H_
+#define INTFLASH_CACHE_H_
+
+#include <intflash/intflash.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct intflash_cache intflash_cache;
+typedef struct intflash_batch_plan intflash_batch_plan;
+
+// ---- The cache ----
+
+typedef struct intflash_cache_options {
+  uint32_t struct_size;
+  int64_t num_kv_heads;
+  int64_t head_dim;    // of key: a multiple of 8, 8 ... 1024
+  int64_t head_dim_v;  // of value: the same rule; 0 = head_dim
+  int64_t page_size;   // tokens of a page: 64, 128 or 256; 0 = 64
+  int64_t num_pages;
+  void* arena;  // memory for the pages, 64-byte aligned, num_pages * page_bytes long, which
+                // outlives the cache; NULL = the context's allocator
+  size_t arena_bytes;
+  const float* key_center;    // [num_kv_heads][head_dim], subtracted from keys before quantization;
+                              // copied; NULL = zero
+  const float* value_center;  // [num_kv_heads][head_dim_v], the same of values
+  int32_t rotate;  // 1 = Hadamard rotation of keys, and of queries that attend them; head_dim = m *
+                   // 2^k with m odd and <= 9
+} intflash_cache_options;
+
+typedef struct intflash_cache_info {
+  uint32_t struct_size;
+  int64_t page_size;
+  int64_t num_pages;
+  int64_t free_pages;  // that no sequence holds; all of them where page tables are the caller's
+  int64_t num_sequences;
+  size_t page_bytes;       // of one page with all kv heads, scales included
+  size_t bytes_per_token;  // page_bytes / page_size
+} intflash_cache_info;
+
+INTFLASH_API intflash_status intflash_cache_create(intflash_context* context,
+                                                   const intflash_cache_options* options,
+                                                   intflash_cache** cache);
+INTFLASH_API void intflash_cache_destroy(intflash_cache* cache);  // NULL is allowed
+INTFLASH_API intflash_status intflash_cache_get_info(const intflash_cache* cache,
+                                                     intflash_cache_info* info);
+
+// ---- Page tables ----
+
+// Page i of request r is page_ids[page_indptr[r] + i]; its first page holds the tokens from the
+// request's first_key_position on.
+typedef struct intflash_page_table {
+  const int64_t* page_indptr;  // [num_requests + 1]
+  const int32_t* page_ids;     // [page_indptr[num_requests]]
+} intflash_page_table;
+
+// New tokens for the requests of a batch: rows token_indptr[r] ... token_indptr[r + 1] - 1 of key
+// and value go to positions kv_lens[r] and on of request r.
+typedef struct intflash_append_args {
+  uint32_t struct_size;
+  int64_t num_requests;
+  const int64_t* token_indptr;         // [num_requests + 1], from 0
+  const int64_t* kv_lens;              // [num_requests]: position after the last token, before
+  const int64_t* first_key_positions;  // [num_requests], multiples of page_size; NULL = 0
+  intflash_page_table pages;           // with room for the new tokens
+  intflash_dtype key_dtype;            // F32, F16 or BF16
+  intflash_dtype value_dtype;
+  intflash_tensor key;    // [1][num_kv_heads][token_indptr[num_requests]][head_dim]
+  intflash_tensor value;  // [1][num_kv_heads][token_indptr[num_requests]][head_dim_v]
+} intflash_append_args;
+
+// Quantizes and packs the new tokens. NaN or infinity in any is an error that names request, token
+// and head, and nothing is appended. Calls for one cache must not overlap in time.
+INTFLASH_API intflash_status intflash_cache_append(intflash_cache* cache,
+                                                   const intflash_append_args* args);
+
+// ---- Sequences: page tables that the cache keeps ----
+
+// A sequence is named by a number >= 0, which is used again after it is freed. Calls for one cache
+// must not overlap in time.
+INTFLASH_API intflash_status intflash_sequence_create(intflash_cache* cache, int32_t* sequence);
+INTFLASH_API intflash_status intflash_sequence_free(intflash_cache* cache, int32_t sequence);
+// A second sequence with the same tokens. Full pages are shared from then on; a page that is not
+// full is copied by whichever of the two appends to it first.
+INTFLASH_API intflash_status intflash_sequence_fork(intflash_cache* cache, int32_t sequence,
+                                                    int32_t* fork);
+// Keeps the tokens at positions below kv_len, and gives back pages that hold none of them.
+INTFLASH_API intflash_status intflash_sequence_truncate(intflash_cache* cache, int32_t sequence,
+                                                        int64_t kv_len);
+// Gives back the pages all of whose tokens lie before position; what is left keeps its positions.
+INTFLASH_API intflash_status intflash_sequence_drop_before(intflash_cache* cache, int32_t sequence,
+                                                           int64_t position);
+INTFLASH_API intflash_status intflash_sequence_get_range(const intflash_cache* cache,
+                                                         int32_t sequence,
+                                                         int64_t* first_key_position,
+                                                         int64_t* kv_len);
+// The pages of a sequence, valid until the next call that changes it.
+INTFLASH_API intflash_status intflash_sequence_get_pages(const intflash_cache* cache,
+                                                         int32_t sequence, const int32_t** page_ids,
+                                                         int64_t* num_pages);
+// intflash_cache_append to sequences [num_requests], each named once: pages come from the pool, and
+// kv_lens, first_key_positions and pages of args are not read. INTFLASH_POOL_EXHAUSTED where the
+// pool lacks pages for the whole batch; then nothing is appended.
+INTFLASH_API intflash_status intflash_sequences_append(intflash_cache* cache,
+                                                       const int32_t* sequences,
+                                                       const intflash_append_args* args);
+
+// ---- Attention of a batch ----
+
+typedef struct intflash_request {
+  int64_t query_len;  // rows of query, the last of which stands at position kv_len - 1; may
+                      // be 0
+  int64_t kv_len;     // position after the last key
+  int64_t first_key_position;  // of the request's first page: a multiple of page_size
+  intflash_mask mask;
+  int64_t window_left;   // WINDOW: keys before the query that stay visible; -1 = all
+  int64_t window_right;  // WINDOW: keys after the query that stay visible; -1 = all
+  float softmax_scale;   // 0 = 1 / sqrt(head_dim)
+} intflash_request;
+
+typedef struct intflash_batch_desc {
+  uint32_t struct_size;
+  int64_t num_requests;
+  const intflash_request* requests;
+  int64_t num_query_heads;     // a multiple of the cache's num_kv_heads
+  intflash_dtype query_dtype;  // F32, F16 or BF16
+  intflash_dtype out_dtype;    // F32, F16 or BF16
+  float score_cap;             // 0 = none
+} intflash_batch_desc;
+
+// The rows of all requests follow one another, in the order of requests.
+typedef struct intflash_batch_args {
+  uint32_t struct_size;
+  intflash_tensor query;                 // [1][num_query_heads][total query_len][head_dim]
+  intflash_tensor out;                   // [1][num_query_heads][total query_len][head_dim_v]
+  float* lse;                            // [total query_len][num_query_heads], contiguous; or NULL
+  intflash_page_table pages;             // of all requests
+  int32_t (*should_cancel)(void* user);  // asked now and then by every worker: not 0 ends the run
+                                         // with INTFLASH_CANCELLED; NULL = never
+  void* cancel_user;
+} intflash_batch_args;
+
+// cache gives the shape; the plan runs over it and over any other cache of the same shape. The plan
+// is immutable: several threads may run it at once over different workspaces.
+INTFLASH_API intflash_status intflash_plan_batch(intflash_context* context,
+                                                 const intflash_cache* cache,
+                                                 const intflash_batch_desc* desc,
+                                                 intflash_batch_plan** plan);
+INTFLASH_API void intflash_batch_plan_destroy(intflash_batch_plan* plan);  // NULL is allowed
+INTFLASH_API size_t intflash_batch_workspace_bytes(const intflash_batch_plan* plan);
+INTFLASH_API intflash_status intflash_batch_get_info(const intflash_batch_plan* plan,
+                                                     intflash_plan_info* info);
+
+// Attends the whole batch. Allocates nothing and takes no lock. NaN or infinity in query is found
+// before anything is written to out or lse.
+INTFLASH_API intflash_status intflash_batch_run(const intflash_batch_plan* plan,
+                                                const intflash_cache* cache,
+                                                const intflash_batch_args* args, void* workspace,
+                                                size_t workspace_bytes);
+
+// The same for hosts that own the parallel region: begin on one thread; then for each phase in turn
+// every task below num_tasks once, in any order and on any threads, with a worker number below the
+// plan's num_threads that no other thread uses at the time, and a barrier after each phase; then
+// end on one thread, which returns the run's status. args must stay until then.
+INTFLASH_API intflash_status intflash_batch_begin(const intflash_batch_plan* plan,
+                                                  const intflash_cache* cache,
+                                                  const intflash_batch_args* args, void* workspace,
+                                                  size_t workspace_bytes);
+INTFLASH_API int32_t intflash_batch_num_phases(const intflash_batch_plan* plan);
+INTFLASH_API int64_t intflash_batch_num_tasks(const intflash_batch_plan* plan, int32_t phase);
+INTFLASH_API void intflash_batch_run_task(const intflash_batch_plan* plan, void* workspace,
+                                          int32_t phase, int64_t task, int32_t worker);
+INTFLASH_API intflash_status intflash_batch_end(const intflash_batch_plan* plan, void* workspace);
+
+#ifdef __cplusplus
+}  // extern "C"
+#endif
+
+#endif  // INTFLASH_CACHE_H_

@@ -1,0 +1,215 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+#include "kv_cache.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <new>
+
+#include "checks.h"
+
+namespace intflash {
+namespace {
+
+using i64 = long long;  // for printf
+
+constexpr std::size_t kAlignment = 64;
+
+intflash_status check_cache_options(const intflash_cache_options* options) {
+  if (options == nullptr)
+    return fail(INTFLASH_INVALID_ARGUMENT, "options = NULL: must point to the cache's shape");
+  if (options->struct_size != sizeof *options) {
+    return fail(INTFLASH_INVALID_ARGUMENT,
+                "options.struct_size = %u: must be sizeof(intflash_cache_options) = %zu",
+                options->struct_size, sizeof *options);
+  }
+  intflash_status status = check_extent("num_kv_heads", options->num_kv_heads, 1);
+  if (status == INTFLASH_OK) status = check_extent("num_pages", options->num_pages, 1);
+  if (status == INTFLASH_OK) status = check_head_dim("head_dim", options->head_dim);
+  if (status == INTFLASH_OK && options->head_dim_v != 0)
+    status = check_head_dim("head_dim_v", options->head_dim_v);
+  if (status == INTFLASH_OK) status = check_rotated_dim(options->rotate, options->head_dim);
+  if (status != INTFLASH_OK) return status;
+  const std::int64_t page_size = options->page_size;
+  if (page_size != 0 && page_size != 64 && page_size != 128 && page_size != 256) {
+    return fail(INTFLASH_BAD_SHAPE,
+                "page_size = %lld: must be 64, 128 or 256; let one page stand for several "
+                "consecutive smaller blocks, 64 / page_size of them where that is a whole number",
+                static_cast<i64>(page_size));
+  }
+  return INTFLASH_OK;
+}
+
+// A copy of centres, or nullptr where none were given.
+bool copy_center(const intflash_context& context, const float* given, std::int64_t count,
+                 float*& copy) {
+  if (given == nullptr) return true;
+  const std::size_t bytes = static_cast<std::size_t>(count) * sizeof(float);
+  copy = static_cast<float*>(context.allocate(context.allocator_user, bytes, kAlignment));
+  if (copy != nullptr) std::memcpy(copy, given, bytes);
+  return copy != nullptr;
+}
+
+// Everything that the cache allocates; false: no memory.
+bool allocate_parts(intflash_cache& cache, const intflash_cache_options& options) {
+  const intflash_context& context = *cache.context;
+  const auto allocate = [&](std::size_t bytes) {
+    return context.allocate(context.allocator_user, bytes, kAlignment);
+  };
+  const std::size_t ids = static_cast<std::size_t>(cache.num_pages) * sizeof(std::int32_t);
+  cache.references = static_cast<std::int32_t*>(allocate(ids));
+  if (cache.references == nullptr) return false;
+  cache.free_pages = static_cast<std::int32_t*>(allocate(ids));
+  if (cache.free_pages == nullptr) return false;
+  if (options.arena == nullptr) {
+    cache.pages = static_cast<char*>(
+        allocate(static_cast<std::size_t>(cache.num_pages * cache.page_bytes())));
+    cache.owns_pages = true;
+  } else {
+    cache.pages = static_cast<char*>(options.arena);
+  }
+  return cache.pages != nullptr &&
+         copy_center(context, options.key_center, cache.num_kv_heads * cache.layout.head_dim,
+                     cache.key_center) &&
+         copy_center(context, options.value_center, cache.num_kv_heads * cache.layout.head_dim_v,
+                     cache.value_center);
+}
+
+}  // namespace
+
+intflash_status check_pages(const intflash_cache& cache, std::int64_t request, const PageRun& run,
+                            std::int64_t kv_len) {
+  const std::int64_t page_size = cache.layout.page_size;
+  if (run.first_key_position < 0 || run.first_key_position % page_size != 0) {
+    return fail(INTFLASH_BAD_SHAPE,
+                "request %lld: first_key_position = %lld: must be a multiple of page_size = %lld",
+                static_cast<i64>(request), static_cast<i64>(run.first_key_position),
+                static_cast<i64>(page_size));
+  }
+  if (kv_len < run.first_key_position) {
+    return fail(INTFLASH_BAD_SHAPE,
+                "request %lld: kv_len = %lld: must be at least first_key_position = %lld",
+                static_cast<i64>(request), static_cast<i64>(kv_len),
+                static_cast<i64>(run.first_key_position));
+  }
+  const std::int64_t needed = (kv_len - run.first_key_position + page_size - 1) / page_size;
+  if (run.num_pages < needed) {
+    return fail(INTFLASH_BAD_SHAPE,
+                "request %lld: %lld pages in its table: kv_len = %lld needs %lld of %lld tokens",
+                static_cast<i64>(request), static_cast<i64>(run.num_pages),
+                static_cast<i64>(kv_len), static_cast<i64>(needed), static_cast<i64>(page_size));
+  }
+  for (std::int64_t i = 0; i < needed; ++i) {
+    if (run.page_ids[i] >= 0 && run.page_ids[i] < cache.num_pages) continue;
+    return fail(INTFLASH_INVALID_ARGUMENT, "request %lld: page_ids[%lld] = %d: must be 0 ... %lld",
+                static_cast<i64>(request), static_cast<i64>(i), run.page_ids[i],
+                static_cast<i64>(cache.num_pages - 1));
+  }
+  return INTFLASH_OK;
+}
+
+}  // namespace intflash
+
+using namespace intflash;
+
+extern "C" {
+
+intflash_status intflash_cache_create(intflash_context* context,
+                                      const intflash_cache_options* options,
+                                      intflash_cache** cache) {
+  if (context == nullptr || cache == nullptr) {
+    return fail(INTFLASH_INVALID_ARGUMENT, "context = %p, cache = %p: must not be NULL",
+                static_cast<void*>(context), static_cast<void*>(cache));
+  }
+  intflash_status status = check_cache_options(options);
+  if (status != INTFLASH_OK) return status;
+  intflash_cache shape{};
+  shape.context = context;
+  shape.layout = {options->head_dim,
+                  options->head_dim_v == 0 ? options->head_dim : options->head_dim_v,
+                  options->page_size == 0 ? kBlockTokens : options->page_size};
+  shape.num_kv_heads = options->num_kv_heads;
+  shape.num_pages = options->num_pages;
+  shape.rotate = options->rotate == 1;
+  std::int64_t bytes = 0;
+  if (__builtin_mul_overflow(shape.num_kv_heads * shape.num_pages, shape.layout.bytes(), &bytes)) {
+    return fail(INTFLASH_SIZE_OVERFLOW,
+                "num_pages = %lld of %lld kv heads: the pages do not fit the address space",
+                static_cast<i64>(shape.num_pages), static_cast<i64>(shape.num_kv_heads));
+  }
+  if (options->arena != nullptr &&
+      (reinterpret_cast<std::uintptr_t>(options->arena) % kAlignment != 0 ||
+       options->arena_bytes < static_cast<std::size_t>(bytes))) {
+    return fail(INTFLASH_INVALID_ARGUMENT,
+                "arena = %p of %zu bytes: must be %lld bytes at a multiple of %zu", options->arena,
+                options->arena_bytes, static_cast<i64>(bytes), kAlignment);
+  }
+  status = check_center("key_center", options->key_center, true, shape.num_kv_heads,
+                        shape.layout.head_dim, 100);
+  if (status == INTFLASH_OK)
+    status = check_center("value_center", options->value_center, true, shape.num_kv_heads,
+                          shape.layout.head_dim_v, 90);
+  if (status != INTFLASH_OK) return status;
+
+  void* memory = context->allocate(context->allocator_user, sizeof(intflash_cache), kAlignment);
+  if (memory == nullptr) return fail(INTFLASH_OUT_OF_MEMORY, "no memory for a cache");
+  intflash_cache* created = new (memory) intflash_cache{};
+  created->context = shape.context;
+  created->layout = shape.layout;
+  created->num_kv_heads = shape.num_kv_heads;
+  created->num_pages = shape.num_pages;
+  created->rotate = shape.rotate;
+  if (!allocate_parts(*created, *options)) {
+    intflash_cache_destroy(created);
+    return fail(INTFLASH_OUT_OF_MEMORY, "no memory for a cache of %lld pages of %lld bytes",
+                static_cast<i64>(shape.num_pages), static_cast<i64>(shape.page_bytes()));
+  }
+  for (std::int64_t i = 0;
+       options->key_center != nullptr && i < shape.num_kv_heads * shape.layout.head_dim; ++i)
+    created->largest_key_center =
+        std::max(created->largest_key_center, std::fabs(options->key_center[i]));
+  // Page 0 is taken first.
+  for (std::int64_t i = 0; i < created->num_pages; ++i) {
+    created->references[i] = 0;
+    created->free_pages[i] = static_cast<std::int32_t>(created->num_pages - 1 - i);
+  }
+  created->num_free = created->num_pages;
+  *cache = created;
+  return INTFLASH_OK;
+}
+
+void intflash_cache_destroy(intflash_cache* cache) {
+  if (cache == nullptr) return;
+  const intflash_context& context = *cache->context;
+  const auto release = [&](void* memory) {
+    if (memory != nullptr) context.deallocate(context.allocator_user, memory);
+  };
+  for (std::int64_t i = 0; i < cache->sequences.size(); ++i)
+    cache->sequences[i].pages.release(context);
+  cache->sequences.release(context);
+  release(cache->references);
+  release(cache->free_pages);
+  release(cache->key_center);
+  release(cache->value_center);
+  if (cache->owns_pages) release(cache->pages);
+  release(cache);
+}
+
+intflash_status intflash_cache_get_info(const intflash_cache* cache, intflash_cache_info* info) {
+  if (cache == nullptr) return fail(INTFLASH_INVALID_ARGUMENT, "cache = NULL: create one first");
+  if (info == nullptr || info->struct_size != sizeof *info) {
+    return fail(INTFLASH_INVALID_ARGUMENT,
+                "info: must point to a struct with struct_size = sizeof(intflash_cache_info) = %zu",
+                sizeof *info);
+  }
+  info->page_size = cache->layout.page_size;
+  info->num_pages = cache->num_pages;
+  info->free_pages = cache->num_free;
+  info->num_sequences = cache->num_sequences;
+  info->page_bytes = static_cast<std::size_t>(cache->page_bytes());
+  info->bytes_per_token = info->page_bytes / static_cast<std::size_t>(cache->layout.page_size);
+  return INTFLASH_OK;
+}
+
+}  // extern "C"

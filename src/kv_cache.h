@@ -1,0 +1,93 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// Where tokens live: pages of one layer's keys and values, and the sequences that share them.
+#pragma once
+
+#include <atomic>
+#include <bit>
+#include <cstdint>
+
+#include "context.h"
+#include "growable.h"
+#include "intflash/cache.h"
+#include "page.h"
+
+namespace intflash {
+
+// A page table that the cache keeps. A free slot has kv_len -1.
+struct Sequence {
+  Growable<std::int32_t> pages;
+  std::int64_t first_key_position = 0;
+  std::int64_t kv_len = 0;
+};
+
+// One request's part of a batch, as append and attention see it.
+struct PageRun {
+  const std::int32_t* page_ids;
+  std::int64_t num_pages;
+  std::int64_t first_key_position;
+};
+
+}  // namespace intflash
+
+struct intflash_cache {
+  const intflash_context* context;
+  intflash::PageLayout layout;  // of one kv head's part of a page
+  std::int64_t num_kv_heads;
+  std::int64_t num_pages;
+  bool rotate;
+  char* pages;
+  bool owns_pages;
+  float* key_center;    // [num_kv_heads][head_dim]; nullptr = zero
+  float* value_center;  // [num_kv_heads][head_dim_v]
+  float largest_key_center;
+  // Bits of the largest magnitude among keys, centred and rotated: only ever grows.
+  std::atomic<std::uint32_t> largest_key;
+
+  // Of sequences: references per page, and a stack of the pages that have none.
+  std::int32_t* references;
+  std::int32_t* free_pages;
+  std::int64_t num_free;
+  intflash::Growable<intflash::Sequence> sequences;
+  std::int64_t num_sequences;
+
+  std::int64_t page_bytes() const { return num_kv_heads * layout.bytes(); }
+  char* page(std::int64_t id, std::int64_t kv_head) const {
+    return pages + id * page_bytes() + kv_head * layout.bytes();
+  }
+  const float* key_center_of(std::int64_t kv_head) const {
+    return key_center == nullptr ? nullptr : key_center + kv_head * layout.head_dim;
+  }
+  const float* value_center_of(std::int64_t kv_head) const {
+    return value_center == nullptr ? nullptr : value_center + kv_head * layout.head_dim_v;
+  }
+  double largest_key_magnitude() const {
+    return static_cast<double>(std::bit_cast<float>(largest_key.load(std::memory_order_relaxed))) +
+           static_cast<double>(largest_key_center);
+  }
+  // 64 tokens of a request from position on (a multiple of 64).
+  intflash::KvBlock block(const intflash::PageRun& run, std::int64_t kv_head,
+                          std::int64_t position) const {
+    const std::int64_t offset = position - run.first_key_position;
+    const char* memory = page(run.page_ids[offset / layout.page_size], kv_head);
+    return layout.block(memory, offset % layout.page_size / intflash::kBlockTokens);
+  }
+};
+
+namespace intflash {
+
+// Checks of a caller's sequence number and page table.
+intflash_status check_sequence(const intflash_cache& cache, std::int32_t sequence);
+// Pages of run against the cache, for tokens up to kv_len.
+intflash_status check_pages(const intflash_cache& cache, std::int64_t request, const PageRun& run,
+                            std::int64_t kv_len);
+
+// Makes room for count more tokens in each of the sequences: copies a shared last page, takes new
+// ones. All or nothing; undo_extend takes the new pages back while their tokens have not been
+// written.
+intflash_status extend_sequences(intflash_cache& cache, const std::int32_t* sequences,
+                                 std::int64_t num_sequences, const std::int64_t* token_indptr);
+void shrink_sequence(intflash_cache& cache, Sequence& sequence, std::int64_t kv_len);
+
+}  // namespace intflash

@@ -1,0 +1,225 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// Attention over pages: the bits of the dense call, whatever the pages, the batch and the threads.
+#include <algorithm>
+#include <random>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "serving.h"
+#include "test_ports.h"
+
+namespace intflash::serving {
+namespace {
+
+const float* query_of(const Shape& shape, const Tokens& tokens, std::int64_t first) {
+  return tokens.query.data() + first * shape.num_query_heads() * shape.head_dim;
+}
+
+// The last query_len rows of tokens over pages that hold all of them.
+Request last_rows(const Shape& shape, const Tokens& tokens, std::int64_t query_len,
+                  std::vector<std::int32_t> pages) {
+  Request request;
+  request.query_len = query_len;
+  request.kv_len = tokens.count;
+  request.pages = std::move(pages);
+  request.query = query_of(shape, tokens, tokens.count - query_len);
+  return request;
+}
+
+std::int64_t pages_for(const Shape& shape, std::int64_t tokens) {
+  return (tokens + shape.page_size - 1) / shape.page_size;
+}
+
+struct Variant {
+  const char* name;
+  Shape shape;
+};
+std::vector<Variant> variants() {
+  Shape plain;
+  Shape centered = plain;
+  centered.centered = true;
+  Shape rotated = centered;
+  rotated.rotate = true;
+  rotated.head_dim = 64;
+  Shape uneven = plain;
+  uneven.head_dim = 40;
+  uneven.head_dim_v = 72;
+  uneven.group_size = 3;
+  return {{"plain", plain}, {"centered", centered}, {"rotated", rotated}, {"uneven", uneven}};
+}
+
+TEST(Batch, PagesOfAnySizeAndOrderGiveTheDenseCallsBits) {
+  std::mt19937 random(1);
+  for (const Variant& variant : variants()) {
+    for (const std::int64_t page_size : {64, 128, 256}) {
+      for (const std::int64_t tokens_count : {1, 63, 65, 200, 1100}) {
+        Shape shape = variant.shape;
+        shape.page_size = page_size;
+        Server server(shape);
+        const Tokens tokens = random_tokens(shape, tokens_count, 7);
+        std::vector<std::int32_t> pages = page_range(0, shape.num_pages);
+        std::shuffle(pages.begin(), pages.end(), random);
+        pages.resize(static_cast<std::size_t>(pages_for(shape, tokens_count)));
+        server.append(tokens, 0, tokens_count, pages);
+        for (const std::int64_t query_len :
+             {std::int64_t{1}, std::min<std::int64_t>(tokens_count, 30)}) {
+          const Request request = last_rows(shape, tokens, query_len, pages);
+          EXPECT_EQ(server.attend({request})[0], server.attend_dense(tokens, request))
+              << variant.name << " page_size " << page_size << " tokens " << tokens_count
+              << " query_len " << query_len;
+        }
+      }
+    }
+  }
+}
+
+TEST(Batch, TokensAppendedOneByOneOrAtOnceGiveTheSameBytes) {
+  for (const Variant& variant : variants()) {
+    const Shape& shape = variant.shape;
+    const Tokens tokens = random_tokens(shape, 150, 3);
+    Server at_once(shape);
+    Server one_by_one(shape);
+    Server in_pieces(shape);
+    const std::vector<std::int32_t> pages = page_range(0, 3);
+    at_once.append(tokens, 0, 150, pages);
+    for (std::int64_t t = 0; t < 150; ++t) one_by_one.append(tokens, t, t + 1, pages);
+    for (const auto& [begin, end] : {std::pair{0, 5}, {5, 70}, {70, 128}, {128, 150}})
+      in_pieces.append(tokens, begin, end, pages);
+    const Request request = last_rows(shape, tokens, 40, pages);
+    const std::vector<Result> whole = at_once.attend({request});
+    EXPECT_EQ(one_by_one.attend({request}), whole) << variant.name;
+    EXPECT_EQ(in_pieces.attend({request}), whole) << variant.name;
+  }
+}
+
+TEST(Batch, NeitherThreadsNorCompanyNorOrderChangeARequestsBits) {
+  Shape shape;
+  shape.num_pages = 200;
+  const std::int64_t lengths[] = {5000, 1, 64, 129, 2000, 700};
+  const std::int64_t query_lens[] = {1, 1, 64, 7, 130, 3};
+  std::vector<Tokens> tokens;
+  for (std::uint32_t r = 0; r < 6; ++r) tokens.push_back(random_tokens(shape, lengths[r], r));
+  std::vector<Result> expected;
+  for (const std::int32_t threads : {1, 2, 3, 8}) {
+    shape.num_threads = threads;
+    Server server(shape);
+    std::vector<Request> requests;
+    std::int32_t next_page = 0;
+    for (std::size_t r = 0; r < 6; ++r) {
+      const std::vector<std::int32_t> pages = page_range(next_page, pages_for(shape, lengths[r]));
+      next_page += static_cast<std::int32_t>(pages.size());
+      server.append(tokens[r], 0, lengths[r], pages);
+      requests.push_back(last_rows(shape, tokens[r], query_lens[r], pages));
+      if (threads == 1) expected.push_back(server.attend_dense(tokens[r], requests[r]));
+    }
+    const std::vector<Result> together = server.attend(requests);
+    const std::vector<Result> by_tasks = server.attend_by_tasks(requests, 5);
+    for (std::size_t r = 0; r < 6; ++r) {
+      EXPECT_EQ(together[r], expected[r]) << "request " << r << " threads " << threads;
+      EXPECT_EQ(by_tasks[r], expected[r]) << "request " << r << " threads " << threads;
+      EXPECT_EQ(server.attend({requests[r]})[0], expected[r]) << "request " << r << " alone";
+    }
+    std::reverse(requests.begin(), requests.end());
+    const std::vector<Result> reversed = server.attend(requests);
+    for (std::size_t r = 0; r < 6; ++r) EXPECT_EQ(reversed[5 - r], expected[r]) << "reversed " << r;
+  }
+}
+
+TEST(Batch, PrefillInChunksGivesTheBitsOfTheWhole) {
+  Shape shape;
+  shape.centered = true;
+  const Tokens tokens = random_tokens(shape, 1300, 11);
+  Server server(shape);
+  const std::vector<std::int32_t> pages = page_range(0, pages_for(shape, 1300));
+  std::vector<float> out, lse;
+  for (const auto& [begin, end] : {std::pair{0, 100}, {100, 101}, {101, 640}, {640, 1300}}) {
+    server.append(tokens, begin, end, pages);
+    Request chunk = last_rows(shape, tokens, end - begin, pages);
+    chunk.kv_len = end;
+    chunk.query = query_of(shape, tokens, begin);
+    const Result result = server.attend({chunk})[0];
+    out.insert(out.end(), result.out.begin(), result.out.end());
+    lse.insert(lse.end(), result.lse.begin(), result.lse.end());
+  }
+  const Result whole = server.attend_dense(tokens, last_rows(shape, tokens, 1300, pages));
+  EXPECT_EQ(out, whole.out);
+  EXPECT_EQ(lse, whole.lse);
+}
+
+TEST(Batch, DroppedPagesOutOfTheWindowChangeNothing) {
+  Shape shape;
+  Server server(shape);
+  const Tokens tokens = random_tokens(shape, 700, 13);
+  std::int32_t sequence = -1;
+  ASSERT_EQ(intflash_sequence_create(server.cache(), &sequence), INTFLASH_OK);
+  ASSERT_EQ(server.append(sequence, tokens, 0, 700), INTFLASH_OK) << intflash_last_error();
+  Request request = server.request_of(sequence);
+  request.query_len = 20;
+  request.query = query_of(shape, tokens, 680);
+  request.mask = INTFLASH_MASK_WINDOW;
+  request.window_left = 300;
+  const std::vector<Result> before = server.attend({request});
+  EXPECT_EQ(before[0], server.attend_dense(tokens, request));
+  ASSERT_EQ(intflash_sequence_drop_before(server.cache(), sequence, 380), INTFLASH_OK);
+  Request dropped = server.request_of(sequence);
+  EXPECT_EQ(dropped.first_key_position, 320);
+  EXPECT_EQ(dropped.pages.size(), 6u);
+  dropped.query_len = request.query_len;
+  dropped.query = request.query;
+  dropped.mask = request.mask;
+  dropped.window_left = request.window_left;
+  EXPECT_EQ(server.attend({dropped}), before);
+}
+
+TEST(Batch, AScoreCapAndOwnScalesGiveTheDenseCallsBits) {
+  Shape shape;
+  shape.centered = true;
+  Server server(shape);
+  const Tokens tokens = random_tokens(shape, 300, 17);
+  const std::vector<std::int32_t> pages = page_range(0, 5);
+  server.append(tokens, 0, 300, pages);
+  Request request = last_rows(shape, tokens, 9, pages);
+  request.softmax_scale = 0.4f;
+  EXPECT_EQ(server.attend({request}, 3.0f)[0], server.attend_dense(tokens, request, 3.0f));
+}
+
+TEST(Batch, EveryPortGivesTheBitsOfScalar) {
+  Shape shape;
+  shape.head_dim = shape.head_dim_v = 64;
+  shape.num_threads = 2;
+  const Tokens tokens = random_tokens(shape, 1500, 19);
+  std::vector<Result> expected;
+  for (const PortEntry& port : ports_under_test()) {
+    if (find_kernels(port.name) == nullptr) continue;  // emulated: not reached by name
+    shape.isa = port.name;
+    Server server(shape);
+    const std::vector<std::int32_t> pages = page_range(0, pages_for(shape, 1500));
+    server.append(tokens, 0, 1500, pages);
+    const std::vector<Result> found =
+        server.attend({last_rows(shape, tokens, 1, pages), last_rows(shape, tokens, 50, pages)});
+    if (expected.empty()) expected = found;
+    EXPECT_EQ(found, expected) << port.name;
+  }
+}
+
+TEST(Batch, RequestsWithoutQueriesOrKeysAreServed) {
+  Shape shape;
+  Server server(shape);
+  const Tokens tokens = random_tokens(shape, 10, 23);
+  Request no_keys;
+  no_keys.query = tokens.query.data();
+  Request no_queries;
+  no_queries.query_len = 0;
+  no_queries.query = tokens.query.data();
+  const std::vector<Result> results = server.attend({no_keys, no_queries});
+  for (const float x : results[0].out) EXPECT_EQ(x, 0.0f);
+  for (const float x : results[0].lse) EXPECT_EQ(x, -INFINITY);
+  EXPECT_TRUE(results[1].out.empty());
+  EXPECT_TRUE(server.attend({}).empty());
+}
+
+}  // namespace
+}  // namespace intflash::serving

@@ -1,0 +1,143 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// Sequences: shared pages, copies on write, and a pool that runs out.
+#include <cmath>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "serving.h"
+
+namespace intflash::serving {
+namespace {
+
+class Sequences : public testing::Test {
+ protected:
+  static Shape shape() {
+    Shape shape;
+    shape.num_pages = 8;
+    return shape;
+  }
+  std::int32_t create() {
+    std::int32_t sequence = -1;
+    EXPECT_EQ(intflash_sequence_create(server.cache(), &sequence), INTFLASH_OK);
+    return sequence;
+  }
+  std::int32_t fork(std::int32_t sequence) {
+    std::int32_t created = -1;
+    EXPECT_EQ(intflash_sequence_fork(server.cache(), sequence, &created), INTFLASH_OK);
+    return created;
+  }
+  std::int64_t free_pages() const {
+    intflash_cache_info info{};
+    info.struct_size = sizeof info;
+    EXPECT_EQ(intflash_cache_get_info(server.cache(), &info), INTFLASH_OK);
+    return info.free_pages;
+  }
+  std::int64_t kv_len(std::int32_t sequence) const {
+    std::int64_t length = -1;
+    EXPECT_EQ(intflash_sequence_get_range(server.cache(), sequence, nullptr, &length), INTFLASH_OK);
+    return length;
+  }
+  // One query row over all of a sequence, which should hold the first tokens of `tokens`.
+  void expect_holds(std::int32_t sequence, const Tokens& tokens) {
+    Request request = server.request_of(sequence);
+    request.query = tokens.query.data();
+    EXPECT_EQ(server.attend({request})[0], server.attend_dense(tokens, request));
+  }
+
+  Server server{shape()};
+  Tokens a = random_tokens(shape(), 300, 1);
+};
+
+// b's tokens from position `at` on behind a's.
+Tokens spliced(const Shape& shape, const Tokens& a, const Tokens& b, std::int64_t at) {
+  Tokens tokens = a;
+  const std::int64_t key = at * shape.num_kv_heads * shape.head_dim;
+  const std::int64_t value = at * shape.num_kv_heads * shape.head_dim_v;
+  std::copy(b.key.begin() + key, b.key.end(), tokens.key.begin() + key);
+  std::copy(b.value.begin() + value, b.value.end(), tokens.value.begin() + value);
+  return tokens;
+}
+
+TEST_F(Sequences, AForkSharesFullPagesAndCopiesThePageItWrites) {
+  const std::int32_t first = create();
+  ASSERT_EQ(server.append(first, a, 0, 100), INTFLASH_OK) << intflash_last_error();
+  EXPECT_EQ(free_pages(), 6);
+  const std::int32_t second = fork(first);
+  EXPECT_EQ(free_pages(), 6);
+  const Tokens b = spliced(shape(), a, random_tokens(shape(), 300, 2), 100);
+  ASSERT_EQ(server.append(second, b, 100, 110), INTFLASH_OK) << intflash_last_error();
+  EXPECT_EQ(free_pages(), 5);
+  EXPECT_EQ(server.request_of(first).pages[0], server.request_of(second).pages[0]);
+  EXPECT_NE(server.request_of(first).pages[1], server.request_of(second).pages[1]);
+  ASSERT_EQ(server.append(first, a, 100, 120), INTFLASH_OK) << intflash_last_error();
+  EXPECT_EQ(free_pages(), 5);
+  expect_holds(first, a);
+  expect_holds(second, b);
+  EXPECT_EQ(intflash_sequence_free(server.cache(), first), INTFLASH_OK);
+  EXPECT_EQ(free_pages(), 6);
+  expect_holds(second, b);
+  EXPECT_EQ(intflash_sequence_free(server.cache(), second), INTFLASH_OK);
+  EXPECT_EQ(free_pages(), 8);
+}
+
+TEST_F(Sequences, TruncatedTokensAreReplaced) {
+  const std::int32_t sequence = create();
+  ASSERT_EQ(server.append(sequence, a, 0, 200), INTFLASH_OK);
+  ASSERT_EQ(intflash_sequence_truncate(server.cache(), sequence, 70), INTFLASH_OK);
+  EXPECT_EQ(free_pages(), 6);
+  EXPECT_EQ(kv_len(sequence), 70);
+  const Tokens b = spliced(shape(), a, random_tokens(shape(), 300, 3), 70);
+  ASSERT_EQ(server.append(sequence, b, 70, 300), INTFLASH_OK);
+  expect_holds(sequence, b);
+  EXPECT_EQ(intflash_sequence_truncate(server.cache(), sequence, 301), INTFLASH_BAD_SHAPE);
+  EXPECT_EQ(intflash_sequence_truncate(server.cache(), sequence, -1), INTFLASH_BAD_SHAPE);
+  EXPECT_EQ(kv_len(sequence), 300);
+}
+
+TEST_F(Sequences, AnAppendThatThePoolCannotHoldChangesNothing) {
+  const std::int32_t first = create();
+  const std::int32_t second = create();
+  ASSERT_EQ(server.append(first, a, 0, 300), INTFLASH_OK);
+  ASSERT_EQ(server.append(second, a, 0, 64), INTFLASH_OK);
+  EXPECT_EQ(free_pages(), 2);
+  EXPECT_EQ(server.append(second, a, 64, 64 + 129), INTFLASH_POOL_EXHAUSTED);
+  EXPECT_NE(std::string(intflash_last_error()).find("3 more pages"), std::string::npos)
+      << intflash_last_error();
+  EXPECT_EQ(free_pages(), 2);
+  EXPECT_EQ(kv_len(second), 64);
+  expect_holds(first, a);
+}
+
+TEST_F(Sequences, AnAppendWithNanNamesItAndChangesNothing) {
+  const std::int32_t sequence = create();
+  ASSERT_EQ(server.append(sequence, a, 0, 10), INTFLASH_OK);
+  const Tokens good = a;
+  a.value[static_cast<std::size_t>((12 * 2 + 1) * shape().head_dim_v + 5)] = NAN;
+  EXPECT_EQ(server.append(sequence, a, 10, 20), INTFLASH_NONFINITE_INPUT);
+  EXPECT_NE(std::string(intflash_last_error()).find("value[request 0][token 2][head 1][5]"),
+            std::string::npos)
+      << intflash_last_error();
+  EXPECT_EQ(kv_len(sequence), 10);
+  ASSERT_EQ(server.append(sequence, good, 10, 20), INTFLASH_OK);
+  expect_holds(sequence, good);
+}
+
+TEST_F(Sequences, UnknownNumbersAreRefused) {
+  const std::int32_t sequence = create();
+  ASSERT_EQ(intflash_sequence_free(server.cache(), sequence), INTFLASH_OK);
+  std::int32_t fork = 77;
+  for (const std::int32_t bad : {sequence, -1, 1000}) {
+    EXPECT_EQ(intflash_sequence_free(server.cache(), bad), INTFLASH_INVALID_ARGUMENT);
+    EXPECT_EQ(intflash_sequence_fork(server.cache(), bad, &fork), INTFLASH_INVALID_ARGUMENT);
+    EXPECT_EQ(intflash_sequence_truncate(server.cache(), bad, 0), INTFLASH_INVALID_ARGUMENT);
+    EXPECT_EQ(server.append(bad, a, 0, 1), INTFLASH_INVALID_ARGUMENT);
+  }
+  EXPECT_EQ(fork, 77);
+  EXPECT_EQ(create(), sequence);  // used again
+}
+
+}  // namespace
+}  // namespace intflash::serving
