@@ -164,7 +164,8 @@ struct WideTiles : Avx2 {
   }
 
   static INTFLASH_INLINE void pv_tile(void* packed, const std::uint8_t* weights, std::int32_t rows,
-                                      const ScoreBlock& block, std::int32_t num_keys,
+                                      const ScoreBlock& block, const ScoreBlock& /*next*/,
+                                      std::int32_t /*head_dim*/, std::int32_t num_keys,
                                       std::int32_t head_dim_v, const float* gain,
                                       float* const* accumulators) {
     Scratch& scratch = *static_cast<Scratch*>(packed);

@@ -252,8 +252,9 @@ void attend_tile(const TileTask& task) {
     const std::int32_t num_keys = keys_to_multiply(query, keep);
     Isa::qk_tile(query, products, block, num_keys, scratch.dots[0]);
     const std::int32_t active = weigh_block(task, block, keep, scratch);
-    Isa::pv_tile(products, scratch.weights[0], active, block, num_keys, task.head_dim_v,
-                 scratch.gain, scratch.accumulators);
+    const ScoreBlock& next = task.blocks[b + 1 < task.num_blocks ? b + 1 : b];
+    Isa::pv_tile(products, scratch.weights[0], active, block, next, query.head_dim, num_keys,
+                 task.head_dim_v, scratch.gain, scratch.accumulators);
   }
 }
 

@@ -35,10 +35,18 @@ INTFLASH_INLINE float mantissa_of(float x) {
   return bits_as<float>((bits_as<std::int32_t>(x) & 0x007fffff) | 0x3f000000);
 }
 
+// The larger of x and a constant. max_of would leave g++ 12 a branch to thread through what
+// follows, and loops would not vectorize.
+INTFLASH_INLINE float at_least(float x, float floor) {
+  const std::int32_t below = -static_cast<std::int32_t>(x < floor);
+  return bits_as<float>((bits_as<std::int32_t>(x) & ~below) |
+                        (bits_as<std::int32_t>(floor) & below));
+}
+
 // 2^x for x <= 126; 0 below 2^-126. Relative error 2e-7: a minimax polynomial of degree 5 on [0,
 // 1), exact at 0. Written without branches, so that loops over it vectorize.
 INTFLASH_INLINE float exp2_of(float x) {
-  const float clamped = max_of(x, -127.0f);
+  const float clamped = at_least(x, -127.0f);
   const std::int32_t toward_zero = static_cast<std::int32_t>(clamped);
   const std::int32_t above = static_cast<float>(toward_zero) > clamped ? 1 : 0;
   const std::int32_t whole = toward_zero - above;

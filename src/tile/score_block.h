@@ -46,12 +46,16 @@ INTFLASH_INLINE std::int32_t value_log2_of(std::int32_t scale_bits, std::int32_t
   return max_of(scale_bits == 0 ? kValueLog2Min : log2, kValueLog2Min);
 }
 
+// All ones for a light key. A comparison would become a branch of the loop over keys.
+INTFLASH_INLINE std::int32_t light_mask(std::int32_t value_log2) {
+  return (value_log2 - kLightValueLog2) >> 31;
+}
+
 // 256 * 2^-value_log2, rounded; 0 for a light key.
 INTFLASH_INLINE std::int32_t value_weight_of(std::int32_t value_log2) {
   const std::int32_t bounded = max_of(value_log2, kLightValueLog2);
   const float power = exp2_of(static_cast<float>(-bounded) * 0x1p-9f);
-  const std::int32_t weight = round_to_int(power * static_cast<float>(kValueWeightOne));
-  return value_log2 < kLightValueLog2 ? 0 : weight;
+  return round_to_int(power * static_cast<float>(kValueWeightOne)) & ~light_mask(value_log2);
 }
 
 // Exponents of the largest scales among some keys of a block; a mantissa of 0: all key scales are
@@ -92,7 +96,7 @@ INTFLASH_INLINE void fill_factors_beside(ScoreBlock& block, const std::int32_t* 
   }
   std::int32_t any_light = 0;
   for (std::int32_t key = 0; key < kScoreBlock; ++key) {
-    any_light |= kept[key] & (value_log2[key] < kLightValueLog2 ? 1 : 0);
+    any_light |= kept[key] & light_mask(value_log2[key]) & 1;
     value_weight[key] = value_weight_of(value_log2[key]) & kept[key];
   }
   block.key_exponent = largest.key_exponent;
