@@ -57,9 +57,11 @@ struct WideTiles : Avx2 {
     }
   }
 
-  static INTFLASH_INLINE void widen_tile(const std::int8_t* codes, std::int32_t quads,
-                                         std::int16_t (*tile)[64]) {
+  // Meanwhile asks for as many of the lines that will be read next.
+  static INTFLASH_INLINE void widen_tile(const std::int8_t* codes, const std::int8_t* next,
+                                         std::int32_t quads, std::int16_t (*tile)[64]) {
     for (std::int32_t quad = 0; quad < quads; ++quad) {
+      __builtin_prefetch(next + quad * 64, 0, 2);
       const I16 low = load(codes + quad * 64);
       const I16 high = load(codes + quad * 64 + 32);
       store(tile[quad], even_signed(low));
@@ -140,8 +142,9 @@ struct WideTiles : Avx2 {
     const std::int32_t head_dim = query.head_dim;
     const std::int16_t* pairs = pairs_of(packed);
     for (std::int32_t key = 0; key < num_keys; key += 16) {
-      widen_tile(block.half[key / kBlockTokens].key_codes + key % kBlockTokens * head_dim,
-                 head_dim / 4, scratch.tile);
+      const KvBlock& half = block.half[key / kBlockTokens];
+      const std::int32_t offset = key % kBlockTokens * head_dim;
+      widen_tile(half.key_codes + offset, half.value_codes + offset, head_dim / 4, scratch.tile);
       for_each_panel_of_6(query.rows, [&](auto panel, std::int32_t r) {
         qk_panel<decltype(panel)::kRows>(pairs + r * head_dim, head_dim, scratch.tile,
                                          dots + r * kScoreBlock + key);
@@ -164,7 +167,7 @@ struct WideTiles : Avx2 {
   }
 
   static INTFLASH_INLINE void pv_tile(void* packed, const std::uint8_t* weights, std::int32_t rows,
-                                      const ScoreBlock& block, const ScoreBlock& /*next*/,
+                                      const ScoreBlock& block, const ScoreBlock& next,
                                       std::int32_t /*head_dim*/, std::int32_t num_keys,
                                       std::int32_t head_dim_v, const float* gain,
                                       float* const* accumulators) {
@@ -173,8 +176,9 @@ struct WideTiles : Avx2 {
       widen_weights(weights + r * kScoreBlock, scratch.weights[r]);
     for (std::int32_t channel = 0; channel < head_dim_v; channel += 16) {
       for (std::int32_t half = 0; half < num_keys / kBlockTokens; ++half) {
-        widen_tile(block.half[half].value_codes + channel * kBlockTokens, kBlockTokens / 4,
-                   scratch.tile + half * 16);
+        const std::int32_t offset = channel * kBlockTokens;
+        widen_tile(block.half[half].value_codes + offset, next.half[half].key_codes + offset,
+                   kBlockTokens / 4, scratch.tile + half * 16);
       }
       for_each_panel_of_6(rows, [&](auto panel, std::int32_t r) {
         pv_panel<decltype(panel)::kRows>(scratch.weights[r], scratch.tile, num_keys, gain + r,
