@@ -2,6 +2,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kv_cache.h"
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#include <unistd.h>
+#endif
+
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -51,6 +56,17 @@ bool copy_center(const intflash_context& context, const float* given, std::int64
   return copy != nullptr;
 }
 
+// Asks for huge pages: each page table entry that a walk over the keys has to fetch waits for
+// memory too. Advice only.
+void prefer_huge_pages([[maybe_unused]] char* memory, [[maybe_unused]] std::size_t bytes) {
+#if defined(__linux__)
+  const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+  const std::size_t to_page = (page - reinterpret_cast<std::uintptr_t>(memory) % page) % page;
+  if (bytes > to_page + page)
+    ::madvise(memory + to_page, (bytes - to_page) / page * page, MADV_HUGEPAGE);
+#endif
+}
+
 // Everything that the cache allocates; false: no memory.
 bool allocate_parts(intflash_cache& cache, const intflash_cache_options& options) {
   const intflash_context& context = *cache.context;
@@ -63,9 +79,10 @@ bool allocate_parts(intflash_cache& cache, const intflash_cache_options& options
   cache.free_pages = static_cast<std::int32_t*>(allocate(ids));
   if (cache.free_pages == nullptr) return false;
   if (options.arena == nullptr) {
-    cache.pages = static_cast<char*>(
-        allocate(static_cast<std::size_t>(cache.num_pages * cache.page_bytes())));
+    const auto bytes = static_cast<std::size_t>(cache.num_pages * cache.page_bytes());
+    cache.pages = static_cast<char*>(allocate(bytes));
     cache.owns_pages = true;
+    if (cache.pages != nullptr) prefer_huge_pages(cache.pages, bytes);
   } else {
     cache.pages = static_cast<char*>(options.arena);
   }
