@@ -66,16 +66,15 @@ class Cutter {
   void cut(OnItem item, OnMerge merge) const {
     float total = 0;
     for (std::int64_t r = 0; r < plan_.num_requests; ++r)
-      total += cost(plan_.requests[r]) * static_cast<float>(plan_.num_kv_heads);
+      total += plan_.requests[r].cost * static_cast<float>(plan_.num_kv_heads);
     const float target =
         std::max(total / static_cast<float>(plan_.num_workers * kItemsPerWorker), kLeastCost);
     std::int64_t slots = 0;
     for (std::int64_t r = 0; r < plan_.num_requests; ++r) {
       const BatchRequest& request = plan_.requests[r];
       if (request.num_tiles == 0) continue;
-      const float head_cost = cost(request);
-      if (head_cost <= target || plan_.num_workers == 1) {
-        cut_heads(r, head_cost, target, item);
+      if (request.cost <= target || plan_.num_workers == 1) {
+        cut_heads(r, target, item);
       } else {
         for (std::int64_t head = 0; head < plan_.num_kv_heads; ++head)
           cut_head(r, head, target, slots, item, merge);
@@ -91,8 +90,11 @@ class Cutter {
     const TileKeys last = keys(request, tile + num_tiles - 1);
     const std::int64_t begin = std::min(first.begin, last.begin) / kSpanTokens;
     const std::int64_t end = ceil_div(std::max(first.end, last.end), kSpanTokens);
-    float item_cost = 0;
-    for (std::int64_t i = 0; i < num_tiles; ++i) item_cost += cost(request, tile + i);
+    float item_cost = request.cost;
+    if (num_tiles < request.num_tiles) {
+      item_cost = 0;
+      for (std::int64_t i = 0; i < num_tiles; ++i) item_cost += cost(request, tile + i);
+    }
     return {static_cast<std::int32_t>(r),
             static_cast<std::int32_t>(head),
             1,
@@ -106,10 +108,10 @@ class Cutter {
 
   // Items of whole heads, several together where one is little work.
   template <class OnItem>
-  void cut_heads(std::int64_t r, float head_cost, float target, OnItem& item) const {
+  void cut_heads(std::int64_t r, float target, OnItem& item) const {
     const BatchRequest& request = plan_.requests[r];
     const std::int64_t heads = std::clamp<std::int64_t>(
-        static_cast<std::int64_t>(target / head_cost), 1, plan_.num_kv_heads);
+        static_cast<std::int64_t>(target / request.cost), 1, plan_.num_kv_heads);
     for (std::int64_t head = 0; head < plan_.num_kv_heads; head += heads) {
       for (std::int64_t tile = 0; tile < request.num_tiles; tile += kTilesPerItem) {
         BatchItem whole =
@@ -223,6 +225,7 @@ intflash_batch_plan* make_batch_plan(const intflash_context& context, const intf
   for (std::int64_t r = 0; r < desc.num_requests; ++r) {
     BatchRequest request = make_request(desc.requests[r], shape, shape.num_queries);
     request.num_tiles = ceil_div(cutter.rows(request), tile.rows);
+    request.cost = cutter.cost(request);
     new (shape.requests + r) BatchRequest(request);
     shape.num_queries += desc.requests[r].query_len;
     shape.largest_softmax_scale = std::max(shape.largest_softmax_scale, request.softmax_scale);
@@ -250,8 +253,10 @@ intflash_batch_plan* make_batch_plan(const intflash_context& context, const intf
     Cutter(*plan, tile.rows)
         .cut([&](const BatchItem& item) { new (plan->items + items++) BatchItem(item); },
              [&](const BatchMerge& merge) { new (plan->merges + merges++) BatchMerge(merge); });
-    std::sort(plan->items, plan->items + items,
-              [](const BatchItem& a, const BatchItem& b) { return a.cost > b.cost; });
+    if (plan->num_workers > 1) {
+      std::sort(plan->items, plan->items + items,
+                [](const BatchItem& a, const BatchItem& b) { return a.cost > b.cost; });
+    }
   }
   context.deallocate(context.allocator_user, scratch);
   return reinterpret_cast<intflash_batch_plan*>(memory);

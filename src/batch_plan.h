@@ -20,6 +20,7 @@ struct BatchRequest {
   std::int64_t first_query;  // row of the batch's query tensor
   std::int64_t num_tiles;    // of one kv head
   float softmax_scale;
+  float cost;  // of one kv head
 };
 
 // Tiles of one or more kv heads of a request against a run of spans. Where the key range is not cut

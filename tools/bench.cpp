@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 
 #include <cstdio>
+#include <functional>
 #include <memory>
 #include <regex>
 #include <vector>
@@ -19,14 +20,20 @@
 #include "failure.h"
 #include "machine.h"
 #include "machine_report.h"
+#include "serving_bench.h"
 
 namespace intflash {
 namespace {
 
+struct Step {
+  std::string name;
+  std::function<BenchRow(BenchPort&)> measure;
+};
+
 // What one port is to do.
 struct PortCases {
   std::string port;
-  std::vector<BenchCase> cases;
+  std::vector<Step> steps;
 };
 
 std::regex compile_filter(const std::string& filter) {
@@ -46,19 +53,37 @@ std::vector<std::string> chosen_ports(const BenchOptions& options) {
   return ports;
 }
 
+std::vector<Step> steps_of(const std::string& port, const BenchOptions& options) {
+  const int max_threads = this_machine().num_threads;
+  std::vector<Step> steps;
+  if (options.suite == "dense") {
+    const BenchSize size = port == "scalar" ? BenchSize::kScalar
+                           : options.quick  ? BenchSize::kQuick
+                                            : BenchSize::kFull;
+    for (const BenchCase& c : bench_cases(size, options.threads, max_threads))
+      steps.push_back({c.name, [c](BenchPort& bench) { return bench.measure(c); }});
+    return steps;
+  }
+  if (port == "scalar" && options.isa.empty()) return steps;  // nobody serves with it
+  for (const std::string& name :
+       serving_cases(options.suite, options.quick, options.threads, max_threads)) {
+    steps.push_back({name, [name, port, quick = options.quick](BenchPort&) {
+                       return measure_serving(name, port, quick);
+                     }});
+  }
+  return steps;
+}
+
 std::vector<PortCases> select_cases(const BenchOptions& options) {
   const std::regex filter = compile_filter(options.filter);
   std::vector<PortCases> selected;
   bool any = false;
   for (const std::string& port : chosen_ports(options)) {
-    const BenchSize size = port == "scalar" ? BenchSize::kScalar
-                           : options.quick  ? BenchSize::kQuick
-                                            : BenchSize::kFull;
     PortCases entry{port, {}};
-    for (const BenchCase& c : bench_cases(size, options.threads, this_machine().num_threads)) {
-      if (std::regex_search(c.name, filter)) entry.cases.push_back(c);
+    for (Step& step : steps_of(port, options)) {
+      if (std::regex_search(step.name, filter)) entry.steps.push_back(std::move(step));
     }
-    any = any || !entry.cases.empty();
+    any = any || !entry.steps.empty();
     selected.push_back(std::move(entry));
   }
   if (!any) throw UsageError(fmt::format("--filter {}: no case of that name", options.filter));
@@ -74,15 +99,15 @@ struct Results {
 // let it.
 Results measure_all(const std::vector<PortCases>& selected, bool quick) {
   std::size_t steps = 0;
-  for (const PortCases& entry : selected) steps += entry.cases.size();
+  for (const PortCases& entry : selected) steps += entry.steps.size();
   ProgressBar progress(steps);
   Results results;
   for (const PortCases& entry : selected) {
     BenchPort port(entry.port, quick);
-    for (const BenchCase& c : entry.cases) {
-      progress.begin_step(fmt::format("{} {}", entry.port, c.name));
+    for (const Step& step : entry.steps) {
+      progress.begin_step(fmt::format("{} {}", entry.port, step.name));
       try {
-        results.rows.push_back(port.measure(c));
+        results.rows.push_back(step.measure(port));
         progress.clear();
         print_table_row(results.rows.back());
       } catch (const Failure& failure) {

@@ -9,6 +9,7 @@
 namespace intflash {
 
 struct BenchOptions {
+  std::string suite = "dense";  // or decode, append, batch
   bool quick = false;
   std::string filter;  // regular expression that a case's name must contain; "" = all cases
   std::string isa;     // a port's name; "" = every port that runs here

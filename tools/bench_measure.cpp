@@ -144,16 +144,6 @@ class PreparedCase {
   intflash_attend_args args_;
 };
 
-namespace {
-
-// What each turn measured.
-struct Turns {
-  std::vector<double> seconds;  // of one call
-  std::vector<double> limit;
-  std::vector<double> long_call_seconds;  // what the operations take in a long call; 0 if not asked
-};
-
-// Takes turns: the limit, the long call, so many calls as make a sample, the limit, ...
 Turns time_by_turns(const std::function<void()>& call, const std::function<double()>& limit,
                     const std::function<double()>& long_call_seconds, bool quick) {
   const std::size_t most_turns = quick ? 5 : 15;
@@ -174,8 +164,6 @@ Turns time_by_turns(const std::function<void()>& call, const std::function<doubl
   }
   return turns;
 }
-
-}  // namespace
 
 BenchPort::BenchPort(std::string name, bool quick) : name_(std::move(name)), quick_(quick) {}
 BenchPort::~BenchPort() = default;

@@ -4,11 +4,13 @@
 // Measures one case of the bench: checks its answer, then times it and its limit by turns.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "bench_cases.h"
 #include "call.h"
@@ -39,6 +41,17 @@ struct BenchRow {
   std::size_t workspace_bytes = 0;
   double rel_l1 = 0;  // relative L1 error of the rows that were checked
 };
+
+// What each turn measured.
+struct Turns {
+  std::vector<double> seconds;  // of one call
+  std::vector<double> limit;
+  std::vector<double> long_call_seconds;  // what the operations take in a long call; 0 if not asked
+};
+
+// Takes turns: the limit, the long call, so many calls as make a sample, the limit, ...
+Turns time_by_turns(const std::function<void()>& call, const std::function<double()>& limit,
+                    const std::function<double()>& long_call_seconds, bool quick);
 
 class PreparedCase;
 

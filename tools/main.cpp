@@ -127,6 +127,12 @@ void add_compare(CLI::App& app, CompareOptions& options, SyntheticOptions& synth
 
 void add_bench(CLI::App& app, BenchOptions& options) {
   CLI::App& command = *app.add_subcommand("bench", "speed beside the machine's limit");
+  command
+      .add_option(
+          "suite", options.suite,
+          "dense (default): calls over whole tensors; decode, append, batch: over a KV cache")
+      ->check(CLI::IsMember({"dense", "decode", "append", "batch"}))
+      ->type_name("SUITE");
   command.add_flag("--quick", options.quick, "fewer repeats, without the longest cases");
   command
       .add_option("--filter", options.filter, "regular expression that a case's name must contain")
@@ -134,8 +140,9 @@ void add_bench(CLI::App& app, BenchOptions& options) {
   add_port(command, options.threads, options.isa);
   command.add_option("--json", options.json, "writes a report")->type_name("FILE");
   command.footer(
-      "Example:\n  intflash bench --quick --filter 'd128/n4096' --isa avx512_vnni --json "
-      "bench.json");
+      "Examples:\n"
+      "  intflash bench --quick --filter 'd128/n4096' --isa avx512_vnni --json bench.json\n"
+      "  intflash bench decode --quick --threads 1");
 }
 
 struct Options {

@@ -44,7 +44,10 @@ Words sum_words(const std::byte* bytes, std::size_t size) {
   const std::size_t words = size / kStreams / 64 * kWordsPerLine;  // of a stream
   const auto* first = reinterpret_cast<const Words*>(bytes);
   Words sums[kStreams] = {};
+  constexpr std::size_t kAhead = 16 * kWordsPerLine;
   for (std::size_t line = 0; line < words; line += kWordsPerLine) {
+    for (std::size_t s = 0; s < kStreams; ++s)
+      __builtin_prefetch(first + s * words + line + kAhead);
     for (std::size_t word = line; word < line + kWordsPerLine; ++word) {
       for (std::size_t s = 0; s < kStreams; ++s) sums[s] += first[s * words + word];
     }

@@ -1,0 +1,436 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+#include "serving_bench.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <functional>
+#include <memory>
+#include <numeric>
+#include <random>
+
+#include "dispatch.h"
+#include "intflash/cache.h"
+#include "stopwatch.h"
+
+namespace intflash {
+namespace {
+
+constexpr double kGiga = 1e9;
+constexpr std::int64_t kPageSize = 64;
+
+// ---- Owners ----
+
+struct DestroyCache {
+  void operator()(intflash_cache* cache) const { intflash_cache_destroy(cache); }
+};
+struct DestroyBatchPlan {
+  void operator()(intflash_batch_plan* plan) const { intflash_batch_plan_destroy(plan); }
+};
+using Cache = std::unique_ptr<intflash_cache, DestroyCache>;
+using BatchPlan = std::unique_ptr<intflash_batch_plan, DestroyBatchPlan>;
+
+struct Heads {
+  std::int64_t query;
+  std::int64_t kv;
+  std::int64_t dim;
+};
+
+AlignedArray<float> random_floats(std::int64_t size) {
+  AlignedArray<float> values(static_cast<std::size_t>(size));
+  std::mt19937 random(1);
+  std::normal_distribution<float> normal;
+  for (float& value : values) value = normal(random);
+  return values;
+}
+
+// [tokens][heads][dim].
+intflash_tensor token_major(float* data, std::int64_t heads, std::int64_t dim) {
+  intflash_tensor tensor{};
+  tensor.data = data;
+  tensor.stride_head = dim;
+  tensor.stride_token = heads * dim;
+  return tensor;
+}
+
+Cache create_cache(const Context& context, const Heads& heads, std::int64_t num_pages) {
+  intflash_cache_options options{};
+  options.struct_size = sizeof options;
+  options.num_kv_heads = heads.kv;
+  options.head_dim = heads.dim;
+  options.page_size = kPageSize;
+  options.num_pages = num_pages;
+  intflash_cache* cache = nullptr;
+  require_ok(intflash_cache_create(context.get(), &options, &cache));
+  return Cache(cache);
+}
+
+// Tokens for a batch of sequences, as many for each as counts say.
+class Tokens {
+ public:
+  Tokens(const Heads& heads, std::vector<std::int64_t> counts) : heads_(heads) {
+    indptr_.resize(counts.size() + 1);
+    std::partial_sum(counts.begin(), counts.end(), indptr_.begin() + 1);
+    data_ = random_floats(indptr_.back() * heads.kv * heads.dim);
+  }
+  void append(intflash_cache* cache, const std::vector<std::int32_t>& sequences) {
+    intflash_append_args args{};
+    args.struct_size = sizeof args;
+    args.num_requests = static_cast<std::int64_t>(sequences.size());
+    args.token_indptr = indptr_.data();
+    args.key_dtype = args.value_dtype = INTFLASH_F32;
+    args.key = args.value = token_major(data_.data(), heads_.kv, heads_.dim);
+    require_ok(intflash_sequences_append(cache, sequences.data(), &args));
+  }
+
+ private:
+  Heads heads_;
+  std::vector<std::int64_t> indptr_;
+  AlignedArray<float> data_;
+};
+
+std::int32_t create_sequence(intflash_cache* cache) {
+  std::int32_t sequence = -1;
+  require_ok(intflash_sequence_create(cache, &sequence));
+  return sequence;
+}
+
+std::int32_t filled_sequence(intflash_cache* cache, const Heads& heads, std::int64_t count) {
+  constexpr std::int64_t kPiece = 1024;
+  const std::int32_t sequence = create_sequence(cache);
+  for (std::int64_t t = 0; t < count; t += kPiece)
+    Tokens(heads, {std::min(kPiece, count - t)}).append(cache, {sequence});
+  return sequence;
+}
+
+// ---- Batches ----
+
+struct Shape {
+  std::int64_t query_len;
+  std::int64_t kv_len;
+};
+
+// One plan over requests that are sequences 0, 1, ... of a cache.
+class Batch {
+ public:
+  Batch(const Context& context, const intflash_cache* cache, const Heads& heads,
+        const std::vector<Shape>& shapes, const std::vector<std::int32_t>& sequences) {
+    page_indptr_.push_back(0);
+    std::int64_t rows = 0;
+    for (std::size_t r = 0; r < shapes.size(); ++r) {
+      intflash_request request{};
+      request.query_len = shapes[r].query_len;
+      request.kv_len = shapes[r].kv_len;
+      request.mask = INTFLASH_MASK_CAUSAL;
+      requests_.push_back(request);
+      const std::int32_t* pages = nullptr;
+      std::int64_t count = 0;
+      require_ok(intflash_sequence_get_pages(cache, sequences[r], &pages, &count));
+      page_ids_.insert(page_ids_.end(), pages, pages + count);
+      page_indptr_.push_back(static_cast<std::int64_t>(page_ids_.size()));
+      rows += shapes[r].query_len;
+      operations_ += 4.0 * static_cast<double>(heads.query * heads.dim * shapes[r].query_len) *
+                     (static_cast<double>(shapes[r].kv_len) -
+                      static_cast<double>(shapes[r].query_len - 1) / 2);
+    }
+    query_ = random_floats(rows * heads.query * heads.dim);
+    out_ = AlignedArray<float>(query_.size());
+    desc_.struct_size = sizeof desc_;
+    desc_.num_requests = static_cast<std::int64_t>(requests_.size());
+    desc_.requests = requests_.data();
+    desc_.num_query_heads = heads.query;
+    desc_.query_dtype = desc_.out_dtype = INTFLASH_F32;
+    plan_ = make_plan(context, cache);
+    workspace_ = Workspace(intflash_batch_workspace_bytes(plan_.get()));
+    args_.struct_size = sizeof args_;
+    args_.query = token_major(query_.data(), heads.query, heads.dim);
+    args_.out = token_major(out_.data(), heads.query, heads.dim);
+    args_.pages = {page_indptr_.data(), page_ids_.data()};
+  }
+
+  BatchPlan make_plan(const Context& context, const intflash_cache* cache) const {
+    intflash_batch_plan* plan = nullptr;
+    require_ok(intflash_plan_batch(context.get(), cache, &desc_, &plan));
+    return BatchPlan(plan);
+  }
+  void run(const intflash_cache* cache) {
+    require_ok(
+        intflash_batch_run(plan_.get(), cache, &args_, workspace_.data(), workspace_.size()));
+  }
+  double operations() const { return operations_; }
+  BenchRow row() const {
+    intflash_plan_info info{};
+    info.struct_size = sizeof info;
+    require_ok(intflash_batch_get_info(plan_.get(), &info));
+    BenchRow row;
+    row.port = info.port;
+    row.kernel = info.kernel;
+    row.mode = info.mode;
+    row.threads = info.num_threads;
+    row.workspace_bytes = info.workspace_bytes;
+    return row;
+  }
+
+ private:
+  std::vector<intflash_request> requests_;
+  std::vector<std::int64_t> page_indptr_;
+  std::vector<std::int32_t> page_ids_;
+  AlignedArray<float> query_, out_;
+  double operations_ = 0;
+  intflash_batch_desc desc_{};
+  intflash_batch_args args_{};
+  BatchPlan plan_;
+  Workspace workspace_;
+};
+
+// ---- Cases ----
+
+// The parts of a name such as decode/d128/h32-8/n4096/hot/t2.
+struct CaseName {
+  std::string suite;
+  Heads heads{32, 8, 128};
+  std::int64_t tokens = 0;
+  std::string variant;
+  int threads = 1;
+
+  explicit CaseName(const std::string& name) {
+    std::size_t begin = 0;
+    while (begin <= name.size()) {
+      const std::size_t end = std::min(name.find('/', begin), name.size());
+      read(name.substr(begin, end - begin));
+      begin = end + 1;
+    }
+  }
+
+ private:
+  void read(const std::string& part) {
+    const auto number = [&](std::size_t at) { return std::stoll(part.substr(at)); };
+    const bool numbered = part.size() > 1 && part[1] >= '0' && part[1] <= '9';
+    if (suite.empty()) {
+      suite = part;
+    } else if (numbered && part[0] == 'd') {
+      heads.dim = number(1);
+    } else if (numbered && part[0] == 'n') {
+      tokens = number(1);
+    } else if (numbered && part[0] == 't') {
+      threads = static_cast<int>(number(1));
+    } else if (numbered && part[0] == 'h') {
+      heads.query = number(1);
+      heads.kv = number(part.find('-') + 1);
+    } else {
+      variant = part;
+    }
+  }
+};
+
+// Fills in what was measured: work and limit are in 10^9 per second.
+void finish(BenchRow& row, const Turns& turns, double work) {
+  row.seconds = median(turns.seconds);
+  row.limit = median(turns.limit);
+  row.share = work / row.seconds / row.limit;
+  row.best_seconds = *std::min_element(turns.seconds.begin(), turns.seconds.end());
+  row.best_limit = *std::max_element(turns.limit.begin(), turns.limit.end());
+  row.best_share = work / row.best_seconds / row.best_limit;
+}
+
+// One request, one query. Hot: the same cache again and again. Cold: so many caches in turn that
+// none is still in the L3.
+BenchRow measure_decode(const CaseName& name, const Context& context, bool quick) {
+  const std::int64_t pages = (name.tokens + kPageSize - 1) / kPageSize;
+  std::vector<Cache> caches;
+  std::size_t cache_bytes = 0, all_bytes = 0;
+  const std::size_t wanted = name.variant == "cold" ? dram_test_bytes() : 1;
+  while (all_bytes < wanted) {
+    caches.push_back(create_cache(context, name.heads, pages));
+    filled_sequence(caches.back().get(), name.heads, name.tokens);
+    intflash_cache_info info{};
+    info.struct_size = sizeof info;
+    require_ok(intflash_cache_get_info(caches.back().get(), &info));
+    cache_bytes = info.bytes_per_token * static_cast<std::size_t>(name.tokens);
+    all_bytes += cache_bytes;
+  }
+  Batch batch(context, caches[0].get(), name.heads, {{1, name.tokens}}, {0});
+  MemoryRate memory(name.variant == "cold" ? dram_test_bytes() : cache_bytes);
+  std::size_t next = 0;
+  const Turns turns = time_by_turns(
+      [&] {
+        batch.run(caches[next].get());
+        next = (next + 1) % caches.size();
+      },
+      [&] {
+        if (name.variant == "hot") memory.read(name.threads);  // back into the caches
+        return memory.read(name.threads) / kGiga;
+      },
+      [] { return 0.0; }, quick);
+  BenchRow row = batch.row();
+  const double work = static_cast<double>(cache_bytes) / kGiga;
+  finish(row, turns, work);
+  row.gbps = work / row.seconds;
+  return row;
+}
+
+// New tokens of 64 requests that hold 200 each (decode), or of a new one (prefill): f32 in, pages
+// out.
+BenchRow measure_append(const CaseName& name, const Context& context, bool quick) {
+  const bool decode = name.variant == "decode";
+  const std::vector<std::int64_t> counts =
+      decode ? std::vector<std::int64_t>(64, 1) : std::vector<std::int64_t>{name.tokens};
+  const std::int64_t tokens = decode ? 64 : name.tokens;
+  const std::int64_t held = decode ? 200 : 0;
+  const Cache cache = create_cache(context, name.heads, tokens / kPageSize + 64 * 4 + 1);
+  std::vector<std::int32_t> sequences;
+  for (std::size_t i = 0; i < counts.size(); ++i)
+    sequences.push_back(filled_sequence(cache.get(), name.heads, held));
+  Tokens fresh(name.heads, counts);
+  const double token_bytes =
+      static_cast<double>(name.heads.kv) * (2.0 * static_cast<double>(name.heads.dim) * 5 + 12);
+  const double work = token_bytes * static_cast<double>(tokens) / kGiga;
+  MemoryRate memory(static_cast<std::size_t>(work * kGiga));
+  const Turns turns = time_by_turns(
+      [&] {
+        fresh.append(cache.get(), sequences);
+        for (const std::int32_t sequence : sequences)
+          require_ok(intflash_sequence_truncate(cache.get(), sequence, held));
+      },
+      [&] { return memory.copy(name.threads) / kGiga; }, [] { return 0.0; }, quick);
+  BenchRow row;
+  row.port = intflash_context_port(context.get());
+  row.kernel = "append";
+  row.mode = "int8";
+  row.threads = name.threads;
+  finish(row, turns, work);
+  row.gbps = work / row.seconds;
+  return row;
+}
+
+// A long request, many short ones and prefill chunks in one batch, beside the same in three
+// batches.
+BenchRow measure_mixed(const CaseName& name, const Context& context, bool quick) {
+  const std::int64_t longest = quick ? 20000 : 100000;
+  const std::vector<std::vector<Shape>> parts = {
+      {{1, longest}}, std::vector<Shape>(63, {1, 200}), std::vector<Shape>(4, {512, 512})};
+  std::vector<Shape> all;
+  for (const std::vector<Shape>& part : parts) all.insert(all.end(), part.begin(), part.end());
+  std::int64_t pages = 0;
+  for (const Shape& shape : all) pages += (shape.kv_len + kPageSize - 1) / kPageSize;
+  const Cache cache = create_cache(context, name.heads, pages);
+  std::vector<std::int32_t> sequences;
+  for (const Shape& shape : all)
+    sequences.push_back(filled_sequence(cache.get(), name.heads, shape.kv_len));
+  Batch whole(context, cache.get(), name.heads, all, sequences);
+  std::vector<Batch> pieces;
+  auto first = sequences.begin();
+  for (const std::vector<Shape>& part : parts) {
+    const auto last = first + static_cast<std::ptrdiff_t>(part.size());
+    pieces.emplace_back(context, cache.get(), name.heads, part,
+                        std::vector<std::int32_t>(first, last));
+    first = last;
+  }
+  const double work = whole.operations() / kGiga;
+  const Turns turns = time_by_turns([&] { whole.run(cache.get()); },
+                                    [&] {
+                                      return work / seconds_of([&] {
+                                               for (Batch& piece : pieces) piece.run(cache.get());
+                                             });
+                                    },
+                                    [] { return 0.0; }, quick);
+  BenchRow row = whole.row();
+  finish(row, turns, work);
+  row.gops = work / row.seconds;
+  return row;
+}
+
+// 512 queries behind 8192 keys, beside the integer peak.
+BenchRow measure_chunk(const CaseName& name, const Context& context, const std::string& port,
+                       bool quick) {
+  const Cache cache = create_cache(context, name.heads, name.tokens / kPageSize);
+  filled_sequence(cache.get(), name.heads, name.tokens);
+  Batch batch(context, cache.get(), name.heads, {{512, name.tokens}}, {0});
+  IntegerPeak peak(*find_kernels(port.c_str()), name.threads, 0.01);
+  const Turns turns =
+      time_by_turns([&] { batch.run(cache.get()); }, [&] { return peak.measure() / kGiga; },
+                    [] { return 0.0; }, quick);
+  BenchRow row = batch.row();
+  const double work = batch.operations() / kGiga;
+  finish(row, turns, work);
+  row.gops = work / row.seconds;
+  return row;
+}
+
+// Planning 256 decode requests, and running one tiny request: microseconds, without a limit.
+BenchRow measure_overhead(const CaseName& name, const Context& context, bool quick) {
+  const std::int64_t requests = name.variant == "plan" ? 256 : 1;
+  const Cache cache = create_cache(context, name.heads, requests * 4);
+  std::vector<std::int32_t> sequences;
+  for (std::int64_t r = 0; r < requests; ++r)
+    sequences.push_back(filled_sequence(cache.get(), name.heads, name.tokens));
+  Batch batch(context, cache.get(), name.heads,
+              std::vector<Shape>(static_cast<std::size_t>(requests), {1, name.tokens}), sequences);
+  const Turns turns = time_by_turns(
+      [&] {
+        if (name.variant == "plan") {
+          batch.make_plan(context, cache.get());
+        } else {
+          batch.run(cache.get());
+        }
+      },
+      [] { return 1.0; }, [] { return 0.0; }, quick);
+  BenchRow row = batch.row();
+  finish(row, turns, 0);
+  row.limit = row.share = row.best_share = row.best_limit = 0;
+  row.gops = 0;
+  row.overhead_seconds = row.seconds;
+  return row;
+}
+
+}  // namespace
+
+std::vector<std::string> serving_cases(const std::string& suite, bool quick, int threads,
+                                       int max_threads) {
+  std::vector<std::string> names;
+  if (suite == "decode") {
+    std::vector<int> lengths = {4096, 32768};
+    if (!quick) lengths.push_back(131072);
+    for (const int length : lengths) {
+      for (const char* heads : {"h32-8", "h8-8"}) {
+        for (const char* variant : {"hot", "cold"})
+          names.push_back(fmt::format("decode/d128/{}/n{}/{}", heads, length, variant));
+      }
+    }
+  } else if (suite == "append") {
+    names = {"append/d128/h32-8/n512/prefill", "append/d128/h32-8/n4096/prefill",
+             "append/d128/h32-8/n64/decode"};
+  } else if (suite == "batch") {
+    names = {"batch/d128/h32-8/n8192/chunk", "batch/d128/h8-8/n8192/chunk",
+             "batch/d128/h32-8/mixed", "batch/d128/h32-8/n200/plan", "batch/d128/h8-8/n1/tiny"};
+  }
+  const std::vector<std::string> one_thread = names;
+  if (threads > 1) names.clear();
+  const int more = threads > 1 ? threads : threads == 0 && max_threads > 1 ? 2 : 0;
+  for (const std::string& name : one_thread) {
+    if (more > 1) names.push_back(fmt::format("{}/t{}", name, more));
+  }
+  return names;
+}
+
+BenchRow measure_serving(const std::string& text, const std::string& port, bool quick) {
+  const CaseName name(text);
+  const Context context = create_context(name.threads, port);
+  BenchRow row;
+  if (name.suite == "decode") {
+    row = measure_decode(name, context, quick);
+  } else if (name.suite == "append") {
+    row = measure_append(name, context, quick);
+  } else if (name.variant == "mixed") {
+    row = measure_mixed(name, context, quick);
+  } else if (name.variant == "chunk") {
+    row = measure_chunk(name, context, port, quick);
+  } else {
+    row = measure_overhead(name, context, quick);
+  }
+  row.name = text;
+  return row;
+}
+
+}  // namespace intflash
