@@ -22,8 +22,10 @@ intflash_status check_request(const intflash_request& request, std::int64_t inde
   if (status == INTFLASH_OK) status = check_extent("kv_len", request.kv_len, 0);
   if (status == INTFLASH_OK) status = check_softmax_scale(request.softmax_scale);
   MaskRule rule{};
+  rule.kv_len = request.kv_len;
   if (status == INTFLASH_OK)
-    status = set_mask(request.mask, request.window_left, request.window_right, rule);
+    status = set_mask({request.mask, request.window_left, request.window_right, request.prefix_len},
+                      rule);
   if (status != INTFLASH_OK) return status;
   if (request.first_key_position < 0 || request.first_key_position % page_size != 0 ||
       request.first_key_position > request.kv_len) {

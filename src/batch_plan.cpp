@@ -171,7 +171,7 @@ BatchRequest make_request(const intflash_request& given, const intflash_batch_pl
   request.mask.query_len = given.query_len;
   request.mask.kv_begin = given.first_key_position;
   request.mask.kv_len = given.kv_len;
-  set_mask(given.mask, given.window_left, given.window_right, request.mask);
+  set_mask({given.mask, given.window_left, given.window_right, given.prefix_len}, request.mask);
   request.first_query = first_query;
   const FloatState float_state;  // the caller may round otherwise
   request.softmax_scale = given.softmax_scale > 0

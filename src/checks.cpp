@@ -146,28 +146,33 @@ intflash_status check_rotated_dim(std::int32_t rotate, std::int64_t head_dim) {
               static_cast<i64>(head_dim));
 }
 
-intflash_status set_mask(intflash_mask mask, std::int64_t window_left, std::int64_t window_right,
-                         MaskRule& rule) {
-  switch (mask) {
+intflash_status set_mask(const MaskArguments& given, MaskRule& rule) {
+  rule.window_left = -1;
+  rule.window_right = given.mask == INTFLASH_MASK_NONE ? -1 : 0;
+  rule.prefix_len = 0;
+  switch (given.mask) {
     case INTFLASH_MASK_NONE:
-      rule.window_left = rule.window_right = -1;
-      return INTFLASH_OK;
     case INTFLASH_MASK_CAUSAL:
-      rule.window_left = -1;
-      rule.window_right = 0;
       return INTFLASH_OK;
     case INTFLASH_MASK_WINDOW:
-      if (window_left < -1 || window_right < -1) {
+      if (given.window_left < -1 || given.window_right < -1) {
         return fail(INTFLASH_INVALID_ARGUMENT,
                     "window_left = %lld, window_right = %lld: must be >= 0, or -1 for all",
-                    static_cast<i64>(window_left), static_cast<i64>(window_right));
+                    static_cast<i64>(given.window_left), static_cast<i64>(given.window_right));
       }
-      rule.window_left = std::min(window_left, kMaxExtent);
-      rule.window_right = std::min(window_right, kMaxExtent);
+      rule.window_left = std::min(given.window_left, kMaxExtent);
+      rule.window_right = std::min(given.window_right, kMaxExtent);
+      return INTFLASH_OK;
+    case INTFLASH_MASK_PREFIX:
+      if (given.prefix_len < 0 || given.prefix_len > rule.kv_len) {
+        return fail(INTFLASH_INVALID_ARGUMENT, "prefix_len = %lld: must be 0 ... kv_len = %lld",
+                    static_cast<i64>(given.prefix_len), static_cast<i64>(rule.kv_len));
+      }
+      rule.prefix_len = given.prefix_len;
       return INTFLASH_OK;
   }
-  return fail(INTFLASH_INVALID_ARGUMENT, "mask = %d: must be NONE, CAUSAL or WINDOW",
-              static_cast<int>(mask));
+  return fail(INTFLASH_INVALID_ARGUMENT, "mask = %d: must be NONE, CAUSAL, WINDOW or PREFIX",
+              static_cast<int>(given.mask));
 }
 
 // Rows of out must not share elements: each stride, from the smallest, steps over all that the

@@ -33,8 +33,13 @@ intflash_status check_dtype(const char* name, intflash_dtype dtype, bool input);
 intflash_status check_scalar(const char* name, float value);
 // softmax_scale: the same, and below 2^126.
 intflash_status check_softmax_scale(float value);
-intflash_status set_mask(intflash_mask mask, std::int64_t window_left, std::int64_t window_right,
-                         MaskRule& rule);
+
+// A mask as the caller words it, into rule, whose lengths are set.
+struct MaskArguments {
+  intflash_mask mask;
+  std::int64_t window_left, window_right, prefix_len;
+};
+intflash_status set_mask(const MaskArguments& given, MaskRule& rule);
 
 // One tensor of a call and what it must be.
 struct TensorView {

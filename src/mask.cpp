@@ -10,8 +10,9 @@ KeyRange visible_keys(const MaskRule& rule, std::int64_t query) {
   const std::int64_t position = rule.kv_len - rule.query_len + query;
   const std::int64_t begin =
       rule.window_left < 0 ? rule.kv_begin : std::max(rule.kv_begin, position - rule.window_left);
+  const std::int64_t end_of_window = std::max(position + rule.window_right + 1, rule.prefix_len);
   const std::int64_t end =
-      rule.window_right < 0 ? rule.kv_len : std::min(rule.kv_len, position + rule.window_right + 1);
+      rule.window_right < 0 ? rule.kv_len : std::min(rule.kv_len, end_of_window);
   return begin < end ? KeyRange{begin, end} : KeyRange{0, 0};
 }
 

@@ -101,7 +101,8 @@ intflash_status make_problem(const intflash_attend_desc* desc, Problem& problem)
   if (status == INTFLASH_OK) status = check_scalar("score_cap", desc->score_cap);
   if (status == INTFLASH_OK) status = check_softmax_scale(desc->softmax_scale);
   if (status == INTFLASH_OK)
-    status = set_mask(desc->mask, desc->window_left, desc->window_right, problem.mask);
+    status = set_mask({desc->mask, desc->window_left, desc->window_right, desc->prefix_len},
+                      problem.mask);
   if (status == INTFLASH_OK) status = set_center(*desc, problem);
   if (status == INTFLASH_OK) status = check_rotation(*desc);
   if (status != INTFLASH_OK) return status;

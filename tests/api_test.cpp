@@ -137,9 +137,9 @@ const BadCall kBadDescriptions[] = {
      INTFLASH_BAD_SCALE,
      {"score_cap", "inf", "finite and > 0"}},
     {"mask",
-     [](ApiCall& c) { c.desc().mask = static_cast<intflash_mask>(3); },
+     [](ApiCall& c) { c.desc().mask = static_cast<intflash_mask>(4); },
      INTFLASH_INVALID_ARGUMENT,
-     {"mask", "3", "NONE, CAUSAL or WINDOW"}},
+     {"mask", "4", "NONE, CAUSAL, WINDOW or PREFIX"}},
     {"window_left",
      [](ApiCall& c) {
        c.desc().mask = INTFLASH_MASK_WINDOW;
@@ -147,6 +147,13 @@ const BadCall kBadDescriptions[] = {
      },
      INTFLASH_INVALID_ARGUMENT,
      {"window_left", "-2", ">= 0, or -1"}},
+    {"prefix_len",
+     [](ApiCall& c) {
+       c.desc().mask = INTFLASH_MASK_PREFIX;
+       c.desc().prefix_len = 8;
+     },
+     INTFLASH_INVALID_ARGUMENT,
+     {"prefix_len", "= 8", "0 ... kv_len = 7"}},
     {"window_right",
      [](ApiCall& c) {
        c.desc().mask = INTFLASH_MASK_WINDOW;

@@ -174,6 +174,26 @@ TEST(Batch, DroppedPagesOutOfTheWindowChangeNothing) {
   EXPECT_EQ(server.attend({dropped}), before);
 }
 
+TEST(Batch, APrefixIsSeenByAllOfItsQueries) {
+  Shape shape;
+  Server server(shape);
+  const Tokens tokens = random_tokens(shape, 200, 29);
+  const std::vector<std::int32_t> pages = page_range(0, 4);
+  server.append(tokens, 0, 200, pages);
+  Request request = last_rows(shape, tokens, 200, pages);
+  request.mask = INTFLASH_MASK_PREFIX;
+  request.prefix_len = 150;
+  const Result found = server.attend({request})[0];
+  EXPECT_EQ(found, server.attend_dense(tokens, request));
+  // The first query sees the whole prefix, and nothing else.
+  Request first = request;
+  first.query_len = 1;
+  first.kv_len = 150;
+  first.mask = INTFLASH_MASK_NONE;
+  const Result alone = server.attend_dense(tokens, first);
+  EXPECT_TRUE(std::equal(alone.out.begin(), alone.out.end(), found.out.begin()));
+}
+
 TEST(Batch, AScoreCapAndOwnScalesGiveTheDenseCallsBits) {
   Shape shape;
   shape.centered = true;

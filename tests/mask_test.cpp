@@ -26,6 +26,8 @@ bool sees(const intflash_attend_desc& desc, std::int64_t query, std::int64_t key
     case INTFLASH_MASK_WINDOW:
       return (desc.window_left == -1 || key >= position - desc.window_left) &&
              (desc.window_right == -1 || key <= position + desc.window_right);
+    case INTFLASH_MASK_PREFIX:
+      return key <= position || key < desc.prefix_len;
   }
   return false;
 }
@@ -54,6 +56,10 @@ std::vector<intflash_attend_desc> descs() {
       for (const std::int64_t left : {-1, 0, 1, 63, 64, 300}) {
         for (const std::int64_t right : {-1, 0, 5, 64, 300})
           all.push_back(desc_with(INTFLASH_MASK_WINDOW, query_len, kv_len, left, right));
+      }
+      for (const std::int64_t prefix_len : {0, 1, 64, 130}) {
+        all.push_back(desc_with(INTFLASH_MASK_PREFIX, query_len, kv_len, 0, 0));
+        all.back().prefix_len = std::min<std::int64_t>(prefix_len, kv_len);
       }
     }
   }

@@ -163,6 +163,7 @@ void Server::fill(const std::vector<Request>& requests, float score_cap, Batch& 
     given.window_left = request.window_left;
     given.window_right = request.window_right;
     given.softmax_scale = request.softmax_scale;
+    given.prefix_len = request.prefix_len;
     batch.requests.push_back(given);
     batch.page_ids.insert(batch.page_ids.end(), request.pages.begin(), request.pages.end());
     batch.page_indptr.push_back(static_cast<std::int64_t>(batch.page_ids.size()));
@@ -241,6 +242,7 @@ Result Server::attend_dense(const Tokens& tokens, const Request& request, float 
   desc.window_left = request.window_left;
   desc.window_right = request.window_right;
   desc.softmax_scale = request.softmax_scale;
+  desc.prefix_len = request.prefix_len;
   desc.score_cap = score_cap;
   desc.center = shape_.centered ? INTFLASH_CENTER_KEY_VALUE : INTFLASH_CENTER_NONE;
   desc.rotate = shape_.rotate ? 1 : 0;

@@ -46,6 +46,7 @@ struct Request {
   intflash_mask mask = INTFLASH_MASK_CAUSAL;
   std::int64_t window_left = 0;
   std::int64_t window_right = 0;
+  std::int64_t prefix_len = 0;
   float softmax_scale = 0;
   const float* query = nullptr;  // [query_len][num_query_heads][head_dim]
 };

@@ -131,6 +131,7 @@ typedef struct intflash_request {
   int64_t window_left;   // WINDOW: keys before the query that stay visible; -1 = all
   int64_t window_right;  // WINDOW: keys after the query that stay visible; -1 = all
   float softmax_scale;   // 0 = 1 / sqrt(head_dim)
+  int64_t prefix_len;    // PREFIX: keys that every query sees, from position 0 on
 } intflash_request;
 
 typedef struct intflash_batch_desc {

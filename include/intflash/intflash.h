@@ -71,9 +71,11 @@ typedef enum intflash_mode {
 typedef enum intflash_mask {
   INTFLASH_MASK_NONE = 0,
   INTFLASH_MASK_CAUSAL =
-      1,                    // query i sees keys 0 ... kv_len - query_len + i (bottom-right aligned)
-  INTFLASH_MASK_WINDOW = 2  // query i, at position p = kv_len - query_len + i, sees p - window_left
+      1,  // query i sees keys 0 ... kv_len - query_len + i (bottom-right aligned)
+  INTFLASH_MASK_WINDOW =
+      2,                    // query i, at position p = kv_len - query_len + i, sees p - window_left
                             // ... p + window_right
+  INTFLASH_MASK_PREFIX = 3  // causal, but every query sees keys 0 ... prefix_len - 1
 } intflash_mask;
 
 // Which means over all keys are subtracted before quantization, and put back afterwards (SmoothK of
@@ -150,6 +152,7 @@ typedef struct intflash_attend_desc {
   float score_cap;       // score = cap * tanh(score / cap); 0 = none; otherwise finite and > 0
   intflash_center center;
   int32_t rotate;  // 1 = Hadamard rotation of query and key; head_dim = m * 2^k with m odd and <= 9
+  int64_t prefix_len;  // PREFIX: 0 ... kv_len
 } intflash_attend_desc;
 
 typedef struct intflash_attend_args {
