@@ -142,7 +142,7 @@ struct WideTiles : Avx2 {
     for (std::int32_t key = 0; key < num_keys; key += 16) {
       widen_tile(block.half[key / kBlockTokens].key_codes + key % kBlockTokens * head_dim,
                  head_dim / 4, scratch.tile);
-      for_each_panel_of_6(query.rows, [&](auto panel, std::int32_t r) {
+      for_each_panel<6, 5, 4, 3, 2, 1>(query.rows, [&](auto panel, std::int32_t r) {
         qk_panel<decltype(panel)::kRows>(pairs + r * head_dim, head_dim, scratch.tile,
                                          dots + r * kScoreBlock + key);
       });
@@ -175,7 +175,7 @@ struct WideTiles : Avx2 {
         widen_tile(block.half[half].value_codes + channel * kBlockTokens, kBlockTokens / 4,
                    scratch.tile + half * 16);
       }
-      for_each_panel_of_6(rows, [&](auto panel, std::int32_t r) {
+      for_each_panel<6, 5, 4, 3, 2, 1>(rows, [&](auto panel, std::int32_t r) {
         pv_panel<decltype(panel)::kRows>(scratch.weights[r], scratch.tile, num_keys, gain + r,
                                          accumulators + r, channel);
       });
