@@ -24,6 +24,13 @@ struct DotProducts : NeonRdm {
     INTFLASH_INLINE I32 row(std::int32_t r, std::int32_t g) const { return at[r][g]; }
   };
 
+  // sum += fours of a times lane kLane of b. As an instruction and not an intrinsic: g++ 12 moves
+  // the sums of an intrinsic from register to register.
+  template <std::int32_t kLane>
+  static INTFLASH_INLINE void multiply_add(I32& sum, int8x16_t a, int8x16_t b) {
+    __asm__("sdot %0.4s, %1.16b, %2.4b[%3]" : "+w"(sum) : "w"(a), "w"(b), "i"(kLane));
+  }
+
   template <std::int32_t kRows, std::int32_t kGroups>
   static INTFLASH_INLINE void add_octet(Sums<kRows, kGroups>& sums, const std::int8_t* rows,
                                         const std::int8_t* outputs) {
@@ -36,14 +43,15 @@ struct DotProducts : NeonRdm {
     }
     INTFLASH_UNROLL
     for (std::int32_t r = 0; r < kRows; r += 2) {
+      if (r % 4 == 0) keep_loads_here();
       const int8x16_t two = load(rows + r * 8);
       INTFLASH_UNROLL
       for (std::int32_t g = 0; g < kGroups; ++g) {
-        I32& sum = sums.at[r][g];
-        sum = vdotq_laneq_s32(vdotq_laneq_s32(sum, first[g], two, 0), second[g], two, 1);
+        multiply_add<0>(sums.at[r][g], first[g], two);
+        multiply_add<1>(sums.at[r][g], second[g], two);
         if (r + 1 == kRows) continue;
-        I32& next = sums.at[r + 1][g];
-        next = vdotq_laneq_s32(vdotq_laneq_s32(next, first[g], two, 2), second[g], two, 3);
+        multiply_add<2>(sums.at[r + 1][g], first[g], two);
+        multiply_add<3>(sums.at[r + 1][g], second[g], two);
       }
     }
   }

@@ -16,6 +16,13 @@ struct LongProducts : Neon {
   using Weight = std::int8_t;
   static constexpr std::int32_t kPanelRows = 8;  // 16 registers of sums
 
+  // Each quad of a row four times, as four outputs share it.
+  static constexpr std::int32_t kOctetBytes = 32;
+  static INTFLASH_INLINE void pack_octet(std::int8_t* to, std::uint64_t eight) {
+    store(to, vreinterpretq_s8_u32(vdupq_n_u32(static_cast<std::uint32_t>(eight))));
+    store(to + 16, vreinterpretq_s8_u32(vdupq_n_u32(static_cast<std::uint32_t>(eight >> 32))));
+  }
+
   // Of each output two sums: of the even and of the odd pairs of its elements.
   template <std::int32_t kRows, std::int32_t kGroups>
   struct Sums {
@@ -39,11 +46,9 @@ struct LongProducts : Neon {
       const int8x16_t second = load(outputs + 64 + g * 16);
       INTFLASH_UNROLL
       for (std::int32_t r = 0; r < kRows; ++r) {
-        const I32 two = vreinterpretq_s32_s8(load(rows + r / 2 * 16));
-        const int8x16_t a =
-            vreinterpretq_s8_s32(r % 2 == 0 ? vdupq_laneq_s32(two, 0) : vdupq_laneq_s32(two, 2));
-        const int8x16_t b =
-            vreinterpretq_s8_s32(r % 2 == 0 ? vdupq_laneq_s32(two, 1) : vdupq_laneq_s32(two, 3));
+        keep_loads_here();
+        const int8x16_t a = load(rows + r * kOctetBytes);
+        const int8x16_t b = load(rows + r * kOctetBytes + 16);
         const I16 low = vmlal_s8(vmull_s8(vget_low_s8(first), vget_low_s8(a)), vget_low_s8(second),
                                  vget_low_s8(b));
         const I16 high = vmlal_high_s8(vmull_high_s8(first, a), second, b);

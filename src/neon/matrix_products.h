@@ -17,10 +17,12 @@ struct MatrixProducts : NeonRdm {
   static constexpr std::int32_t kPanelRows = 24;  // as many registers of sums
 
   static INTFLASH_INLINE I32 multiply(I32 sum, int8x16_t rows, int8x16_t outputs) {
-    return vmmlaq_s32(sum, rows, outputs);
+    __asm__("smmla %0.4s, %1.16b, %2.16b" : "+w"(sum) : "w"(rows), "w"(outputs));
+    return sum;
   }
   static INTFLASH_INLINE I32 multiply(I32 sum, uint8x16_t rows, int8x16_t outputs) {
-    return vusmmlaq_s32(sum, rows, outputs);
+    __asm__("usmmla %0.4s, %1.16b, %2.16b" : "+w"(sum) : "w"(rows), "w"(outputs));
+    return sum;
   }
   // The low and the high halves of a and b.
   static INTFLASH_INLINE I32 low_halves(I32 a, I32 b) {
@@ -51,6 +53,7 @@ struct MatrixProducts : NeonRdm {
     int8x16_t pair[kGroups][2];
     INTFLASH_UNROLL
     for (std::int32_t g = 0; g < kGroups; ++g) {
+      if (g % 2 == 0) keep_loads_here();
       const I32 first = vreinterpretq_s32_s8(load(outputs + g * 16));
       const I32 second = vreinterpretq_s32_s8(load(outputs + 64 + g * 16));
       pair[g][0] = vreinterpretq_s8_s32(vzip1q_s32(first, second));
@@ -58,6 +61,7 @@ struct MatrixProducts : NeonRdm {
     }
     INTFLASH_UNROLL
     for (std::int32_t r = 0; r < kRows; r += 2) {
+      if (r % 4 == 0) keep_loads_here();
       const auto two = load(rows + r * 8);
       INTFLASH_UNROLL
       for (std::int32_t g = 0; g < kGroups; ++g) {

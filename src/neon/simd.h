@@ -19,6 +19,14 @@ struct Neon {
   using F32 = float32x4_t;
   static constexpr std::int32_t kLanes = 4;  // as few as keep keys in natural order when narrowed
 
+  // Bytes that a row's next eight codes take in packed rows, and their way there.
+  static constexpr std::int32_t kOctetBytes = 8;
+  static INTFLASH_INLINE void pack_octet(std::int8_t* to, std::uint64_t eight) {
+    store_as(to, eight);
+  }
+  // No load moves across: g++ 12 would load so far ahead that sums lose their registers.
+  static INTFLASH_INLINE void keep_loads_here() { __asm__ volatile("" : : : "memory"); }
+
   static INTFLASH_INLINE I32 zero() { return vdupq_n_s32(0); }
   static INTFLASH_INLINE I32 load(const std::int32_t* p) { return vld1q_s32(p); }
   static INTFLASH_INLINE I16 load(const std::int16_t* p) { return vld1q_s16(p); }
@@ -29,7 +37,11 @@ struct Neon {
   }
   static INTFLASH_INLINE void store(std::int32_t* p, I32 a) { vst1q_s32(p, a); }
   static INTFLASH_INLINE void store(std::int16_t* p, I16 a) { vst1q_s16(p, a); }
-  static INTFLASH_INLINE void store(std::uint8_t* p, uint8x16_t a) { vst1q_u8(p, a); }
+  static INTFLASH_INLINE void store(std::int8_t* p, int8x16_t a) { vst1q_s8(p, a); }
+  static INTFLASH_INLINE void store(std::uint8_t* p, uint8x8x2_t a) {
+    vst1_u8(p, a.val[0]);
+    vst1_u8(p + 8, a.val[1]);
+  }
   static INTFLASH_INLINE I32 broadcast32(std::int32_t a) { return vdupq_n_s32(a); }
   static INTFLASH_INLINE I16 broadcast16(std::int32_t a) {
     return vdupq_n_s16(static_cast<std::int16_t>(a));
@@ -45,9 +57,8 @@ struct Neon {
     return vuzp1q_s16(vreinterpretq_s16_s32(a), vreinterpretq_s16_s32(b));
   }
   // (a + 8) >> 4 as unsigned bytes, for values that fit.
-  static INTFLASH_INLINE uint8x16_t pack8_sixteenths(I16 a, I16 b) {
-    return vrshrn_high_n_u16(vrshrn_n_u16(vreinterpretq_u16_s16(a), 4), vreinterpretq_u16_s16(b),
-                             4);
+  static INTFLASH_INLINE uint8x8x2_t pack8_sixteenths(I16 a, I16 b) {
+    return {vrshrn_n_u16(vreinterpretq_u16_s16(a), 4), vrshrn_n_u16(vreinterpretq_u16_s16(b), 4)};
   }
 
   static INTFLASH_INLINE I16 add(I16 a, I16 b) { return vaddq_s16(a, b); }
@@ -116,8 +127,8 @@ struct Neon {
     }
     INTFLASH_UNROLL
     for (int i = 0; i < 2; ++i) {
-      vst1q_s8(to + i * 64, vreinterpretq_s8_s64(vtrn1q_s64(b[i], b[i + 2])));
-      vst1q_s8(to + (i + 2) * 64, vreinterpretq_s8_s64(vtrn2q_s64(b[i], b[i + 2])));
+      store(to + i * 64, vreinterpretq_s8_s64(vtrn1q_s64(b[i], b[i + 2])));
+      store(to + (i + 2) * 64, vreinterpretq_s8_s64(vtrn2q_s64(b[i], b[i + 2])));
     }
   }
 
