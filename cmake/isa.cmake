@@ -3,8 +3,9 @@
 #
 # intflash_add_port(<name> ARCH x86_64|aarch64|any SOURCES ... [FLAGS ...])
 # compiles one port, the kernels of one instruction set, as an object library that exports a single
-# symbol, intflash::kernels_<name>. A port that this compiler or architecture cannot build is left
-# out, and a message says so. Call it best port first: built_ports.inc keeps the order.
+# symbol, intflash::kernels_<name>. A port of another architecture is left out; so is one that this
+# compiler cannot build, and a message says so. Call it best port first: built_ports.inc keeps the
+# order.
 include(CheckCXXCompilerFlag)
 
 # -fno-trapping-math lets loops with comparisons vectorize; it changes no result.
@@ -26,21 +27,18 @@ endif()
 function(intflash_add_port name)
   cmake_parse_arguments(PARSE_ARGV 1 port "" "ARCH" "FLAGS;SOURCES")
 
-  string(REPLACE ";" " " flags "${port_FLAGS}")
   string(REGEX REPLACE "^(AMD64|amd64)$" "x86_64" processor "${CMAKE_SYSTEM_PROCESSOR}")
-  if(port_FLAGS)
-    check_cxx_compiler_flag("${flags}" INTFLASH_COMPILER_BUILDS_${name})
-  endif()
-
-  set(missing "")
+  string(REGEX REPLACE "^(ARM64|arm64)$" "aarch64" processor "${processor}")
   if(NOT port_ARCH STREQUAL "any" AND NOT port_ARCH STREQUAL processor)
-    set(missing "is for ${port_ARCH}")
-  elseif(port_FLAGS AND NOT INTFLASH_COMPILER_BUILDS_${name})
-    set(missing "needs a compiler with ${flags}")
-  endif()
-  if(missing)
-    message(STATUS "port ${name} is not built: it ${missing}")
     return()
+  endif()
+  if(port_FLAGS)
+    string(REPLACE ";" " " flags "${port_FLAGS}")
+    check_cxx_compiler_flag("${flags}" INTFLASH_COMPILER_BUILDS_${name})
+    if(NOT INTFLASH_COMPILER_BUILDS_${name})
+      message(STATUS "port ${name} is not built: it needs a compiler with ${flags}")
+      return()
+    endif()
   endif()
 
   set(target intflash_port_${name})

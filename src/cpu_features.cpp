@@ -10,6 +10,10 @@
 #include <cpuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+#elif defined(__aarch64__) && defined(__APPLE__)
+#include <sys/sysctl.h>
+#elif defined(__aarch64__)
+#include <sys/auxv.h>
 #endif
 
 namespace intflash {
@@ -26,6 +30,8 @@ constexpr FeatureText kFeatureTexts[] = {
     {kAvx512Vnni, "CPU lacks AVX-512 F, BW, VL, DQ or VNNI", "OS does not save AVX-512 state"},
     {kAvx512Vbmi, "CPU lacks AVX-512 VBMI", "OS does not save AVX-512 state"},
     {kAmxInt8, "CPU lacks AMX-INT8", "OS does not save AMX state"},
+    {kNeonDotprod, "CPU lacks NEON dot products", ""},
+    {kNeonI8mm, "CPU lacks NEON INT8 matrix products", ""},
 };
 
 constexpr std::uint64_t bit(int index) { return std::uint64_t{1} << index; }
@@ -87,6 +93,14 @@ void decode_model_name(const CpuReader& reader, char (&name)[49]) {
   std::memmove(name, name + indent, sizeof name - indent);
 }
 
+// NEON's registers are always saved: what the OS tells of is there and usable.
+CpuFeatures neon_features(bool dotprod, bool i8mm) {
+  CpuFeatures features{};
+  features.in_cpu = (dotprod ? kNeonDotprod : 0u) | (i8mm ? kNeonI8mm : 0u);
+  features.in_os = features.in_cpu;
+  return features;
+}
+
 #if defined(__x86_64__)
 
 class ThisCpu final : public CpuReader {
@@ -111,13 +125,25 @@ int request_amx() {
   return syscall(SYS_arch_prctl, kArchReqXcompPerm, kXfeatureXtiledata) == 0 ? 0 : errno;
 }
 
+CpuFeatures read_this_cpu() { return decode_cpu_features(ThisCpu()); }
+
 #else
 
-class ThisCpu final : public CpuReader {
- public:
-  CpuidRegisters cpuid(std::uint32_t, std::uint32_t) const override { return {}; }
-  std::uint64_t xcr0() const override { return 0; }
-};
+#if defined(__aarch64__) && defined(__APPLE__)
+CpuFeatures read_this_cpu() {
+  return decode_cpu_features([](const char* name) {
+    int value = 0;
+    std::size_t size = sizeof value;
+    return sysctlbyname(name, &value, &size, nullptr, 0) == 0 && value != 0;
+  });
+}
+#elif defined(__aarch64__)
+CpuFeatures read_this_cpu() {
+  return decode_cpu_features(Hwcaps{getauxval(AT_HWCAP), getauxval(AT_HWCAP2)});
+}
+#else
+CpuFeatures read_this_cpu() { return {}; }
+#endif
 
 int request_amx() { return ENOSYS; }
 
@@ -145,6 +171,17 @@ CpuFeatures decode_cpu_features(const CpuReader& reader) noexcept {
   return features;
 }
 
+CpuFeatures decode_cpu_features(Hwcaps hwcaps) noexcept {
+  const std::uint64_t asimdrdm = bit(12), asimddp = bit(20);
+  const std::uint64_t i8mm = bit(13);
+  return neon_features(has_all(hwcaps.hwcap, asimdrdm | asimddp), has_all(hwcaps.hwcap2, i8mm));
+}
+
+CpuFeatures decode_cpu_features(SysctlReader is_set) noexcept {
+  return neon_features(is_set("hw.optional.arm.FEAT_RDM") && is_set("hw.optional.arm.FEAT_DotProd"),
+                       is_set("hw.optional.arm.FEAT_I8MM"));
+}
+
 const char* missing_feature(const CpuFeatures& features, std::uint32_t required) noexcept {
   for (const FeatureText& text : kFeatureTexts) {
     if (!(required & text.feature)) continue;
@@ -155,7 +192,7 @@ const char* missing_feature(const CpuFeatures& features, std::uint32_t required)
 }
 
 const CpuFeatures& this_cpu() noexcept {
-  static const CpuFeatures features = decode_cpu_features(ThisCpu());
+  static const CpuFeatures features = read_this_cpu();
   return features;
 }
 

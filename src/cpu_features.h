@@ -14,14 +14,16 @@ enum CpuFeature : std::uint32_t {
   kAvxVnni = 1u << 1,     // VEX-encoded vpdpbusd
   kAvx512Vnni = 1u << 2,  // AVX-512 F, BW, VL, DQ, VNNI
   kAvx512Vbmi = 1u << 3,
-  kAmxInt8 = 1u << 4,  // AMX-TILE, AMX-INT8
+  kAmxInt8 = 1u << 4,      // AMX-TILE, AMX-INT8
+  kNeonDotprod = 1u << 5,  // sdot; sqrdmlah of ARMv8.1
+  kNeonI8mm = 1u << 6,     // smmla, usmmla
 };
 
 struct CpuidRegisters {
   std::uint32_t eax, ebx, ecx, edx;
 };
 
-// Where the decoder reads; a test answers for a CPU of its own.
+// Where the decoder for x86-64 reads; a test answers for a CPU of its own.
 class CpuReader {
  public:
   virtual CpuidRegisters cpuid(std::uint32_t leaf, std::uint32_t subleaf) const = 0;
@@ -33,13 +35,23 @@ class CpuReader {
   ~CpuReader() = default;
 };
 
+// What Linux and Android tell about an AArch64 CPU: AT_HWCAP and AT_HWCAP2 of the auxiliary vector.
+struct Hwcaps {
+  std::uint64_t hwcap, hwcap2;
+};
+
+// What macOS tells: whether the sysctl of this name is there and not 0.
+using SysctlReader = bool (*)(const char* name);
+
 struct CpuFeatures {
   std::uint32_t in_cpu;  // CpuFeature bits that the CPU has
   std::uint32_t in_os;   // CpuFeature bits whose registers the OS saves
-  char model_name[49];   // as CPUID gives it; "" where it gives none
+  char model_name[49];   // as CPUID gives it; "" where there is none
 };
 
 CpuFeatures decode_cpu_features(const CpuReader& reader) noexcept;
+CpuFeatures decode_cpu_features(Hwcaps hwcaps) noexcept;
+CpuFeatures decode_cpu_features(SysctlReader is_set) noexcept;
 
 // Why code that needs all the required bits cannot run; nullptr where it can.
 const char* missing_feature(const CpuFeatures& features, std::uint32_t required) noexcept;

@@ -38,6 +38,10 @@ constexpr KnownPort kKnownPorts[] = {
     {"avx512_vnni", kAvx512Vnni | kAvx2},
     {"avx_vnni", kAvxVnni | kAvx2},
     {"avx2", kAvx2},
+#elif defined(__aarch64__)
+    {"neon_i8mm", kNeonI8mm | kNeonDotprod},
+    {"neon_dotprod", kNeonDotprod},
+    {"neon", 0},
 #endif
     {"scalar", 0},
 };

@@ -59,6 +59,9 @@ struct Avx2 {
     return _mm256_blendv_epi8(b, a, keep);
   }
   static INTFLASH_INLINE I16 multiply_q15(I16 a, I16 b) { return _mm256_mulhrs_epi16(a, b); }
+  static INTFLASH_INLINE I16 multiply_q15_add(I16 sum, I16 a, I16 b) {
+    return _mm256_add_epi16(sum, _mm256_mulhrs_epi16(a, b));
+  }
   // Counts are the same in all lanes.
   static INTFLASH_INLINE I16 shift_left(I16 a, I16 count) {
     return _mm256_sll_epi16(a, _mm_cvtepu16_epi64(_mm256_castsi256_si128(count)));

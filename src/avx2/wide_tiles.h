@@ -145,7 +145,7 @@ struct WideTiles : Avx2 {
       const KvBlock& half = block.half[key / kBlockTokens];
       const std::int32_t offset = key % kBlockTokens * head_dim;
       widen_tile(half.key_codes + offset, half.value_codes + offset, head_dim / 4, scratch.tile);
-      for_each_panel_of_6(query.rows, [&](auto panel, std::int32_t r) {
+      for_each_panel<6, 5, 4, 3, 2, 1>(query.rows, [&](auto panel, std::int32_t r) {
         qk_panel<decltype(panel)::kRows>(pairs + r * head_dim, head_dim, scratch.tile,
                                          dots + r * kScoreBlock + key);
       });
@@ -180,7 +180,7 @@ struct WideTiles : Avx2 {
         widen_tile(block.half[half].value_codes + offset, next.half[half].key_codes + offset,
                    kBlockTokens / 4, scratch.tile + half * 16);
       }
-      for_each_panel_of_6(rows, [&](auto panel, std::int32_t r) {
+      for_each_panel<6, 5, 4, 3, 2, 1>(rows, [&](auto panel, std::int32_t r) {
         pv_panel<decltype(panel)::kRows>(scratch.weights[r], scratch.tile, num_keys, gain + r,
                                          accumulators + r, channel);
       });

@@ -43,6 +43,9 @@ struct Avx512 {
     return _mm512_ternarylogic_epi32(keep, a, b, 0xca);
   }
   static INTFLASH_INLINE I16 multiply_q15(I16 a, I16 b) { return _mm512_mulhrs_epi16(a, b); }
+  static INTFLASH_INLINE I16 multiply_q15_add(I16 sum, I16 a, I16 b) {
+    return _mm512_add_epi16(sum, _mm512_mulhrs_epi16(a, b));
+  }
   // Counts are the same in all lanes.
   static INTFLASH_INLINE I16 shift_left(I16 a, I16 count) { return _mm512_sllv_epi16(a, count); }
   static INTFLASH_INLINE I16 shift_right(I16 a, I16 count) { return _mm512_srlv_epi16(a, count); }

@@ -61,7 +61,7 @@ INTFLASH_INLINE typename Isa::I16 score_keys(const std::int32_t* dots, const Sco
         Isa::multiply_q15(Isa::multiply_q15(dot, Isa::load(block.key_factor + i)), row_factor);
     // There the value_multiplier is 32767, which changes no value_log2.
     const I16 log2 = Isa::load(block.value_log2 + i);
-    I16 folded = Isa::add(score, kFinest ? log2 : Isa::multiply_q15(log2, value_factor));
+    I16 folded = kFinest ? Isa::add(score, log2) : Isa::multiply_q15_add(score, log2, value_factor);
     if (kMasked) folded = Isa::select(Isa::keep_words(keep, i), folded, Isa::broadcast16(-32768));
     Isa::store(x + i, folded);
     largest = Isa::max(largest, folded);
@@ -77,18 +77,51 @@ INTFLASH_INLINE typename Isa::I16 score_lanes(const std::int32_t* dots, const Sc
              : score_keys<Isa, kMasked, false>(dots, block, scale, multiplier, keep, x);
 }
 
-// weight_of a distance less kWeightPlaces whole units, below 2^16 of a unit no coarser than 1.
-template <class Isa>
-INTFLASH_INLINE typename Isa::I16 weigh(typename Isa::I16 distance, typename Isa::I16 places,
-                                        typename Isa::I16 fraction_shift) {
-  const auto whole = Isa::shift_right(distance, places);
-  const auto fraction =
-      Isa::bit_and(Isa::shift_left(distance, fraction_shift), Isa::broadcast16(0x7fff));
-  const auto slope = Isa::sub(Isa::broadcast16(kExp2Linear),
-                              Isa::multiply_q15(fraction, Isa::broadcast16(kExp2Square)));
-  const auto power = Isa::sub(Isa::broadcast16(kExp2One), Isa::multiply_q15(fraction, slope));
-  return Isa::rounded_shift(power, whole);
-}
+// weight_of on vectors, for one row's scores; kCoarse for units above kMaxExponent. An instruction
+// set with a shorter way specialises it.
+template <class Isa, bool kCoarse>
+class Weigher {
+ public:
+  using I16 = typename Isa::I16;
+  static constexpr std::int32_t kMaxExponent = 0;
+
+  INTFLASH_INLINE Weigher(std::int32_t largest, std::int32_t exponent) {
+    const std::int32_t fraction_bits = max_of(-exponent, 0);
+    // The two places between kExp2One and twice kWeightOne are added to all distances at once.
+    top_ = Isa::broadcast16(kCoarse ? largest : largest + (kWeightPlaces << fraction_bits));
+    places_ = Isa::broadcast16(fraction_bits);
+    fraction_shift_ = Isa::broadcast16(15 - fraction_bits);
+    coarse_shift_ = Isa::broadcast16(min_of(exponent, kMaxCoarseShift));
+  }
+  // How far below the row's largest score these are, as operator() takes it; far: beyond any
+  // weight.
+  INTFLASH_INLINE I16 below(I16 x) const { return Isa::sub(top_, x); }
+  static INTFLASH_INLINE I16 far() { return Isa::broadcast16(32767); }
+
+  INTFLASH_INLINE I16 operator()(I16 distance) const {
+    if (kCoarse) {
+      const I16 bounded = Isa::min_unsigned(distance, Isa::broadcast16(kMaxCoarseDistance));
+      distance = Isa::add(Isa::shift_left(bounded, coarse_shift_), Isa::broadcast16(kWeightPlaces));
+    }
+    const auto whole = Isa::shift_right(distance, places_);
+    const auto fraction =
+        Isa::bit_and(Isa::shift_left(distance, fraction_shift_), Isa::broadcast16(0x7fff));
+    const auto slope = Isa::sub(Isa::broadcast16(kExp2Linear),
+                                Isa::multiply_q15(fraction, Isa::broadcast16(kExp2Square)));
+    const auto power = Isa::sub(Isa::broadcast16(kExp2One), Isa::multiply_q15(fraction, slope));
+    return Isa::rounded_shift(power, whole);
+  }
+  static INTFLASH_INLINE auto bytes(I16 low, I16 high) {
+    const I16 to_u8 = Isa::broadcast16(kWeightToU8);
+    return Isa::pack8(Isa::multiply_q15(low, to_u8), Isa::multiply_q15(high, to_u8));
+  }
+
+ private:
+  I16 top_;
+  I16 places_;
+  I16 fraction_shift_;
+  I16 coarse_shift_;
+};
 
 // P of each key; the result's lanes add up to the sum of unfolded weights.
 template <class Isa, bool kMasked, Unit kUnit>
@@ -96,34 +129,22 @@ INTFLASH_INLINE typename Isa::I32 weigh_keys(const std::int16_t* x, std::int32_t
                                              std::int32_t exponent, const ScoreBlock& block,
                                              const std::uint64_t* keep, std::uint8_t* weights) {
   using I16 = typename Isa::I16;
-  constexpr bool kCoarse = kUnit == Unit::kCoarse;
-  const std::int32_t fraction_bits = kUnit == Unit::kFinest ? kExponentBits : max_of(-exponent, 0);
-  // The two places between kExp2One and twice kWeightOne are added to all distances at once.
-  const I16 top = Isa::broadcast16(kCoarse ? largest : largest + (kWeightPlaces << fraction_bits));
-  const I16 places = Isa::broadcast16(fraction_bits);
-  const I16 fraction_shift = Isa::broadcast16(15 - fraction_bits);
-  const I16 coarse_shift = Isa::broadcast16(min_of(exponent, kMaxCoarseShift));
-  const I16 to_u8 = Isa::broadcast16(kWeightToU8);
+  const Weigher<Isa, kUnit == Unit::kCoarse> weigh(
+      largest, kUnit == Unit::kFinest ? -kExponentBits : exponent);
   typename Isa::I32 sum[2] = {Isa::zero(), Isa::zero()};
   INTFLASH_UNROLL
   for (std::int32_t i = 0; i < kScoreBlock; i += 4 * Isa::kLanes) {
-    I16 bytes[2];
+    I16 weight[2];
     INTFLASH_UNROLL
     for (std::int32_t half = 0; half < 2; ++half) {
       const std::int32_t at = i + half * 2 * Isa::kLanes;
-      I16 distance = Isa::sub(top, Isa::load(x + at));
-      if (kMasked)
-        distance = Isa::select(Isa::keep_words(keep, at), distance, Isa::broadcast16(32767));
-      if (kCoarse) {
-        const I16 bounded = Isa::min_unsigned(distance, Isa::broadcast16(kMaxCoarseDistance));
-        distance =
-            Isa::add(Isa::shift_left(bounded, coarse_shift), Isa::broadcast16(kWeightPlaces));
-      }
-      const I16 weight = weigh<Isa>(distance, places, fraction_shift);
-      sum[half] = Isa::multiply_add_pairs(sum[half], weight, Isa::load(block.value_weight + at));
-      bytes[half] = Isa::multiply_q15(weight, to_u8);
+      I16 below = weigh.below(Isa::load(x + at));
+      if (kMasked) below = Isa::select(Isa::keep_words(keep, at), below, weigh.far());
+      weight[half] = weigh(below);
+      sum[half] =
+          Isa::multiply_add_pairs(sum[half], weight[half], Isa::load(block.value_weight + at));
     }
-    Isa::store(weights + i, Isa::pack8(bytes[0], bytes[1]));
+    Isa::store(weights + i, weigh.bytes(weight[0], weight[1]));
   }
   return Isa::add32(sum[0], sum[1]);
 }
@@ -131,11 +152,11 @@ template <class Isa, bool kMasked>
 INTFLASH_INLINE typename Isa::I32 weigh_lanes(const std::int16_t* x, std::int32_t largest,
                                               std::int32_t exponent, const ScoreBlock& block,
                                               const std::uint64_t* keep, std::uint8_t* weights) {
-  if (exponent > 0)
-    return weigh_keys<Isa, kMasked, Unit::kCoarse>(x, largest, exponent, block, keep, weights);
-  if (exponent > -kExponentBits)
+  if (exponent == -kExponentBits)
+    return weigh_keys<Isa, kMasked, Unit::kFinest>(x, largest, exponent, block, keep, weights);
+  if (exponent <= Weigher<Isa, false>::kMaxExponent)
     return weigh_keys<Isa, kMasked, Unit::kFine>(x, largest, exponent, block, keep, weights);
-  return weigh_keys<Isa, kMasked, Unit::kFinest>(x, largest, exponent, block, keep, weights);
+  return weigh_keys<Isa, kMasked, Unit::kCoarse>(x, largest, exponent, block, keep, weights);
 }
 
 // The largest lane, or the sum of the lanes, of each row's vector. Lanes beyond the rows may be

@@ -17,25 +17,12 @@ struct Panel {
   static constexpr std::int32_t kRows = kCount;
 };
 
-// Calls panel(Panel<n>, first row) over the rows: n = 6 as often as it fits, then what is left.
-template <class Fn>
-INTFLASH_INLINE void for_each_panel_of_6(std::int32_t rows, Fn panel) {
-  std::int32_t r = 0;
-  for (; r + 6 <= rows; r += 6) panel(Panel<6>{}, r);
-  switch (rows - r) {
-    case 1:
-      return panel(Panel<1>{}, r);
-    case 2:
-      return panel(Panel<2>{}, r);
-    case 3:
-      return panel(Panel<3>{}, r);
-    case 4:
-      return panel(Panel<4>{}, r);
-    case 5:
-      return panel(Panel<5>{}, r);
-    default:
-      return;
-  }
+// Calls panel(Panel<n>, first row) over the rows from `first` on, for each height n in turn as
+// often as it fits.
+template <std::int32_t kHeight, std::int32_t... kLower, class Fn>
+INTFLASH_INLINE void for_each_panel(std::int32_t rows, Fn panel, std::int32_t first = 0) {
+  for (; first + kHeight <= rows; first += kHeight) panel(Panel<kHeight>{}, first);
+  if constexpr (sizeof...(kLower) > 0) for_each_panel<kLower...>(rows, panel, first);
 }
 
 }  // namespace

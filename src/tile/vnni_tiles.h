@@ -183,7 +183,7 @@ struct VnniTiles : Base {
   static INTFLASH_INLINE void qk_tile(const QueryTile& query, void* bytes, const ScoreBlock& block,
                                       std::int32_t num_keys, std::int32_t* dots) {
     const std::int64_t stride = query.code_stride;
-    for_each_panel_of_6(query.rows, [&](auto panel, std::int32_t r) {
+    for_each_panel<6, 5, 4, 3, 2, 1>(query.rows, [&](auto panel, std::int32_t r) {
       qk_rows<Base, decltype(panel)::kRows>(static_cast<const std::uint8_t*>(bytes) + r * stride,
                                             stride, block, num_keys, query.head_dim,
                                             dots + r * kScoreBlock);
@@ -194,7 +194,7 @@ struct VnniTiles : Base {
                                       const ScoreBlock& next, std::int32_t head_dim,
                                       std::int32_t num_keys, std::int32_t head_dim_v,
                                       const float* gain, float* const* accumulators) {
-    for_each_panel_of_6(rows, [&](auto panel, std::int32_t r) {
+    for_each_panel<6, 5, 4, 3, 2, 1>(rows, [&](auto panel, std::int32_t r) {
       pv_rows<Base, decltype(panel)::kRows>(weights + r * kScoreBlock, block, next, head_dim,
                                             num_keys, head_dim_v, gain + r, accumulators + r);
     });

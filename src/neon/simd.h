@@ -1,0 +1,143 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// The vector operations of the tile kernels in NEON, one intrinsic a line where there is one.
+#pragma once
+
+#include <arm_neon.h>
+
+#include <cstdint>
+
+#include "tile/portability.h"
+
+namespace intflash {
+namespace {
+
+struct Neon {
+  using I32 = int32x4_t;
+  using I16 = int16x8_t;
+  using F32 = float32x4_t;
+  static constexpr std::int32_t kLanes = 4;  // as few as keep keys in natural order when narrowed
+
+  // Bytes that a row's next eight codes take in packed rows, and their way there.
+  static constexpr std::int32_t kOctetBytes = 8;
+  static INTFLASH_INLINE void pack_octet(std::int8_t* to, std::uint64_t eight) {
+    store_as(to, eight);
+  }
+  // No load moves across: g++ 12 would load so far ahead that sums lose their registers.
+  static INTFLASH_INLINE void keep_loads_here() { __asm__ volatile("" : : : "memory"); }
+
+  static INTFLASH_INLINE I32 zero() { return vdupq_n_s32(0); }
+  static INTFLASH_INLINE I32 load(const std::int32_t* p) { return vld1q_s32(p); }
+  static INTFLASH_INLINE I16 load(const std::int16_t* p) { return vld1q_s16(p); }
+  static INTFLASH_INLINE int8x16_t load(const std::int8_t* p) { return vld1q_s8(p); }
+  static INTFLASH_INLINE uint8x16_t load(const std::uint8_t* p) { return vld1q_u8(p); }
+  static INTFLASH_INLINE I32 load_any(const float* p) {
+    return vreinterpretq_s32_f32(vld1q_f32(p));
+  }
+  static INTFLASH_INLINE void store(std::int32_t* p, I32 a) { vst1q_s32(p, a); }
+  static INTFLASH_INLINE void store(std::int16_t* p, I16 a) { vst1q_s16(p, a); }
+  static INTFLASH_INLINE void store(std::int8_t* p, int8x16_t a) { vst1q_s8(p, a); }
+  static INTFLASH_INLINE void store(std::uint8_t* p, uint8x8x2_t a) {
+    vst1_u8(p, a.val[0]);
+    vst1_u8(p + 8, a.val[1]);
+  }
+  static INTFLASH_INLINE I32 broadcast32(std::int32_t a) { return vdupq_n_s32(a); }
+  static INTFLASH_INLINE I16 broadcast16(std::int32_t a) {
+    return vdupq_n_s16(static_cast<std::int16_t>(a));
+  }
+
+  static INTFLASH_INLINE I32 add32(I32 a, I32 b) { return vaddq_s32(a, b); }
+  static INTFLASH_INLINE I32 times_128(I32 a) { return vshlq_n_s32(a, 7); }
+  static INTFLASH_INLINE I32 shift_right32(I32 a, I32 count) {
+    return vshlq_s32(a, vnegq_s32(count));
+  }
+  // For values that fit.
+  static INTFLASH_INLINE I16 pack16(I32 a, I32 b) {
+    return vuzp1q_s16(vreinterpretq_s16_s32(a), vreinterpretq_s16_s32(b));
+  }
+  // (a + 8) >> 4 as unsigned bytes, for values that fit.
+  static INTFLASH_INLINE uint8x8x2_t pack8_sixteenths(I16 a, I16 b) {
+    return {vrshrn_n_u16(vreinterpretq_u16_s16(a), 4), vrshrn_n_u16(vreinterpretq_u16_s16(b), 4)};
+  }
+
+  static INTFLASH_INLINE I16 add(I16 a, I16 b) { return vaddq_s16(a, b); }
+  static INTFLASH_INLINE I16 sub(I16 a, I16 b) { return vsubq_s16(a, b); }
+  static INTFLASH_INLINE I16 max(I16 a, I16 b) { return vmaxq_s16(a, b); }
+  static INTFLASH_INLINE I16 max_unsigned(I16 a, I16 b) {
+    return vreinterpretq_s16_u16(vmaxq_u16(vreinterpretq_u16_s16(a), vreinterpretq_u16_s16(b)));
+  }
+  static INTFLASH_INLINE I32 bit_and(I32 a, I32 b) { return vandq_s32(a, b); }
+  static INTFLASH_INLINE I16 bit_and_not(I16 a, I16 b) { return vbicq_s16(a, b); }
+  static INTFLASH_INLINE I16 bit_not(I16 a) { return vmvnq_s16(a); }
+  // keep ? a : b, keep all ones or all zeros.
+  static INTFLASH_INLINE I16 select(I16 keep, I16 a, I16 b) {
+    return vbslq_s16(vreinterpretq_u16_s16(keep), a, b);
+  }
+  static INTFLASH_INLINE I16 multiply_q15(I16 a, I16 b) { return vqrdmulhq_s16(a, b); }
+  static INTFLASH_INLINE I16 multiply_q15_add(I16 sum, I16 a, I16 b) {
+    return vaddq_s16(sum, vqrdmulhq_s16(a, b));
+  }
+  // By lane, to the left; below 0 arithmetically to the right.
+  static INTFLASH_INLINE I16 shift(I16 a, I16 count) { return vshlq_s16(a, count); }
+  // The same of unsigned numbers, rounded.
+  static INTFLASH_INLINE I16 rounded_shift_unsigned(I16 a, I16 count) {
+    return vreinterpretq_s16_u16(vrshlq_u16(vreinterpretq_u16_s16(a), count));
+  }
+  static INTFLASH_INLINE I32 multiply_add_pairs(I32 sum, I16 a, I16 b) {
+    return vmlal_high_s16(vmlal_s16(sum, vget_low_s16(a), vget_low_s16(b)), a, b);
+  }
+
+  static INTFLASH_INLINE I32 max32(I32 a, I32 b) { return vmaxq_s32(a, b); }
+  static INTFLASH_INLINE std::int32_t max_lane32(I32 a) { return vmaxvq_s32(a); }
+  static INTFLASH_INLINE std::int32_t max_lane(I16 a) { return vmaxvq_s16(a); }
+  static INTFLASH_INLINE std::int32_t sum_lanes(I32 a) { return vaddvq_s32(a); }
+
+  // All ones in lane i where bit i is set.
+  static INTFLASH_INLINE I32 keep_lanes(std::uint64_t bits) {
+    const I32 bit = {1, 2, 4, 8};
+    return vreinterpretq_s32_u32(vtstq_s32(broadcast32(static_cast<std::int32_t>(bits)), bit));
+  }
+  // All ones where a key is kept, for 8 keys.
+  static INTFLASH_INLINE I16 keep_words(const std::uint64_t* keep, std::int32_t first_key) {
+    const I16 bit = {1, 2, 4, 8, 16, 32, 64, 128};
+    const std::int32_t bits = static_cast<std::int32_t>(keep[first_key / 64] >> (first_key % 64));
+    return vreinterpretq_s16_u16(vtstq_s16(broadcast16(bits), bit));
+  }
+
+  // 16 rows of 64 bytes as 16 rows of [16][4 bytes]: transpositions of 4 x 4 int32.
+  static INTFLASH_INLINE void transpose_quads(const std::int8_t* from, std::int64_t stride,
+                                              std::int8_t* to) {
+    for (int token = 0; token < 16; token += 4) {
+      for (int quad = 0; quad < 16; quad += 4) {
+        transpose_4x4(from + token * stride + quad * 4, stride, to + quad * 64 + token * 4);
+      }
+    }
+  }
+  static INTFLASH_INLINE void transpose_4x4(const std::int8_t* from, std::int64_t stride,
+                                            std::int8_t* to) {
+    I32 a[4];
+    int64x2_t b[4];
+    INTFLASH_UNROLL
+    for (int i = 0; i < 4; ++i) a[i] = vreinterpretq_s32_s8(load(from + i * stride));
+    INTFLASH_UNROLL
+    for (int i = 0; i < 4; i += 2) {
+      b[i] = vreinterpretq_s64_s32(vtrn1q_s32(a[i], a[i + 1]));
+      b[i + 1] = vreinterpretq_s64_s32(vtrn2q_s32(a[i], a[i + 1]));
+    }
+    INTFLASH_UNROLL
+    for (int i = 0; i < 2; ++i) {
+      store(to + i * 64, vreinterpretq_s8_s64(vtrn1q_s64(b[i], b[i + 2])));
+      store(to + (i + 2) * 64, vreinterpretq_s8_s64(vtrn2q_s64(b[i], b[i + 2])));
+    }
+  }
+
+  static INTFLASH_INLINE F32 load_f32(const float* p) { return vld1q_f32(p); }
+  static INTFLASH_INLINE void store_f32(float* p, F32 a) { vst1q_f32(p, a); }
+  static INTFLASH_INLINE F32 broadcast_f32(float a) { return vdupq_n_f32(a); }
+  static INTFLASH_INLINE F32 to_f32(I32 a) { return vcvtq_f32_s32(a); }
+  static INTFLASH_INLINE F32 fma(F32 a, F32 b, F32 c) { return vfmaq_f32(c, a, b); }
+};
+
+}  // namespace
+}  // namespace intflash
