@@ -3,9 +3,14 @@
 #include "merge.h"
 
 #include <bit>
+#include <cmath>
 #include <cstdint>
 #include <limits>
 
+#include "checks.h"
+#include "float_state.h"
+#include "intflash/cache.h"
+#include "tile/float_math.h"
 #include "tile/types.h"
 
 namespace intflash {
@@ -30,6 +35,51 @@ double natural_log(double x) {
   return exponent * kLn2 + 2 * z * series;
 }
 
+using i64 = long long;  // for printf
+
+intflash_status check_states(std::int64_t num_states, const float* const* outs,
+                             const float* const* lses, std::int64_t rows) {
+  for (std::int64_t i = 0; i < num_states; ++i) {
+    if (outs[i] == nullptr || lses[i] == nullptr) {
+      return fail(INTFLASH_INVALID_ARGUMENT, "outs[%lld], lses[%lld]: must not be NULL",
+                  static_cast<i64>(i), static_cast<i64>(i));
+    }
+    for (std::int64_t r = 0; r < rows; ++r) {
+      if (lses[i][r] < std::numeric_limits<float>::infinity()) continue;
+      return fail(INTFLASH_NONFINITE_INPUT, "lses[%lld][%lld] = %g: must be finite, or -infinity",
+                  static_cast<i64>(i), static_cast<i64>(r), static_cast<double>(lses[i][r]));
+    }
+  }
+  return INTFLASH_OK;
+}
+
+// One row of all states. Elements are read before they are written: out may be a state's own.
+void merge_row(std::int64_t num_states, const float* const* outs, const float* const* lses,
+               std::int64_t row, std::int64_t dim, float* out, float* lse) {
+  float largest = kNegativeInfinity;
+  for (std::int64_t i = 0; i < num_states; ++i) largest = max_of(largest, lses[i][row]);
+  const auto weight = [&](std::int64_t i) {
+    const double distance = static_cast<double>(lses[i][row]) - static_cast<double>(largest);
+    return static_cast<double>(exp2_of(static_cast<float>(distance / kLn2)));
+  };
+  if (largest == kNegativeInfinity) {
+    for (std::int64_t c = 0; c < dim; ++c) out[row * dim + c] = 0;
+    lse[row] = kNegativeInfinity;
+    return;
+  }
+  double sum = 0;
+  for (std::int64_t i = 0; i < num_states; ++i) sum += weight(i);
+  for (std::int64_t c = 0; c < dim; ++c) {
+    double weighted = 0;
+    for (std::int64_t i = 0; i < num_states; ++i) {
+      if (lses[i][row] != kNegativeInfinity)
+        weighted += weight(i) * static_cast<double>(outs[i][row * dim + c]);
+    }
+    out[row * dim + c] = static_cast<float>(weighted / sum);
+  }
+  lse[row] = static_cast<float>(static_cast<double>(largest) + natural_log(sum));
+}
+
 }  // namespace
 
 float log_sum_exp(float reference, float row_sum, double term) {
@@ -39,3 +89,21 @@ float log_sum_exp(float reference, float row_sum, double term) {
 }
 
 }  // namespace intflash
+
+extern "C" intflash_status intflash_merge_states(int64_t num_states, const float* const* outs,
+                                                 const float* const* lses, int64_t rows,
+                                                 int64_t dim, float* out, float* lse) {
+  using namespace intflash;
+  intflash_status status = check_extent("num_states", num_states, 1);
+  if (status == INTFLASH_OK) status = check_extent("rows", rows, 0);
+  if (status == INTFLASH_OK) status = check_extent("dim", dim, 1);
+  if (status != INTFLASH_OK) return status;
+  if (outs == nullptr || lses == nullptr || out == nullptr || lse == nullptr)
+    return fail(INTFLASH_INVALID_ARGUMENT, "outs, lses, out and lse: must not be NULL");
+  status = check_states(num_states, outs, lses, rows);
+  if (status != INTFLASH_OK) return status;
+  const FloatState float_state;
+  for (std::int64_t row = 0; row < rows; ++row)
+    merge_row(num_states, outs, lses, row, dim, out, lse);
+  return INTFLASH_OK;
+}

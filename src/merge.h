@@ -1,7 +1,7 @@
 // Copyright 2026 The intflash Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// From a row's final state to its log-sum-exp.
+// From a row's final state to its log-sum-exp; and the merge of normalised states.
 #pragma once
 
 namespace intflash {

@@ -188,6 +188,18 @@ INTFLASH_API void intflash_batch_run_task(const intflash_batch_plan* plan, void*
                                           int32_t phase, int64_t task, int32_t worker);
 INTFLASH_API intflash_status intflash_batch_end(const intflash_batch_plan* plan, void* workspace);
 
+// ---- States ----
+
+// Puts the results of attention over several sets of keys together: out and lse become those of all
+// keys at once, up to rounding (the online softmax of FlashAttention, arXiv 2205.14135 section 3.1,
+// between normalised states). outs[i] is [rows][dim], lses[i] is [rows], natural and -infinity
+// where state i saw no key; a row that no state saw gets out = 0 and lse = -infinity. out and lse
+// may be those of a state. INTFLASH_NONFINITE_INPUT where an lse is NaN or +infinity; then nothing
+// is written.
+INTFLASH_API intflash_status intflash_merge_states(int64_t num_states, const float* const* outs,
+                                                   const float* const* lses, int64_t rows,
+                                                   int64_t dim, float* out, float* lse);
+
 #ifdef __cplusplus
 }  // extern "C"
 #endif
