@@ -216,8 +216,8 @@ intflash_batch_plan* make_batch_plan(const intflash_context& context, const intf
   // Requests first, since they are cut twice: to count, then to fill.
   const std::size_t request_bytes =
       static_cast<std::size_t>(desc.num_requests) * sizeof(BatchRequest);
-  void* scratch = context.allocate(context.allocator_user, std::max<std::size_t>(request_bytes, 1),
-                                   alignof(BatchRequest));
+  void* scratch =
+      context.allocate(context.allocator_user, std::max<std::size_t>(request_bytes, 1), 64);
   if (scratch == nullptr) return nullptr;
   shape.requests = static_cast<BatchRequest*>(scratch);
   for (std::int64_t r = 0; r < desc.num_requests; ++r) {

@@ -83,9 +83,8 @@ intflash_status check_sequence(const intflash_cache& cache, std::int32_t sequenc
 intflash_status check_pages(const intflash_cache& cache, std::int64_t request, const PageRun& run,
                             std::int64_t kv_len);
 
-// Makes room for count more tokens in each of the sequences: copies a shared last page, takes new
-// ones. All or nothing; undo_extend takes the new pages back while their tokens have not been
-// written.
+// Makes room for the batch's new tokens in each of the sequences: copies a shared last page, takes
+// new ones. All or nothing.
 intflash_status extend_sequences(intflash_cache& cache, const std::int32_t* sequences,
                                  std::int64_t num_sequences, const std::int64_t* token_indptr);
 void shrink_sequence(intflash_cache& cache, Sequence& sequence, std::int64_t kv_len);
