@@ -183,7 +183,8 @@ void lay_out(intflash_batch_plan& plan, const KernelTable& kernels, const TileSh
   layout.worker =
       worker_layout(kernels, tile, kTilesPerItem, plan.page.head_dim, plan.page.head_dim_v);
   layout.slot_bytes = state_bytes(tile);
-  layout.slots_offset = round_up(sizeof(BatchRun), 64);
+  layout.page_set_offset = round_up(sizeof(BatchRun), 64);
+  layout.slots_offset = layout.page_set_offset + round_up(PageSet::bytes(plan.num_pages), 64);
   layout.workers_offset = layout.slots_offset + plan.num_slots * layout.slot_bytes;
   layout.total_bytes = layout.workers_offset + plan.num_workers * layout.worker.bytes;
 }
@@ -197,6 +198,7 @@ intflash_batch_plan* make_batch_plan(const intflash_context& context, const intf
   shape.context = &context;
   shape.page = cache.layout;
   shape.num_kv_heads = cache.num_kv_heads;
+  shape.num_pages = cache.num_pages;
   shape.rotate = cache.rotate;
   shape.num_query_heads = desc.num_query_heads;
   shape.group_size = desc.num_query_heads / cache.num_kv_heads;

@@ -24,7 +24,7 @@ constexpr std::int64_t kMaxTokens = 130;
 constexpr std::size_t kMaxSequences = 6;
 constexpr int kStepsPerCache = 500;
 // Sum of |int8 - exact| over that of |exact|, for few rows of normal data.
-constexpr double kMaxRelativeError = 0.06;
+constexpr double kMaxRelativeError = 0.04;
 
 // Which pages sequences hold, under names of the model's own, never used twice.
 class PageModel {
