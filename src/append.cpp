@@ -42,9 +42,8 @@ struct Append {
       const Sequence& sequence = cache.sequences[sequences[request]];
       return {sequence.pages.data(), sequence.pages.size(), sequence.first_key_position};
     }
-    const std::int64_t first = args.pages.page_indptr[request];
-    return {args.pages.page_ids + first, args.pages.page_indptr[request + 1] - first,
-            args.first_key_positions == nullptr ? 0 : args.first_key_positions[request]};
+    return page_run(args.pages, request,
+                    args.first_key_positions == nullptr ? 0 : args.first_key_positions[request]);
   }
 };
 
@@ -59,11 +58,8 @@ intflash_status check_append_args(const intflash_cache* cache, const intflash_ap
                 "%zu",
                 sizeof *args);
   }
-  const bool has_pages = args->pages.page_indptr != nullptr && args->pages.page_ids != nullptr;
-  if (args->token_indptr == nullptr || (!own_pages && (args->kv_lens == nullptr || !has_pages))) {
-    return fail(INTFLASH_INVALID_ARGUMENT,
-                "token_indptr, kv_lens, page_indptr and page_ids: must not be NULL");
-  }
+  if (args->token_indptr == nullptr || (!own_pages && args->kv_lens == nullptr))
+    return fail(INTFLASH_INVALID_ARGUMENT, "token_indptr and kv_lens: must not be NULL");
   intflash_status status = check_extent("num_requests", args->num_requests, 0);
   if (status != INTFLASH_OK) return status;
   if (args->token_indptr[0] != 0) {
@@ -260,11 +256,8 @@ intflash_status intflash_cache_append(intflash_cache* cache, const intflash_appe
   intflash_status status = check_append_args(cache, args, false);
   if (status != INTFLASH_OK) return status;
   const Append append{*cache, *args, nullptr};
-  for (std::int64_t r = 0; r < args->num_requests; ++r) {
-    status = check_pages(*cache, r, append.pages(r), args->kv_lens[r] + append.count(r));
-    if (status != INTFLASH_OK) return status;
-  }
-  status = check_tokens(append);
+  status = check_append_pages(*cache, *args);
+  if (status == INTFLASH_OK) status = check_tokens(append);
   if (status != INTFLASH_OK) return status;
   write_tokens(append, [&](std::int64_t request) { return args->kv_lens[request]; });
   return INTFLASH_OK;

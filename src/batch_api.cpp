@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The C entry points of batches: arguments -> plan -> run.
+#include <cstdint>
 #include <cstdio>
 #include <new>
 
@@ -63,7 +64,7 @@ intflash_status check_desc(const intflash_cache& cache, const intflash_batch_des
     if (status != INTFLASH_OK) return status;
     queries += desc->requests[r].query_len;
   }
-  if (queries * desc->num_query_heads <= kMaxExtent) return INTFLASH_OK;
+  if (queries <= kMaxExtent / desc->num_query_heads) return INTFLASH_OK;
   return fail(INTFLASH_SIZE_OVERFLOW,
               "%lld queries of %lld heads in one batch: must be at most 2^31 - 1 rows",
               static_cast<i64>(queries), static_cast<i64>(desc->num_query_heads));
@@ -74,28 +75,25 @@ intflash_status check_cache(const intflash_batch_plan& plan, const intflash_cach
   const PageLayout& page = plan.page;
   if (cache->layout.head_dim == page.head_dim && cache->layout.head_dim_v == page.head_dim_v &&
       cache->layout.page_size == page.page_size && cache->num_kv_heads == plan.num_kv_heads &&
-      cache->rotate == plan.rotate)
+      cache->num_pages == plan.num_pages && cache->rotate == plan.rotate)
     return INTFLASH_OK;
   return fail(INTFLASH_BAD_SHAPE,
-              "cache: %lld kv heads of %lld and %lld channels in pages of %lld: the plan is for "
-              "%lld of %lld and %lld in pages of %lld, rotate = %d",
+              "cache: %lld kv heads of %lld and %lld channels, %lld pages of %lld, rotate = %d: "
+              "the plan is for %lld of %lld and %lld, %lld of %lld, rotate = %d",
               static_cast<i64>(cache->num_kv_heads), static_cast<i64>(cache->layout.head_dim),
-              static_cast<i64>(cache->layout.head_dim_v), static_cast<i64>(cache->layout.page_size),
+              static_cast<i64>(cache->layout.head_dim_v), static_cast<i64>(cache->num_pages),
+              static_cast<i64>(cache->layout.page_size), cache->rotate ? 1 : 0,
               static_cast<i64>(plan.num_kv_heads), static_cast<i64>(page.head_dim),
-              static_cast<i64>(page.head_dim_v), static_cast<i64>(page.page_size),
-              plan.rotate ? 1 : 0);
+              static_cast<i64>(page.head_dim_v), static_cast<i64>(plan.num_pages),
+              static_cast<i64>(page.page_size), plan.rotate ? 1 : 0);
 }
 
-intflash_status check_batch_args(const intflash_batch_plan& plan, const intflash_cache& cache,
-                                 const intflash_batch_args* args) {
+intflash_status check_batch_args(const intflash_batch_plan& plan, const intflash_batch_args* args) {
   if (args == nullptr || args->struct_size != sizeof *args) {
     return fail(INTFLASH_INVALID_ARGUMENT,
                 "args: must point to a struct with struct_size = sizeof(intflash_batch_args) = %zu",
                 sizeof *args);
   }
-  if (plan.num_requests > 0 &&
-      (args->pages.page_indptr == nullptr || args->pages.page_ids == nullptr))
-    return fail(INTFLASH_INVALID_ARGUMENT, "page_indptr and page_ids: must not be NULL");
   intflash_status status =
       check_tensor({"query", &args->query, plan.query_dtype, 1, plan.num_query_heads,
                     plan.num_queries, plan.page.head_dim});
@@ -108,12 +106,17 @@ intflash_status check_batch_args(const intflash_batch_plan& plan, const intflash
                           plan.page.head_dim_v};
   if (status == INTFLASH_OK) status = check_tensor(out);
   if (status == INTFLASH_OK) status = check_no_overlap(out);
+  if (status == INTFLASH_OK) status = check_page_table(args->pages, plan.num_requests);
+  return status;
+}
+
+intflash_status check_batch_pages(const intflash_batch_plan& plan, const intflash_cache& cache,
+                                  const intflash_page_table& table, char* workspace) {
+  const PageSet seen{reinterpret_cast<std::uint64_t*>(workspace + plan.layout.page_set_offset)};
+  intflash_status status = INTFLASH_OK;
   for (std::int64_t r = 0; status == INTFLASH_OK && r < plan.num_requests; ++r) {
-    const std::int64_t first = args->pages.page_indptr[r];
-    status = check_pages(cache, r,
-                         {args->pages.page_ids + first, args->pages.page_indptr[r + 1] - first,
-                          plan.requests[r].mask.kv_begin},
-                         plan.requests[r].mask.kv_len);
+    const MaskRule& mask = plan.requests[r].mask;
+    status = check_pages(cache, r, page_run(table, r, mask.kv_begin), mask.kv_len, seen);
   }
   return status;
 }
@@ -170,7 +173,7 @@ intflash_status intflash_batch_begin(const intflash_batch_plan* plan, const intf
                                      size_t workspace_bytes) {
   if (plan == nullptr) return fail(INTFLASH_INVALID_ARGUMENT, "plan = NULL: create one first");
   intflash_status status = check_cache(*plan, cache);
-  if (status == INTFLASH_OK) status = check_batch_args(*plan, *cache, args);
+  if (status == INTFLASH_OK) status = check_batch_args(*plan, args);
   if (status != INTFLASH_OK) return status;
   if (workspace == nullptr || workspace_bytes < intflash_batch_workspace_bytes(plan) ||
       reinterpret_cast<std::uintptr_t>(workspace) % kAlignment != 0) {
@@ -178,6 +181,8 @@ intflash_status intflash_batch_begin(const intflash_batch_plan* plan, const intf
                 "workspace = %p of %zu bytes: must be %zu bytes at a multiple of %zu", workspace,
                 workspace_bytes, intflash_batch_workspace_bytes(plan), kAlignment);
   }
+  status = check_batch_pages(*plan, *cache, args->pages, static_cast<char*>(workspace));
+  if (status != INTFLASH_OK) return status;
   BatchRun* run = new (workspace) BatchRun{};
   run->plan = plan;
   run->cache = cache;

@@ -185,7 +185,8 @@ void lay_out(intflash_batch_plan& plan, const KernelTable& kernels, const TileSh
   layout.worker =
       worker_layout(kernels, tile, kTilesPerItem, plan.page.head_dim, plan.page.head_dim_v);
   layout.slot_bytes = state_bytes(tile);
-  layout.slots_offset = round_up(sizeof(BatchRun), 64);
+  layout.page_set_offset = round_up(sizeof(BatchRun), 64);
+  layout.slots_offset = layout.page_set_offset + round_up(PageSet::bytes(plan.num_pages), 64);
   layout.workers_offset = layout.slots_offset + plan.num_slots * layout.slot_bytes;
   layout.total_bytes = layout.workers_offset + plan.num_workers * layout.worker.bytes;
 }
@@ -199,6 +200,7 @@ intflash_batch_plan* make_batch_plan(const intflash_context& context, const intf
   shape.context = &context;
   shape.page = cache.layout;
   shape.num_kv_heads = cache.num_kv_heads;
+  shape.num_pages = cache.num_pages;
   shape.rotate = cache.rotate;
   shape.num_query_heads = desc.num_query_heads;
   shape.group_size = desc.num_query_heads / cache.num_kv_heads;
@@ -218,8 +220,8 @@ intflash_batch_plan* make_batch_plan(const intflash_context& context, const intf
   // Requests first, since they are cut twice: to count, then to fill.
   const std::size_t request_bytes =
       static_cast<std::size_t>(desc.num_requests) * sizeof(BatchRequest);
-  void* scratch = context.allocate(context.allocator_user, std::max<std::size_t>(request_bytes, 1),
-                                   alignof(BatchRequest));
+  void* scratch =
+      context.allocate(context.allocator_user, std::max<std::size_t>(request_bytes, 1), 64);
   if (scratch == nullptr) return nullptr;
   shape.requests = static_cast<BatchRequest*>(scratch);
   for (std::int64_t r = 0; r < desc.num_requests; ++r) {

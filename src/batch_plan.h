@@ -47,6 +47,7 @@ struct BatchMerge {
 struct BatchLayout {
   WorkerLayout worker;
   std::int64_t slot_bytes;
+  std::int64_t page_set_offset;  // scratch of the page tables' check
   std::int64_t slots_offset;
   std::int64_t workers_offset;
   std::int64_t total_bytes;
@@ -59,6 +60,7 @@ struct intflash_batch_plan {
   // What the cache must be like.
   intflash::PageLayout page;
   std::int64_t num_kv_heads;
+  std::int64_t num_pages;
   bool rotate;
 
   std::int64_t num_query_heads;

@@ -19,10 +19,7 @@ std::int64_t num_scans(const intflash_batch_plan& plan) {
 }
 
 PageRun pages_of(const BatchRun& run, std::int64_t request) {
-  const intflash_page_table& table = run.args->pages;
-  const std::int64_t first = table.page_indptr[request];
-  return {table.page_ids + first, table.page_indptr[request + 1] - first,
-          run.plan->requests[request].mask.kv_begin};
+  return page_run(run.args->pages, request, run.plan->requests[request].mask.kv_begin);
 }
 
 RowGroup row_group(const BatchRun& run, const BatchRequest& request, std::int64_t kv_head) {

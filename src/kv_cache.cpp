@@ -78,6 +78,9 @@ bool allocate_parts(intflash_cache& cache, const intflash_cache_options& options
   if (cache.references == nullptr) return false;
   cache.free_pages = static_cast<std::int32_t*>(allocate(ids));
   if (cache.free_pages == nullptr) return false;
+  cache.page_set = static_cast<std::uint64_t*>(
+      allocate(static_cast<std::size_t>(PageSet::bytes(cache.num_pages))));
+  if (cache.page_set == nullptr) return false;
   if (options.arena == nullptr) {
     const auto bytes = static_cast<std::size_t>(cache.num_pages * cache.page_bytes());
     cache.pages = static_cast<char*>(allocate(bytes));
@@ -94,38 +97,6 @@ bool allocate_parts(intflash_cache& cache, const intflash_cache_options& options
 }
 
 }  // namespace
-
-intflash_status check_pages(const intflash_cache& cache, std::int64_t request, const PageRun& run,
-                            std::int64_t kv_len) {
-  const std::int64_t page_size = cache.layout.page_size;
-  if (run.first_key_position < 0 || run.first_key_position % page_size != 0) {
-    return fail(INTFLASH_BAD_SHAPE,
-                "request %lld: first_key_position = %lld: must be a multiple of page_size = %lld",
-                static_cast<i64>(request), static_cast<i64>(run.first_key_position),
-                static_cast<i64>(page_size));
-  }
-  if (kv_len < run.first_key_position) {
-    return fail(INTFLASH_BAD_SHAPE,
-                "request %lld: kv_len = %lld: must be at least first_key_position = %lld",
-                static_cast<i64>(request), static_cast<i64>(kv_len),
-                static_cast<i64>(run.first_key_position));
-  }
-  const std::int64_t needed = (kv_len - run.first_key_position + page_size - 1) / page_size;
-  if (run.num_pages < needed) {
-    return fail(INTFLASH_BAD_SHAPE,
-                "request %lld: %lld pages in its table: kv_len = %lld needs %lld of %lld tokens",
-                static_cast<i64>(request), static_cast<i64>(run.num_pages),
-                static_cast<i64>(kv_len), static_cast<i64>(needed), static_cast<i64>(page_size));
-  }
-  for (std::int64_t i = 0; i < needed; ++i) {
-    if (run.page_ids[i] >= 0 && run.page_ids[i] < cache.num_pages) continue;
-    return fail(INTFLASH_INVALID_ARGUMENT, "request %lld: page_ids[%lld] = %d: must be 0 ... %lld",
-                static_cast<i64>(request), static_cast<i64>(i), run.page_ids[i],
-                static_cast<i64>(cache.num_pages - 1));
-  }
-  return INTFLASH_OK;
-}
-
 }  // namespace intflash
 
 using namespace intflash;
@@ -207,6 +178,7 @@ void intflash_cache_destroy(intflash_cache* cache) {
   cache->sequences.release(context);
   release(cache->references);
   release(cache->free_pages);
+  release(cache->page_set);
   release(cache->key_center);
   release(cache->value_center);
   if (cache->owns_pages) release(cache->pages);

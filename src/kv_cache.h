@@ -12,6 +12,7 @@
 #include "growable.h"
 #include "intflash/cache.h"
 #include "page.h"
+#include "page_table.h"
 
 namespace intflash {
 
@@ -20,13 +21,6 @@ struct Sequence {
   Growable<std::int32_t> pages;
   std::int64_t first_key_position = 0;
   std::int64_t kv_len = 0;
-};
-
-// One request's part of a batch, as append and attention see it.
-struct PageRun {
-  const std::int32_t* page_ids;
-  std::int64_t num_pages;
-  std::int64_t first_key_position;
 };
 
 }  // namespace intflash
@@ -51,6 +45,8 @@ struct intflash_cache {
   std::int64_t num_free;
   intflash::Growable<intflash::Sequence> sequences;
   std::int64_t num_sequences;
+
+  std::uint64_t* page_set;  // scratch of append's checks
 
   std::int64_t page_bytes() const { return num_kv_heads * layout.bytes(); }
   char* page(std::int64_t id, std::int64_t kv_head) const {
@@ -77,15 +73,11 @@ struct intflash_cache {
 
 namespace intflash {
 
-// Checks of a caller's sequence number and page table.
+// Whether the caller's number names a sequence.
 intflash_status check_sequence(const intflash_cache& cache, std::int32_t sequence);
-// Pages of run against the cache, for tokens up to kv_len.
-intflash_status check_pages(const intflash_cache& cache, std::int64_t request, const PageRun& run,
-                            std::int64_t kv_len);
 
-// Makes room for count more tokens in each of the sequences: copies a shared last page, takes new
-// ones. All or nothing; undo_extend takes the new pages back while their tokens have not been
-// written.
+// Makes room for the batch's new tokens in each of the sequences: copies a shared last page, takes
+// new ones. All or nothing.
 intflash_status extend_sequences(intflash_cache& cache, const std::int32_t* sequences,
                                  std::int64_t num_sequences, const std::int64_t* token_indptr);
 void shrink_sequence(intflash_cache& cache, Sequence& sequence, std::int64_t kv_len);

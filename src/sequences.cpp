@@ -17,11 +17,36 @@ std::int64_t pages_for(const intflash_cache& cache, const Sequence& sequence, st
   return (tokens + cache.layout.page_size - 1) / cache.layout.page_size;
 }
 
-// Whether tokens will be written to a page that another sequence holds too.
-bool must_copy_last(const intflash_cache& cache, const Sequence& sequence, std::int64_t count) {
-  const std::int64_t used =
-      (sequence.kv_len - sequence.first_key_position) % cache.layout.page_size;
-  return count > 0 && used != 0 && cache.references[sequence.pages.back()] > 1;
+// Whether new tokens begin within the last page.
+bool writes_last(const intflash_cache& cache, const Sequence& sequence, std::int64_t count) {
+  return count > 0 && (sequence.kv_len - sequence.first_key_position) % cache.layout.page_size != 0;
+}
+
+// What a batch adds to its sequences.
+struct Extension {
+  const std::int32_t* sequences;
+  std::int64_t num_sequences;
+  const std::int64_t* token_indptr;
+
+  std::int64_t count(std::int64_t i) const { return token_indptr[i + 1] - token_indptr[i]; }
+};
+
+// Pages that the batch takes. Of sequences that write to one page, the last needs no copy where
+// nobody else holds it: while they are counted, each gives up its reference.
+std::int64_t pages_needed(intflash_cache& cache, const Extension& extension) {
+  std::int64_t needed = 0;
+  for (std::int64_t i = 0; i < extension.num_sequences; ++i) {
+    const Sequence& sequence = cache.sequences[extension.sequences[i]];
+    const std::int64_t count = extension.count(i);
+    needed += pages_for(cache, sequence, sequence.kv_len + count) - sequence.pages.size();
+    if (writes_last(cache, sequence, count) && --cache.references[sequence.pages.back()] > 0)
+      ++needed;
+  }
+  for (std::int64_t i = 0; i < extension.num_sequences; ++i) {
+    const Sequence& sequence = cache.sequences[extension.sequences[i]];
+    if (writes_last(cache, sequence, extension.count(i))) ++cache.references[sequence.pages.back()];
+  }
+  return needed;
 }
 
 std::int32_t take_page(intflash_cache& cache) {
@@ -44,25 +69,23 @@ intflash_status check_sequence(const intflash_cache& cache, std::int32_t sequenc
 
 intflash_status extend_sequences(intflash_cache& cache, const std::int32_t* sequences,
                                  std::int64_t num_sequences, const std::int64_t* token_indptr) {
-  std::int64_t needed = 0;
-  for (std::int64_t i = 0; i < num_sequences; ++i) {
-    const std::int64_t count = token_indptr[i + 1] - token_indptr[i];
-    Sequence& sequence = cache.sequences[sequences[i]];
-    const std::int64_t pages = pages_for(cache, sequence, sequence.kv_len + count);
-    if (!sequence.pages.reserve(*cache.context, pages)) {
-      return fail(INTFLASH_OUT_OF_MEMORY, "no memory for a page table of %lld pages",
-                  static_cast<i64>(pages));
-    }
-    needed += pages - sequence.pages.size() + (must_copy_last(cache, sequence, count) ? 1 : 0);
-  }
+  const Extension extension{sequences, num_sequences, token_indptr};
+  const std::int64_t needed = pages_needed(cache, extension);
   if (needed > cache.num_free) {
     return fail(INTFLASH_POOL_EXHAUSTED, "the batch needs %lld more pages: the cache has %lld free",
                 static_cast<i64>(needed), static_cast<i64>(cache.num_free));
   }
   for (std::int64_t i = 0; i < num_sequences; ++i) {
-    const std::int64_t count = token_indptr[i + 1] - token_indptr[i];
     Sequence& sequence = cache.sequences[sequences[i]];
-    if (must_copy_last(cache, sequence, count)) {
+    const std::int64_t pages = pages_for(cache, sequence, sequence.kv_len + extension.count(i));
+    if (sequence.pages.reserve(*cache.context, pages)) continue;
+    return fail(INTFLASH_OUT_OF_MEMORY, "no memory for a page table of %lld pages",
+                static_cast<i64>(pages));
+  }
+  for (std::int64_t i = 0; i < num_sequences; ++i) {
+    Sequence& sequence = cache.sequences[sequences[i]];
+    if (writes_last(cache, sequence, extension.count(i)) &&
+        cache.references[sequence.pages.back()] > 1) {
       std::int32_t& last = sequence.pages.back();
       const std::int32_t copy = take_page(cache);
       std::memcpy(cache.page(copy, 0), cache.page(last, 0),
@@ -70,7 +93,7 @@ intflash_status extend_sequences(intflash_cache& cache, const std::int32_t* sequ
       release_page(cache, last);
       last = copy;
     }
-    sequence.kv_len += count;
+    sequence.kv_len += extension.count(i);
     const std::int64_t pages = pages_for(cache, sequence, sequence.kv_len);
     while (sequence.pages.size() < pages) sequence.pages.push(take_page(cache));
   }

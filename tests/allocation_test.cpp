@@ -6,13 +6,12 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdlib>
-#include <map>
 #include <new>
-#include <string>
 
 #include <gtest/gtest.h>
 
 #include "api_call.h"
+#include "counting_allocator.h"
 #include "test_ports.h"
 
 // The linker's --wrap sends every call of these from this program, the library in it included,
@@ -25,76 +24,39 @@ void* __real_aligned_alloc(std::size_t alignment, std::size_t bytes);
 void* __real__Znwm(std::size_t bytes);
 void* __real__Znam(std::size_t bytes);
 
-static std::atomic<long> num_allocations{0};
+static std::atomic<long> allocations{0};
 
 void* __wrap_malloc(std::size_t bytes) {
-  ++num_allocations;
+  ++allocations;
   return __real_malloc(bytes);
 }
 void* __wrap_calloc(std::size_t count, std::size_t bytes) {
-  ++num_allocations;
+  ++allocations;
   return __real_calloc(count, bytes);
 }
 void* __wrap_realloc(void* pointer, std::size_t bytes) {
-  ++num_allocations;
+  ++allocations;
   return __real_realloc(pointer, bytes);
 }
 void* __wrap_aligned_alloc(std::size_t alignment, std::size_t bytes) {
-  ++num_allocations;
+  ++allocations;
   return __real_aligned_alloc(alignment, bytes);
 }
 void* __wrap__Znwm(std::size_t bytes) {
-  ++num_allocations;
+  ++allocations;
   return __real__Znwm(bytes);
 }
 void* __wrap__Znam(std::size_t bytes) {
-  ++num_allocations;
+  ++allocations;
   return __real__Znam(bytes);
 }
 }  // extern "C"
 
 namespace intflash {
+
+long num_allocations() { return allocations; }
+
 namespace {
-
-// An allocator whose n-th call fails, and which knows what is still held.
-class CountingAllocator {
- public:
-  explicit CountingAllocator(int failing_call) : failing_call_(failing_call) {}
-
-  intflash_context_options options() {
-    intflash_context_options options = {};
-    options.struct_size = sizeof options;
-    options.num_threads = 1;
-    options.allocate = [](void* self, std::size_t bytes, std::size_t alignment) {
-      return static_cast<CountingAllocator*>(self)->allocate(bytes, alignment);
-    };
-    options.deallocate = [](void* self, void* pointer) {
-      static_cast<CountingAllocator*>(self)->deallocate(pointer);
-    };
-    options.allocator_user = this;
-    return options;
-  }
-  int calls() const { return calls_; }
-  std::size_t held() const { return held_.size(); }
-
- private:
-  void* allocate(std::size_t bytes, std::size_t alignment) {
-    EXPECT_GT(bytes, 0u);
-    EXPECT_EQ(alignment, 64u);
-    if (calls_++ == failing_call_) return nullptr;
-    void* pointer = std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
-    held_[pointer] = bytes;
-    return pointer;
-  }
-  void deallocate(void* pointer) {
-    EXPECT_EQ(held_.erase(pointer), 1u) << "not from this allocator, or twice";
-    std::free(pointer);
-  }
-
-  int failing_call_;
-  int calls_ = 0;
-  std::map<void*, std::size_t> held_;
-};
 
 // Creates a context, a plan and attends; the first status that is not INTFLASH_OK.
 intflash_status use(CountingAllocator& allocator, ApiCall& call) {
@@ -161,12 +123,12 @@ TEST(Memory, IsNotAllocatedByRun) {
       ASSERT_EQ(intflash_plan_attend(call.context, &call.desc(), &plan), INTFLASH_OK);
       const std::size_t bytes = intflash_plan_workspace_bytes(plan);
       std::byte* workspace = call.memory.take(bytes);
-      const long before = num_allocations;
+      const long before = num_allocations();
       const intflash_status whole = intflash_run(plan, &call.args(), workspace, bytes);
       const intflash_status packed = intflash_pack(plan, &call.args(), workspace, bytes);
       const intflash_status attended = intflash_run_packed(plan, &call.args(), workspace, bytes);
       const intflash_status refused = intflash_run(plan, &call.args(), workspace, 1);
-      const long after = num_allocations;
+      const long after = num_allocations();
       EXPECT_EQ(after - before, 0);
       EXPECT_EQ(whole, INTFLASH_OK);
       EXPECT_EQ(packed, INTFLASH_OK);
@@ -175,10 +137,10 @@ TEST(Memory, IsNotAllocatedByRun) {
       intflash_plan_destroy(plan);
     }
   }
-  const long before = num_allocations;
+  const long before = num_allocations();
   void* volatile seen = std::malloc(8);
   std::free(seen);
-  EXPECT_EQ(num_allocations - before, 1) << "allocations are not counted";
+  EXPECT_EQ(num_allocations() - before, 1) << "allocations are not counted";
 }
 
 }  // namespace

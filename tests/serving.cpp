@@ -3,53 +3,12 @@
 #include "serving.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <numeric>
+#include <random>
+
+#include <gtest/gtest.h>
 
 namespace intflash::serving {
-namespace {
-
-struct Free {
-  void operator()(void* memory) const { std::free(memory); }
-};
-using AlignedMemory = std::unique_ptr<void, Free>;
-
-AlignedMemory aligned(std::size_t bytes) {
-  return AlignedMemory(std::aligned_alloc(64, (bytes + 127) / 64 * 64));
-}
-
-intflash_tensor tensor_of(const float* data, std::int64_t heads, std::int64_t dim) {
-  intflash_tensor tensor{};
-  tensor.data = const_cast<float*>(data);
-  tensor.stride_head = dim;
-  tensor.stride_token = heads * dim;
-  return tensor;
-}
-
-}  // namespace
-
-Tokens random_tokens(const Shape& shape, std::int64_t count, std::uint32_t seed) {
-  std::mt19937 random(seed);
-  std::normal_distribution<float> normal;
-  const auto fill = [&](std::int64_t dims) {
-    std::vector<float> values(static_cast<std::size_t>(count * dims));
-    for (float& value : values) value = normal(random);
-    return values;
-  };
-  Tokens tokens;
-  tokens.query = fill(shape.num_query_heads() * shape.head_dim);
-  tokens.key = fill(shape.num_kv_heads * shape.head_dim);
-  tokens.value = fill(shape.num_kv_heads * shape.head_dim_v);
-  tokens.count = count;
-  return tokens;
-}
-
-std::vector<std::int32_t> page_range(std::int32_t first, std::int64_t count) {
-  std::vector<std::int32_t> pages(static_cast<std::size_t>(count));
-  std::iota(pages.begin(), pages.end(), first);
-  return pages;
-}
-
 Server::Server(const Shape& shape) : shape_(shape) {
   if (shape.centered) {
     const Tokens centers = random_tokens(shape, 1, 99);
@@ -83,130 +42,41 @@ void Server::append(const Tokens& tokens, std::int64_t begin, std::int64_t end,
                     const std::vector<std::int32_t>& pages) {
   const std::int64_t token_indptr[] = {0, end - begin};
   const std::int64_t page_indptr[] = {0, static_cast<std::int64_t>(pages.size())};
-  intflash_append_args args{};
-  args.struct_size = sizeof args;
-  args.num_requests = 1;
+  intflash_append_args args = append_args(shape_, tokens, begin);
   args.token_indptr = token_indptr;
   args.kv_lens = &begin;
   args.pages = {page_indptr, pages.data()};
-  args.key_dtype = args.value_dtype = INTFLASH_F32;
-  args.key = tensor_of(tokens.key.data() + begin * shape_.num_kv_heads * shape_.head_dim,
-                       shape_.num_kv_heads, shape_.head_dim);
-  args.value = tensor_of(tokens.value.data() + begin * shape_.num_kv_heads * shape_.head_dim_v,
-                         shape_.num_kv_heads, shape_.head_dim_v);
   EXPECT_EQ(intflash_cache_append(cache_, &args), INTFLASH_OK) << intflash_last_error();
 }
 
 intflash_status Server::append(std::int32_t sequence, const Tokens& tokens, std::int64_t begin,
                                std::int64_t end) {
   const std::int64_t token_indptr[] = {0, end - begin};
-  intflash_append_args args{};
-  args.struct_size = sizeof args;
-  args.num_requests = 1;
+  intflash_append_args args = append_args(shape_, tokens, begin);
   args.token_indptr = token_indptr;
-  args.key_dtype = args.value_dtype = INTFLASH_F32;
-  args.key = tensor_of(tokens.key.data() + begin * shape_.num_kv_heads * shape_.head_dim,
-                       shape_.num_kv_heads, shape_.head_dim);
-  args.value = tensor_of(tokens.value.data() + begin * shape_.num_kv_heads * shape_.head_dim_v,
-                         shape_.num_kv_heads, shape_.head_dim_v);
   return intflash_sequences_append(cache_, &sequence, &args);
 }
 
-Request Server::request_of(std::int32_t sequence) const {
-  Request request;
-  const std::int32_t* pages = nullptr;
-  std::int64_t count = 0;
-  EXPECT_EQ(intflash_sequence_get_pages(cache_, sequence, &pages, &count), INTFLASH_OK);
-  EXPECT_EQ(
-      intflash_sequence_get_range(cache_, sequence, &request.first_key_position, &request.kv_len),
-      INTFLASH_OK);
-  request.pages.assign(pages, pages + count);
-  return request;
-}
-
-struct Server::Batch {
-  std::vector<intflash_request> requests;
-  std::vector<std::int64_t> page_indptr{0};
-  std::vector<std::int32_t> page_ids;
-  std::vector<float> query, out, lse;
-  intflash_batch_desc desc{};
-  intflash_batch_args args{};
-  intflash_batch_plan* plan = nullptr;
-  AlignedMemory workspace;
-  std::size_t workspace_bytes = 0;
-
-  ~Batch() { intflash_batch_plan_destroy(plan); }
-
-  std::vector<Result> results(const Shape& shape) const {
-    std::vector<Result> results;
-    auto out_at = out.begin();
-    auto lse_at = lse.begin();
-    for (const intflash_request& request : requests) {
-      const auto rows = static_cast<std::ptrdiff_t>(request.query_len * shape.num_query_heads());
-      const auto out_end = out_at + rows * static_cast<std::ptrdiff_t>(shape.head_dim_v);
-      results.push_back({{out_at, out_end}, {lse_at, lse_at + rows}});
-      out_at = out_end;
-      lse_at += rows;
-    }
-    return results;
-  }
-};
-
-void Server::fill(const std::vector<Request>& requests, float score_cap, Batch& batch) const {
-  std::int64_t rows = 0;
-  for (const Request& request : requests) {
-    intflash_request given{};
-    given.query_len = request.query_len;
-    given.kv_len = request.kv_len;
-    given.first_key_position = request.first_key_position;
-    given.mask = request.mask;
-    given.window_left = request.window_left;
-    given.window_right = request.window_right;
-    given.softmax_scale = request.softmax_scale;
-    given.prefix_len = request.prefix_len;
-    batch.requests.push_back(given);
-    batch.page_ids.insert(batch.page_ids.end(), request.pages.begin(), request.pages.end());
-    batch.page_indptr.push_back(static_cast<std::int64_t>(batch.page_ids.size()));
-    batch.query.insert(
-        batch.query.end(), request.query,
-        request.query + request.query_len * shape_.num_query_heads() * shape_.head_dim);
-    rows += request.query_len;
-  }
-  batch.page_ids.push_back(-1);  // data() is never null
-  batch.out.resize(static_cast<std::size_t>(rows * shape_.num_query_heads() * shape_.head_dim_v));
-  batch.lse.resize(static_cast<std::size_t>(rows * shape_.num_query_heads()));
-  batch.desc.struct_size = sizeof batch.desc;
-  batch.desc.num_requests = static_cast<std::int64_t>(requests.size());
-  batch.desc.requests = batch.requests.data();
-  batch.desc.num_query_heads = shape_.num_query_heads();
-  batch.desc.query_dtype = batch.desc.out_dtype = INTFLASH_F32;
-  batch.desc.score_cap = score_cap;
-  batch.args.struct_size = sizeof batch.args;
-  batch.args.query = tensor_of(batch.query.data(), shape_.num_query_heads(), shape_.head_dim);
-  batch.args.out = tensor_of(batch.out.data(), shape_.num_query_heads(), shape_.head_dim_v);
-  batch.args.lse = batch.lse.data();
-  batch.args.pages = {batch.page_indptr.data(), batch.page_ids.data()};
-  ASSERT_EQ(intflash_plan_batch(context_, cache_, &batch.desc, &batch.plan), INTFLASH_OK)
-      << intflash_last_error();
-  batch.workspace_bytes = intflash_batch_workspace_bytes(batch.plan);
-  batch.workspace = aligned(batch.workspace_bytes);
+intflash_status Server::append(const std::vector<std::int32_t>& sequences, const Tokens& tokens,
+                               const std::vector<std::int64_t>& token_indptr) {
+  intflash_append_args args = append_args(shape_, tokens, 0);
+  args.num_requests = static_cast<std::int64_t>(sequences.size());
+  args.token_indptr = token_indptr.data();
+  return intflash_sequences_append(cache_, sequences.data(), &args);
 }
 
 std::vector<Result> Server::attend(const std::vector<Request>& requests, float score_cap) const {
-  Batch batch;
-  fill(requests, score_cap, batch);
-  EXPECT_EQ(intflash_batch_run(batch.plan, cache_, &batch.args, batch.workspace.get(),
-                               batch.workspace_bytes),
-            INTFLASH_OK)
-      << intflash_last_error();
-  return batch.results(shape_);
+  BatchCall batch(shape_, requests, score_cap);
+  EXPECT_EQ(batch.make_plan(context_, cache_), INTFLASH_OK) << intflash_last_error();
+  EXPECT_EQ(batch.run(cache_), INTFLASH_OK) << intflash_last_error();
+  return batch.results();
 }
 
 std::vector<Result> Server::attend_by_tasks(const std::vector<Request>& requests,
                                             std::uint32_t seed) const {
   std::mt19937 random(seed);
-  Batch batch;
-  fill(requests, 0, batch);
+  BatchCall batch(shape_, requests);
+  EXPECT_EQ(batch.make_plan(context_, cache_), INTFLASH_OK) << intflash_last_error();
   void* workspace = batch.workspace.get();
   EXPECT_EQ(intflash_batch_begin(batch.plan, cache_, &batch.args, workspace, batch.workspace_bytes),
             INTFLASH_OK)
@@ -223,7 +93,7 @@ std::vector<Result> Server::attend_by_tasks(const std::vector<Request>& requests
     }
   }
   EXPECT_EQ(intflash_batch_end(batch.plan, workspace), INTFLASH_OK) << intflash_last_error();
-  return batch.results(shape_);
+  return batch.results();
 }
 
 Result Server::attend_dense(const Tokens& tokens, const Request& request, float score_cap,

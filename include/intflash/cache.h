@@ -63,7 +63,8 @@ INTFLASH_API intflash_status intflash_cache_get_info(const intflash_cache* cache
 // ---- Page tables ----
 
 // Page i of request r is page_ids[page_indptr[r] + i]; its first page holds the tokens from the
-// request's first_key_position on.
+// request's first_key_position on. No page stands twice in a request's table; requests may share
+// pages.
 typedef struct intflash_page_table {
   const int64_t* page_indptr;  // [num_requests + 1]
   const int32_t* page_ids;     // [page_indptr[num_requests]]
@@ -85,7 +86,8 @@ typedef struct intflash_append_args {
 } intflash_append_args;
 
 // Quantizes and packs the new tokens. NaN or infinity in any is an error that names request, token
-// and head, and nothing is appended. Calls for one cache must not overlap in time.
+// and head, and nothing is appended. No two requests append to one page. Calls for one cache must
+// not overlap in time.
 INTFLASH_API intflash_status intflash_cache_append(intflash_cache* cache,
                                                    const intflash_append_args* args);
 
@@ -156,8 +158,9 @@ typedef struct intflash_batch_args {
   void* cancel_user;
 } intflash_batch_args;
 
-// cache gives the shape; the plan runs over it and over any other cache of the same shape. The plan
-// is immutable: several threads may run it at once over different workspaces.
+// cache gives the shape; the plan runs over it and over any other cache of the same shape and
+// number of pages. The plan is immutable: several threads may run it at once over different
+// workspaces.
 INTFLASH_API intflash_status intflash_plan_batch(intflash_context* context,
                                                  const intflash_cache* cache,
                                                  const intflash_batch_desc* desc,

@@ -1,0 +1,130 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+#include "serving_calls.h"
+
+#include <numeric>
+#include <random>
+
+#include <gtest/gtest.h>
+
+namespace intflash::serving {
+
+Tokens random_tokens(const Shape& shape, std::int64_t count, std::uint32_t seed) {
+  std::mt19937 random(seed);
+  std::normal_distribution<float> normal;
+  const auto fill = [&](std::int64_t dims) {
+    std::vector<float> values(static_cast<std::size_t>(count * dims));
+    for (float& value : values) value = normal(random);
+    return values;
+  };
+  Tokens tokens;
+  tokens.query = fill(shape.num_query_heads() * shape.head_dim);
+  tokens.key = fill(shape.num_kv_heads * shape.head_dim);
+  tokens.value = fill(shape.num_kv_heads * shape.head_dim_v);
+  tokens.count = count;
+  return tokens;
+}
+
+std::vector<std::int32_t> page_range(std::int32_t first, std::int64_t count) {
+  std::vector<std::int32_t> pages(static_cast<std::size_t>(count));
+  std::iota(pages.begin(), pages.end(), first);
+  return pages;
+}
+
+intflash_tensor tensor_of(const float* data, std::int64_t heads, std::int64_t dim) {
+  intflash_tensor tensor{};
+  tensor.data = const_cast<float*>(data);
+  tensor.stride_head = dim;
+  tensor.stride_token = heads * dim;
+  return tensor;
+}
+
+AlignedMemory aligned_memory(std::size_t bytes) {
+  return AlignedMemory(std::aligned_alloc(64, (bytes + 127) / 64 * 64));
+}
+
+Request request_of(const intflash_cache* cache, std::int32_t sequence) {
+  Request request;
+  const std::int32_t* pages = nullptr;
+  std::int64_t count = 0;
+  EXPECT_EQ(intflash_sequence_get_pages(cache, sequence, &pages, &count), INTFLASH_OK);
+  EXPECT_EQ(
+      intflash_sequence_get_range(cache, sequence, &request.first_key_position, &request.kv_len),
+      INTFLASH_OK);
+  request.pages.assign(pages, pages + count);
+  return request;
+}
+
+intflash_append_args append_args(const Shape& shape, const Tokens& tokens, std::int64_t begin) {
+  intflash_append_args args{};
+  args.struct_size = sizeof args;
+  args.num_requests = 1;
+  args.key_dtype = args.value_dtype = INTFLASH_F32;
+  args.key = tensor_of(tokens.key.data() + begin * shape.num_kv_heads * shape.head_dim,
+                       shape.num_kv_heads, shape.head_dim);
+  args.value = tensor_of(tokens.value.data() + begin * shape.num_kv_heads * shape.head_dim_v,
+                         shape.num_kv_heads, shape.head_dim_v);
+  return args;
+}
+
+BatchCall::BatchCall(const Shape& shape, const std::vector<Request>& given, float score_cap)
+    : shape(shape) {
+  std::int64_t rows = 0;
+  for (const Request& request : given) {
+    intflash_request& filled = requests.emplace_back();
+    filled.query_len = request.query_len;
+    filled.kv_len = request.kv_len;
+    filled.first_key_position = request.first_key_position;
+    filled.mask = request.mask;
+    filled.window_left = request.window_left;
+    filled.window_right = request.window_right;
+    filled.softmax_scale = request.softmax_scale;
+    filled.prefix_len = request.prefix_len;
+    page_ids.insert(page_ids.end(), request.pages.begin(), request.pages.end());
+    page_indptr.push_back(static_cast<std::int64_t>(page_ids.size()));
+    query.insert(query.end(), request.query,
+                 request.query + request.query_len * shape.num_query_heads() * shape.head_dim);
+    rows += request.query_len;
+  }
+  page_ids.push_back(-1);  // data() is never null
+  out.resize(static_cast<std::size_t>(rows * shape.num_query_heads() * shape.head_dim_v));
+  lse.resize(static_cast<std::size_t>(rows * shape.num_query_heads()));
+  desc.struct_size = sizeof desc;
+  desc.num_requests = static_cast<std::int64_t>(requests.size());
+  desc.requests = requests.data();
+  desc.num_query_heads = shape.num_query_heads();
+  desc.query_dtype = desc.out_dtype = INTFLASH_F32;
+  desc.score_cap = score_cap;
+  args.struct_size = sizeof args;
+  args.query = tensor_of(query.data(), shape.num_query_heads(), shape.head_dim);
+  args.out = tensor_of(out.data(), shape.num_query_heads(), shape.head_dim_v);
+  args.lse = lse.data();
+  args.pages = {page_indptr.data(), page_ids.data()};
+}
+
+intflash_status BatchCall::make_plan(intflash_context* context, const intflash_cache* cache) {
+  const intflash_status status = intflash_plan_batch(context, cache, &desc, &plan);
+  workspace_bytes = intflash_batch_workspace_bytes(plan);
+  workspace = aligned_memory(workspace_bytes);
+  return status;
+}
+
+intflash_status BatchCall::run(const intflash_cache* cache) {
+  return intflash_batch_run(plan, cache, &args, workspace.get(), workspace_bytes);
+}
+
+std::vector<Result> BatchCall::results() const {
+  std::vector<Result> results;
+  auto out_at = out.begin();
+  auto lse_at = lse.begin();
+  for (const intflash_request& request : requests) {
+    const auto rows = static_cast<std::ptrdiff_t>(request.query_len * shape.num_query_heads());
+    const auto out_end = out_at + rows * static_cast<std::ptrdiff_t>(shape.head_dim_v);
+    results.push_back({{out_at, out_end}, {lse_at, lse_at + rows}});
+    out_at = out_end;
+    lse_at += rows;
+  }
+  return results;
+}
+
+}  // namespace intflash::serving
