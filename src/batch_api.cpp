@@ -105,6 +105,7 @@ intflash_status check_batch_args(const intflash_batch_plan& plan, const intflash
                           plan.num_queries,
                           plan.page.head_dim_v};
   if (status == INTFLASH_OK) status = check_tensor(out);
+  if (status == INTFLASH_OK) status = check_sinks(args->sinks, plan.num_query_heads);
   if (status == INTFLASH_OK) status = check_no_overlap(out);
   if (status == INTFLASH_OK) status = check_page_table(args->pages, plan.num_requests);
   return status;

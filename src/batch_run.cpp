@@ -44,6 +44,7 @@ RowGroup row_group(const BatchRun& run, const BatchRequest& request, std::int64_
   group.mask = request.mask;
   group.softmax_scale = request.softmax_scale;
   group.score_cap = plan.score_cap;
+  if (run.args->sinks != nullptr) group.sinks = run.args->sinks + group.first_head;
   group.rotate = plan.rotate;
   group.key_center = run.cache->key_center_of(kv_head);
   group.value_center = run.cache->value_center_of(kv_head);

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstdarg>
 #include <cstdio>
+#include <limits>
 
 #include "tile/types.h"
 
@@ -200,6 +201,15 @@ intflash_status check_tensor(const TensorView& view) {
   const intflash_status status = check_strides(view);
   if (status != INTFLASH_OK || view.dtype != INTFLASH_INT8) return status;
   return check_scales(view);
+}
+
+intflash_status check_sinks(const float* sinks, std::int64_t num_query_heads) {
+  for (std::int64_t h = 0; sinks != nullptr && h < num_query_heads; ++h) {
+    if (sinks[h] < std::numeric_limits<float>::infinity()) continue;
+    return fail(INTFLASH_NONFINITE_INPUT, "sinks[%lld] = %g: must be finite, or -infinity for none",
+                static_cast<i64>(h), static_cast<double>(sinks[h]));
+  }
+  return INTFLASH_OK;
 }
 
 intflash_status check_center(const char* name, const float* center, bool used, std::int64_t heads,

@@ -53,6 +53,8 @@ struct TensorView {
 intflash_status check_tensor(const TensorView& view);
 // Rows of an output must not share elements.
 intflash_status check_no_overlap(const TensorView& view);
+// Sink logits: finite or -infinity.
+intflash_status check_sinks(const float* sinks, std::int64_t num_query_heads);
 // Given means: finite, and below 2^max_exponent.
 intflash_status check_center(const char* name, const float* center, bool used, std::int64_t heads,
                              std::int64_t dim, int max_exponent);

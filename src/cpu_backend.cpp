@@ -39,6 +39,7 @@ RowGroup row_group(const Call& call, std::int64_t b, std::int64_t kv_head) {
   group.mask = p.mask;
   group.softmax_scale = p.softmax_scale;
   group.score_cap = p.score_cap;
+  if (call.args.sinks != nullptr) group.sinks = call.args.sinks + group.first_head;
   group.rotate = p.rotate;
   group.key_center = call.key_center(head);
   group.value_center = call.value_center(head);

@@ -164,6 +164,9 @@ intflash_status check_args(const Problem& problem, const intflash_attend_args* a
   if (status == INTFLASH_OK)
     status =
         check_center("value_center", args->value_center, p.center_value, heads, p.head_dim_v, 90);
+  if (status == INTFLASH_OK) status = check_sinks(args->sinks, p.num_query_heads);
+  if (status == INTFLASH_OK && args->sinks != nullptr && p.mode == INTFLASH_MODE_INTFA)
+    status = fail(INTFLASH_UNSUPPORTED, "sinks with mode INTFA: the algorithm knows none");
   return status;
 }
 

@@ -146,7 +146,8 @@ void attend_exact_row(const Problem& problem, const intflash_attend_args& args, 
 
   // The score of each visible key: scale times the dot product, capped where there is a cap.
   load_row(args.query, problem.query_dtype, b, h, i, problem.head_dim, scratch.query);
-  double max_score = -std::numeric_limits<double>::infinity();
+  double max_score =
+      args.sinks != nullptr ? args.sinks[h] : -std::numeric_limits<double>::infinity();
   for (std::int64_t t = keys.begin; t < keys.end; ++t) {
     load_row(args.key, problem.key_dtype, b, kv_head, t, problem.head_dim, scratch.row);
     double score = problem.softmax_scale * dot(scratch.query, scratch.row, problem.head_dim);
@@ -161,6 +162,10 @@ void attend_exact_row(const Problem& problem, const intflash_attend_args& args, 
     scratch.weight[t] = std::exp(scratch.weight[t] - max_score);
     weight_sum += scratch.weight[t];
   }
+
+  // A sink has a weight and no value.
+  if (args.sinks != nullptr && args.sinks[h] > -std::numeric_limits<float>::infinity())
+    weight_sum += std::exp(args.sinks[h] - max_score);
 
   // The output: the mean of the values by these weights.
   std::fill(scratch.out, scratch.out + problem.head_dim_v, 0.0);

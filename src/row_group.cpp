@@ -8,6 +8,7 @@
 
 #include "merge.h"
 #include "reference.h"
+#include "tile/state.h"
 #include "token_rows.h"
 
 namespace intflash {
@@ -69,6 +70,20 @@ void clear_state(const AttentionState& state, std::int32_t rows) {
   std::fill_n(state.accumulators, rows * state.accumulator_stride, 0.0f);
 }
 
+// Adds a sink of logit 2^exponent to a row's denominator; returns the share of it that its keys had
+// before. docs/numerics.md, section 4.
+float add_sink(const AttentionState& state, std::int32_t row, std::int64_t dim, float exponent) {
+  float& reference = state.reference[row];
+  float& row_sum = state.row_sum[row];
+  const float higher = max_of(reference, ceil_of(exponent));
+  const float factor = reference == kNegativeInfinity ? 0.0f : scale_down(reference, higher);
+  const float keys = row_sum * factor;
+  if (factor != 1.0f) scale_row(state.accumulators + row * state.accumulator_stride, dim, factor);
+  row_sum = keys + exp2_of(exponent - higher) * static_cast<float>(kWeightOne * kValueWeightOne);
+  reference = higher;
+  return row_sum > 0 ? keys / row_sum : 0.0f;
+}
+
 }  // namespace
 
 void begin_tile(const RowGroup& group, const TileShape& shape, std::int64_t first_row, Tile& tile) {
@@ -84,8 +99,8 @@ void begin_tile(const RowGroup& group, const TileShape& shape, std::int64_t firs
       reinterpret_cast<std::int8_t*>(after) + shape.rows * shape.accumulator_stride * 4;
   query.codes = codes;
 
-  const bool needs_center =
-      group.key_center != nullptr && (group.lse != nullptr || group.score_cap > 0);
+  const bool needs_center = group.key_center != nullptr &&
+                            (group.lse != nullptr || group.score_cap > 0 || group.sinks != nullptr);
   const float to_log2 = static_cast<float>(static_cast<double>(group.softmax_scale) * kLog2E);
   tile.min_begin = INT64_MAX;
   tile.max_end = 0;
@@ -156,20 +171,31 @@ void attend_span(const RowGroup& group, const Worker& worker, std::int64_t span,
 
 void finish_tile(const RowGroup& group, std::int64_t first_row, Tile& tile) {
   if (!tile.touched) clear_state(tile.total, tile.query.rows);
+  alignas(64) float scaled_center[kMaxHeadDim];
   for (std::int32_t r = 0; r < tile.query.rows; ++r) {
     const RowPlace place = place_of(group, first_row + r);
+    const std::int64_t head = place.query_head - group.first_head;
+    // Below a cap the centre's part of the score has been in it all along.
+    const double center_score = group.score_cap > 0 ? 0.0 : tile.center_score[r];
+    const float* center = group.value_center;
+    if (group.sinks != nullptr && group.sinks[head] > kNegativeInfinity) {
+      const double logit = static_cast<double>(group.sinks[head]) - center_score;
+      const float share =
+          add_sink(tile.total, r, group.head_dim_v, static_cast<float>(logit * kLog2E));
+      // The mean of the values has the keys' part of the weight alone.
+      for (std::int64_t c = 0; center != nullptr && c < group.head_dim_v; ++c)
+        scaled_center[c] = center[c] * share;
+      if (center != nullptr) center = scaled_center;
+    }
     const RowSource out = rows_of(*group.out, group.out_dtype, group.batch, place.query_head,
                                   group.first_token + place.query);
     group.kernels->write_row(tile.total.accumulators + r * tile.total.accumulator_stride,
                              tile.total.row_sum[r], static_cast<std::int32_t>(group.head_dim_v),
-                             group.value_center, static_cast<Dtype>(group.out_dtype),
+                             center, static_cast<Dtype>(group.out_dtype),
                              const_cast<void*>(out.data));
     if (group.lse == nullptr) continue;
-    // Below a cap the centre's part of the score has been in it all along.
-    const double term = group.score_cap > 0 ? 0.0 : tile.center_score[r];
-    group.lse[(place.query_head - group.first_head) * group.lse_stride_head +
-              place.query * group.lse_stride_token] =
-        log_sum_exp(tile.total.reference[r], tile.total.row_sum[r], term);
+    group.lse[head * group.lse_stride_head + place.query * group.lse_stride_token] =
+        log_sum_exp(tile.total.reference[r], tile.total.row_sum[r], center_score);
   }
 }
 

@@ -35,7 +35,8 @@ struct RowGroup {
   std::int64_t head_dim_v;
   MaskRule mask;
   float softmax_scale;
-  float score_cap;  // 0 = none
+  float score_cap;     // 0 = none
+  const float* sinks;  // [group_size]: of the group's heads; nullptr = none
   bool rotate;
   const float* key_center;  // [head_dim]; nullptr = none
   const float* value_center;

@@ -100,6 +100,8 @@ BatchCall::BatchCall(const Shape& shape, const std::vector<Request>& given, floa
   args.out = tensor_of(out.data(), shape.num_query_heads(), shape.head_dim_v);
   args.lse = lse.data();
   args.pages = {page_indptr.data(), page_ids.data()};
+  // Of the member: the parameter goes.
+  args.sinks = this->shape.sinks.empty() ? nullptr : this->shape.sinks.data();
 }
 
 intflash_status BatchCall::make_plan(intflash_context* context, const intflash_cache* cache) {

@@ -25,6 +25,7 @@ struct Shape {
   std::int64_t num_pages = 64;
   bool rotate = false;
   bool centered = false;
+  std::vector<float> sinks;  // by query head; empty = none
   std::int32_t num_threads = 1;
   std::string isa;  // "" = the best one
 

@@ -156,6 +156,7 @@ typedef struct intflash_batch_args {
   int32_t (*should_cancel)(void* user);  // asked now and then by every worker: not 0 ends the run
                                          // with INTFLASH_CANCELLED; NULL = never
   void* cancel_user;
+  const float* sinks;  // [num_query_heads], as in intflash_attend_args; or NULL
 } intflash_batch_args;
 
 // cache gives the shape; the plan runs over it and over any other cache of the same shape and

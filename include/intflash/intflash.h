@@ -167,6 +167,8 @@ typedef struct intflash_attend_args {
   const float* key_center;    // [batch][num_kv_heads][head_dim]: given means; NULL = computed where
                               // center asks for them
   const float* value_center;  // [batch][num_kv_heads][head_dim_v]
+  const float* sinks;  // [num_query_heads]: a logit per head that joins the softmax denominator and
+                       // has no value (attention sinks); -infinity or NULL = none
 } intflash_attend_args;
 
 typedef struct intflash_plan_info {

@@ -51,8 +51,8 @@ INTFLASH_INLINE void keep_in_reach(const AttentionState& state, std::int32_t row
 }
 
 // Both are brought to the larger reference by powers of two, so that each sum is rounded once.
-void merge_states(const AttentionState& part, const AttentionState& total, std::int32_t rows,
-                  std::int32_t dim) {
+[[maybe_unused]] void merge_states(const AttentionState& part, const AttentionState& total,
+                                   std::int32_t rows, std::int32_t dim) {
   for (std::int32_t r = 0; r < rows; ++r) {
     // Two empty states would give -infinity minus -infinity, a NaN.
     if (part.reference[r] == kNegativeInfinity) continue;
