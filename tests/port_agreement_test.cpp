@@ -354,6 +354,14 @@ TEST(PortErrors, EveryPortRefusesWhatScalarRefuses) {
   }
 }
 
+TEST(PortPeaks, CountTheOperationsOfEachRepeat) {
+  for (const PortEntry& port : all_test_ports()) {
+    const double operations = port.kernels->integer_peak(1);
+    EXPECT_GT(operations, 0) << port.name;
+    EXPECT_EQ(port.kernels->integer_peak(100), 100 * operations) << port.name;
+  }
+}
+
 // ---- Nothing is left out unseen ----
 
 // A port and the flags that it needs, as cpu_flags() names them.
