@@ -51,7 +51,8 @@ function(intflash_add_port name)
   set_property(GLOBAL APPEND_STRING PROPERTY INTFLASH_PORT_LIST "INTFLASH_PORT(${name})\n")
 
   # Unoptimised and sanitized objects refer to run-time libraries; the rule is for what ships.
-  if(INTFLASH_BUILD_TESTS AND CMAKE_BUILD_TYPE STREQUAL "Release" AND NOT INTFLASH_SANITIZE)
+  if(INTFLASH_BUILD_TESTS AND CMAKE_BUILD_TYPE STREQUAL "Release" AND NOT INTFLASH_SANITIZE
+     AND NOT APPLE)
     set(table kernels_${name})
     string(LENGTH ${table} length)
     add_test(NAME firewall.${name}

@@ -11,6 +11,9 @@
 #include <cstdarg>
 #include <cstdio>
 
+#if defined(__APPLE__)
+#include <sys/sysctl.h>
+#endif
 #if defined(INTFLASH_WITH_HWLOC)
 #include <hwloc.h>
 #endif
@@ -71,18 +74,6 @@ std::size_t first_cpu(const CpuSet& cpus) noexcept {
   return 0;
 }
 
-CpuSet process_affinity() noexcept {
-  cpu_set_t mask[kMaxCpus / CPU_SETSIZE];
-  CPU_ZERO_S(sizeof mask, mask);
-  CpuSet cpus;
-  if (sched_getaffinity(0, sizeof mask, mask) == 0) {
-    for (std::size_t cpu = 0; cpu < kMaxCpus; ++cpu)
-      cpus[cpu] = CPU_ISSET_S(cpu, sizeof mask, mask);
-  }
-  if (cpus.none()) cpus.set(0);
-  return cpus;
-}
-
 std::int32_t count(const CpuSet& cpus) noexcept { return static_cast<std::int32_t>(cpus.count()); }
 
 int length_of(std::string_view text) noexcept { return static_cast<int>(text.size()); }
@@ -140,11 +131,50 @@ void fill_from_hwloc(const CpuSet&, Machine&) noexcept {}
 
 #endif
 
-void fill_from_sysconf(Machine& machine) noexcept {
+#if defined(__APPLE__)
+
+// Threads are not bound to CPUs: all of them.
+CpuSet process_affinity() noexcept {
+  CpuSet cpus;
+  const long online = sysconf(_SC_NPROCESSORS_ONLN);
+  for (long cpu = 0; cpu < std::max(online, 1L); ++cpu) cpus.set(static_cast<std::size_t>(cpu));
+  return cpus;
+}
+
+// 0 where there is no such number.
+std::int64_t read_sysctl(const char* name) noexcept {
+  std::int64_t value = 0;
+  std::size_t size = sizeof value;
+  return sysctlbyname(name, &value, &size, nullptr, 0) == 0 ? value : 0;
+}
+
+void fill_from_system(Machine& machine) noexcept {
+  fill(machine.l1_bytes, read_sysctl("hw.l1dcachesize"));
+  fill(machine.l2_bytes, read_sysctl("hw.l2cachesize"));
+  fill(machine.num_cores, read_sysctl("hw.physicalcpu"));
+}
+
+#else
+
+CpuSet process_affinity() noexcept {
+  cpu_set_t mask[kMaxCpus / CPU_SETSIZE];
+  CPU_ZERO_S(sizeof mask, mask);
+  CpuSet cpus;
+  if (sched_getaffinity(0, sizeof mask, mask) == 0) {
+    for (std::size_t cpu = 0; cpu < kMaxCpus; ++cpu)
+      cpus[cpu] = CPU_ISSET_S(cpu, sizeof mask, mask);
+  }
+  if (cpus.none()) cpus.set(0);
+  return cpus;
+}
+
+void fill_from_system(Machine& machine) noexcept {
   fill(machine.l1_bytes, sysconf(_SC_LEVEL1_DCACHE_SIZE));
   fill(machine.l2_bytes, sysconf(_SC_LEVEL2_CACHE_SIZE));
   fill(machine.l3_bytes, sysconf(_SC_LEVEL3_CACHE_SIZE));
 }
+
+#endif
 
 // The smallest caches of current cores, so that a tile that fits them fits everywhere.
 void fill_from_defaults(std::int32_t num_cpus, Machine& machine) noexcept {
@@ -161,7 +191,7 @@ Machine detect_machine() noexcept {
   Machine machine;
   fill_from_hwloc(affinity, machine);
   fill_from_sysfs("", affinity, machine);
-  fill_from_sysconf(machine);
+  fill_from_system(machine);
   fill_from_defaults(num_cpus, machine);
   const std::int32_t limit = find_cpu_limit("");
   machine.num_threads = limit > 0 ? std::min(limit, num_cpus) : num_cpus;

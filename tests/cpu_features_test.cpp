@@ -1,7 +1,8 @@
 // Copyright 2026 The intflash Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// Decoding of CPUID and XCR0, driven by CPUs made up here.
+// Decoding of CPUID and XCR0, and of what the OS tells about an AArch64 CPU, driven by CPUs made up
+// here.
 #include "cpu_features.h"
 
 #include <cstring>
@@ -175,6 +176,61 @@ TEST(CpuFeatures, ACpuWithoutAModelNameHasAnEmptyOne) {
 TEST(CpuFeatures, ThisCpuGivesTheSameAnswerEachTime) {
   EXPECT_EQ(missing_feature(0), nullptr);
   EXPECT_EQ(missing_feature(kEverything), missing_feature(kEverything));
+}
+
+// ---- AArch64 ----
+
+constexpr std::uint32_t kAllOfNeon = kNeonDotprod | kNeonI8mm;
+// As qemu 7.2 models them; kMax has all that it knows but SVE.
+constexpr Hwcaps kCortexA72 = {0x8fb, 0};
+constexpr Hwcaps kNeoverseN1 = {0x119ffb, 0};
+constexpr Hwcaps kMax = {0xecbffffb, 0x76181};
+
+std::uint32_t usable(Hwcaps hwcaps) {
+  const CpuFeatures features = decode_cpu_features(hwcaps);
+  return features.in_cpu & features.in_os;
+}
+
+TEST(ArmFeatures, HwcapsOfKnownCpusOfferWhatTheyHave) {
+  EXPECT_EQ(usable({0, 0}), 0u);
+  EXPECT_EQ(usable(kCortexA72), 0u);
+  EXPECT_EQ(usable(kNeoverseN1), kNeonDotprod);
+  EXPECT_EQ(usable(kMax), kAllOfNeon);
+}
+
+TEST(ArmFeatures, EachHwcapBitCountsForItsGroupAlone) {
+  const std::uint64_t asimdrdm = bit(12), asimddp = bit(20), i8mm = bit(13);
+  EXPECT_EQ(usable({asimdrdm | asimddp, i8mm}), kAllOfNeon);
+  EXPECT_EQ(usable({asimdrdm | asimddp, ~i8mm}), kNeonDotprod);
+  EXPECT_EQ(usable({~asimddp, i8mm}), kNeonI8mm);
+  EXPECT_EQ(usable({~asimdrdm, i8mm}), kNeonI8mm);
+}
+
+TEST(ArmFeatures, SysctlsOfTheirNamesOfferTheSame) {
+  const auto usable_where = [](SysctlReader is_set) {
+    const CpuFeatures features = decode_cpu_features(is_set);
+    return features.in_cpu & features.in_os;
+  };
+  EXPECT_EQ(usable_where([](const char*) { return false; }), 0u);
+  EXPECT_EQ(usable_where([](const char*) { return true; }), kAllOfNeon);
+  EXPECT_EQ(usable_where(
+                [](const char* name) { return std::string(name) != "hw.optional.arm.FEAT_I8MM"; }),
+            kNeonDotprod);
+  EXPECT_EQ(usable_where([](const char* name) {
+              return std::string(name) != "hw.optional.arm.FEAT_DotProd";
+            }),
+            kNeonI8mm);
+  EXPECT_EQ(usable_where(
+                [](const char* name) { return std::string(name) != "hw.optional.arm.FEAT_RDM"; }),
+            kNeonI8mm);
+}
+
+TEST(ArmFeatures, TheReasonNamesWhatIsMissing) {
+  EXPECT_STREQ(missing_feature(decode_cpu_features(kCortexA72), kAllOfNeon),
+               "CPU lacks NEON dot products");
+  EXPECT_STREQ(missing_feature(decode_cpu_features(kNeoverseN1), kAllOfNeon),
+               "CPU lacks NEON INT8 matrix products");
+  EXPECT_EQ(missing_feature(decode_cpu_features(kMax), kAllOfNeon), nullptr);
 }
 
 }  // namespace

@@ -428,11 +428,16 @@ class CallersFloatState {
 #if defined(__x86_64__)
     control_ = _mm_getcsr();
     _mm_setcsr(control_ | 0x8040);
+#elif defined(__aarch64__)
+    __asm__ volatile("mrs %0, fpcr" : "=r"(control_));
+    __asm__ volatile("msr fpcr, %0" : : "r"(control_ | 1u << 24));
 #endif
   }
   ~CallersFloatState() {
 #if defined(__x86_64__)
     _mm_setcsr(control_);
+#elif defined(__aarch64__)
+    __asm__ volatile("msr fpcr, %0" : : "r"(control_));
 #endif
     std::fesetround(rounding_);
   }
@@ -441,7 +446,11 @@ class CallersFloatState {
 
  private:
   int rounding_;
+#if defined(__aarch64__)
+  std::uint64_t control_ = 0;
+#else
   unsigned control_ = 0;
+#endif
 };
 
 TEST(Invariance, TheCallersFloatingPointStateChangesNoBit) {

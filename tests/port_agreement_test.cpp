@@ -15,6 +15,11 @@
 
 #include <gtest/gtest.h>
 
+#if defined(__aarch64__) && defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+
 #include "attention_case.h"
 #include "cpu_features.h"
 #include "pairwise.h"
@@ -349,14 +354,36 @@ TEST(PortErrors, EveryPortRefusesWhatScalarRefuses) {
   }
 }
 
+TEST(PortPeaks, CountTheOperationsOfEachRepeat) {
+  for (const PortEntry& port : all_test_ports()) {
+    const double operations = port.kernels->integer_peak(1);
+    EXPECT_GT(operations, 0) << port.name;
+    EXPECT_EQ(port.kernels->integer_peak(100), 100 * operations) << port.name;
+  }
+}
+
 // ---- Nothing is left out unseen ----
 
-// A port and the flags of /proc/cpuinfo that it needs.
+// A port and the flags that it needs, as cpu_flags() names them.
 struct PortFlags {
   const char* name;
   std::vector<std::string> flags;
 };
 void PrintTo(const PortFlags& port, std::ostream* out) { *out << port.name; }
+
+#if defined(__aarch64__) && defined(__linux__)
+
+std::set<std::string> cpu_flags() {
+  std::set<std::string> flags;
+  if ((getauxval(AT_HWCAP) & HWCAP_ASIMDRDM) != 0) flags.insert("asimdrdm");
+  if ((getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0) flags.insert("asimddp");
+  if ((getauxval(AT_HWCAP2) & HWCAP2_I8MM) != 0) flags.insert("i8mm");
+  return flags;
+}
+// An emulator gives its own hardware capabilities.
+bool hides_flags() { return false; }
+
+#else
 
 // What follows "name :" in the first processor's part of /proc/cpuinfo.
 std::string cpuinfo(const std::string& name) {
@@ -368,8 +395,14 @@ std::string cpuinfo(const std::string& name) {
   return "";
 }
 
+std::set<std::string> cpu_flags() {
+  std::istringstream words(cpuinfo("flags"));
+  return {std::istream_iterator<std::string>(words), {}};
+}
 // An emulator shows its host's /proc/cpuinfo; there, what CPUID says is what counts.
-bool is_emulated() { return cpuinfo("model name") != this_cpu().model_name; }
+bool hides_flags() { return cpuinfo("model name") != this_cpu().model_name; }
+
+#endif
 
 class RequiredPort : public testing::TestWithParam<PortFlags> {};
 
@@ -385,12 +418,11 @@ TEST_P(RequiredPort, IsUnderTestWhereTheCpuHasItsInstructions) {
     EXPECT_EQ(difference(c, run_case(c, *found), run_case(c, scalar_port())), "");
     return;
   }
-  if (is_emulated()) {
-    GTEST_SKIP() << port.name << ": \"" << this_cpu().model_name << "\", emulated on \""
-                 << cpuinfo("model name") << "\", lacks it by CPUID";
+  if (hides_flags()) {
+    GTEST_SKIP() << port.name << ": \"" << this_cpu().model_name
+                 << "\", emulated, lacks it by CPUID";
   }
-  std::istringstream words(cpuinfo("flags"));
-  const std::set<std::string> flags(std::istream_iterator<std::string>(words), {});
+  const std::set<std::string> flags = cpu_flags();
   for (const std::string& flag : port.flags) {
     if (flags.count(flag) == 0) GTEST_SKIP() << port.name << ": this CPU lacks " << flag;
   }
@@ -409,6 +441,12 @@ INSTANTIATE_TEST_SUITE_P(
                     PortFlags{"avx512_vnni", {"avx512_vnni", "avx512bw", "avx512vl", "avx512dq"}},
                     PortFlags{"amx_int8", {"amx_tile", "amx_int8", "avx512_vnni", "avx512vbmi"}}),
     [](const auto& info) { return std::string(info.param.name); });
+#elif defined(__aarch64__) && defined(__linux__)
+INSTANTIATE_TEST_SUITE_P(, RequiredPort,
+                         testing::Values(PortFlags{"neon", {}},
+                                         PortFlags{"neon_dotprod", {"asimdrdm", "asimddp"}},
+                                         PortFlags{"neon_i8mm", {"asimdrdm", "asimddp", "i8mm"}}),
+                         [](const auto& info) { return std::string(info.param.name); });
 #else
 GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(RequiredPort);
 #endif

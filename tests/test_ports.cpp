@@ -51,7 +51,7 @@ const std::vector<PortEntry>& ports_under_test() {
 const std::vector<PortEntry>& all_test_ports() {
   static const std::vector<PortEntry> all = [] {
     std::vector<PortEntry> list = {scalar_port()};
-    list.insert(list.end(), ports_under_test().begin(), ports_under_test().end());
+    for (const PortEntry& port : ports_under_test()) list.push_back(port);
     return list;
   }();
   return all;

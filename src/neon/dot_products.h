@@ -1,8 +1,7 @@
 // Copyright 2026 The intflash Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// Products of codes by sdot: four products into each of four sums, one operand a lane that they
-// share.
+// Products of codes by sdot: four outputs' quads times one quad of a row.
 #pragma once
 
 #include <cstdint>
@@ -24,7 +23,7 @@ struct DotProducts : NeonRdm {
     INTFLASH_INLINE I32 row(std::int32_t r, std::int32_t g) const { return at[r][g]; }
   };
 
-  // sum += fours of a times lane kLane of b. As an instruction and not an intrinsic: g++ 12 moves
+  // sum += quads of a times quad kLane of b. As an instruction and not an intrinsic: g++ 12 moves
   // the sums of an intrinsic from register to register.
   template <std::int32_t kLane>
   static INTFLASH_INLINE void multiply_add(I32& sum, int8x16_t a, int8x16_t b) {
@@ -56,11 +55,13 @@ struct DotProducts : NeonRdm {
     }
   }
 
+  // sum += the sums of a's quads.
   static INTFLASH_INLINE I32 add_quads(I32 sum, int8x16_t a) {
     return vdotq_s32(sum, a, vdupq_n_s8(1));
   }
 
   static double integer_peak(std::int64_t repeats) {
+    std::int64_t left = repeats;
     __asm__ volatile(
         "1:\n"
         ".irp sum, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15\n"
@@ -68,7 +69,7 @@ struct DotProducts : NeonRdm {
         ".endr\n"
         "subs %0, %0, #1\n"
         "b.ne 1b\n"
-        : "+r"(repeats)
+        : "+r"(left)
         :
         : "cc", "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v8", "v9", "v10", "v11", "v12",
           "v13", "v14", "v15");

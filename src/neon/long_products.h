@@ -58,11 +58,13 @@ struct LongProducts : Neon {
     }
   }
 
+  // sum += the sums of a's quads.
   static INTFLASH_INLINE I32 add_quads(I32 sum, int8x16_t a) {
     return vpadalq_s16(sum, vpaddlq_s8(a));
   }
 
   static double integer_peak(std::int64_t repeats) {
+    std::int64_t left = repeats;
     __asm__ volatile(
         "1:\n"
         ".irp sum, 0, 1, 2, 3, 4, 5, 6, 7\n"
@@ -76,7 +78,7 @@ struct LongProducts : Neon {
         ".endr\n"
         "subs %0, %0, #1\n"
         "b.ne 1b\n"
-        : "+r"(repeats)
+        : "+r"(left)
         :
         : "cc", "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v10", "v11", "v12", "v13", "v14",
           "v15", "v16", "v17");

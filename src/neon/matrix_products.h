@@ -16,11 +16,13 @@ struct MatrixProducts : NeonRdm {
   using Weight = std::uint8_t;
   static constexpr std::int32_t kPanelRows = 24;  // as many registers of sums
 
-  static INTFLASH_INLINE I32 multiply(I32 sum, int8x16_t rows, int8x16_t outputs) {
+  // sum += two rows times two outputs. As instructions and not intrinsics: g++ 12 moves the sums of
+  // an intrinsic from register to register.
+  static INTFLASH_INLINE I32 multiply_add(I32 sum, int8x16_t rows, int8x16_t outputs) {
     __asm__("smmla %0.4s, %1.16b, %2.16b" : "+w"(sum) : "w"(rows), "w"(outputs));
     return sum;
   }
-  static INTFLASH_INLINE I32 multiply(I32 sum, uint8x16_t rows, int8x16_t outputs) {
+  static INTFLASH_INLINE I32 multiply_add(I32 sum, uint8x16_t rows, int8x16_t outputs) {
     __asm__("usmmla %0.4s, %1.16b, %2.16b" : "+w"(sum) : "w"(rows), "w"(outputs));
     return sum;
   }
@@ -32,7 +34,8 @@ struct MatrixProducts : NeonRdm {
     return vreinterpretq_s32_s64(vzip2q_s64(vreinterpretq_s64_s32(a), vreinterpretq_s64_s32(b)));
   }
 
-  // Two rows by two outputs a register.
+  // Two rows by two outputs a register. An odd last row is multiplied beside whatever lies in the
+  // next one's place.
   template <std::int32_t kRows, std::int32_t kGroups>
   struct Sums {
     I32 at[(kRows + 1) / 2][kGroups][2];
@@ -66,13 +69,14 @@ struct MatrixProducts : NeonRdm {
       INTFLASH_UNROLL
       for (std::int32_t g = 0; g < kGroups; ++g) {
         I32(&sum)[2] = sums.at[r / 2][g];
-        sum[0] = multiply(sum[0], two, pair[g][0]);
-        sum[1] = multiply(sum[1], two, pair[g][1]);
+        sum[0] = multiply_add(sum[0], two, pair[g][0]);
+        sum[1] = multiply_add(sum[1], two, pair[g][1]);
       }
     }
   }
 
   static double integer_peak(std::int64_t repeats) {
+    std::int64_t left = repeats;
     __asm__ volatile(
         "1:\n"
         ".irp sum, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15\n"
@@ -80,7 +84,7 @@ struct MatrixProducts : NeonRdm {
         ".endr\n"
         "subs %0, %0, #1\n"
         "b.ne 1b\n"
-        : "+r"(repeats)
+        : "+r"(left)
         :
         : "cc", "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v8", "v9", "v10", "v11", "v12",
           "v13", "v14", "v15");

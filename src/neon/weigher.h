@@ -33,9 +33,9 @@ class Weigher<NeonTiles<Products>, kCoarse> {
     to_whole_ = Neon::broadcast16(-fraction_bits);
     to_fraction_ = Neon::broadcast16(15 - fraction_bits);
     fraction_mask_ = Neon::broadcast16(0x8000 - (1 << (15 - fraction_bits)));
-    // A distance of 16 leaves no weight: beyond it none is held, before the shift to units of 1.
+    // kMaxCoarseDistance leaves no weight, so none beyond it is held; nor a shift beyond its bits.
     const std::int32_t coarse_shift = min_of(max_of(exponent, 0), 4);
-    bound_ = Neon::broadcast16(~(16 << fraction_bits >> coarse_shift));
+    bound_ = Neon::broadcast16(~(kMaxCoarseDistance << fraction_bits >> coarse_shift));
     coarse_shift_ = Neon::broadcast16(coarse_shift);
     places_ = Neon::broadcast16(places);
   }

@@ -1,0 +1,202 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// Fixed calls against hashes that the scalar port gave on x86-64: every port of every platform
+// gives those bits.
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <ostream>
+#include <sstream>
+#include <string>
+
+#include <gtest/gtest.h>
+
+#include "attention_case.h"
+#include "attention_inputs.h"
+#include "test_ports.h"
+
+namespace intflash {
+namespace {
+
+struct Hashes {
+  std::uint64_t out, lse;
+  bool operator==(const Hashes&) const = default;
+};
+std::ostream& operator<<(std::ostream& stream, const Hashes& hashes) {
+  return stream << std::hex << "{0x" << hashes.out << ", 0x" << hashes.lse << "}" << std::dec;
+}
+
+struct Golden {
+  const char* name;
+  Hashes hashes;
+  const char* files;  // of data/: the first 200 queries and all keys; nullptr: a generated case
+  void (*set)(AttentionCase& c);
+};
+void PrintTo(const Golden& golden, std::ostream* stream) { *stream << golden.name; }
+
+// FNV-1a.
+std::uint64_t hash_of(const void* data, std::size_t size) {
+  const auto* bytes = static_cast<const unsigned char*>(data);
+  std::uint64_t hash = 0xcbf29ce484222325;
+  for (std::size_t i = 0; i < size; ++i) hash = (hash ^ bytes[i]) * 0x100000001b3;
+  return hash;
+}
+
+// The case's mask, cap and the like over tensors from files.
+CaseTensors real_tensors(AttentionCase c, const AttentionInputs& inputs, Memory& memory) {
+  c.num_kv_heads = inputs.num_kv_heads;
+  c.group_size = inputs.num_query_heads / inputs.num_kv_heads;
+  c.query_len = 200;
+  c.kv_len = inputs.kv_len;
+  c.head_dim = inputs.head_dim;
+  c.head_dim_v = inputs.head_dim_v;
+  c.query.dtype = c.key.dtype = c.value.dtype = inputs.query.dtype;
+  CaseTensors tensors = make_tensors(c, memory);
+  const intflash_attend_args args = inputs.args();
+  tensors.args.query = args.query;
+  tensors.args.key = args.key;
+  tensors.args.value = args.value;
+  return tensors;
+}
+
+Hashes run(const Golden& golden, const PortEntry& port) {
+  AttentionCase c;
+  golden.set(c);
+  Memory memory;
+  CaseResult result;
+  if (golden.files == nullptr) {
+    CaseTensors tensors = make_tensors(c, memory);
+    result = run_tensors(tensors, port, {}, memory);
+  } else {
+    const std::string path = std::string(INTFLASH_DATA_DIR "/") + golden.files;
+    const AttentionInputs inputs =
+        read_attention_inputs(path + "_q.npy", path + "_k.npy", path + "_v.npy");
+    CaseTensors tensors = real_tensors(c, inputs, memory);
+    result = run_tensors(tensors, port, {}, memory);
+  }
+  EXPECT_EQ(result.status, INTFLASH_OK) << result.error;
+  return {hash_of(result.out.data(), result.out.size()),
+          hash_of(result.lse.data(), result.lse.size() * sizeof(float))};
+}
+
+const Golden kGolden[] = {
+    {"RealCausalGroups",
+     {0x4137e34182bd2423, 0x3a7440f6dc1977f3},
+     "tinyllama_l5",
+     [](AttentionCase& c) { c.mask = INTFLASH_MASK_CAUSAL; }},
+    {"RealRotatedAndCentred",
+     {0xbd8664bd4a1500ff, 0xe24499f22f0a3022},
+     "tinyllama_l5",
+     [](AttentionCase& c) {
+       c.mask = INTFLASH_MASK_CAUSAL;
+       c.center = INTFLASH_CENTER_KEY_VALUE;
+       c.rotate = true;
+       c.out.dtype = INTFLASH_F16;
+     }},
+    {"RealCappedWindow",
+     {0x2b271054a697e2b8, 0x46cbd9310465d8e7},
+     "tinyllama_l5",
+     [](AttentionCase& c) {
+       c.mask = INTFLASH_MASK_WINDOW;
+       c.window_left = 300;
+       c.score_cap = 20;
+       c.out.dtype = INTFLASH_BF16;
+     }},
+    {"RealSink", {0x5140cdccd76978ef, 0xd45767d9ede2f802}, "minilm_l5", [](AttentionCase&) {}},
+    {"RealSinkUncentred",
+     {0x66eafaa909555ea0, 0x0ac2c8e2697ffe96},
+     "minilm_l5",
+     [](AttentionCase& c) { c.center = INTFLASH_CENTER_NONE; }},
+    {"Codes",
+     {0x1ccc36449d76ff45, 0x80d635eb39d42684},
+     nullptr,
+     [](AttentionCase& c) {
+       c.batch = 2;
+       c.query_len = c.kv_len = 130;
+       c.head_dim = 40;
+       c.query.dtype = c.key.dtype = c.value.dtype = INTFLASH_INT8;
+     }},
+    {"CodesOfOneScale",
+     {0x87aa649a5936271f, 0x694f5246ac168af0},
+     nullptr,
+     [](AttentionCase& c) {
+       c.num_kv_heads = 2;
+       c.query_len = 33;
+       c.kv_len = 200;
+       c.head_dim = 576;
+       c.head_dim_v = 512;
+       c.value.dtype = INTFLASH_INT8;
+       c.value.scale_block = 0;
+       c.value.one_scale = true;
+     }},
+    {"TwoSpansOfBf16",
+     {0xcad79e345934247a, 0x76334701b91adc70},
+     nullptr,
+     [](AttentionCase& c) {
+       c.group_size = 4;
+       c.query_len = 31;
+       c.kv_len = 1200;
+       c.head_dim = c.head_dim_v = 128;
+       c.mask = INTFLASH_MASK_CAUSAL;
+       c.query.dtype = c.key.dtype = c.value.dtype = INTFLASH_BF16;
+       c.key.layout = Layout::kTokensFirst;
+     }},
+    {"SinksUnderACap",
+     {0x9b08cfc5c1ee6e29, 0x87859995026d6a4e},
+     nullptr,
+     [](AttentionCase& c) {
+       c.query_len = 40;
+       c.kv_len = 300;
+       c.score_cap = 20;
+       c.data = CaseData::kSinks;
+     }},
+    {"OutliersRotated",
+     {0x483c6913f944a692, 0xd331a8a4014cd794},
+     nullptr,
+     [](AttentionCase& c) {
+       c.query_len = 60;
+       c.kv_len = 190;
+       c.head_dim = 72;
+       c.head_dim_v = 136;
+       c.rotate = true;
+       c.given_centers = true;
+       c.center = INTFLASH_CENTER_KEY_VALUE;
+       c.data = CaseData::kOutliers;
+     }},
+    {"OneHot",
+     {0xbfeddde1eaf0f42e, 0x26ac0fce055ccf46},
+     nullptr,
+     [](AttentionCase& c) {
+       c.query_len = c.kv_len = 150;
+       c.mask = INTFLASH_MASK_WINDOW;
+       c.window_left = -1;
+       c.window_right = 5;
+       c.data = CaseData::kOneHot;
+     }},
+    {"ZeroRowsOfManyMagnitudes",
+     {0x2573a2ede00ed603, 0x0ecde6013a164001},
+     nullptr,
+     [](AttentionCase& c) {
+       c.query_len = 50;
+       c.kv_len = 140;
+       c.query.magnitude = 30;
+       c.key.magnitude = 30;
+       c.value.magnitude = 1e4f;
+       c.data = CaseData::kZeroRows;
+     }},
+};
+
+class GoldenBits : public testing::TestWithParam<Golden> {};
+
+TEST_P(GoldenBits, AreThoseOfScalarOnX86) {
+  for (const PortEntry& port : all_test_ports()) {
+    EXPECT_EQ(run(GetParam(), port), GetParam().hashes) << port.name;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(, GoldenBits, testing::ValuesIn(kGolden),
+                         [](const auto& info) { return std::string(info.param.name); });
+
+}  // namespace
+}  // namespace intflash
