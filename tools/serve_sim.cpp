@@ -18,7 +18,6 @@
 
 #include "failure.h"
 #include "simulated_server.h"
-#include "stopwatch.h"
 #include "synthetic.h"
 
 namespace intflash {
@@ -32,6 +31,7 @@ struct SimulatedRequest {
   bool is_forked;       // its prompt begins with the common prefix
   std::int64_t prompt;  // tokens that are still to come
   std::int64_t output;
+  std::int64_t pages = 0;  // reserved for it
   std::int32_t sequence = -1;
 };
 
@@ -78,7 +78,7 @@ class Simulation {
   }
 
   Figures run() {
-    committed_pages_ = pages_for(prefix_len_);
+    reserved_pages_ = pages_for(prefix_len_);
     const std::int32_t prefix = server_.create();
     for (std::int64_t left = prefix_len_; left > 0; left -= std::min(left, options_.chunk))
       step({{prefix, std::min(left, options_.chunk)}});
@@ -104,7 +104,7 @@ class Simulation {
   std::int64_t pages_for(std::int64_t tokens) const {
     return (tokens + options_.page_size - 1) / options_.page_size;
   }
-  // Those that a request will hold in the end, none of them shared.
+  // What a request will hold in the end, if none is shared, and one while a page is copied.
   std::int64_t pages_of(const SimulatedRequest& request) const {
     return pages_for((request.is_forked ? prefix_len_ : 0) + request.prompt + request.output) + 1;
   }
@@ -115,10 +115,10 @@ class Simulation {
     while (!waiting_.empty() && waiting_.front().arrival <= now_ &&
            static_cast<std::int64_t>(active_.size()) < options_.max_batch) {
       SimulatedRequest request = waiting_.front();
-      if (committed_pages_ + pages_of(request) > options_.pages) return;
+      request.pages = pages_of(request);
+      if (reserved_pages_ + request.pages > options_.pages) return;
       waiting_.pop_front();
-      committed_pages_ += pages_of(request);
-      reserved_.push_back(pages_of(request));
+      reserved_pages_ += request.pages;
       request.sequence = request.is_forked ? server_.fork(prefix) : server_.create();
       figures_.forked += request.is_forked ? 1 : 0;
       active_.push_back(request);
@@ -148,9 +148,8 @@ class Simulation {
     for (std::size_t i = active_.size(); i-- > 0;) {
       if (active_[i].prompt > 0 || active_[i].output > 0) continue;
       server_.free(active_[i].sequence);
-      committed_pages_ -= reserved_[i];
+      reserved_pages_ -= active_[i].pages;
       active_.erase(active_.begin() + static_cast<std::ptrdiff_t>(i));
-      reserved_.erase(reserved_.begin() + static_cast<std::ptrdiff_t>(i));
       ++figures_.served;
     }
   }
@@ -161,8 +160,7 @@ class Simulation {
   std::int64_t prefix_len_ = 0;
   std::deque<SimulatedRequest> waiting_;
   std::vector<SimulatedRequest> active_;
-  std::vector<std::int64_t> reserved_;  // pages of each active request
-  std::int64_t committed_pages_ = 0;
+  std::int64_t reserved_pages_ = 0;
   double now_ = 0;
   Figures figures_;
 };

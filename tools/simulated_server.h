@@ -43,7 +43,7 @@ class SimulatedServer {
   // Plans, appends and attends; the seconds that these took.
   double step(std::span<const StepPart> parts);
   // Compares what the step gave with the dense call, to the bit, and with mode exact. Returns the
-  // largest relative L1 error of a sequence; throws Failure where it is above kMaxRelativeError.
+  // largest relative L1 error of a sequence; throws Failure where an output is wrong.
   double verify(std::span<const StepPart> parts) const;
 
   intflash_cache_info info() const;
