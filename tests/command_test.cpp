@@ -107,8 +107,8 @@ class Command : public testing::Test {
 // ---- Usage ----
 
 TEST_F(Command, HelpAndVersionSucceed) {
-  for (const char* arguments :
-       {"--help", "attend --help", "compare --help", "info --help", "bench --help"}) {
+  for (const char* arguments : {"--help", "attend --help", "compare --help", "info --help",
+                                "bench --help", "serve-sim --help"}) {
     const Result result = run(arguments);
     EXPECT_EQ(result.code, 0) << arguments;
     EXPECT_NE(result.out.find("Example"), std::string::npos) << arguments;
@@ -160,6 +160,26 @@ TEST_F(Command, AttendPrintsExactlyTheDocumentedKeys) {
             (std::set<std::string>{"rel_l1", "rmse", "cosine", "max_abs"}));
   EXPECT_LT(checked["error"]["rel_l1"], 0.02);
   EXPECT_GT(checked["error"]["cosine"], 0.999);
+}
+
+// A pool so small that requests wait for each other's pages.
+TEST_F(Command, ServeSimServesEveryRequestAndVerifiesEveryOutput) {
+  const Result result = run(
+      "serve-sim --requests 20 --rate 1e6 --prompt-mean 60 --output-mean 12 --chunk 40 --shared "
+      "0.5 --pages 24 --heads 4 --head-dim 32 --verify --json --threads 2");
+  ASSERT_EQ(result.code, 0) << result.err;
+  const Json report = Json::parse(result.out);
+  EXPECT_EQ(report["requests"], 20);
+  EXPECT_GT(report["forked"], 2);
+  EXPECT_LT(report["forked"], 18);
+  EXPECT_GT(report["pages_peak"], 10);
+  EXPECT_LE(report["pages_peak"], 24);
+  EXPECT_LE(report["pages_mean"], report["pages_peak"]);
+  EXPECT_LE(report["step_seconds_p50"], report["step_seconds_p99"]);
+  EXPECT_GT(report["largest_relative_error"], 1e-4);
+  EXPECT_LT(report["largest_relative_error"], 0.04);
+  expect_failure("serve-sim --pages 2", 2, "--pages 2");
+  expect_failure("serve-sim --page-size 70", 1, "page_size");
 }
 
 TEST_F(Command, AttendWritesOutAndLseInTheShapeOfTheQuery) {

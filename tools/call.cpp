@@ -30,6 +30,19 @@ Plan create_plan(const Context& context, const intflash_attend_desc& desc) {
   return Plan(plan);
 }
 
+Cache create_cache(const Context& context, const intflash_cache_options& options) {
+  intflash_cache* cache = nullptr;
+  require_ok(intflash_cache_create(context.get(), &options, &cache));
+  return Cache(cache);
+}
+
+BatchPlan create_batch_plan(const Context& context, const Cache& cache,
+                            const intflash_batch_desc& desc) {
+  intflash_batch_plan* plan = nullptr;
+  require_ok(intflash_plan_batch(context.get(), cache.get(), &desc, &plan));
+  return BatchPlan(plan);
+}
+
 PlanInfo info_of(const Plan& plan) {
   intflash_plan_info info = {};
   info.struct_size = sizeof info;

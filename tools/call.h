@@ -10,6 +10,7 @@
 #include <new>
 #include <string>
 
+#include "intflash/cache.h"
 #include "intflash/intflash.h"
 
 namespace intflash {
@@ -27,10 +28,23 @@ struct DestroyPlan {
 };
 using Plan = std::unique_ptr<intflash_plan, DestroyPlan>;
 
+struct DestroyCache {
+  void operator()(intflash_cache* cache) const { intflash_cache_destroy(cache); }
+};
+using Cache = std::unique_ptr<intflash_cache, DestroyCache>;
+
+struct DestroyBatchPlan {
+  void operator()(intflash_batch_plan* plan) const { intflash_batch_plan_destroy(plan); }
+};
+using BatchPlan = std::unique_ptr<intflash_batch_plan, DestroyBatchPlan>;
+
 // num_threads 0 and an empty isa leave the choice to the library. Destroy a context after its
-// plans.
+// plans and caches.
 Context create_context(int num_threads, const std::string& isa);
 Plan create_plan(const Context& context, const intflash_attend_desc& desc);
+Cache create_cache(const Context& context, const intflash_cache_options& options);
+BatchPlan create_batch_plan(const Context& context, const Cache& cache,
+                            const intflash_batch_desc& desc);
 
 struct PlanInfo {
   std::string mode, port, kernel;  // as in intflash_plan_info, but they outlive the plan

@@ -20,6 +20,7 @@
 #include "info.h"
 #include "intflash/intflash.h"
 #include "machine_report.h"
+#include "serve_sim.h"
 
 namespace intflash {
 namespace {
@@ -32,7 +33,8 @@ constexpr const char* kExamples = R"(Examples:
   intflash attend --query q.npy --key k.npy --value v.npy --causal --check
   intflash attend --query q.npy --key k.npy --value v.npy --out o.npy --isa avx2 --json
   intflash compare --query q.npy --key k.npy --value v.npy
-  intflash bench --quick --filter 'prefill/full' --json bench.json)";
+  intflash bench --quick --filter 'prefill/full' --json bench.json
+  intflash serve-sim --requests 200 --verify)";
 
 // A positive, finite number, as the softmax scale and the score cap have to be.
 std::string check_positive(const std::string& text) {
@@ -145,11 +147,44 @@ void add_bench(CLI::App& app, BenchOptions& options) {
       "  intflash bench decode --quick --threads 1");
 }
 
+void add_serve_sim(CLI::App& app, ServeSimOptions& options) {
+  CLI::App& command =
+      *app.add_subcommand("serve-sim", "a simulated server's load, over a KV cache");
+  const auto add = [&](const char* name, auto& value, const char* text, auto least, auto most) {
+    command.add_option(name, value, text)
+        ->check(CLI::Range(least, most).description(""))
+        ->capture_default_str();
+  };
+  constexpr std::int64_t kMost = 1 << 20;
+  add("--requests", options.requests, "how many arrive", std::int64_t{1}, kMost);
+  add("--rate", options.rate, "arrivals per second of one layer's time, Poisson", 1e-3, 1e9);
+  add("--prompt-mean", options.prompt_mean, "tokens of a prompt, exponential", 1.0, 1e6);
+  add("--output-mean", options.output_mean, "tokens of an output, exponential", 1.0, 1e6);
+  add("--shared", options.shared, "share of requests that begin with a common prefix", 0.0, 1.0);
+  add("--chunk", options.chunk, "tokens of a prompt in one step", std::int64_t{1}, kMost);
+  add("--max-batch", options.max_batch, "requests in one step", std::int64_t{1}, kMost);
+  add("--pages", options.pages, "pages of the cache", std::int64_t{1}, std::int64_t{1} << 30);
+  add("--page-size", options.page_size, "tokens of a page: 64, 128 or 256", std::int64_t{1}, kMost);
+  add("--heads", options.heads, "query heads", std::int64_t{1}, kMost);
+  add("--kv-heads", options.kv_heads, "key and value heads", std::int64_t{1}, kMost);
+  add("--head-dim", options.head_dim, "channels of a head", std::int64_t{1}, kMost);
+  command.add_option("--seed", options.seed, "of lengths, arrivals and data")
+      ->capture_default_str();
+  add_port(command, options.threads, options.isa);
+  command.add_flag("--verify", options.verify, "compares every output with mode exact; slow");
+  command.add_flag("--json", options.json, "prints one JSON object");
+  command.footer(
+      "Example:\n"
+      "  intflash serve-sim --requests 100 --prompt-mean 400 --output-mean 100 --pages 128 "
+      "--verify");
+}
+
 struct Options {
   AttendOptions attend;
   CompareOptions compare;
   SyntheticOptions synthetic;
   BenchOptions bench;
+  ServeSimOptions serve_sim;
   bool info_json = false;
 };
 
@@ -162,6 +197,7 @@ int run_subcommand(const CLI::App& app, const Options& options) {
   if (app.got_subcommand("attend")) return run_attend(options.attend);
   if (app.got_subcommand("compare")) return run_compare(options.compare, options.synthetic);
   if (app.got_subcommand("bench")) return run_bench(options.bench);
+  if (app.got_subcommand("serve-sim")) return run_serve_sim(options.serve_sim);
   return run_info(options.info_json);
 }
 
@@ -172,7 +208,7 @@ void check_options(const CLI::App& app, const Options& options) {
       (files.query.empty() || files.key.empty() || files.value.empty())) {
     throw UsageError("compare needs --query, --key and --value, or --synthetic");
   }
-  for (const std::string& isa : {options.attend.isa, options.bench.isa}) {
+  for (const std::string& isa : {options.attend.isa, options.bench.isa, options.serve_sim.isa}) {
     if (!isa.empty()) require_port_name(isa);
   }
   if (!options.attend.out.empty() && options.attend.out == options.attend.lse) {
@@ -194,6 +230,7 @@ int run(int argc, char** argv) {
   info.add_flag("--json", options.info_json, "prints one JSON object");
   info.footer("Example:\n  intflash info --json");
   add_bench(app, options.bench);
+  add_serve_sim(app, options.serve_sim);
   try {
     app.parse(argc, argv);
     check_options(app, options);
