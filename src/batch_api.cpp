@@ -8,6 +8,7 @@
 #include "batch_plan.h"
 #include "batch_run.h"
 #include "checks.h"
+#include "rope.h"
 
 namespace {
 
@@ -106,12 +107,16 @@ intflash_status check_batch_args(const intflash_batch_plan& plan, const intflash
                           plan.page.head_dim_v};
   if (status == INTFLASH_OK) status = check_tensor(out);
   if (status == INTFLASH_OK) status = check_no_overlap(out);
+  if (status == INTFLASH_OK) status = check_rope(args->rope, plan.page.head_dim);
   for (std::int64_t r = 0; status == INTFLASH_OK && r < plan.num_requests; ++r) {
     const std::int64_t first = args->pages.page_indptr[r];
     status = check_pages(cache, r,
                          {args->pages.page_ids + first, args->pages.page_indptr[r + 1] - first,
                           plan.requests[r].mask.kv_begin},
                          plan.requests[r].mask.kv_len);
+    if (status == INTFLASH_OK)
+      status = check_rope_positions(args->rope, r, first_position(plan.requests[r]),
+                                    plan.requests[r].mask.kv_len);
   }
   return status;
 }

@@ -37,6 +37,7 @@ struct RowGroup {
   float softmax_scale;
   float score_cap;  // 0 = none
   bool rotate;
+  RopeRows rope;            // of the queries
   const float* key_center;  // [head_dim]; nullptr = none
   const float* value_center;
 };

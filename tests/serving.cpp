@@ -79,37 +79,53 @@ Server::~Server() {
   intflash_context_destroy(context_);
 }
 
-void Server::append(const Tokens& tokens, std::int64_t begin, std::int64_t end,
-                    const std::vector<std::int32_t>& pages) {
-  const std::int64_t token_indptr[] = {0, end - begin};
-  const std::int64_t page_indptr[] = {0, static_cast<std::int64_t>(pages.size())};
+intflash_append_args Server::append_args(const Tokens& tokens, std::int64_t begin) const {
   intflash_append_args args{};
   args.struct_size = sizeof args;
   args.num_requests = 1;
-  args.token_indptr = token_indptr;
-  args.kv_lens = &begin;
-  args.pages = {page_indptr, pages.data()};
   args.key_dtype = args.value_dtype = INTFLASH_F32;
   args.key = tensor_of(tokens.key.data() + begin * shape_.num_kv_heads * shape_.head_dim,
                        shape_.num_kv_heads, shape_.head_dim);
   args.value = tensor_of(tokens.value.data() + begin * shape_.num_kv_heads * shape_.head_dim_v,
                          shape_.num_kv_heads, shape_.head_dim_v);
+  args.rope = rope;
+  return args;
+}
+
+void Server::append(const Tokens& tokens, std::int64_t begin, std::int64_t end,
+                    const std::vector<std::int32_t>& pages) {
+  const std::int64_t token_indptr[] = {0, end - begin};
+  const std::int64_t page_indptr[] = {0, static_cast<std::int64_t>(pages.size())};
+  intflash_append_args args = append_args(tokens, begin);
+  args.token_indptr = token_indptr;
+  args.kv_lens = &begin;
+  args.pages = {page_indptr, pages.data()};
   EXPECT_EQ(intflash_cache_append(cache_, &args), INTFLASH_OK) << intflash_last_error();
 }
 
 intflash_status Server::append(std::int32_t sequence, const Tokens& tokens, std::int64_t begin,
                                std::int64_t end) {
-  const std::int64_t token_indptr[] = {0, end - begin};
-  intflash_append_args args{};
-  args.struct_size = sizeof args;
-  args.num_requests = 1;
+  return append(sequence, end - begin, append_args(tokens, begin));
+}
+
+intflash_status Server::append(std::int32_t sequence, std::int64_t count,
+                               intflash_append_args args) {
+  const std::int64_t token_indptr[] = {0, count};
   args.token_indptr = token_indptr;
-  args.key_dtype = args.value_dtype = INTFLASH_F32;
-  args.key = tensor_of(tokens.key.data() + begin * shape_.num_kv_heads * shape_.head_dim,
-                       shape_.num_kv_heads, shape_.head_dim);
-  args.value = tensor_of(tokens.value.data() + begin * shape_.num_kv_heads * shape_.head_dim_v,
-                         shape_.num_kv_heads, shape_.head_dim_v);
   return intflash_sequences_append(cache_, &sequence, &args);
+}
+
+std::int32_t Server::create_sequence() {
+  std::int32_t sequence = -1;
+  EXPECT_EQ(intflash_sequence_create(cache_, &sequence), INTFLASH_OK) << intflash_last_error();
+  return sequence;
+}
+
+std::int64_t Server::free_pages() const {
+  intflash_cache_info info{};
+  info.struct_size = sizeof info;
+  EXPECT_EQ(intflash_cache_get_info(cache_, &info), INTFLASH_OK) << intflash_last_error();
+  return info.free_pages;
 }
 
 Request Server::request_of(std::int32_t sequence) const {
@@ -184,6 +200,7 @@ void Server::fill(const std::vector<Request>& requests, float score_cap, Batch& 
   batch.args.query = tensor_of(batch.query.data(), shape_.num_query_heads(), shape_.head_dim);
   batch.args.out = tensor_of(batch.out.data(), shape_.num_query_heads(), shape_.head_dim_v);
   batch.args.lse = batch.lse.data();
+  batch.args.rope = rope;
   batch.args.pages = {batch.page_indptr.data(), batch.page_ids.data()};
   ASSERT_EQ(intflash_plan_batch(context_, cache_, &batch.desc, &batch.plan), INTFLASH_OK)
       << intflash_last_error();
@@ -199,6 +216,13 @@ std::vector<Result> Server::attend(const std::vector<Request>& requests, float s
             INTFLASH_OK)
       << intflash_last_error();
   return batch.results(shape_);
+}
+
+intflash_status Server::status_of(const std::vector<Request>& requests) const {
+  Batch batch;
+  fill(requests, 0, batch);
+  return intflash_batch_run(batch.plan, cache_, &batch.args, batch.workspace.get(),
+                            batch.workspace_bytes);
 }
 
 std::vector<Result> Server::attend_by_tasks(const std::vector<Request>& requests,

@@ -65,6 +65,9 @@ class Server {
   Server(const Server&) = delete;
   Server& operator=(const Server&) = delete;
 
+  // Of keys that are appended, and of queries.
+  intflash_rope rope{};
+
   const Shape& shape() const { return shape_; }
   intflash_context* context() const { return context_; }
   intflash_cache* cache() const { return cache_; }
@@ -77,10 +80,18 @@ class Server {
   // The same to a sequence.
   intflash_status append(std::int32_t sequence, const Tokens& tokens, std::int64_t begin,
                          std::int64_t end);
+  // The same of tokens that args say all of but their number.
+  intflash_status append(std::int32_t sequence, std::int64_t count, intflash_append_args args);
+  // Tokens from begin on, to be changed before they are appended.
+  intflash_append_args append_args(const Tokens& tokens, std::int64_t begin) const;
+  std::int32_t create_sequence();
   Request request_of(std::int32_t sequence) const;
+  std::int64_t free_pages() const;
 
   // All requests in one batch; results by request.
   std::vector<Result> attend(const std::vector<Request>& requests, float score_cap = 0) const;
+  // What one batch comes to, for those that are refused.
+  intflash_status status_of(const std::vector<Request>& requests) const;
   // The same through the SPMD form, with tasks of a phase in random order.
   std::vector<Result> attend_by_tasks(const std::vector<Request>& requests,
                                       std::uint32_t seed) const;

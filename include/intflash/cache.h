@@ -69,6 +69,26 @@ typedef struct intflash_page_table {
   const int32_t* page_ids;     // [page_indptr[num_requests]]
 } intflash_page_table;
 
+// ---- Rotary position embedding ----
+
+typedef enum intflash_rope_pairing {
+  INTFLASH_ROPE_ADJACENT = 0,  // channels 2 i and 2 i + 1: GPT-J, and llama as Meta published it
+  INTFLASH_ROPE_HALVES = 1     // channels i and i + rope_dim / 2: GPT-NeoX, Hugging Face
+} intflash_rope_pairing;
+
+// Turns pair i of a row at position p: (x, y) becomes (x cos - y sin, x sin + y cos), with cos and
+// sin at [p][i], each product and each sum rounded to f32.
+typedef struct intflash_rope {
+  const float* cos;  // [num_positions][rope_dim / 2], by absolute position; at most 16 in
+                     // magnitude. NULL = no embedding, and the other fields are not read
+  const float* sin;       // the same
+  int64_t num_positions;  // above every position that is turned
+  int64_t rope_dim;       // the first channels, which are turned: even, 2 ... head_dim
+  intflash_rope_pairing pairing;
+} intflash_rope;
+
+// ---- New tokens ----
+
 // New tokens for the requests of a batch: rows token_indptr[r] ... token_indptr[r + 1] - 1 of key
 // and value go to positions kv_lens[r] and on of request r.
 typedef struct intflash_append_args {
@@ -78,14 +98,16 @@ typedef struct intflash_append_args {
   const int64_t* kv_lens;              // [num_requests]: position after the last token, before
   const int64_t* first_key_positions;  // [num_requests], multiples of page_size; NULL = 0
   intflash_page_table pages;           // with room for the new tokens
-  intflash_dtype key_dtype;            // F32, F16 or BF16
+  intflash_dtype key_dtype;            // F32, F16, BF16, Q8_0 or Q4_0
   intflash_dtype value_dtype;
   intflash_tensor key;    // [1][num_kv_heads][token_indptr[num_requests]][head_dim]
   intflash_tensor value;  // [1][num_kv_heads][token_indptr[num_requests]][head_dim_v]
+  intflash_rope rope;     // of keys, at their positions, before anything else is done to them
 } intflash_append_args;
 
-// Quantizes and packs the new tokens. NaN or infinity in any is an error that names request, token
-// and head, and nothing is appended. Calls for one cache must not overlap in time.
+// Quantizes and packs the new tokens; what comes in ggml's blocks is widened first, and gets the
+// codes that its elements in f32 would get. NaN or infinity in any is an error that names request,
+// token and head, and nothing is appended. Calls for one cache must not overlap in time.
 INTFLASH_API intflash_status intflash_cache_append(intflash_cache* cache,
                                                    const intflash_append_args* args);
 
@@ -150,6 +172,7 @@ typedef struct intflash_batch_args {
   intflash_tensor out;                   // [1][num_query_heads][total query_len][head_dim_v]
   float* lse;                            // [total query_len][num_query_heads], contiguous; or NULL
   intflash_page_table pages;             // of all requests
+  intflash_rope rope;                    // of query, at its rows' positions
   int32_t (*should_cancel)(void* user);  // asked now and then by every worker: not 0 ends the run
                                          // with INTFLASH_CANCELLED; NULL = never
   void* cancel_user;
