@@ -111,6 +111,19 @@ typedef struct intflash_append_args {
 INTFLASH_API intflash_status intflash_cache_append(intflash_cache* cache,
                                                    const intflash_append_args* args);
 
+// Copies a page to another one, all kv heads of it: what a table's owner does before two requests
+// that share a page write to it. No sequence may hold page to.
+INTFLASH_API intflash_status intflash_cache_copy_page(intflash_cache* cache, int32_t from,
+                                                      int32_t to);
+
+// Reads tokens back in f32: code * scale, rotated back where the cache rotates, plus the centre.
+// begin and end count from the first token of page_ids[0], and page_ids names the pages up to the
+// one of token end - 1. Either tensor may be NULL: not wanted.
+INTFLASH_API intflash_status intflash_cache_export(
+    const intflash_cache* cache, const int32_t* page_ids, int64_t begin, int64_t end,
+    const intflash_tensor* key,     // [1][num_kv_heads][end - begin][head_dim]
+    const intflash_tensor* value);  // [1][num_kv_heads][end - begin][head_dim_v]
+
 // ---- Sequences: page tables that the cache keeps ----
 
 // A sequence is named by a number >= 0, which is used again after it is freed. Calls for one cache
@@ -141,6 +154,11 @@ INTFLASH_API intflash_status intflash_sequence_get_pages(const intflash_cache* c
 INTFLASH_API intflash_status intflash_sequences_append(intflash_cache* cache,
                                                        const int32_t* sequences,
                                                        const intflash_append_args* args);
+// intflash_cache_export of the tokens at positions begin ... end - 1 of a sequence.
+INTFLASH_API intflash_status intflash_sequence_export(const intflash_cache* cache, int32_t sequence,
+                                                      int64_t begin, int64_t end,
+                                                      const intflash_tensor* key,
+                                                      const intflash_tensor* value);
 
 // ---- Attention of a batch ----
 
