@@ -160,6 +160,28 @@ INTFLASH_API intflash_status intflash_sequence_export(const intflash_cache* cach
                                                       const intflash_tensor* key,
                                                       const intflash_tensor* value);
 
+// ---- Saved sequences ----
+
+#define INTFLASH_SEQUENCE_FILE_VERSION 1  // src/sequence_file.h has it byte by byte
+
+// Takes or gives up to num_bytes bytes, and returns how many it did; 0 where no more will come or
+// fit.
+typedef size_t (*intflash_write_fn)(void* user, const void* bytes, size_t num_bytes);
+typedef size_t (*intflash_read_fn)(void* user, void* bytes, size_t num_bytes);
+
+// Writes a sequence's tokens, a block of 64 at a time and front to back. The bytes are the same on
+// every CPU, and for every page size. INTFLASH_BAD_FILE where write took less than all.
+INTFLASH_API intflash_status intflash_sequence_save(const intflash_cache* cache, int32_t sequence,
+                                                    intflash_write_fn write, void* user);
+// Makes a new sequence of saved tokens, and reads no byte beyond them. The cache must have the
+// file's heads, dimensions, rotation and centres, and a page_size that divides its
+// first_key_position. INTFLASH_BAD_FILE names the byte offset of what is missing, damaged, or
+// different, and INTFLASH_POOL_EXHAUSTED the pages that are wanted; then the cache is as it was.
+// Checksums find accidents, not forgery: of a forged file nothing is promised but that no memory
+// beyond the cache's is touched.
+INTFLASH_API intflash_status intflash_sequence_load(intflash_cache* cache, intflash_read_fn read,
+                                                    void* user, int32_t* sequence);
+
 // ---- Attention of a batch ----
 
 typedef struct intflash_request {

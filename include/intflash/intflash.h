@@ -50,7 +50,8 @@ typedef enum intflash_status {
       11,  // less than intflash_plan_workspace_bytes, or not 64-byte aligned
   INTFLASH_OUT_OF_MEMORY = 12,
   INTFLASH_POOL_EXHAUSTED = 13,  // a cache without enough free pages
-  INTFLASH_CANCELLED = 14        // the caller's should_cancel asked for it
+  INTFLASH_CANCELLED = 14,       // the caller's should_cancel asked for it
+  INTFLASH_BAD_FILE = 15         // a saved sequence that is cut short, damaged, or of another cache
 } intflash_status;
 
 typedef enum intflash_dtype {
