@@ -79,9 +79,10 @@ typedef enum intflash_rope_pairing {
 // Turns pair i of a row at position p: (x, y) becomes (x cos - y sin, x sin + y cos), with cos and
 // sin at [p][i], each product and each sum rounded to f32.
 typedef struct intflash_rope {
-  const float* cos;  // [num_positions][rope_dim / 2], by absolute position; at most 16 in
-                     // magnitude. NULL = no embedding, and the other fields are not read
-  const float* sin;       // the same
+  // [num_positions][rope_dim / 2], by absolute position, at most 16 in magnitude. cos = NULL: no
+  // embedding, and the other fields are not read.
+  const float* cos;
+  const float* sin;
   int64_t num_positions;  // above every position that is turned
   int64_t rope_dim;       // the first channels, which are turned: even, 2 ... head_dim
   intflash_rope_pairing pairing;
