@@ -76,8 +76,15 @@ void sum(benchmark::State& state, const KernelTable& kernels) {
 void quantize(benchmark::State& state, const KernelTable& kernels) {
   const Block block;
   time_blocks(state, [&](std::int64_t token) {
-    kernels.quantize_rows({block.rows(token), kBlockTokens, kDim, nullptr, 0,
-                           block.codes.as<std::int8_t>(), kDim, block.scale.as<float>()});
+    kernels.quantize_rows({block.rows(token),
+                           kBlockTokens,
+                           kDim,
+                           nullptr,
+                           0,
+                           block.codes.as<std::int8_t>(),
+                           kDim,
+                           block.scale.as<float>(),
+                           {}});
   });
 }
 

@@ -152,6 +152,8 @@ const char* intflash_status_name(intflash_status status) {
       return "INTFLASH_POOL_EXHAUSTED";
     case INTFLASH_CANCELLED:
       return "INTFLASH_CANCELLED";
+    case INTFLASH_BAD_FILE:
+      return "INTFLASH_BAD_FILE";
   }
   return "unknown status";
 }

@@ -9,6 +9,7 @@
 #include "batch_plan.h"
 #include "batch_run.h"
 #include "checks.h"
+#include "rope.h"
 
 namespace {
 
@@ -107,6 +108,10 @@ intflash_status check_batch_args(const intflash_batch_plan& plan, const intflash
   if (status == INTFLASH_OK) status = check_tensor(out);
   if (status == INTFLASH_OK) status = check_sinks(args->sinks, plan.num_query_heads);
   if (status == INTFLASH_OK) status = check_no_overlap(out);
+  if (status == INTFLASH_OK) status = check_rope(args->rope, plan.page.head_dim);
+  for (std::int64_t r = 0; status == INTFLASH_OK && r < plan.num_requests; ++r)
+    status = check_rope_positions(args->rope, r, first_position(plan.requests[r]),
+                                  plan.requests[r].mask.kv_len);
   if (status == INTFLASH_OK) status = check_page_table(args->pages, plan.num_requests);
   return status;
 }

@@ -23,6 +23,11 @@ struct BatchRequest {
   float cost;  // of one kv head
 };
 
+// Where the first query stands.
+inline std::int64_t first_position(const BatchRequest& request) {
+  return request.mask.kv_len - request.mask.query_len;
+}
+
 // Tiles of one or more kv heads of a request against a run of spans. Where the key range is not cut
 // the item writes the result. Where it is, the item has one tile of one head; the first part leaves
 // its total, every other one a state per span, and a merge puts them together in order.

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "checks.h"
+#include "rope.h"
 #include "row_group.h"
 #include "score_range.h"
 
@@ -46,6 +47,7 @@ RowGroup row_group(const BatchRun& run, const BatchRequest& request, std::int64_
   group.score_cap = plan.score_cap;
   if (run.args->sinks != nullptr) group.sinks = run.args->sinks + group.first_head;
   group.rotate = plan.rotate;
+  group.rope = rope_rows(run.args->rope, first_position(request));
   group.key_center = run.cache->key_center_of(kv_head);
   group.value_center = run.cache->value_center_of(kv_head);
   return group;
@@ -139,7 +141,8 @@ void merge_tile(const BatchRun& run, const BatchMerge& merge, const Worker& work
 }
 
 ScoreRange score_range(const BatchRun& run) {
-  return {largest_of(run.query_tensor(), run.query), run.cache->largest_key_magnitude(),
+  const double turned = run.args->rope.cos == nullptr ? 1.0 : 2.0 * static_cast<double>(kMaxRope);
+  return {largest_of(run.query_tensor(), run.query) * turned, run.cache->largest_key_magnitude(),
           static_cast<double>(run.plan->largest_softmax_scale), run.plan->page.head_dim,
           run.plan->rotate};
 }

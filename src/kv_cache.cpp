@@ -201,4 +201,19 @@ intflash_status intflash_cache_get_info(const intflash_cache* cache, intflash_ca
   return INTFLASH_OK;
 }
 
+intflash_status intflash_cache_copy_page(intflash_cache* cache, int32_t from, int32_t to) {
+  if (cache == nullptr) return fail(INTFLASH_INVALID_ARGUMENT, "cache = NULL: create one first");
+  for (const std::int32_t id : {from, to}) {
+    if (id >= 0 && id < cache->num_pages) continue;
+    return fail(INTFLASH_INVALID_ARGUMENT, "from = %d, to = %d: must be 0 ... %lld", from, to,
+                static_cast<i64>(cache->num_pages - 1));
+  }
+  if (cache->references[to] > 0)
+    return fail(INTFLASH_INVALID_ARGUMENT, "to = %d: a sequence holds that page", to);
+  if (from != to)
+    std::memcpy(cache->page(to, 0), cache->page(from, 0),
+                static_cast<std::size_t>(cache->page_bytes()));
+  return INTFLASH_OK;
+}
+
 }  // extern "C"

@@ -3,8 +3,10 @@
 //
 // Page layout version 1: one kv head's keys and values of page_size tokens.
 //   key codes    [page_size / 16][head_dim / 4][16 tokens][4]
-//   value codes  [page_size / 64][head_dim_v padded to 16 / 16][16 token quads][16 channels][4
-//   tokens] key_scale    f32 [page_size] value_scale  f32 [page_size] key_sum      i32 [page_size]
+//   value codes  [page_size / 64][head_dim_v padded to 16 / 16][16 token quads][16 channels][4]
+//   key_scale    f32 [page_size]
+//   value_scale  f32 [page_size]
+//   key_sum      i32 [page_size]
 // Little-endian, every part at a multiple of 64 bytes. A token that is absent has zero scales.
 #pragma once
 
@@ -51,5 +53,17 @@ inline WritableBlock writable_block(const PageLayout& layout, char* page, std::i
           const_cast<float*>(block.key_scale), const_cast<float*>(block.value_scale),
           const_cast<std::int32_t*>(block.key_sum)};
 }
+
+// All 64 tokens of a block, between pages whose rows are as long.
+void copy_block(const PageLayout& layout, const KvBlock& from, const WritableBlock& to);
+
+// The codes of one token to and from its place `at` in a block; a key with the sum of its codes.
+void store_key(const PageLayout& layout, const WritableBlock& block, std::int64_t at,
+               const std::int8_t* codes);
+void store_value(const PageLayout& layout, const WritableBlock& block, std::int64_t at,
+                 const std::int8_t* codes);
+void load_key(const PageLayout& layout, const KvBlock& block, std::int64_t at, std::int8_t* codes);
+void load_value(const PageLayout& layout, const KvBlock& block, std::int64_t at,
+                std::int8_t* codes);
 
 }  // namespace intflash

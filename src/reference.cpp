@@ -111,6 +111,9 @@ void load_row(const intflash_tensor& tensor, intflash_dtype dtype, std::int64_t 
       for (std::int64_t c = 0; c < dim; ++c) row[c] = codes[c] * scale;
       return;
     }
+    case INTFLASH_Q8_0:
+    case INTFLASH_Q4_0:
+      return;  // a cache takes them, and no dense call
   }
 }
 
@@ -404,7 +407,9 @@ void store_element(const intflash_tensor& tensor, intflash_dtype dtype, std::int
       static_cast<std::uint16_t*>(tensor.data)[offset] = float_to_bf16(value);
       return;
     case INTFLASH_INT8:
-      return;  // inputs only; make_problem refuses it for out
+    case INTFLASH_Q8_0:
+    case INTFLASH_Q4_0:
+      return;  // inputs only; make_problem refuses them for out
   }
 }
 

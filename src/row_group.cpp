@@ -8,6 +8,8 @@
 
 #include "merge.h"
 #include "reference.h"
+#include "rope.h"
+#include "tile/rope.h"
 #include "tile/state.h"
 #include "token_rows.h"
 
@@ -25,8 +27,22 @@ RowPlace place_of(const RowGroup& group, std::int64_t row) {
   return {group.first_head + row % group.group_size, row / group.group_size};
 }
 
+// query . center of a row that is turned first, in f32 as quantize_rows does it.
+double turned_center_dot(const RowGroup& group, RowPlace place) {
+  float buffer[kMaxHeadDim];
+  const float* row = widened_token(*group.query, group.query_dtype, group.batch, place.query_head,
+                                   group.first_token + place.query, group.head_dim, buffer);
+  if (row != buffer) std::copy_n(row, group.head_dim, buffer);
+  embed_row(later_rows(group.rope, place.query), 0, buffer);
+  double dot = 0;
+  for (std::int64_t c = 0; c < group.head_dim; ++c)
+    dot += static_cast<double>(buffer[c]) * static_cast<double>(group.key_center[c]);
+  return dot;
+}
+
 // query . center in double, for what centring took from the row's scores.
 double center_dot(const RowGroup& group, RowPlace place) {
+  if (group.rope.cos != nullptr) return turned_center_dot(group, place);
   double dot = 0;
   for (std::int64_t c = 0; c < group.head_dim; ++c) {
     dot += tensor_element(*group.query, group.query_dtype, group.batch, place.query_head,
@@ -110,7 +126,7 @@ void begin_tile(const RowGroup& group, const TileShape& shape, std::int64_t firs
     float scale = 0;
     quantize_tokens(*group.kernels, *group.query, group.query_dtype, group.batch, place.query_head,
                     group.first_token + place.query, 1, group.head_dim, nullptr, group.rotate,
-                    shape.code_stride, row_codes, &scale);
+                    shape.code_stride, row_codes, &scale, later_rows(group.rope, place.query));
     set_row_factor(query, r, scale * to_log2);
     // |query . key| <= 127 * sum of |code| for every key.
     const std::int32_t bound = 127 * group.kernels->sum_magnitudes(row_codes, group.head_dim);

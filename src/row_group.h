@@ -38,6 +38,7 @@ struct RowGroup {
   float score_cap;     // 0 = none
   const float* sinks;  // [group_size]: of the group's heads; nullptr = none
   bool rotate;
+  RopeRows rope;            // of the queries
   const float* key_center;  // [head_dim]; nullptr = none
   const float* value_center;
 };

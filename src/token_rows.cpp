@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "problem.h"
+#include "tile/widen.h"
 
 namespace intflash {
 
@@ -12,8 +13,15 @@ RowSource rows_of(const intflash_tensor& tensor, intflash_dtype dtype, std::int6
                   std::int64_t h, std::int64_t token) {
   const std::int64_t offset =
       b * tensor.stride_batch + h * tensor.stride_head + token * tensor.stride_token;
-  return {static_cast<const char*>(tensor.data) + offset * dtype_bytes(dtype),
-          static_cast<Dtype>(dtype), tensor.stride_token};
+  const Dtype type = static_cast<Dtype>(dtype);
+  return {static_cast<const char*>(tensor.data) + bytes_of(type, offset), type,
+          tensor.stride_token};
+}
+
+const float* widened_token(const intflash_tensor& tensor, intflash_dtype dtype, std::int64_t b,
+                           std::int64_t h, std::int64_t token, std::int64_t dim, float* buffer) {
+  const RowSource row = rows_of(tensor, dtype, b, h, token);
+  return widen_row(row.data, row.dtype, dim, buffer);
 }
 
 float scale_of(const intflash_tensor& tensor, std::int64_t b, std::int64_t h, std::int64_t token) {
@@ -27,11 +35,11 @@ std::uint32_t quantize_tokens(const KernelTable& kernels, const intflash_tensor&
                               intflash_dtype dtype, std::int64_t b, std::int64_t h,
                               std::int64_t token, std::int32_t rows, std::int64_t dim,
                               const float* center, bool rotate, std::int64_t code_stride,
-                              std::int8_t* codes, float* scale) {
+                              std::int8_t* codes, float* scale, const RopeRows& rope) {
   const RowSource source = rows_of(tensor, dtype, b, h, token);
   if (dtype != INTFLASH_INT8) {
     return kernels.quantize_rows({source, rows, static_cast<std::int32_t>(dim), center,
-                                  rotate ? 1 : 0, codes, code_stride, scale});
+                                  rotate ? 1 : 0, codes, code_stride, scale, rope});
   }
   for (std::int32_t r = 0; r < rows; ++r) {
     std::memcpy(codes + r * code_stride,

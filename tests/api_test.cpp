@@ -502,10 +502,13 @@ TEST(Interface, StatusNamesAreTheEnumerators) {
                          "INTFLASH_UNKNOWN_ISA",
                          "INTFLASH_ISA_UNAVAILABLE",
                          "INTFLASH_WORKSPACE_TOO_SMALL",
-                         "INTFLASH_OUT_OF_MEMORY"};
-  for (int i = 0; i <= INTFLASH_OUT_OF_MEMORY; ++i)
+                         "INTFLASH_OUT_OF_MEMORY",
+                         "INTFLASH_POOL_EXHAUSTED",
+                         "INTFLASH_CANCELLED",
+                         "INTFLASH_BAD_FILE"};
+  for (int i = 0; i <= INTFLASH_BAD_FILE; ++i)
     EXPECT_STREQ(intflash_status_name(static_cast<intflash_status>(i)), names[i]);
-  EXPECT_STREQ(intflash_status_name(static_cast<intflash_status>(15)), "unknown status");
+  EXPECT_STREQ(intflash_status_name(static_cast<intflash_status>(16)), "unknown status");
 }
 
 TEST(Interface, TheVersionIsTheHeaders) {

@@ -100,7 +100,7 @@ const BadInput kBadBatches[] = {
     {"mask",
      [](ServingInput& i) { i.batch.requests[0].mask = static_cast<intflash_mask>(7); },
      INTFLASH_INVALID_ARGUMENT,
-     {"mask", "7", "NONE, CAUSAL or WINDOW"}},
+     {"mask", "7", "NONE, CAUSAL, WINDOW or PREFIX"}},
     {"window_left",
      [](ServingInput& i) {
        i.batch.requests[0].mask = INTFLASH_MASK_WINDOW;

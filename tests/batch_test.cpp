@@ -225,6 +225,24 @@ TEST(Batch, EveryPortGivesTheBitsOfScalar) {
   }
 }
 
+TEST(Batch, TokensBeforeTheFirstPageAreRefused) {
+  Shape shape;
+  Server server(shape);
+  const Tokens tokens = random_tokens(shape, 10, 3);
+  const std::int64_t token_indptr[] = {0, 10};
+  const std::int64_t page_indptr[] = {0, 1};
+  const std::int32_t page_ids[] = {0};
+  intflash_append_args args = server.append_args(tokens, 0);
+  args.token_indptr = token_indptr;
+  args.pages = {page_indptr, page_ids};
+  for (const std::int64_t bad : {std::int64_t{-1}, INT64_MAX}) {
+    args.kv_lens = &bad;
+    EXPECT_EQ(intflash_cache_append(server.cache(), &args), INTFLASH_BAD_SHAPE);
+    EXPECT_NE(std::string(intflash_last_error()).find("kv_lens[0]"), std::string::npos)
+        << intflash_last_error();
+  }
+}
+
 TEST(Batch, RequestsWithoutQueriesOrKeysAreServed) {
   Shape shape;
   Server server(shape);

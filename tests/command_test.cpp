@@ -6,6 +6,7 @@
 
 #include <cmath>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -108,7 +109,7 @@ class Command : public testing::Test {
 
 TEST_F(Command, HelpAndVersionSucceed) {
   for (const char* arguments : {"--help", "attend --help", "compare --help", "info --help",
-                                "bench --help", "serve-sim --help"}) {
+                                "bench --help", "serve-sim --help", "calibrate --help"}) {
     const Result result = run(arguments);
     EXPECT_EQ(result.code, 0) << arguments;
     EXPECT_NE(result.out.find("Example"), std::string::npos) << arguments;
@@ -134,6 +135,7 @@ TEST_F(Command, WrongUsageEndsInTwo) {
   expect_failure("attend " + inputs + " --threads 0", 2, "0");
   expect_failure("attend " + inputs + " --isa avx1024", 2, "avx1024");
   expect_failure("attend " + inputs + " --out same.npy --lse same.npy", 2, "same.npy");
+  expect_failure("calibrate --key k.npy", 2, "--value is required");
   expect_failure("compare", 2, "--query");
   expect_failure("compare --synthetic " + inputs, 2, "--synthetic");
   expect_failure("bench --filter '('", 2, "--filter (");
@@ -180,6 +182,32 @@ TEST_F(Command, ServeSimServesEveryRequestAndVerifiesEveryOutput) {
   EXPECT_LT(report["largest_relative_error"], 0.04);
   expect_failure("serve-sim --pages 2", 2, "--pages 2");
   expect_failure("serve-sim --page-size 70", 1, "page_size");
+}
+
+TEST_F(Command, CalibrateWritesMeansOverTokensOfTheBatch) {
+  const std::vector<float> keys = {1, 2, 3, 4, 5, 6, 7, 8, -1, -2, -3, -4, -5, -6, -7, 0};
+  write_npy_files(std::vector<NpyOutput>{{path("k.npy"), {2, 2, 2, 2}, keys.data()},
+                                         {path("v.npy"), {2, 1, 4}, keys.data()}});
+  const std::string command = "calibrate --key '" + path("k.npy") + "' --value '" + path("v.npy") +
+                              "' --key-center '" + path("kc.npy") + "' --value-center '";
+  ASSERT_EQ(run(command + path("vc.npy") + "'").code, 0);
+  const auto elements = [&](const std::string& name) {
+    const NpyArray array = read_npy(path(name));
+    std::vector<float> values(static_cast<std::size_t>(array.num_elements()));
+    std::memcpy(values.data(), array.data.data(), array.data.size());
+    return values;
+  };
+  EXPECT_EQ(read_npy(path("kc.npy")).shape, (Shape{2, 2}));
+  EXPECT_EQ(elements("kc.npy"), (std::vector<float>{0, 0, 0, 2}));
+  EXPECT_EQ(read_npy(path("vc.npy")).shape, (Shape{2, 4}));
+  EXPECT_EQ(elements("vc.npy"), (std::vector<float>{1, 2, 3, 4, 5, 6, 7, 8}));
+
+  expect_failure(command + path("kc.npy") + "'", 2, "are the same file");
+  const float nan[] = {NAN, 0, 0, 0, 0, 0, 0, 0};
+  write_npy_files(std::vector<NpyOutput>{{path("v.npy"), {2, 1, 4}, nan}});
+  expect_failure(command + path("vc.npy") + "'", 1, "head 0, channel 0 is not finite");
+  write_npy_files(std::vector<NpyOutput>{{path("v.npy"), {2, 0, 4}, nan}});
+  expect_failure(command + path("vc.npy") + "'", 1, "no tokens");
 }
 
 TEST_F(Command, AttendWritesOutAndLseInTheShapeOfTheQuery) {

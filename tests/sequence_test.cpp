@@ -19,22 +19,13 @@ class Sequences : public testing::Test {
     shape.num_pages = 8;
     return shape;
   }
-  std::int32_t create() {
-    std::int32_t sequence = -1;
-    EXPECT_EQ(intflash_sequence_create(server.cache(), &sequence), INTFLASH_OK);
-    return sequence;
-  }
+  std::int32_t create() { return server.create_sequence(); }
   std::int32_t fork(std::int32_t sequence) {
     std::int32_t created = -1;
     EXPECT_EQ(intflash_sequence_fork(server.cache(), sequence, &created), INTFLASH_OK);
     return created;
   }
-  std::int64_t free_pages() const {
-    intflash_cache_info info{};
-    info.struct_size = sizeof info;
-    EXPECT_EQ(intflash_cache_get_info(server.cache(), &info), INTFLASH_OK);
-    return info.free_pages;
-  }
+  std::int64_t free_pages() const { return server.free_pages(); }
   std::int64_t kv_len(std::int32_t sequence) const {
     std::int64_t length = -1;
     EXPECT_EQ(intflash_sequence_get_range(server.cache(), sequence, nullptr, &length), INTFLASH_OK);

@@ -38,11 +38,17 @@ Server::~Server() {
   intflash_context_destroy(context_);
 }
 
+intflash_append_args Server::append_args(const Tokens& tokens, std::int64_t begin) const {
+  intflash_append_args args = serving::append_args(shape_, tokens, begin);
+  args.rope = rope;
+  return args;
+}
+
 void Server::append(const Tokens& tokens, std::int64_t begin, std::int64_t end,
                     const std::vector<std::int32_t>& pages) {
   const std::int64_t token_indptr[] = {0, end - begin};
   const std::int64_t page_indptr[] = {0, static_cast<std::int64_t>(pages.size())};
-  intflash_append_args args = append_args(shape_, tokens, begin);
+  intflash_append_args args = append_args(tokens, begin);
   args.token_indptr = token_indptr;
   args.kv_lens = &begin;
   args.pages = {page_indptr, pages.data()};
@@ -51,22 +57,47 @@ void Server::append(const Tokens& tokens, std::int64_t begin, std::int64_t end,
 
 intflash_status Server::append(std::int32_t sequence, const Tokens& tokens, std::int64_t begin,
                                std::int64_t end) {
-  const std::int64_t token_indptr[] = {0, end - begin};
-  intflash_append_args args = append_args(shape_, tokens, begin);
+  return append(sequence, end - begin, append_args(tokens, begin));
+}
+
+intflash_status Server::append(std::int32_t sequence, std::int64_t count,
+                               intflash_append_args args) {
+  const std::int64_t token_indptr[] = {0, count};
   args.token_indptr = token_indptr;
   return intflash_sequences_append(cache_, &sequence, &args);
 }
 
 intflash_status Server::append(const std::vector<std::int32_t>& sequences, const Tokens& tokens,
                                const std::vector<std::int64_t>& token_indptr) {
-  intflash_append_args args = append_args(shape_, tokens, 0);
+  intflash_append_args args = append_args(tokens, 0);
   args.num_requests = static_cast<std::int64_t>(sequences.size());
   args.token_indptr = token_indptr.data();
   return intflash_sequences_append(cache_, sequences.data(), &args);
 }
 
+std::int32_t Server::create_sequence() {
+  std::int32_t sequence = -1;
+  EXPECT_EQ(intflash_sequence_create(cache_, &sequence), INTFLASH_OK) << intflash_last_error();
+  return sequence;
+}
+
+std::int64_t Server::free_pages() const {
+  intflash_cache_info info{};
+  info.struct_size = sizeof info;
+  EXPECT_EQ(intflash_cache_get_info(cache_, &info), INTFLASH_OK) << intflash_last_error();
+  return info.free_pages;
+}
+
+intflash_status Server::status_of(const std::vector<Request>& requests) const {
+  BatchCall batch(shape_, requests);
+  batch.args.rope = rope;
+  EXPECT_EQ(batch.make_plan(context_, cache_), INTFLASH_OK) << intflash_last_error();
+  return batch.run(cache_);
+}
+
 std::vector<Result> Server::attend(const std::vector<Request>& requests, float score_cap) const {
   BatchCall batch(shape_, requests, score_cap);
+  batch.args.rope = rope;
   EXPECT_EQ(batch.make_plan(context_, cache_), INTFLASH_OK) << intflash_last_error();
   EXPECT_EQ(batch.run(cache_), INTFLASH_OK) << intflash_last_error();
   return batch.results();
@@ -76,6 +107,7 @@ std::vector<Result> Server::attend_by_tasks(const std::vector<Request>& requests
                                             std::uint32_t seed) const {
   std::mt19937 random(seed);
   BatchCall batch(shape_, requests);
+  batch.args.rope = rope;
   EXPECT_EQ(batch.make_plan(context_, cache_), INTFLASH_OK) << intflash_last_error();
   void* workspace = batch.workspace.get();
   EXPECT_EQ(intflash_batch_begin(batch.plan, cache_, &batch.args, workspace, batch.workspace_bytes),

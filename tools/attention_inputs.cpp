@@ -50,6 +50,12 @@ void* elements(const NpyArray& array) {
 
 }  // namespace
 
+HeadAxes head_axes(const NpyArray& array, const std::string& path) {
+  check_axes(array, path);
+  return {length(array, kBatch), length(array, kHeads), length(array, kTokens),
+          length(array, kDim)};
+}
+
 AttentionInputs read_attention_inputs(const std::string& query, const std::string& key,
                                       const std::string& value) {
   AttentionInputs in = {};

@@ -37,6 +37,13 @@ struct AttentionInputs {
   intflash_attend_args args() const;
 };
 
+// The axes of one of the arrays; batch is 1 where it has three. Throws Failure naming path unless
+// it has three or four.
+struct HeadAxes {
+  std::int64_t batch, heads, tokens, dim;
+};
+HeadAxes head_axes(const NpyArray& array, const std::string& path);
+
 // Throws Failure naming the file: unreadable, neither 3-D nor 4-D, or shapes that disagree.
 AttentionInputs read_attention_inputs(const std::string& query, const std::string& key,
                                       const std::string& value);

@@ -15,6 +15,7 @@
 
 #include "attend.h"
 #include "bench.h"
+#include "calibrate.h"
 #include "compare.h"
 #include "failure.h"
 #include "info.h"
@@ -179,8 +180,25 @@ void add_serve_sim(CLI::App& app, ServeSimOptions& options) {
       "--verify");
 }
 
+void add_calibrate(CLI::App& app, CalibrateOptions& options) {
+  CLI::App& command =
+      *app.add_subcommand("calibrate", "centres of a cache: means of sample keys and values");
+  const auto add_file = [&](const char* name, std::string& path, const char* what) {
+    command.add_option(name, path, what)->required()->type_name("NPY");
+  };
+  add_file("--key", options.key,
+           "[heads, tokens, head_dim] or [batch, heads, tokens, head_dim]; float16 or float32");
+  add_file("--value", options.value, "the same");
+  add_file("--key-center", options.key_center, "written: [heads, head_dim], float32");
+  add_file("--value-center", options.value_center, "the same");
+  command.footer(
+      "Example:\n  intflash calibrate --key k.npy --value v.npy --key-center kc.npy "
+      "--value-center vc.npy");
+}
+
 struct Options {
   AttendOptions attend;
+  CalibrateOptions calibrate;
   CompareOptions compare;
   SyntheticOptions synthetic;
   BenchOptions bench;
@@ -195,6 +213,7 @@ int run_compare(const CompareOptions& files, const SyntheticOptions& synthetic) 
 
 int run_subcommand(const CLI::App& app, const Options& options) {
   if (app.got_subcommand("attend")) return run_attend(options.attend);
+  if (app.got_subcommand("calibrate")) return run_calibrate(options.calibrate);
   if (app.got_subcommand("compare")) return run_compare(options.compare, options.synthetic);
   if (app.got_subcommand("bench")) return run_bench(options.bench);
   if (app.got_subcommand("serve-sim")) return run_serve_sim(options.serve_sim);
@@ -214,6 +233,10 @@ void check_options(const CLI::App& app, const Options& options) {
   if (!options.attend.out.empty() && options.attend.out == options.attend.lse) {
     throw UsageError(fmt::format("--out and --lse are the same file, {}", options.attend.out));
   }
+  const std::string& center = options.calibrate.key_center;
+  if (!center.empty() && center == options.calibrate.value_center) {
+    throw UsageError(fmt::format("--key-center and --value-center are the same file, {}", center));
+  }
 }
 
 // Parse errors of any kind are wrong usage; --help and --version are not errors.
@@ -231,6 +254,7 @@ int run(int argc, char** argv) {
   info.footer("Example:\n  intflash info --json");
   add_bench(app, options.bench);
   add_serve_sim(app, options.serve_sim);
+  add_calibrate(app, options.calibrate);
   try {
     app.parse(argc, argv);
     check_options(app, options);

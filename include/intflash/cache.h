@@ -70,6 +70,27 @@ typedef struct intflash_page_table {
   const int32_t* page_ids;     // [page_indptr[num_requests]]
 } intflash_page_table;
 
+// ---- Rotary position embedding ----
+
+typedef enum intflash_rope_pairing {
+  INTFLASH_ROPE_ADJACENT = 0,  // channels 2 i and 2 i + 1: GPT-J, and llama as Meta published it
+  INTFLASH_ROPE_HALVES = 1     // channels i and i + rope_dim / 2: GPT-NeoX, Hugging Face
+} intflash_rope_pairing;
+
+// Turns pair i of a row at position p: (x, y) becomes (x cos - y sin, x sin + y cos), with cos and
+// sin at [p][i], each product and each sum rounded to f32.
+typedef struct intflash_rope {
+  // [num_positions][rope_dim / 2], by absolute position, at most 16 in magnitude. cos = NULL: no
+  // embedding, and the other fields are not read.
+  const float* cos;
+  const float* sin;
+  int64_t num_positions;  // above every position that is turned
+  int64_t rope_dim;       // the first channels, which are turned: even, 2 ... head_dim
+  intflash_rope_pairing pairing;
+} intflash_rope;
+
+// ---- New tokens ----
+
 // New tokens for the requests of a batch: rows token_indptr[r] ... token_indptr[r + 1] - 1 of key
 // and value go to positions kv_lens[r] and on of request r.
 typedef struct intflash_append_args {
@@ -79,17 +100,32 @@ typedef struct intflash_append_args {
   const int64_t* kv_lens;              // [num_requests]: position after the last token, before
   const int64_t* first_key_positions;  // [num_requests], multiples of page_size; NULL = 0
   intflash_page_table pages;           // with room for the new tokens
-  intflash_dtype key_dtype;            // F32, F16 or BF16
+  intflash_dtype key_dtype;            // F32, F16, BF16, Q8_0 or Q4_0
   intflash_dtype value_dtype;
   intflash_tensor key;    // [1][num_kv_heads][token_indptr[num_requests]][head_dim]
   intflash_tensor value;  // [1][num_kv_heads][token_indptr[num_requests]][head_dim_v]
+  intflash_rope rope;     // of keys, at their positions, before anything else is done to them
 } intflash_append_args;
 
-// Quantizes and packs the new tokens. NaN or infinity in any is an error that names request, token
-// and head, and nothing is appended. No two requests append to one page. Calls for one cache must
-// not overlap in time.
+// Quantizes and packs the new tokens; what comes in ggml's blocks is widened first, and gets the
+// codes that its elements in f32 would get. NaN or infinity in any is an error that names request,
+// token and head, and nothing is appended. No two requests append to one page. Calls for one cache
+// must not overlap in time.
 INTFLASH_API intflash_status intflash_cache_append(intflash_cache* cache,
                                                    const intflash_append_args* args);
+
+// Copies a page to another one, all kv heads of it: what a table's owner does before two requests
+// that share a page write to it. No sequence may hold page to.
+INTFLASH_API intflash_status intflash_cache_copy_page(intflash_cache* cache, int32_t from,
+                                                      int32_t to);
+
+// Reads tokens back in f32: code * scale, rotated back where the cache rotates, plus the centre.
+// begin and end count from the first token of page_ids[0], and page_ids names the pages up to the
+// one of token end - 1. Either tensor may be NULL: not wanted.
+INTFLASH_API intflash_status intflash_cache_export(
+    const intflash_cache* cache, const int32_t* page_ids, int64_t begin, int64_t end,
+    const intflash_tensor* key,     // [1][num_kv_heads][end - begin][head_dim]
+    const intflash_tensor* value);  // [1][num_kv_heads][end - begin][head_dim_v]
 
 // ---- Sequences: page tables that the cache keeps ----
 
@@ -121,6 +157,33 @@ INTFLASH_API intflash_status intflash_sequence_get_pages(const intflash_cache* c
 INTFLASH_API intflash_status intflash_sequences_append(intflash_cache* cache,
                                                        const int32_t* sequences,
                                                        const intflash_append_args* args);
+// intflash_cache_export of the tokens at positions begin ... end - 1 of a sequence.
+INTFLASH_API intflash_status intflash_sequence_export(const intflash_cache* cache, int32_t sequence,
+                                                      int64_t begin, int64_t end,
+                                                      const intflash_tensor* key,
+                                                      const intflash_tensor* value);
+
+// ---- Saved sequences ----
+
+#define INTFLASH_SEQUENCE_FILE_VERSION 1  // src/sequence_file.h has it byte by byte
+
+// Takes or gives up to num_bytes bytes, and returns how many it did; 0 where no more will come or
+// fit.
+typedef size_t (*intflash_write_fn)(void* user, const void* bytes, size_t num_bytes);
+typedef size_t (*intflash_read_fn)(void* user, void* bytes, size_t num_bytes);
+
+// Writes a sequence's tokens, a block of 64 at a time and front to back. The bytes are the same on
+// every CPU, and for every page size. INTFLASH_BAD_FILE where write took less than all.
+INTFLASH_API intflash_status intflash_sequence_save(const intflash_cache* cache, int32_t sequence,
+                                                    intflash_write_fn write, void* user);
+// Makes a new sequence of saved tokens, and reads no byte beyond them. The cache must have the
+// file's heads, dimensions, rotation and centres, and a page_size that divides its
+// first_key_position. INTFLASH_BAD_FILE names the byte offset of what is missing, damaged, or
+// different, and INTFLASH_POOL_EXHAUSTED the pages that are wanted; then the cache is as it was.
+// Checksums find accidents, not forgery: of a forged file nothing is promised but that no memory
+// beyond the cache's is touched.
+INTFLASH_API intflash_status intflash_sequence_load(intflash_cache* cache, intflash_read_fn read,
+                                                    void* user, int32_t* sequence);
 
 // ---- Attention of a batch ----
 
@@ -153,6 +216,7 @@ typedef struct intflash_batch_args {
   intflash_tensor out;                   // [1][num_query_heads][total query_len][head_dim_v]
   float* lse;                            // [total query_len][num_query_heads], contiguous; or NULL
   intflash_page_table pages;             // of all requests
+  intflash_rope rope;                    // of query, at its rows' positions
   int32_t (*should_cancel)(void* user);  // asked now and then by every worker: not 0 ends the run
                                          // with INTFLASH_CANCELLED; NULL = never
   void* cancel_user;

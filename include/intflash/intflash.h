@@ -50,14 +50,19 @@ typedef enum intflash_status {
       11,  // less than intflash_plan_workspace_bytes, or not 64-byte aligned
   INTFLASH_OUT_OF_MEMORY = 12,
   INTFLASH_POOL_EXHAUSTED = 13,  // a cache without enough free pages
-  INTFLASH_CANCELLED = 14        // the caller's should_cancel asked for it
+  INTFLASH_CANCELLED = 14,       // the caller's should_cancel asked for it
+  INTFLASH_BAD_FILE = 15         // a saved sequence that is cut short, damaged, or of another cache
 } intflash_status;
 
 typedef enum intflash_dtype {
   INTFLASH_F32 = 1,
   INTFLASH_F16 = 2,
   INTFLASH_BF16 = 3,
-  INTFLASH_INT8 = 4  // inputs only: codes in [-127, 127] with scales
+  INTFLASH_INT8 = 4,  // inputs only: codes in [-127, 127] with scales
+  // Appended keys and values only: rows of ggml's block_q8_0 and block_q4_0, 32 elements a block.
+  // Strides count elements, and are multiples of 32, as is the row.
+  INTFLASH_Q8_0 = 5,
+  INTFLASH_Q4_0 = 6
 } intflash_dtype;
 
 typedef enum intflash_mode {

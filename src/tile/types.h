@@ -30,7 +30,7 @@ constexpr int kValueWeightOne = 256;  // 2^-value_log2 = 1 in the row sum
 // denormal.
 constexpr float kTinyMagnitude = 0x1p-100f;
 
-enum class Dtype : std::int32_t { kF32 = 1, kF16 = 2, kBf16 = 3, kInt8 = 4 };
+enum class Dtype : std::int32_t { kF32 = 1, kF16 = 2, kBf16 = 3, kInt8 = 4, kQ8_0 = 5, kQ4_0 = 6 };
 
 // 64 tokens of one kv head in page layout version 1.
 struct KvBlock {
@@ -99,7 +99,15 @@ struct TileTask {
 struct RowSource {
   const void* data;
   Dtype dtype;
-  std::int64_t stride;  // in elements
+  std::int64_t stride;  // in elements; of ggml's types whole blocks
+};
+
+// Rotary position embedding of rows at consecutive positions.
+struct RopeRows {
+  const float* cos;  // [rows][dim / 2]; nullptr = none
+  const float* sin;
+  std::int32_t dim;     // the first channels, which are turned
+  std::int32_t halves;  // whether pairs are channels i and i + dim / 2, not 2 i and 2 i + 1
 };
 
 struct QuantizeTask {
@@ -110,7 +118,8 @@ struct QuantizeTask {
   std::int32_t rotate;  // Hadamard rotation of blocks of the largest power of two that divides dim
   std::int8_t* codes;   // out: [rows][code_stride], zero beyond dim
   std::int64_t code_stride;
-  float* scale;  // out: [rows]
+  float* scale;   // out: [rows]
+  RopeRows rope;  // of the rows as they come; what is centred and rotated is turned already
 };
 
 // Bits of the largest magnitude (sign dropped) of some rows: at least 0x7f800000 where one is NaN
@@ -124,7 +133,7 @@ struct KernelTable {
   // sum[c] += the rows' elements c, in row order; returns the same as max_magnitude. rows <= 64.
   std::uint32_t (*sum_rows)(const RowSource& source, std::int64_t rows, std::int64_t dim,
                             float* sum);
-  // Returns the same as max_magnitude, of what was quantized: centred and rotated.
+  // Returns the same as max_magnitude, of what was quantized: turned, centred and rotated.
   std::uint32_t (*quantize_rows)(const QuantizeTask& task);
   // Sum of |code|: what bounds a query's products with any key.
   std::int32_t (*sum_magnitudes)(const std::int8_t* codes, std::int64_t dim);

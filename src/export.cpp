@@ -1,0 +1,111 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// Tokens out of the pages of a cache, in f32.
+#include "checks.h"
+#include "float_state.h"
+#include "kv_cache.h"
+#include "tile/rotation.h"
+
+namespace intflash {
+namespace {
+
+using i64 = long long;  // for printf
+
+intflash_status check_target(const char* name, const intflash_tensor* tensor, std::int64_t heads,
+                             std::int64_t tokens, std::int64_t dim) {
+  if (tensor == nullptr) return INTFLASH_OK;
+  const TensorView view{name, tensor, INTFLASH_F32, 1, heads, tokens, dim};
+  const intflash_status status = check_tensor(view);
+  return status == INTFLASH_OK ? check_no_overlap(view) : status;
+}
+
+float* row_of(const intflash_tensor& tensor, std::int64_t head, std::int64_t token) {
+  return static_cast<float*>(tensor.data) + head * tensor.stride_head + token * tensor.stride_token;
+}
+
+// What the codes of a row stand for.
+void dequantize(const std::int8_t* codes, float scale, std::int64_t dim, bool rotated,
+                const float* center, float* row) {
+  for (std::int64_t c = 0; c < dim; ++c) row[c] = static_cast<float>(codes[c]) * scale;
+  if (rotated) unrotate_row(row, dim);
+  if (center == nullptr) return;
+  for (std::int64_t c = 0; c < dim; ++c) row[c] += center[c];
+}
+
+// Positions [begin, end) of a run of pages; what was checked of them is the caller's part.
+intflash_status export_tokens(const intflash_cache& cache, const PageRun& run, std::int64_t begin,
+                              std::int64_t end, const intflash_tensor* key,
+                              const intflash_tensor* value) {
+  const PageLayout& layout = cache.layout;
+  intflash_status status =
+      check_target("key", key, cache.num_kv_heads, end - begin, layout.head_dim);
+  if (status == INTFLASH_OK)
+    status = check_target("value", value, cache.num_kv_heads, end - begin, layout.head_dim_v);
+  if (status != INTFLASH_OK) return status;
+  const FloatState float_state;
+  std::int8_t codes[kMaxHeadDim];
+  for (std::int64_t h = 0; h < cache.num_kv_heads; ++h) {
+    for (std::int64_t position = begin; position < end; ++position) {
+      const std::int64_t at = position % kBlockTokens;
+      const KvBlock block = cache.block(run, h, position - at);
+      if (key != nullptr) {
+        load_key(layout, block, at, codes);
+        dequantize(codes, block.key_scale[at], layout.head_dim, cache.rotate,
+                   cache.key_center_of(h), row_of(*key, h, position - begin));
+      }
+      if (value != nullptr) {
+        load_value(layout, block, at, codes);
+        dequantize(codes, block.value_scale[at], layout.head_dim_v, false, cache.value_center_of(h),
+                   row_of(*value, h, position - begin));
+      }
+    }
+  }
+  return INTFLASH_OK;
+}
+
+}  // namespace
+}  // namespace intflash
+
+using namespace intflash;
+
+extern "C" {
+
+intflash_status intflash_cache_export(const intflash_cache* cache, const int32_t* page_ids,
+                                      int64_t begin, int64_t end, const intflash_tensor* key,
+                                      const intflash_tensor* value) {
+  if (cache == nullptr) return fail(INTFLASH_INVALID_ARGUMENT, "cache = NULL: create one first");
+  if (begin < 0 || end < begin || end > kMaxExtent) {
+    return fail(INTFLASH_BAD_SHAPE, "begin = %lld, end = %lld: must be 0 <= begin <= end <= %lld",
+                static_cast<i64>(begin), static_cast<i64>(end), static_cast<i64>(kMaxExtent));
+  }
+  const std::int64_t page_size = cache->layout.page_size;
+  const std::int64_t pages = (end + page_size - 1) / page_size;
+  if (page_ids == nullptr && pages > 0)
+    return fail(INTFLASH_INVALID_ARGUMENT, "page_ids = NULL: must name the pages");
+  for (std::int64_t i = 0; i < pages; ++i) {
+    if (page_ids[i] >= 0 && page_ids[i] < cache->num_pages) continue;
+    return fail(INTFLASH_INVALID_ARGUMENT, "page_ids[%lld] = %d: must be 0 ... %lld",
+                static_cast<i64>(i), page_ids[i], static_cast<i64>(cache->num_pages - 1));
+  }
+  return export_tokens(*cache, {page_ids, pages, 0}, begin, end, key, value);
+}
+
+intflash_status intflash_sequence_export(const intflash_cache* cache, int32_t sequence,
+                                         int64_t begin, int64_t end, const intflash_tensor* key,
+                                         const intflash_tensor* value) {
+  if (cache == nullptr) return fail(INTFLASH_INVALID_ARGUMENT, "cache = NULL: create one first");
+  const intflash_status status = check_sequence(*cache, sequence);
+  if (status != INTFLASH_OK) return status;
+  const Sequence& held = cache->sequences[sequence];
+  if (begin < held.first_key_position || end < begin || end > held.kv_len) {
+    return fail(INTFLASH_BAD_SHAPE,
+                "begin = %lld, end = %lld: sequence %d holds positions %lld ... %lld",
+                static_cast<i64>(begin), static_cast<i64>(end), sequence,
+                static_cast<i64>(held.first_key_position), static_cast<i64>(held.kv_len));
+  }
+  return export_tokens(*cache, {held.pages.data(), held.pages.size(), held.first_key_position},
+                       begin, end, key, value);
+}
+
+}  // extern "C"

@@ -1,0 +1,122 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// Elements of every input type as f32, each exactly, and f32 as halves.
+#pragma once
+
+#include <cstdint>
+
+#include "tile/portability.h"
+#include "tile/types.h"
+
+namespace intflash {
+namespace {
+
+INTFLASH_INLINE float widen_f16(std::uint16_t half) {
+  const std::uint32_t sign = (half & 0x8000u) << 16;
+  const std::uint32_t magnitude = (half & 0x7fffu) << 13;
+  // Read with f32's exponent bias the value is 2^112 too small; the product is exact for normal and
+  // subnormal halves.
+  const std::uint32_t finite = bits_as<std::uint32_t>(bits_as<float>(magnitude) * 0x1p112f);
+  return bits_as<float>(sign | (magnitude >= 0x0f800000u ? magnitude | 0x7f800000u : finite));
+}
+INTFLASH_INLINE float widen_bf16(std::uint16_t half) {
+  return bits_as<float>(static_cast<std::uint32_t>(half) << 16);
+}
+
+// To nearest even; beyond 65504 infinity.
+INTFLASH_INLINE std::uint16_t narrow_f16(float value) {
+  const std::uint32_t bits = bits_as<std::uint32_t>(value);
+  const std::uint32_t magnitude = bits & 0x7fffffffu;
+  const std::uint32_t sign = (bits >> 16) & 0x8000u;
+  // Below 2^-14 the sum with 0.5 leaves the subnormal half in the low bits, rounded by the
+  // addition.
+  const std::uint32_t subnormal =
+      bits_as<std::uint32_t>(bits_as<float>(magnitude) + 0.5f) - 0x3f000000u;
+  const std::uint32_t normal = (magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
+  const std::uint32_t overflow = magnitude > 0x7f800000u ? 0x7e00u : 0x7c00u;
+  const std::uint32_t half =
+      magnitude >= 0x47800000u ? overflow : (magnitude < 0x38800000u ? subnormal : normal);
+  return static_cast<std::uint16_t>(sign | half);
+}
+INTFLASH_INLINE std::uint16_t narrow_bf16(float value) {
+  const std::uint32_t bits = bits_as<std::uint32_t>(value);
+  const std::uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  return static_cast<std::uint16_t>((bits & 0x7fffffffu) > 0x7f800000u ? (bits >> 16) | 0x40u
+                                                                       : rounded);
+}
+
+// ggml's block_q8_0 and block_q4_0: a half, then the codes of 32 elements. In a byte of block_q4_0
+// are element i below and element i + 16 above, both plus 8.
+constexpr std::int64_t kGgmlBlock = 32;
+constexpr std::int64_t kQ8_0BlockBytes = 2 + 32;
+constexpr std::int64_t kQ4_0BlockBytes = 2 + 16;
+
+INTFLASH_INLINE void widen_q8_0(const std::uint8_t* block, float* INTFLASH_RESTRICT elements) {
+  const float scale = widen_f16(load_as<std::uint16_t>(block));
+  const std::int8_t* codes = reinterpret_cast<const std::int8_t*>(block + 2);
+  for (std::int64_t i = 0; i < kGgmlBlock; ++i) elements[i] = static_cast<float>(codes[i]) * scale;
+}
+INTFLASH_INLINE void widen_q4_0(const std::uint8_t* block, float* INTFLASH_RESTRICT elements) {
+  const float scale = widen_f16(load_as<std::uint16_t>(block));
+  const std::uint8_t* codes = block + 2;
+  for (std::int64_t i = 0; i < kGgmlBlock / 2; ++i) {
+    elements[i] = static_cast<float>((codes[i] & 15) - 8) * scale;
+    elements[i + kGgmlBlock / 2] = static_cast<float>((codes[i] >> 4) - 8) * scale;
+  }
+}
+
+// Bytes of consecutive elements: of whole blocks where the type has them.
+INTFLASH_INLINE std::int64_t bytes_of(Dtype dtype, std::int64_t elements) {
+  switch (dtype) {
+    case Dtype::kF32:
+      return elements * 4;
+    case Dtype::kF16:
+    case Dtype::kBf16:
+      return elements * 2;
+    case Dtype::kInt8:
+      break;
+    case Dtype::kQ8_0:
+      return elements / kGgmlBlock * kQ8_0BlockBytes;
+    case Dtype::kQ4_0:
+      return elements / kGgmlBlock * kQ4_0BlockBytes;
+  }
+  return elements;
+}
+
+INTFLASH_INLINE const void* row_of(const RowSource& source, std::int64_t row) {
+  return static_cast<const char*>(source.data) + bytes_of(source.dtype, row * source.stride);
+}
+
+// One row in f32: the row itself where it is f32 already, else the buffer.
+INTFLASH_INLINE const float* widen_row(const void* row, Dtype dtype, std::int64_t dim,
+                                       float* INTFLASH_RESTRICT buffer) {
+  const std::uint16_t* halves = static_cast<const std::uint16_t*>(row);
+  const std::uint8_t* bytes = static_cast<const std::uint8_t*>(row);
+  switch (dtype) {
+    case Dtype::kF16:
+      for (std::int64_t c = 0; c < dim; ++c) buffer[c] = widen_f16(halves[c]);
+      return buffer;
+    case Dtype::kBf16:
+      for (std::int64_t c = 0; c < dim; ++c) buffer[c] = widen_bf16(halves[c]);
+      return buffer;
+    case Dtype::kInt8:
+      for (std::int64_t c = 0; c < dim; ++c)
+        buffer[c] = static_cast<float>(static_cast<const std::int8_t*>(row)[c]);
+      return buffer;
+    case Dtype::kQ8_0:
+      for (std::int64_t c = 0; c < dim; c += kGgmlBlock)
+        widen_q8_0(bytes + c / kGgmlBlock * kQ8_0BlockBytes, buffer + c);
+      return buffer;
+    case Dtype::kQ4_0:
+      for (std::int64_t c = 0; c < dim; c += kGgmlBlock)
+        widen_q4_0(bytes + c / kGgmlBlock * kQ4_0BlockBytes, buffer + c);
+      return buffer;
+    case Dtype::kF32:
+      break;
+  }
+  return static_cast<const float*>(row);
+}
+
+}  // namespace
+}  // namespace intflash

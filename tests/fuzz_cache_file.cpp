@@ -1,0 +1,176 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// libFuzzer over saved sequences: any bytes are loaded, or refused with a message that leaves the
+// cache empty; what is loaded saves to the same bytes, and is attended without NaN.
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <vector>
+
+#include "intflash/cache.h"
+#include "sequence_file.h"
+
+namespace {
+
+using namespace intflash;
+
+constexpr std::int64_t kHeads = 2;
+constexpr std::int64_t kDim = 8;
+constexpr std::int64_t kPages = 4;
+
+[[noreturn]] void stop(const char* what) {
+  std::fprintf(stderr, "%s: %s\n", what, intflash_last_error());
+  std::abort();
+}
+void require(bool good, const char* what) {
+  if (!good) stop(what);
+}
+
+using File = std::vector<char>;
+
+// Gives every whole record its checksum, so that what lies behind it is reached.
+void seal(File& file) {
+  std::size_t at = 0;
+  const auto record = [&](std::size_t size) {
+    if (file.size() < at + size + 8) return false;
+    const std::uint64_t checksum =
+        record_checksum(file.data() + at, size, static_cast<std::int64_t>(at));
+    std::memcpy(file.data() + at + size, &checksum, sizeof checksum);
+    at += size + 8;
+    return true;
+  };
+  if (!record(sizeof(FileHeader))) return;
+  FileHeader header;
+  std::memcpy(&header, file.data(), sizeof header);
+  for (const std::uint32_t center : {kKeyCenter, kValueCenter}) {
+    for (std::int64_t h = 0; (header.centers & center) != 0 && h < kHeads; ++h) record(kDim * 4);
+  }
+  while (record(static_cast<std::size_t>(PageLayout{kDim, kDim, kBlockTokens}.bytes()))) {
+  }
+}
+
+struct Owner {
+  Owner() {
+    intflash_context_options context_options{};
+    context_options.struct_size = sizeof context_options;
+    context_options.num_threads = 1;
+    if (intflash_context_create(&context_options, &context) != INTFLASH_OK) stop("context");
+    intflash_cache_options options{};
+    options.struct_size = sizeof options;
+    options.num_kv_heads = kHeads;
+    options.head_dim = kDim;
+    options.num_pages = kPages;
+    if (intflash_cache_create(context, &options, &cache) != INTFLASH_OK) stop("cache");
+  }
+  ~Owner() {
+    intflash_cache_destroy(cache);
+    intflash_context_destroy(context);
+  }
+  Owner(const Owner&) = delete;
+  Owner& operator=(const Owner&) = delete;
+
+  intflash_context* context = nullptr;
+  intflash_cache* cache = nullptr;
+};
+
+struct Reader {
+  const File& file;
+  std::size_t used = 0;
+  static std::size_t read(void* user, void* bytes, std::size_t num_bytes) {
+    Reader& reader = *static_cast<Reader*>(user);
+    const std::size_t left = reader.file.size() - reader.used;
+    const std::size_t count = num_bytes < left ? num_bytes : left;
+    if (count > 0) std::memcpy(bytes, reader.file.data() + reader.used, count);
+    reader.used += count;
+    return count;
+  }
+};
+
+std::size_t append_to_file(void* file, const void* bytes, std::size_t num_bytes) {
+  const char* first = static_cast<const char*>(bytes);
+  static_cast<File*>(file)->insert(static_cast<File*>(file)->end(), first, first + num_bytes);
+  return num_bytes;
+}
+
+void require_empty(const Owner& owner) {
+  intflash_cache_info info{};
+  info.struct_size = sizeof info;
+  require(intflash_cache_get_info(owner.cache, &info) == INTFLASH_OK, "info");
+  require(info.free_pages == kPages && info.num_sequences == 0, "pages are lost");
+}
+
+// One query over all that was loaded; finite wherever it is not refused.
+void attend(const Owner& owner, std::int32_t sequence) {
+  intflash_request request{};
+  request.query_len = 1;
+  require(intflash_sequence_get_range(owner.cache, sequence, &request.first_key_position,
+                                      &request.kv_len) == INTFLASH_OK,
+          "range");
+  intflash_batch_desc desc{};
+  desc.struct_size = sizeof desc;
+  desc.num_requests = 1;
+  desc.requests = &request;
+  desc.num_query_heads = kHeads;
+  desc.query_dtype = desc.out_dtype = INTFLASH_F32;
+  float query[kHeads * kDim];
+  float out[kHeads * kDim];
+  for (std::int64_t i = 0; i < kHeads * kDim; ++i) query[i] = static_cast<float>(i % 5 - 2);
+  const std::int32_t* page_ids = nullptr;
+  std::int64_t page_indptr[2] = {};
+  require(
+      intflash_sequence_get_pages(owner.cache, sequence, &page_ids, &page_indptr[1]) == INTFLASH_OK,
+      "pages");
+  const std::int32_t none = 0;
+  intflash_batch_args args{};
+  args.struct_size = sizeof args;
+  args.query.data = query;
+  args.query.stride_head = kDim;
+  args.query.stride_token = kHeads * kDim;
+  args.out = args.query;
+  args.out.data = out;
+  args.pages = {page_indptr, page_ids == nullptr ? &none : page_ids};
+  intflash_batch_plan* plan = nullptr;
+  require(intflash_plan_batch(owner.context, owner.cache, &desc, &plan) == INTFLASH_OK, "plan");
+  const std::size_t bytes = (intflash_batch_workspace_bytes(plan) + 63) / 64 * 64;
+  void* workspace = std::aligned_alloc(64, bytes);
+  const intflash_status status = intflash_batch_run(plan, owner.cache, &args, workspace, bytes);
+  require(status == INTFLASH_OK || status == INTFLASH_SCORE_OVERFLOW, "run");
+  for (std::int64_t i = 0; status == INTFLASH_OK && i < kHeads * kDim; ++i)
+    require(!std::isnan(out[i]), "NaN in out");
+  std::free(workspace);
+  intflash_batch_plan_destroy(plan);
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  if (size == 0) return 0;
+  // The last byte says whether the checksums are made to fit.
+  File file(data, data + size - 1);
+  if (data[size - 1] % 2 == 1) seal(file);
+  Owner owner;
+  Reader reader{file};
+  std::int32_t sequence = -1;
+  const intflash_status status =
+      intflash_sequence_load(owner.cache, Reader::read, &reader, &sequence);
+  if (status != INTFLASH_OK) {
+    require(status == INTFLASH_BAD_FILE || status == INTFLASH_POOL_EXHAUSTED, "status");
+    require_empty(owner);
+    return 0;
+  }
+  FileHeader header;
+  std::memcpy(&header, file.data(), sizeof header);
+  File saved;
+  require(intflash_sequence_save(owner.cache, sequence, append_to_file, &saved) == INTFLASH_OK,
+          "save");
+  // Centres of zero are none in this cache, and are not written.
+  if (header.centers == 0)
+    require(saved == File(file.begin(), file.begin() + static_cast<std::ptrdiff_t>(reader.used)),
+            "not the same bytes");
+  attend(owner, sequence);
+  require(intflash_sequence_free(owner.cache, sequence) == INTFLASH_OK, "free");
+  require_empty(owner);
+  return 0;
+}

@@ -1,0 +1,58 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+#include "calibrate.h"
+
+#include <fmt/format.h>
+
+#include <cmath>
+#include <cstdint>
+#include <vector>
+
+#include "attention_inputs.h"
+#include "call.h"
+#include "failure.h"
+#include "npy.h"
+#include "reference.h"
+
+namespace intflash {
+namespace {
+
+struct Means {
+  std::vector<std::int64_t> shape;  // [heads, dim]
+  std::vector<float> elements;
+};
+
+// Over the tokens of all the batch, summed in double.
+Means means_of(const std::string& path) {
+  NpyArray array = read_npy(path);
+  const HeadAxes axes = head_axes(array, path);
+  const std::int64_t tokens = axes.batch * axes.tokens;
+  if (tokens == 0) throw Failure(fmt::format("{}: no tokens to take the mean of", path));
+  const intflash_tensor tensor =
+      contiguous_tensor(array.data.data(), axes.heads, axes.tokens, axes.dim);
+  Means means{{axes.heads, axes.dim}, {}};
+  for (std::int64_t h = 0; h < axes.heads; ++h) {
+    for (std::int64_t c = 0; c < axes.dim; ++c) {
+      double sum = 0;
+      for (std::int64_t t = 0; t < tokens; ++t)
+        sum += tensor_element(tensor, array.dtype, t / axes.tokens, h, t % axes.tokens, c);
+      if (!std::isfinite(sum))
+        throw Failure(fmt::format("{}: head {}, channel {} is not finite", path, h, c));
+      means.elements.push_back(static_cast<float>(sum / static_cast<double>(tokens)));
+    }
+  }
+  return means;
+}
+
+}  // namespace
+
+int run_calibrate(const CalibrateOptions& options) {
+  const Means key = means_of(options.key);
+  const Means value = means_of(options.value);
+  const NpyOutput outputs[] = {{options.key_center, key.shape, key.elements.data()},
+                               {options.value_center, value.shape, value.elements.data()}};
+  write_npy_files(outputs);
+  return 0;
+}
+
+}  // namespace intflash
