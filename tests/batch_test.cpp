@@ -3,7 +3,9 @@
 //
 // Attention over pages: the bits of the dense call, whatever the pages, the batch and the threads.
 #include <algorithm>
+#include <memory>
 #include <random>
+#include <thread>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -241,6 +243,54 @@ TEST(Batch, TokensBeforeTheFirstPageAreRefused) {
     EXPECT_NE(std::string(intflash_last_error()).find("kv_lens[0]"), std::string::npos)
         << intflash_last_error();
   }
+}
+
+TEST(Batch, OnePlanRunsOnSeveralThreadsAtOnce) {
+  Shape shape;
+  shape.num_threads = 2;
+  Server server(shape);
+  const Tokens tokens = random_tokens(shape, 1200, 37);
+  const std::vector<std::int32_t> pages = page_range(0, pages_for(shape, 1200));
+  server.append(tokens, 0, 1200, pages);
+  const std::vector<Request> requests = {last_rows(shape, tokens, 1, pages),
+                                         last_rows(shape, tokens, 40, pages)};
+  const std::vector<Result> expected = server.attend(requests);
+  BatchCall planned(shape, requests);
+  ASSERT_EQ(planned.make_plan(server.context(), server.cache()), INTFLASH_OK);
+  std::vector<std::unique_ptr<BatchCall>> calls;
+  for (int i = 0; i < 4; ++i) {
+    calls.push_back(std::make_unique<BatchCall>(shape, requests));
+    ASSERT_EQ(calls.back()->make_plan(server.context(), server.cache()), INTFLASH_OK);
+  }
+  std::vector<std::thread> threads;
+  for (const std::unique_ptr<BatchCall>& call : calls) {
+    threads.emplace_back([&planned, &server, &call] {
+      EXPECT_EQ(intflash_batch_run(planned.plan, server.cache(), &call->args,
+                                   call->workspace.get(), call->workspace_bytes),
+                INTFLASH_OK);
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  for (const std::unique_ptr<BatchCall>& call : calls) EXPECT_EQ(call->results(), expected);
+}
+
+TEST(Batch, ACancelledRunSaysSoAndLeavesAllUsable) {
+  Shape shape;
+  Server server(shape);
+  const Tokens tokens = random_tokens(shape, 600, 47);
+  const std::vector<std::int32_t> pages = page_range(0, pages_for(shape, 600));
+  server.append(tokens, 0, 600, pages);
+  const std::vector<Request> requests = {last_rows(shape, tokens, 200, pages)};
+  BatchCall call(shape, requests);
+  ASSERT_EQ(call.make_plan(server.context(), server.cache()), INTFLASH_OK);
+  int asked = 0;
+  call.args.should_cancel = [](void* user) { return ++*static_cast<int*>(user) > 2 ? 1 : 0; };
+  call.args.cancel_user = &asked;
+  EXPECT_EQ(call.run(server.cache()), INTFLASH_CANCELLED);
+  EXPECT_EQ(asked, 3);
+  call.args.should_cancel = nullptr;
+  EXPECT_EQ(call.run(server.cache()), INTFLASH_OK);
+  EXPECT_EQ(call.results(), server.attend(requests));
 }
 
 TEST(Batch, RequestsWithoutQueriesOrKeysAreServed) {
