@@ -265,8 +265,8 @@ TEST(Batch, OnePlanRunsOnSeveralThreadsAtOnce) {
   std::vector<std::thread> threads;
   for (const std::unique_ptr<BatchCall>& call : calls) {
     threads.emplace_back([&planned, &server, &call] {
-      EXPECT_EQ(intflash_batch_run(planned.plan, server.cache(), &call->args,
-                                   call->workspace.get(), call->workspace_bytes),
+      EXPECT_EQ(intflash_batch_run(planned.plan, server.cache(), &call->args, call->workspace.get(),
+                                   call->workspace_bytes),
                 INTFLASH_OK);
     });
   }
