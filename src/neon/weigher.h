@@ -54,8 +54,8 @@ class Weigher<NeonTiles<Products>, kCoarse> {
     const I16 power = Neon::sub(Neon::broadcast16(kExp2One), Neon::multiply_q15(fraction, slope));
     return Neon::rounded_shift_unsigned(power, count);
   }
-  static INTFLASH_INLINE auto bytes(I16 low, I16 high) { return Neon::pack8_sixteenths(low, high); }
   static_assert(kWeightToU8 == 1 << 11);  // a sixteenth in Q15
+  static INTFLASH_INLINE auto bytes(I16 low, I16 high) { return Neon::pack8_sixteenths(low, high); }
 
  private:
   I16 top_;

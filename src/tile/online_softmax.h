@@ -77,8 +77,8 @@ INTFLASH_INLINE typename Isa::I16 score_lanes(const std::int32_t* dots, const Sc
              : score_keys<Isa, kMasked, false>(dots, block, scale, multiplier, keep, x);
 }
 
-// weight_of on vectors, for one row's scores; kCoarse for units above kMaxExponent. An instruction
-// set with a shorter way specialises it.
+// weight_of on vectors, for one row; kCoarse where its scores' exponent is above kMaxExponent. An
+// instruction set with a shorter way specialises it.
 template <class Isa, bool kCoarse>
 class Weigher {
  public:
@@ -111,6 +111,7 @@ class Weigher {
     const auto power = Isa::sub(Isa::broadcast16(kExp2One), Isa::multiply_q15(fraction, slope));
     return Isa::rounded_shift(power, whole);
   }
+  // P of two vectors of weights.
   static INTFLASH_INLINE auto bytes(I16 low, I16 high) {
     const I16 to_u8 = Isa::broadcast16(kWeightToU8);
     return Isa::pack8(Isa::multiply_q15(low, to_u8), Isa::multiply_q15(high, to_u8));
