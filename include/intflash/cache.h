@@ -72,7 +72,7 @@ typedef struct intflash_page_table {
 
 // ---- Rotary position embedding ----
 
-typedef enum intflash_rope_pairing {
+typedef enum intflash_rope_pairing INTFLASH_INT {
   INTFLASH_ROPE_ADJACENT = 0,  // channels 2 i and 2 i + 1: GPT-J, and llama as Meta published it
   INTFLASH_ROPE_HALVES = 1     // channels i and i + rope_dim / 2: GPT-NeoX, Hugging Face
 } intflash_rope_pairing;

@@ -26,11 +26,16 @@
 #define INTFLASH_API __attribute__((visibility("default")))
 #endif
 
+// To C an enumeration is an int, and to C++ one of these too: whatever a caller passes can be read,
+// and refused.
 #ifdef __cplusplus
+#define INTFLASH_INT : int
 extern "C" {
+#else
+#define INTFLASH_INT
 #endif
 
-typedef enum intflash_status {
+typedef enum intflash_status INTFLASH_INT {
   INTFLASH_OK = 0,
   INTFLASH_INVALID_ARGUMENT =
       1,  // null pointer, wrong struct_size, value outside its enumeration or range
@@ -54,7 +59,7 @@ typedef enum intflash_status {
   INTFLASH_BAD_FILE = 15         // a saved sequence that is cut short, damaged, or of another cache
 } intflash_status;
 
-typedef enum intflash_dtype {
+typedef enum intflash_dtype INTFLASH_INT {
   INTFLASH_F32 = 1,
   INTFLASH_F16 = 2,
   INTFLASH_BF16 = 3,
@@ -65,7 +70,7 @@ typedef enum intflash_dtype {
   INTFLASH_Q4_0 = 6
 } intflash_dtype;
 
-typedef enum intflash_mode {
+typedef enum intflash_mode INTFLASH_INT {
   INTFLASH_MODE_INT8 =
       0,  // both products in integers (docs/numerics.md): fast, and the same bits on every CPU
   INTFLASH_MODE_EXACT = 1,  // double precision from the definition: the reference, slow
@@ -73,7 +78,7 @@ typedef enum intflash_mode {
       2  // INT-FlashAttention, Algorithm 1 (arXiv 2409.16997) as published: for comparison, slow
 } intflash_mode;
 
-typedef enum intflash_mask {
+typedef enum intflash_mask INTFLASH_INT {
   INTFLASH_MASK_NONE = 0,
   INTFLASH_MASK_CAUSAL =
       1,  // query i sees keys 0 ... kv_len - query_len + i (bottom-right aligned)
@@ -86,7 +91,7 @@ typedef enum intflash_mask {
 // Which means over all keys are subtracted before quantization, and put back afterwards (SmoothK of
 // SageAttention, arXiv 2410.02367 section 4.2, and the same for V). Exact but for rounding: softmax
 // does not see a shift of K.
-typedef enum intflash_center {
+typedef enum intflash_center INTFLASH_INT {
   INTFLASH_CENTER_DEFAULT = 0,  // key for float keys, none for INT8 keys
   INTFLASH_CENTER_NONE = 1,
   INTFLASH_CENTER_KEY = 2,
