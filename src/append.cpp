@@ -13,13 +13,12 @@
 namespace intflash {
 namespace {
 
-using i64 = long long;  // for printf
-
 // Tokens times heads below which starting a team costs more than it brings.
 constexpr std::int64_t kTokensPerWorker = 256;
 
 // Tokens from a position on that lie in one block of 64, which are rows first ... of key and value.
-void append_to_block(const Append& append, const Worker& worker, std::int64_t kv_head,
+// codes: room for 64 rows.
+void append_to_block(const Append& append, std::int8_t* codes, std::int64_t kv_head,
                      const WritableBlock& block, std::int64_t position, std::int32_t count,
                      std::int64_t first) {
   const intflash_cache& cache = append.cache;
@@ -39,32 +38,32 @@ void append_to_block(const Append& append, const Worker& worker, std::int64_t kv
   const std::uint32_t magnitude =
       quantize_tokens(kernels, append.args.key, append.args.key_dtype, 0, kv_head, first, count,
                       layout.head_dim, cache.key_center_of(kv_head), cache.rotate, key_stride,
-                      worker.codes, block.key_scale + begin, rope_rows(append.args.rope, position));
+                      codes, block.key_scale + begin, rope_rows(append.args.rope, position));
   std::uint32_t seen = cache.largest_key.load(std::memory_order_relaxed);
   while (magnitude > seen && !append.cache.largest_key.compare_exchange_weak(
                                  seen, magnitude, std::memory_order_relaxed)) {
   }
   if (count == kBlockTokens) {
-    kernels.pack_keys(worker.codes, key_stride, static_cast<std::int32_t>(layout.head_dim),
+    kernels.pack_keys(codes, key_stride, static_cast<std::int32_t>(layout.head_dim),
                       block.key_codes, block.key_sum);
   } else {
     for (std::int64_t i = 0; i < count; ++i)
-      store_key(layout, block, begin + i, worker.codes + i * key_stride);
+      store_key(layout, block, begin + i, codes + i * key_stride);
   }
   quantize_tokens(kernels, append.args.value, append.args.value_dtype, 0, kv_head, first, count,
-                  layout.head_dim_v, cache.value_center_of(kv_head), false, value_stride,
-                  worker.codes, block.value_scale + begin);
+                  layout.head_dim_v, cache.value_center_of(kv_head), false, value_stride, codes,
+                  block.value_scale + begin);
   if (count == kBlockTokens) {
-    kernels.pack_values(worker.codes, value_stride, static_cast<std::int32_t>(layout.head_dim_v),
+    kernels.pack_values(codes, value_stride, static_cast<std::int32_t>(layout.head_dim_v),
                         block.value_codes);
   } else {
     for (std::int64_t i = 0; i < count; ++i)
-      store_value(layout, block, begin + i, worker.codes + i * value_stride);
+      store_value(layout, block, begin + i, codes + i * value_stride);
   }
 }
 
 // All new tokens of one request and kv head.
-void append_head(const Append& append, const Worker& worker, std::int64_t request,
+void append_head(const Append& append, std::int8_t* codes, std::int64_t request,
                  std::int64_t kv_head, std::int64_t kv_len) {
   const PageRun run = append.pages(request);
   const std::int64_t end = kv_len + append.count(request);
@@ -76,7 +75,7 @@ void append_head(const Append& append, const Worker& worker, std::int64_t reques
     char* page = append.cache.page(run.page_ids[offset / page_size], kv_head);
     const WritableBlock block =
         writable_block(append.cache.layout, page, offset % page_size / kBlockTokens);
-    append_to_block(append, worker, kv_head, block, position,
+    append_to_block(append, codes, kv_head, block, position,
                     static_cast<std::int32_t>(block_end - position),
                     append.first_token(request) + position - kv_len);
     position = block_end;
@@ -88,25 +87,20 @@ template <class KvLen>
 void write_tokens(const Append& append, KvLen kv_len) {
   const intflash_context& context = *append.cache.context;
   const std::int64_t heads = append.cache.num_kv_heads;
-  const std::int64_t larger_dim =
-      std::max(append.cache.layout.head_dim, append.cache.layout.head_dim_v);
   struct Shared {
     const Append& append;
     KvLen& kv_len;
     std::int64_t heads;
-    std::int64_t code_stride;
     std::atomic<std::int64_t> next{0};
-  } shared{append, kv_len, heads, round_up(larger_dim, 64)};
+  } shared{append, kv_len, heads};
   const auto run_worker = [](void* opaque, std::int32_t) {
     Shared& loop = *static_cast<Shared*>(opaque);
     const FloatState float_state;
     alignas(64) std::int8_t codes[kBlockTokens * kMaxHeadDim];
-    Worker worker{};
-    worker.codes = codes;
     const std::int64_t tasks = loop.append.args.num_requests * loop.heads;
     for (std::int64_t i = loop.next++; i < tasks; i = loop.next++) {
       const std::int64_t request = i / loop.heads;
-      append_head(loop.append, worker, request, i % loop.heads, loop.kv_len(request));
+      append_head(loop.append, codes, request, i % loop.heads, loop.kv_len(request));
     }
   };
   const std::int64_t wanted = append.num_tokens() * heads / kTokensPerWorker;

@@ -12,8 +12,6 @@
 namespace intflash {
 namespace {
 
-using i64 = long long;  // for printf
-
 // Beyond these the f32 arithmetic of scores and outputs would leave its range.
 constexpr float kMaxKey = 0x1p100f;
 constexpr float kMaxValue = 0x1p90f;

@@ -14,8 +14,6 @@
 namespace {
 
 using namespace intflash;
-using i64 = long long;  // for printf
-
 constexpr std::size_t kAlignment = 64;
 
 intflash_status check_request(const intflash_request& request, std::int64_t index,
@@ -230,7 +228,7 @@ intflash_status intflash_batch_run(const intflash_batch_plan* plan, const intfla
   const intflash_status status =
       intflash_batch_begin(plan, cache, args, workspace, workspace_bytes);
   if (status != INTFLASH_OK) return status;
-  const BatchRun& run = *static_cast<const BatchRun*>(workspace);
+  BatchRun& run = *static_cast<BatchRun*>(workspace);
   for (std::int32_t phase = 0; phase < kNumBatchPhases; ++phase) {
     run.team().for_each(num_tasks(*plan, phase), [&](const Worker& worker, std::int64_t task) {
       run_task(run, phase, task, worker);

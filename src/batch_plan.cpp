@@ -24,14 +24,6 @@ constexpr float kLeastCost = 16.0f;
 // Tiles that pass over a span while it is in L2.
 constexpr std::int64_t kTilesPerItem = 16;
 
-std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
-
-// Keys that some row of a tile sees.
-struct TileKeys {
-  std::int64_t begin;
-  std::int64_t end;
-};
-
 class Cutter {
  public:
   Cutter(const intflash_batch_plan& plan, std::int64_t tile_rows)
@@ -40,7 +32,8 @@ class Cutter {
   std::int64_t rows(const BatchRequest& request) const {
     return plan_.group_size * request.mask.query_len;
   }
-  TileKeys keys(const BatchRequest& request, std::int64_t tile) const {
+  // Keys that some row of a tile sees.
+  KeyRange keys(const BatchRequest& request, std::int64_t tile) const {
     const std::int64_t first = tile * tile_rows_ / plan_.group_size;
     const std::int64_t last_row = std::min((tile + 1) * tile_rows_, rows(request)) - 1;
     const KeyRange from = visible_keys(request.mask, first);
@@ -50,7 +43,7 @@ class Cutter {
     return {from.begin == from.end ? to.begin : std::min(from.begin, to.begin), to.end};
   }
   float cost(const BatchRequest& request, std::int64_t tile) const {
-    const TileKeys seen = keys(request, tile);
+    const KeyRange seen = keys(request, tile);
     const std::int64_t tile_rows = std::min(tile_rows_, rows(request) - tile * tile_rows_);
     const float blocks = static_cast<float>(ceil_div(seen.end - seen.begin, kScoreBlock));
     return (kTileCost + kRowCost * static_cast<float>(tile_rows)) * (blocks + 1);
@@ -86,8 +79,8 @@ class Cutter {
   BatchItem whole_item(std::int64_t r, std::int64_t head, std::int64_t tile,
                        std::int64_t num_tiles) const {
     const BatchRequest& request = plan_.requests[r];
-    const TileKeys first = keys(request, tile);
-    const TileKeys last = keys(request, tile + num_tiles - 1);
+    const KeyRange first = keys(request, tile);
+    const KeyRange last = keys(request, tile + num_tiles - 1);
     const std::int64_t begin = std::min(first.begin, last.begin) / kSpanTokens;
     const std::int64_t end = ceil_div(std::max(first.end, last.end), kSpanTokens);
     float item_cost = request.cost;

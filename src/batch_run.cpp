@@ -147,12 +147,11 @@ ScoreRange score_range(const BatchRun& run) {
           run.plan->rotate};
 }
 
-bool was_cancelled(const BatchRun& run) {
-  BatchRun& shared = const_cast<BatchRun&>(run);
+bool was_cancelled(BatchRun& run) {
   if (run.cancelled.load(std::memory_order_relaxed) != 0) return true;
   if (run.args->should_cancel == nullptr || run.args->should_cancel(run.args->cancel_user) == 0)
     return false;
-  shared.cancelled.store(1, std::memory_order_relaxed);
+  run.cancelled.store(1, std::memory_order_relaxed);
   return true;
 }
 
@@ -163,10 +162,9 @@ ScannedTensor BatchRun::query_tensor() const {
           plan->num_queries, plan->page.head_dim};
 }
 
-Team BatchRun::team() const {
+Team BatchRun::team() {
   return {plan->context->parallel, plan->num_workers, plan->layout.worker,
-          workspace + plan->layout.workers_offset,
-          const_cast<std::atomic<std::int64_t>&>(next_task)};
+          workspace + plan->layout.workers_offset, next_task};
 }
 
 std::int64_t num_tasks(const intflash_batch_plan& plan, std::int32_t phase) {
@@ -183,12 +181,11 @@ intflash_status result_of(const BatchRun& run) {
   return status;
 }
 
-void run_task(const BatchRun& run, std::int32_t phase, std::int64_t task, const Worker& worker) {
+void run_task(BatchRun& run, std::int32_t phase, std::int64_t task, const Worker& worker) {
   const intflash_batch_plan& plan = *run.plan;
-  BatchRun& shared = const_cast<BatchRun&>(run);
   if (was_cancelled(run)) return;
   if (phase == kScanPhase) {
-    scan_chunk(*plan.context->port->kernels, run.query_tensor(), task, shared.query, nullptr);
+    scan_chunk(*plan.context->port->kernels, run.query_tensor(), task, run.query, nullptr);
     return;
   }
   const bool is_sound = run.query.first_bad.load(std::memory_order_relaxed) == INT64_MAX &&

@@ -28,7 +28,7 @@ struct BatchRun {
   std::atomic<std::int32_t> cancelled;
 
   ScannedTensor query_tensor() const;
-  Team team() const;
+  Team team();
 };
 
 // A state in a slot: references, sums, accumulators.
@@ -37,7 +37,7 @@ inline std::int64_t state_bytes(const TileShape& tile) {
 }
 
 std::int64_t num_tasks(const intflash_batch_plan& plan, std::int32_t phase);
-void run_task(const BatchRun& run, std::int32_t phase, std::int64_t task, const Worker& worker);
+void run_task(BatchRun& run, std::int32_t phase, std::int64_t task, const Worker& worker);
 // INTFLASH_OK, or what the scan found, or that the run was cancelled.
 intflash_status result_of(const BatchRun& run);
 

@@ -16,8 +16,6 @@ namespace {
 
 thread_local char last_message[512] = "";
 
-using i64 = long long;  // for printf
-
 struct Axis {
   const char* name;
   std::int64_t extent;

@@ -14,6 +14,8 @@ namespace intflash {
 
 constexpr std::int64_t kMaxExtent = (std::int64_t{1} << 31) - 1;
 
+using i64 = long long;  // for printf
+
 // Sets this thread's last error to the printf-style message and returns status.
 #if defined(__GNUC__)
 __attribute__((format(printf, 2, 3)))

@@ -10,8 +10,6 @@
 namespace intflash {
 namespace {
 
-using i64 = long long;  // for printf
-
 intflash_status check_target(const char* name, const intflash_tensor* tensor, std::int64_t heads,
                              std::int64_t tokens, std::int64_t dim) {
   if (tensor == nullptr) return INTFLASH_OK;

@@ -17,8 +17,6 @@
 namespace intflash {
 namespace {
 
-using i64 = long long;  // for printf
-
 constexpr std::size_t kAlignment = 64;
 
 intflash_status check_cache_options(const intflash_cache_options* options) {

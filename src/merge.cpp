@@ -35,8 +35,6 @@ double natural_log(double x) {
   return exponent * kLn2 + 2 * z * series;
 }
 
-using i64 = long long;  // for printf
-
 intflash_status check_states(std::int64_t num_states, const float* const* outs,
                              const float* const* lses, std::int64_t rows) {
   for (std::int64_t i = 0; i < num_states; ++i) {
@@ -69,13 +67,19 @@ void merge_row(std::int64_t num_states, const float* const* outs, const float* c
   }
   double sum = 0;
   for (std::int64_t i = 0; i < num_states; ++i) sum += weight(i);
-  for (std::int64_t c = 0; c < dim; ++c) {
-    double weighted = 0;
+  constexpr std::int64_t kPiece = 64;
+  for (std::int64_t first = 0; first < dim; first += kPiece) {
+    const std::int64_t count = min_of(kPiece, dim - first);
+    double weighted[kPiece] = {};
     for (std::int64_t i = 0; i < num_states; ++i) {
-      if (lses[i][row] != kNegativeInfinity)
-        weighted += weight(i) * static_cast<double>(outs[i][row * dim + c]);
+      if (lses[i][row] == kNegativeInfinity) continue;
+      const double factor = weight(i);
+      const float* state = outs[i] + row * dim + first;
+      for (std::int64_t c = 0; c < count; ++c)
+        weighted[c] += factor * static_cast<double>(state[c]);
     }
-    out[row * dim + c] = static_cast<float>(weighted / sum);
+    for (std::int64_t c = 0; c < count; ++c)
+      out[row * dim + first + c] = static_cast<float>(weighted[c] / sum);
   }
   lse[row] = static_cast<float>(static_cast<double>(largest) + natural_log(sum));
 }

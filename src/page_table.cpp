@@ -8,8 +8,6 @@
 namespace intflash {
 namespace {
 
-using i64 = long long;  // for printf
-
 // What an append adds to one request: count tokens from position begin on.
 struct NewTokens {
   std::int64_t begin;

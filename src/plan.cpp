@@ -13,8 +13,6 @@ constexpr std::int64_t kTilesPerItem = 16;
 // Items per worker below which items are made smaller, so that the last ones end together.
 constexpr std::int64_t kItemsPerWorker = 8;
 
-std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
-
 class Layout {
  public:
   std::size_t take(std::int64_t bytes) {

@@ -10,8 +10,6 @@
 namespace intflash {
 namespace {
 
-using i64 = long long;  // for printf
-
 intflash_status set_center(const intflash_attend_desc& desc, Problem& problem) {
   const bool float_key = desc.key_dtype != INTFLASH_INT8;
   const bool float_value = desc.value_dtype != INTFLASH_INT8;

@@ -7,12 +7,6 @@
 #include "checks.h"
 
 namespace intflash {
-namespace {
-
-using i64 = long long;  // for printf
-
-}  // namespace
-
 intflash_status check_rope(const intflash_rope& rope, std::int64_t head_dim) {
   if (rope.cos == nullptr) return INTFLASH_OK;
   if (rope.sin == nullptr)

@@ -11,8 +11,6 @@
 namespace intflash {
 namespace {
 
-using i64 = long long;  // for printf
-
 // No scale that append writes reaches these: elements stay below 2^91 and 2^106, whatever a
 // rotation of 1024 channels and an embedding make of them.
 constexpr float kMaxKeyScale = 0x1p110f;

@@ -13,8 +13,6 @@
 namespace intflash {
 namespace {
 
-using i64 = long long;  // for printf
-
 // Records to the caller's function.
 class RecordWriter {
  public:

@@ -10,8 +10,6 @@
 namespace intflash {
 namespace {
 
-using i64 = long long;  // for printf
-
 std::int64_t pages_for(const intflash_cache& cache, const Sequence& sequence, std::int64_t kv_len) {
   const std::int64_t tokens = kv_len - sequence.first_key_position;
   return (tokens + cache.layout.page_size - 1) / cache.layout.page_size;

@@ -48,8 +48,11 @@ template <class T>
 INTFLASH_INLINE constexpr T max_of(T a, T b) {
   return a < b ? b : a;
 }
+INTFLASH_INLINE constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) {
+  return (a + b - 1) / b;
+}
 INTFLASH_INLINE constexpr std::int64_t round_up(std::int64_t value, std::int64_t multiple) {
-  return (value + multiple - 1) / multiple * multiple;
+  return ceil_div(value, multiple) * multiple;
 }
 
 }  // namespace intflash

@@ -122,8 +122,6 @@ struct QuantizeTask {
   RopeRows rope;  // of the rows as they come; what is centred and rotated is turned already
 };
 
-// Bits of the largest magnitude (sign dropped) of some rows: at least 0x7f800000 where one is NaN
-// or infinite.
 struct KernelTable {
   const char* name;
   std::int32_t tile_rows;  // query rows per tile

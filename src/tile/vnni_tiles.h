@@ -22,7 +22,8 @@ INTFLASH_INLINE void offset_codes(const std::int8_t* codes, std::int64_t count,
 }
 
 // Asks for the lines that will be read next, as many as are read meanwhile. Where few rows share
-// keys and values, these come from memory, and waiting for them is what takes the time.
+// keys and values, these come from memory, and waiting for them is what takes the time; more rows
+// find them in the L2.
 constexpr std::int32_t kFetchRows = 5;
 struct Fetch {
   const std::int8_t* at;
