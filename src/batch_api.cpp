@@ -10,6 +10,7 @@
 #include "batch_run.h"
 #include "checks.h"
 #include "rope.h"
+#include "score_bias.h"
 
 namespace {
 
@@ -87,6 +88,17 @@ intflash_status check_cache(const intflash_batch_plan& plan, const intflash_cach
               static_cast<i64>(page.page_size), plan.rotate ? 1 : 0);
 }
 
+intflash_status check_masks(const intflash_batch_plan& plan, const intflash_batch_args& args) {
+  intflash_status status = check_slopes(args.alibi_slopes, plan.num_query_heads);
+  for (std::int64_t r = 0; r < plan.num_requests; ++r) {
+    if (status == INTFLASH_OK && args.additive_masks != nullptr)
+      status = check_additive_mask(args.additive_masks[r], plan.num_query_heads);
+    if (status == INTFLASH_OK && args.bit_masks != nullptr)
+      status = check_bit_mask(args.bit_masks[r], plan.requests[r].mask.kv_len);
+  }
+  return status;
+}
+
 intflash_status check_batch_args(const intflash_batch_plan& plan, const intflash_batch_args* args) {
   if (args == nullptr || args->struct_size != sizeof *args) {
     return fail(INTFLASH_INVALID_ARGUMENT,
@@ -110,6 +122,7 @@ intflash_status check_batch_args(const intflash_batch_plan& plan, const intflash
   for (std::int64_t r = 0; status == INTFLASH_OK && r < plan.num_requests; ++r)
     status = check_rope_positions(args->rope, r, first_position(plan.requests[r]),
                                   plan.requests[r].mask.kv_len);
+  if (status == INTFLASH_OK) status = check_masks(plan, *args);
   if (status == INTFLASH_OK) status = check_page_table(args->pages, plan.num_requests);
   return status;
 }
@@ -193,6 +206,7 @@ intflash_status intflash_batch_begin(const intflash_batch_plan* plan, const intf
   run->args = args;
   run->workspace = static_cast<char*>(workspace);
   reset_scan(run->query);
+  run->first_bad_bias.store(INT64_MAX, std::memory_order_relaxed);
   return INTFLASH_OK;
 }
 

@@ -3,11 +3,13 @@
 #include "batch_run.h"
 
 #include <algorithm>
+#include <cstdio>
 #include <cstring>
 
 #include "checks.h"
 #include "rope.h"
 #include "row_group.h"
+#include "score_bias.h"
 #include "score_range.h"
 
 namespace intflash {
@@ -23,7 +25,18 @@ PageRun pages_of(const BatchRun& run, std::int64_t request) {
   return page_run(run.args->pages, request, run.plan->requests[request].mask.kv_begin);
 }
 
-RowGroup row_group(const BatchRun& run, const BatchRequest& request, std::int64_t kv_head) {
+ScoreBias score_bias(const BatchRun& run, std::int64_t request) {
+  const intflash_batch_args& args = *run.args;
+  ScoreBias bias{};
+  if (args.additive_masks != nullptr) bias.additive = args.additive_masks[request];
+  if (args.bit_masks != nullptr) bias.bits = args.bit_masks[request];
+  bias.alibi_slopes = args.alibi_slopes;
+  bias.rule = run.plan->requests[request].mask;
+  return bias;
+}
+
+RowGroup row_group(const BatchRun& run, const BatchRequest& request, const ScoreBias& bias,
+                   std::int64_t kv_head) {
   const intflash_batch_plan& plan = *run.plan;
   RowGroup group{};
   group.kernels = plan.context->port->kernels;
@@ -46,6 +59,7 @@ RowGroup row_group(const BatchRun& run, const BatchRequest& request, std::int64_
   group.softmax_scale = request.softmax_scale;
   group.score_cap = plan.score_cap;
   if (run.args->sinks != nullptr) group.sinks = run.args->sinks + group.first_head;
+  if (!bias.is_empty()) group.bias = &bias;
   group.rotate = plan.rotate;
   group.rope = rope_rows(run.args->rope, first_position(request));
   group.key_center = run.cache->key_center_of(kv_head);
@@ -97,7 +111,8 @@ void attend_head(const BatchRun& run, const BatchItem& item, std::int64_t kv_hea
   const TileShape& shape = plan.layout.worker.tile;
   const BatchRequest& request = plan.requests[item.request];
   const PageRun pages = pages_of(run, item.request);
-  const RowGroup group = row_group(run, request, kv_head);
+  const ScoreBias bias = score_bias(run, item.request);
+  const RowGroup group = row_group(run, request, bias, kv_head);
   const auto first_row = [&](std::int64_t i) { return (item.first_tile + i) * shape.rows; };
   for (std::int64_t i = 0; i < item.num_tiles; ++i)
     begin_tile(group, shape, first_row(i), *worker.tile(i));
@@ -128,7 +143,8 @@ void attend_head(const BatchRun& run, const BatchItem& item, std::int64_t kv_hea
 void merge_tile(const BatchRun& run, const BatchMerge& merge, const Worker& worker) {
   const intflash_batch_plan& plan = *run.plan;
   const TileShape& shape = plan.layout.worker.tile;
-  const RowGroup group = row_group(run, plan.requests[merge.request], merge.head);
+  const ScoreBias bias = score_bias(run, merge.request);
+  const RowGroup group = row_group(run, plan.requests[merge.request], bias, merge.head);
   Tile& tile = *worker.tile(0);
   begin_tile(group, shape, merge.tile * shape.rows, tile);
   copy_state(slot_state(run, merge.first_slot), tile.total, tile.query.rows);
@@ -145,6 +161,38 @@ ScoreRange score_range(const BatchRun& run) {
   return {largest_of(run.query_tensor(), run.query) * turned, run.cache->largest_key_magnitude(),
           static_cast<double>(run.plan->largest_softmax_scale), run.plan->page.head_dim,
           run.plan->rotate};
+}
+
+// The request that a query of the batch belongs to.
+std::int64_t request_of(const intflash_batch_plan& plan, std::int64_t query) {
+  const BatchRequest* after =
+      std::upper_bound(plan.requests, plan.requests + plan.num_requests, query,
+                       [](std::int64_t q, const BatchRequest& r) { return q < r.first_query; });
+  return after - plan.requests - 1;
+}
+
+// Looks for NaN and +infinity in a scan task's share of the additive masks.
+void scan_masks(BatchRun& run, std::int64_t task) {
+  if (run.args->additive_masks == nullptr) return;
+  const intflash_batch_plan& plan = *run.plan;
+  const std::int64_t tasks = num_scans(plan);
+  const std::int64_t end = plan.num_queries * (task + 1) / tasks;
+  for (std::int64_t query = plan.num_queries * task / tasks; query < end; ++query) {
+    const std::int64_t request = request_of(plan, query);
+    if (has_bad_element(score_bias(run, request), 0, plan.num_query_heads,
+                        query - plan.requests[request].first_query))
+      lower_to(run.first_bad_bias, query);
+  }
+}
+
+intflash_status report_bad_mask(const BatchRun& run) {
+  const std::int64_t query = run.first_bad_bias.load(std::memory_order_relaxed);
+  if (query == INT64_MAX) return INTFLASH_OK;
+  const std::int64_t request = request_of(*run.plan, query);
+  char name[48];
+  std::snprintf(name, sizeof name, "additive_masks[%lld]", static_cast<i64>(request));
+  return report_bad_element(name, score_bias(run, request), 0, run.plan->num_query_heads,
+                            query - run.plan->requests[request].first_query);
 }
 
 bool was_cancelled(BatchRun& run) {
@@ -175,6 +223,7 @@ std::int64_t num_tasks(const intflash_batch_plan& plan, std::int32_t phase) {
 
 intflash_status result_of(const BatchRun& run) {
   intflash_status status = report_bad(run.query_tensor(), run.query);
+  if (status == INTFLASH_OK) status = report_bad_mask(run);
   if (status == INTFLASH_OK) status = check_score_range(score_range(run));
   if (status == INTFLASH_OK && run.cancelled.load(std::memory_order_relaxed) != 0)
     status = fail(INTFLASH_CANCELLED, "should_cancel asked for the end of the run");
@@ -186,9 +235,11 @@ void run_task(BatchRun& run, std::int32_t phase, std::int64_t task, const Worker
   if (was_cancelled(run)) return;
   if (phase == kScanPhase) {
     scan_chunk(*plan.context->port->kernels, run.query_tensor(), task, run.query, nullptr);
+    scan_masks(run, task);
     return;
   }
   const bool is_sound = run.query.first_bad.load(std::memory_order_relaxed) == INT64_MAX &&
+                        run.first_bad_bias.load(std::memory_order_relaxed) == INT64_MAX &&
                         score_range(run).is_safe();
   if (!is_sound) return;
   if (phase == kAttendPhase) {

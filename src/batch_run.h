@@ -26,6 +26,7 @@ struct BatchRun {
   TensorScan query;
   std::atomic<std::int64_t> next_task;
   std::atomic<std::int32_t> cancelled;
+  std::atomic<std::int64_t> first_bad_bias;  // lowest query of the batch whose mask is bad
 
   ScannedTensor query_tensor() const;
   Team team();

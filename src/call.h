@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "context.h"
+#include "score_bias.h"
 #include "team.h"
 
 namespace intflash {
@@ -60,6 +61,9 @@ struct Call {
            (head * layout().num_blocks * 2 + block64) * layout().page.bytes();
   }
 
+  ScoreBias bias() const {
+    return {args.additive_mask, args.alibi_slopes, args.bit_mask, problem().mask};
+  }
   ScannedTensor query() const {
     const Problem& p = problem();
     return {"query",           args.query,  p.query_dtype, p.batch,

@@ -17,7 +17,7 @@ namespace intflash {
 namespace {
 
 // The rows of one kv head.
-RowGroup row_group(const Call& call, std::int64_t b, std::int64_t kv_head) {
+RowGroup row_group(const Call& call, const ScoreBias& bias, std::int64_t b, std::int64_t kv_head) {
   const Problem& p = call.problem();
   const std::int64_t head = call.head_index(b, kv_head);
   RowGroup group{};
@@ -40,6 +40,7 @@ RowGroup row_group(const Call& call, std::int64_t b, std::int64_t kv_head) {
   group.softmax_scale = p.softmax_scale;
   group.score_cap = p.score_cap;
   if (call.args.sinks != nullptr) group.sinks = call.args.sinks + group.first_head;
+  if (!bias.is_empty()) group.bias = &bias;
   group.rotate = p.rotate;
   group.key_center = call.key_center(head);
   group.value_center = call.value_center(head);
@@ -51,7 +52,8 @@ RowGroup row_group(const Call& call, std::int64_t b, std::int64_t kv_head) {
 void attend_item(const Call& call, const Worker& worker, std::int64_t index) {
   const Plan& plan = call.layout();
   const WorkItem item = work_item(call.problem(), plan, index);
-  const RowGroup group = row_group(call, item.batch, item.kv_head);
+  const ScoreBias bias = call.bias();
+  const RowGroup group = row_group(call, bias, item.batch, item.kv_head);
   const ScoreBlock* blocks = call.score_blocks(call.head_index(item.batch, item.kv_head));
   const auto first_row = [&](std::int64_t tile) {
     return (item.first_tile + tile) * plan.tile.rows;
@@ -91,6 +93,24 @@ ScoreRange score_range(const Call& call) {
           static_cast<double>(p.softmax_scale), p.head_dim, p.rotate};
 }
 
+// Looks for NaN and +infinity in the additive mask.
+intflash_status scan_bias(const Call& call, const Team& team) {
+  const Problem& p = call.problem();
+  const ScoreBias bias = call.bias();
+  if (bias.additive.data == nullptr) return INTFLASH_OK;
+  std::atomic<std::int64_t>& first_bad = call.status().first_bad_bias;
+  first_bad.store(INT64_MAX, std::memory_order_relaxed);
+  const std::int64_t batches = bias.additive.stride_batch == 0 ? 1 : p.batch;
+  team.for_each(batches * p.query_len, [&](const Worker&, std::int64_t i) {
+    if (has_bad_element(bias, i / p.query_len, p.num_query_heads, i % p.query_len))
+      lower_to(first_bad, i);
+  });
+  const std::int64_t bad = first_bad.load(std::memory_order_relaxed);
+  if (bad == INT64_MAX) return INTFLASH_OK;
+  return report_bad_element("additive_mask", bias, bad / p.query_len, p.num_query_heads,
+                            bad % p.query_len);
+}
+
 intflash_status attend(const intflash_plan& plan, const intflash_attend_args& args,
                        void* workspace) {
   const Call call{plan, args, static_cast<char*>(workspace)};
@@ -102,6 +122,7 @@ intflash_status attend(const intflash_plan& plan, const intflash_attend_args& ar
     scan_chunk(call.kernels(), query, chunk, status.query, nullptr);
   });
   intflash_status result = report_bad(query, status.query);
+  if (result == INTFLASH_OK) result = scan_bias(call, team);
   if (result == INTFLASH_OK && call.problem().kv_len > 0)
     result = check_score_range(score_range(call));
   if (result != INTFLASH_OK) return result;

@@ -31,7 +31,8 @@ struct CallStatus {
   TensorScan query;
   TensorScan key;
   TensorScan value;
-  double largest_key;  // magnitude that pack found
+  double largest_key;                        // magnitude that pack found
+  std::atomic<std::int64_t> first_bad_bias;  // lowest query, of all batches, whose mask is bad
 };
 
 struct Plan {

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "float_state.h"
+#include "score_bias.h"
 #include "tile/types.h"
 
 namespace intflash {
@@ -165,6 +166,14 @@ intflash_status check_args(const Problem& problem, const intflash_attend_args* a
   if (status == INTFLASH_OK) status = check_sinks(args->sinks, p.num_query_heads);
   if (status == INTFLASH_OK && args->sinks != nullptr && p.mode == INTFLASH_MODE_INTFA)
     status = fail(INTFLASH_UNSUPPORTED, "sinks with mode INTFA: the algorithm knows none");
+  if (status == INTFLASH_OK) status = check_additive_mask(args->additive_mask, p.num_query_heads);
+  if (status == INTFLASH_OK) status = check_slopes(args->alibi_slopes, p.num_query_heads);
+  if (status == INTFLASH_OK) status = check_bit_mask(args->bit_mask, p.kv_len);
+  const ScoreBias bias = {args->additive_mask, args->alibi_slopes, args->bit_mask, p.mask};
+  if (status == INTFLASH_OK && !bias.is_empty() && p.mode == INTFLASH_MODE_INTFA)
+    status =
+        fail(INTFLASH_UNSUPPORTED,
+             "additive_mask, alibi_slopes or bit_mask with mode INTFA: the algorithm knows none");
   return status;
 }
 

@@ -11,6 +11,8 @@
 #include <cmath>
 #include <limits>
 
+#include "score_bias.h"
+
 namespace intflash {
 namespace {
 
@@ -146,8 +148,10 @@ void attend_exact_row(const Problem& problem, const intflash_attend_args& args, 
                       std::int64_t h, std::int64_t i, const ExactScratch& scratch) {
   const std::int64_t kv_head = h / problem.group_size;
   const KeyRange keys = visible_keys(problem.mask, i);
+  const ScoreBias bias = {args.additive_mask, args.alibi_slopes, args.bit_mask, problem.mask};
 
-  // The score of each visible key: scale times the dot product, capped where there is a cap.
+  // The score of each visible key: scale times the dot product, capped where there is a cap, plus
+  // the bias; -infinity where a mask hides the key.
   load_row(args.query, problem.query_dtype, b, h, i, problem.head_dim, scratch.query);
   double max_score =
       args.sinks != nullptr ? args.sinks[h] : -std::numeric_limits<double>::infinity();
@@ -155,14 +159,15 @@ void attend_exact_row(const Problem& problem, const intflash_attend_args& args, 
     load_row(args.key, problem.key_dtype, b, kv_head, t, problem.head_dim, scratch.row);
     double score = problem.softmax_scale * dot(scratch.query, scratch.row, problem.head_dim);
     if (problem.score_cap > 0) score = problem.score_cap * std::tanh(score / problem.score_cap);
-    scratch.weight[t] = score;
-    max_score = std::max(max_score, score);
+    scratch.weight[t] = score + bias_of_key(bias, b, h, i, t);
+    max_score = std::max(max_score, scratch.weight[t]);
   }
 
   // The weight of each key: exp of its score, relative to the greatest so that nothing overflows.
   double weight_sum = 0;
   for (std::int64_t t = keys.begin; t < keys.end; ++t) {
-    scratch.weight[t] = std::exp(scratch.weight[t] - max_score);
+    const bool is_hidden = scratch.weight[t] == -std::numeric_limits<double>::infinity();
+    scratch.weight[t] = is_hidden ? 0.0 : std::exp(scratch.weight[t] - max_score);
     weight_sum += scratch.weight[t];
   }
 

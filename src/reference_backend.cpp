@@ -10,6 +10,7 @@
 #include "backend.h"
 #include "float_state.h"
 #include "reference.h"
+#include "score_bias.h"
 #include "tile/portability.h"
 
 namespace intflash {
@@ -81,6 +82,12 @@ intflash_status attend(const intflash_plan& plan, const intflash_attend_args& ar
   const intflash_status status = check_finite("query", args.query, p.query_dtype, p.batch,
                                               p.num_query_heads, p.query_len, p.head_dim);
   if (status != INTFLASH_OK) return status;
+  const ScoreBias bias = {args.additive_mask, args.alibi_slopes, args.bit_mask, p.mask};
+  for (std::int64_t i = 0; i < p.batch * p.query_len; ++i) {
+    const std::int64_t b = i / p.query_len;
+    if (has_bad_element(bias, b, p.num_query_heads, i % p.query_len))
+      return report_bad_element("additive_mask", bias, b, p.num_query_heads, i % p.query_len);
+  }
   RowLoop loop{plan, args, static_cast<char*>(workspace)};
   run_parallel(plan.context->parallel, plan.layout.num_workers, run_worker, &loop);
   return INTFLASH_OK;

@@ -100,6 +100,23 @@ float add_sink(const AttentionState& state, std::int32_t row, std::int64_t dim, 
   return row_sum > 0 ? keys / row_sum : 0.0f;
 }
 
+// Keep words of a score block's rows; returns the rows that have a bias there, a bit each.
+std::uint32_t mask_block(const RowGroup& group, const Tile& tile, std::int64_t first_key,
+                         std::uint64_t* words) {
+  const std::int32_t rows = tile.query.rows;
+  write_keep_words(tile.ranges, rows, first_key, words);
+  std::uint32_t biased = 0;
+  for (std::int32_t r = 0; group.bias != nullptr && r < rows; ++r) {
+    if (mask_row(*group.bias, tile.bias[r], tile.bits[r], first_key, words + 2 * r))
+      biased |= std::uint32_t{1} << r;
+  }
+  return biased;
+}
+
+bool all_kept(const std::uint64_t* words, std::int32_t rows) {
+  return std::all_of(words, words + 2 * rows, [](std::uint64_t word) { return ~word == 0; });
+}
+
 }  // namespace
 
 void begin_tile(const RowGroup& group, const TileShape& shape, std::int64_t first_row, Tile& tile) {
@@ -135,6 +152,10 @@ void begin_tile(const RowGroup& group, const TileShape& shape, std::int64_t firs
     tile.center_score[r] =
         needs_center ? center_dot(group, place) * static_cast<double>(group.softmax_scale) : 0.0;
     query.score_term[r] = static_cast<float>(tile.center_score[r] * kLog2E);
+    if (group.bias != nullptr) {
+      tile.bias[r] = bias_row(*group.bias, group.batch, place.query_head, place.query);
+      tile.bits[r] = bit_row(*group.bias, place.query);
+    }
     tile.ranges[r] = visible_keys(group.mask, place.query);
     if (tile.ranges[r].begin == tile.ranges[r].end) continue;
     tile.min_begin = std::min(tile.min_begin, tile.ranges[r].begin);
@@ -154,12 +175,14 @@ void attend_span_into(const RowGroup& group, const Worker& worker, std::int64_t 
   const std::int64_t end_key = std::min(span_begin + kSpanTokens, tile.max_end);
   const std::int32_t rows = tile.query.rows;
   const std::uint64_t* keep[kBlocksPerSpan] = {};
+  std::uint32_t biased[kBlocksPerSpan] = {};
   std::int32_t num_blocks = 0;
   for (std::int64_t key = first_key; key < end_key; key += kScoreBlock, ++num_blocks) {
-    if (classify_block(tile.ranges, rows, key) == BlockKind::kVisible) continue;
+    const bool whole = classify_block(tile.ranges, rows, key) == BlockKind::kVisible;
+    if (whole && group.bias == nullptr) continue;
     std::uint64_t* words = worker.keep + num_blocks * kMaxTileRows * 2;
-    write_keep_words(tile.ranges, rows, key, words);
-    keep[num_blocks] = words;
+    biased[num_blocks] = mask_block(group, tile, key, words);
+    if (!whole || biased[num_blocks] != 0 || !all_kept(words, rows)) keep[num_blocks] = words;
   }
   clear_state(state, rows);
   TileTask task{};
@@ -168,6 +191,11 @@ void attend_span_into(const RowGroup& group, const Worker& worker, std::int64_t 
   task.num_blocks = num_blocks;
   task.blocks = blocks + (first_key - span_begin) / kScoreBlock;
   task.keep = keep;
+  task.biased = biased;
+  if (group.bias != nullptr)
+    task.bias = {tile.bias, static_cast<Dtype>(group.bias->additive.dtype),
+                 group.bias->rule.kv_begin, group.bias->rule.kv_len};
+  task.first_key = first_key;
   task.score_cap =
       static_cast<float>(std::min(static_cast<double>(group.score_cap) * kLog2E, 3e38));
   task.state = state;

@@ -10,6 +10,7 @@
 
 #include "intflash/intflash.h"
 #include "mask.h"
+#include "score_bias.h"
 #include "worker.h"
 
 namespace intflash {
@@ -35,8 +36,9 @@ struct RowGroup {
   std::int64_t head_dim_v;
   MaskRule mask;
   float softmax_scale;
-  float score_cap;     // 0 = none
-  const float* sinks;  // [group_size]: of the group's heads; nullptr = none
+  float score_cap;        // 0 = none
+  const float* sinks;     // [group_size]: of the group's heads; nullptr = none
+  const ScoreBias* bias;  // nullptr = none
   bool rotate;
   RopeRows rope;            // of the queries
   const float* key_center;  // [head_dim]; nullptr = none

@@ -30,6 +30,7 @@ struct TensorScan {
 };
 
 void reset_scan(TensorScan& scan);
+void lower_to(std::atomic<std::int64_t>& least, std::int64_t value);
 
 // A tensor is scanned in chunks of kSpanTokens rows of one head.
 std::int64_t num_chunks(const ScannedTensor& t);

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cfloat>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
@@ -110,6 +111,76 @@ const float* make_center(std::int64_t heads, std::int64_t dim, float magnitude, 
   return center;
 }
 
+template <class T>
+T* take(Memory& memory, std::int64_t count) {
+  return reinterpret_cast<T*>(memory.take(static_cast<std::size_t>(count) * sizeof(T)));
+}
+
+// Hidden keys, runs of zeros and, where any are wanted, finite biases.
+void make_additive_mask(const AttentionCase& c, intflash_dtype dtype, bool by_head, bool finite,
+                        Random& random, Memory& memory, intflash_additive_mask& mask) {
+  const std::int64_t heads = by_head ? c.batch * c.num_kv_heads * c.group_size : 1;
+  mask.dtype = dtype;
+  mask.stride_query = c.kv_len + 3;
+  mask.stride_head = by_head ? c.query_len * mask.stride_query : 0;
+  mask.stride_batch = mask.stride_head * c.num_kv_heads * c.group_size;
+  const std::int64_t count = heads * c.query_len * mask.stride_query;
+  float* as_f32 = take<float>(memory, count);
+  std::uint16_t* as_f16 = take<std::uint16_t>(memory, count);
+  mask.data = dtype == INTFLASH_F32 ? static_cast<void*>(as_f32) : as_f16;
+  intflash_tensor halves{};
+  halves.data = as_f16;
+  const float lowest = dtype == INTFLASH_F32 ? -FLT_MAX : -65504.0f;
+  bool zeros = true;
+  for (std::int64_t i = 0; i < count; ++i) {
+    if (random.below(150) == 0) zeros = !zeros;
+    float x = zeros || !finite ? 0.0f : 3 * random.normal();
+    if (random.below(5) == 0) x = random.below(2) == 0 ? lowest : -INFINITY;
+    // Behind a row's last key stands what must not be read.
+    if (i % mask.stride_query >= c.kv_len) x = NAN;
+    if (dtype == INTFLASH_F32) {
+      as_f32[i] = x;
+    } else {
+      store_element(halves, INTFLASH_F16, 0, 0, 0, i, x);
+    }
+  }
+}
+
+float* make_slopes(const AttentionCase& c, Memory& memory) {
+  const std::int64_t heads = c.num_kv_heads * c.group_size;
+  float* slopes = take<float>(memory, heads);
+  for (std::int64_t h = 0; h < heads; ++h)
+    slopes[h] = h == 1 ? 0.0f : std::exp2(-static_cast<float>(h % 8) / 2);
+  return slopes;
+}
+
+intflash_bit_mask make_bits(const AttentionCase& c, Random& random, Memory& memory) {
+  intflash_bit_mask mask{};
+  mask.num_keys = std::min<std::int64_t>(c.kv_len, 100);
+  const std::int64_t count = c.query_len * ((mask.num_keys + 63) / 64);
+  std::uint64_t* words = take<std::uint64_t>(memory, count);
+  for (std::int64_t i = 0; i < count; ++i) {
+    words[i] = 0;
+    for (int bit = 0; bit < 64; ++bit)
+      words[i] |= static_cast<std::uint64_t>(random.below(2)) << bit;
+  }
+  mask.words = words;
+  return mask;
+}
+
+void make_bias(const AttentionCase& c, Random& random, Memory& memory, intflash_attend_args& args) {
+  const bool all = c.bias == CaseBias::kAll;
+  if (c.bias == CaseBias::kHiding)
+    make_additive_mask(c, INTFLASH_F16, false, false, random, memory, args.additive_mask);
+  if (all) make_additive_mask(c, INTFLASH_F16, true, true, random, memory, args.additive_mask);
+  if (c.bias == CaseBias::kAdditive) {
+    make_additive_mask(c, INTFLASH_F32, true, true, random, memory, args.additive_mask);
+    args.additive_mask.head_scale = make_slopes(c, memory);
+  }
+  if (c.bias == CaseBias::kAlibi || all) args.alibi_slopes = make_slopes(c, memory);
+  if (c.bias == CaseBias::kTree || all) args.bit_mask = make_bits(c, random, memory);
+}
+
 }  // namespace
 
 intflash_tensor strided_tensor(Layout layout, std::int64_t batch, std::int64_t heads,
@@ -149,8 +220,8 @@ std::string describe(const AttentionCase& c) {
   text << " mode " << c.mode << " mask " << c.mask << " window " << c.window_left << ','
        << c.window_right << " softmax_scale " << c.softmax_scale << " cap " << c.score_cap
        << " center " << c.center << (c.given_centers ? " given" : "")
-       << (c.rotate ? " rotated" : "") << " data " << static_cast<int>(c.data) << " seed "
-       << c.seed;
+       << (c.rotate ? " rotated" : "") << " bias " << static_cast<int>(c.bias) << " data "
+       << static_cast<int>(c.data) << " seed " << c.seed;
   return text.str();
 }
 
@@ -232,6 +303,7 @@ CaseTensors make_tensors(const AttentionCase& c, Memory& memory) {
     tensors.args.key_center = make_center(heads, c.head_dim, c.key.magnitude, random, memory);
     tensors.args.value_center = make_center(heads, c.head_dim_v, c.value.magnitude, random, memory);
   }
+  make_bias(c, random, memory, tensors.args);
   return tensors;
 }
 

@@ -34,6 +34,16 @@ enum class CaseData {
   kSinks,        // values of 0, 1e-4 and 1e-30 of the others', on keys that hold most of the weight
 };
 
+// Masks that are data, beside the case's mask.
+enum class CaseBias {
+  kNone,
+  kHiding,    // additive, f16, shared by heads: 0, -infinity and the lowest finite value
+  kAdditive,  // f32, by batch and head, scaled by head: some keys hidden, some runs of zeros
+  kAlibi,     // slopes, one of them 0
+  kTree,      // bits of the last 100 keys
+  kAll        // a tree, slopes and f16 by head
+};
+
 struct CaseTensor {
   intflash_dtype dtype = INTFLASH_F32;
   Layout layout = Layout::kHeadsFirst;
@@ -62,6 +72,7 @@ struct AttentionCase {
   bool rotate = false;
   bool lse = true;
   CaseData data = CaseData::kNormal;
+  CaseBias bias = CaseBias::kNone;
   std::uint64_t seed = 0;
 };
 

@@ -252,6 +252,23 @@ TEST(Attention, IsWithinTheBoundUnderACap) {
   }
 }
 
+TEST(Attention, IsWithinTheBoundUnderMasksThatAreData) {
+  for (int bias = 1; bias <= static_cast<int>(CaseBias::kAll); ++bias) {
+    for (const intflash_center center : {INTFLASH_CENTER_NONE, INTFLASH_CENTER_KEY_VALUE}) {
+      for (const float cap : {0.0f, 5.0f}) {
+        AttentionCase c = small_case();
+        c.group_size = 2;
+        c.batch = 2;
+        c.mask = INTFLASH_MASK_CAUSAL;
+        c.bias = static_cast<CaseBias>(bias);
+        c.center = center;
+        c.score_cap = cap;
+        check_against_oracles(c);
+      }
+    }
+  }
+}
+
 TEST(Attention, IsWithinTheBoundForEverySoftmaxScale) {
   for (const AttentionCase& start : {small_case(), int8_case()}) {
     for (const float scale : {1e-30f, 1e-3f, 0.05f, 0.3f, 1.0f, 10.0f, 1e3f}) {

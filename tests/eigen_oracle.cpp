@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "eigen_oracle.h"
 
+#include <cfloat>
 #include <cmath>
 #include <limits>
 
@@ -19,6 +20,34 @@ bool is_visible(const AttentionCase& c, std::int64_t i, std::int64_t j) {
   if (c.mask == INTFLASH_MASK_CAUSAL) return after <= 0;
   return (c.window_left < 0 || -after <= c.window_left) &&
          (c.window_right < 0 || after <= c.window_right);
+}
+
+// What the masks of args that are data add to a score: -infinity where one hides the key.
+double bias_of(const AttentionCase& c, const intflash_attend_args& args, std::int64_t b,
+               std::int64_t h, std::int64_t i, std::int64_t j) {
+  double bias = 0;
+  const intflash_bit_mask& tree = args.bit_mask;
+  const std::int64_t bit = j - (c.kv_len - tree.num_keys);
+  if (tree.words != nullptr && bit >= 0) {
+    const std::uint64_t word = tree.words[i * ((tree.num_keys + 63) / 64) + bit / 64];
+    if ((word & std::uint64_t{1} << (bit % 64)) == 0) return -kInfinity;
+  }
+  if (args.alibi_slopes != nullptr) {
+    const std::int64_t position = c.kv_len - c.query_len + i;
+    bias -= static_cast<double>(args.alibi_slopes[h]) * static_cast<double>(std::abs(position - j));
+  }
+  const intflash_additive_mask& mask = args.additive_mask;
+  if (mask.data == nullptr) return bias;
+  intflash_tensor elements{};
+  elements.data = const_cast<void*>(mask.data);
+  elements.stride_batch = mask.stride_batch;
+  elements.stride_head = mask.stride_head;
+  elements.stride_token = mask.stride_query;
+  const double element = tensor_element(elements, mask.dtype, b, h, i, j);
+  const double lowest = mask.dtype == INTFLASH_F32 ? -FLT_MAX : -65504.0;
+  if (element <= lowest) return -kInfinity;
+  const float* scale = mask.head_scale;
+  return bias + element * (scale == nullptr ? 1.0 : static_cast<double>(scale[h]));
 }
 
 }  // namespace
@@ -56,6 +85,7 @@ OracleHead oracle_head(const AttentionCase& c, const CaseTensors& tensors, std::
   head.lse = Eigen::VectorXd::Constant(c.query_len, -kInfinity);
   for (std::int64_t i = 0; i < c.query_len; ++i) {
     for (std::int64_t j = 0; j < c.kv_len; ++j) {
+      head.score(i, j) += bias_of(c, args, b, query_head, i, j);
       if (!is_visible(c, i, j)) head.score(i, j) = -kInfinity;
     }
     const double largest = c.kv_len == 0 ? -kInfinity : head.score.row(i).maxCoeff();

@@ -83,6 +83,7 @@ AttentionCase attention(Bytes& bytes) {
   c.lse = bytes.below(4) != 0;
   c.data = static_cast<CaseData>(bytes.below(static_cast<int>(CaseData::kSinks) + 1));
   c.seed = bytes.byte();
+  c.bias = static_cast<CaseBias>(bytes.below(static_cast<int>(CaseBias::kAll) + 1));
   return c;
 }
 
@@ -107,6 +108,15 @@ void spoil(Bytes& bytes, const AttentionCase& c, CaseTensors& tensors) {
   if (bytes.rarely()) args.value.scale = nullptr;
   if (bytes.rarely()) args.key.scale_block = INT64_MAX - bytes.byte();
   if (bytes.rarely()) args.key.scale_stride_head = INT64_MAX - bytes.byte();
+  if (bytes.rarely()) args.additive_mask.stride_query = -1 - bytes.below(100);
+  if (bytes.rarely()) args.bit_mask.num_keys = c.kv_len + bytes.byte() - 100;
+  if (args.alibi_slopes != nullptr && bytes.rarely())
+    const_cast<float*>(args.alibi_slopes)[0] = bytes.any<float>();
+  if (args.additive_mask.data != nullptr && c.kv_len > 0 && bytes.rarely()) {
+    const auto bits = bytes.any<std::uint32_t>();
+    std::memcpy(const_cast<void*>(args.additive_mask.data), &bits,
+                static_cast<std::size_t>(dtype_bytes(args.additive_mask.dtype)));
+  }
   struct Input {
     intflash_tensor& tensor;
     const CaseTensor& spec;

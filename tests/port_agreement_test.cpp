@@ -129,6 +129,7 @@ enum Factor {
   kSoftmaxScale,
   kLse,
   kPacked,
+  kBias,
   kNumFactors
 };
 
@@ -196,6 +197,7 @@ Trial trial_of(const std::vector<int>& row) {
   c.data = static_cast<CaseData>(level(kData));
   trial.options.num_threads = kThreads[level(kNumThreads)];
   trial.options.packed = level(kPacked) == 1;
+  c.bias = static_cast<CaseBias>(level(kBias));
   return trial;
 }
 
@@ -215,6 +217,7 @@ std::vector<Trial> pairwise_trials() {
   levels[kData] = static_cast<int>(CaseData::kSinks) + 1;
   levels[kMagnitude] = count_of(kMagnitudes);
   levels[kSoftmaxScale] = count_of(kSoftmaxScales);
+  levels[kBias] = static_cast<int>(CaseBias::kAll) + 1;
   std::vector<Trial> trials;
   for (const std::vector<int>& row : pairwise_cover(levels, allowed))
     trials.push_back(trial_of(row));

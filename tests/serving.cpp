@@ -162,6 +162,9 @@ Result Server::attend_dense(const Tokens& tokens, const Request& request, float 
   args.key_center = shape_.centered ? key_center_.data() : nullptr;
   args.value_center = shape_.centered ? value_center_.data() : nullptr;
   args.sinks = shape_.sinks.empty() ? nullptr : shape_.sinks.data();
+  args.alibi_slopes = shape_.slopes.empty() ? nullptr : shape_.slopes.data();
+  args.additive_mask = request.additive;
+  args.bit_mask = request.bits;
   EXPECT_EQ(intflash_attend(context_, &desc, &args), INTFLASH_OK) << intflash_last_error();
   for (std::int64_t head = 0; head < shape_.num_query_heads(); ++head) {
     for (std::int64_t row = 0; row < request.query_len; ++row)

@@ -84,6 +84,8 @@ BatchCall::BatchCall(const Shape& shape, const std::vector<Request>& given, floa
     page_indptr.push_back(static_cast<std::int64_t>(page_ids.size()));
     query.insert(query.end(), request.query,
                  request.query + request.query_len * shape.num_query_heads() * shape.head_dim);
+    additive_masks.push_back(request.additive);
+    bit_masks.push_back(request.bits);
     rows += request.query_len;
   }
   page_ids.push_back(-1);  // data() is never null
@@ -102,6 +104,9 @@ BatchCall::BatchCall(const Shape& shape, const std::vector<Request>& given, floa
   args.pages = {page_indptr.data(), page_ids.data()};
   // Of the member: the parameter goes.
   args.sinks = this->shape.sinks.empty() ? nullptr : this->shape.sinks.data();
+  args.alibi_slopes = this->shape.slopes.empty() ? nullptr : this->shape.slopes.data();
+  args.additive_masks = additive_masks.data();
+  args.bit_masks = bit_masks.data();
 }
 
 intflash_status BatchCall::make_plan(intflash_context* context, const intflash_cache* cache) {

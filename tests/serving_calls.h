@@ -25,7 +25,8 @@ struct Shape {
   std::int64_t num_pages = 64;
   bool rotate = false;
   bool centered = false;
-  std::vector<float> sinks;  // by query head; empty = none
+  std::vector<float> sinks;   // by query head; empty = none
+  std::vector<float> slopes;  // of ALiBi, the same
   std::int32_t num_threads = 1;
   std::string isa;  // "" = the best one
 
@@ -50,6 +51,8 @@ struct Request {
   std::int64_t prefix_len = 0;
   float softmax_scale = 0;
   const float* query = nullptr;  // [query_len][num_query_heads][head_dim]
+  intflash_additive_mask additive{};
+  intflash_bit_mask bits{};
 };
 
 struct Result {
@@ -87,6 +90,8 @@ struct BatchCall {
 
   Shape shape;
   std::vector<intflash_request> requests;
+  std::vector<intflash_additive_mask> additive_masks;
+  std::vector<intflash_bit_mask> bit_masks;
   std::vector<std::int64_t> page_indptr{0};
   std::vector<std::int32_t> page_ids;
   std::vector<float> query, out, lse;

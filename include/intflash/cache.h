@@ -220,7 +220,12 @@ typedef struct intflash_batch_args {
   int32_t (*should_cancel)(void* user);  // asked now and then by every worker: not 0 ends the run
                                          // with INTFLASH_CANCELLED; NULL = never
   void* cancel_user;
-  const float* sinks;  // [num_query_heads], as in intflash_attend_args; or NULL
+  const float* sinks;         // [num_query_heads], as in intflash_attend_args; or NULL
+  const float* alibi_slopes;  // [num_query_heads], the same; or NULL
+  // [num_requests], each with data [num_query_heads][query_len][keys] whose first key stands at the
+  // request's first_key_position; stride_batch is not read. NULL = none
+  const intflash_additive_mask* additive_masks;
+  const intflash_bit_mask* bit_masks;  // [num_requests]; NULL = none
 } intflash_batch_args;
 
 // cache gives the shape; the plan runs over it and over any other cache of the same shape and

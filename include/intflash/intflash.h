@@ -165,6 +165,27 @@ typedef struct intflash_attend_desc {
   int64_t prefix_len;  // PREFIX: 0 ... kv_len
 } intflash_attend_desc;
 
+// A number per query and key that is added to the score, after the cap: head_scale * element. An
+// element of -infinity, or of the dtype's lowest finite value, hides the key. NaN and +infinity are
+// errors. Where all that a query sees of 128 keys in a row is 0, the result is the same to the bit
+// as without: a mask of zeros and -infinity is the mask that it draws.
+typedef struct intflash_additive_mask {
+  const void* data;      // [batch][num_query_heads][query_len][keys], keys contiguous; NULL = none
+  intflash_dtype dtype;  // F32 or F16
+  int64_t stride_batch;  // in elements; 0 where all share one
+  int64_t stride_head;
+  int64_t stride_query;
+  const float* head_scale;  // [num_query_heads], finite; NULL = 1
+} intflash_additive_mask;
+
+// A bit per query and each of the last num_keys keys, of which a query sees those whose bit is set:
+// the tree of a speculative decoder. Earlier keys, and what else the mask says, are as without.
+typedef struct intflash_bit_mask {
+  const uint64_t* words;  // [query_len][(num_keys + 63) / 64], key i of the last in bit i % 64 of
+                          // word i / 64; NULL = none
+  int64_t num_keys;       // 0 ... kv_len
+} intflash_bit_mask;
+
 typedef struct intflash_attend_args {
   uint32_t struct_size;
   intflash_tensor query;  // [batch][num_query_heads][query_len][head_dim]
@@ -179,6 +200,12 @@ typedef struct intflash_attend_args {
   const float* value_center;  // [batch][num_kv_heads][head_dim_v]
   const float* sinks;  // [num_query_heads]: a logit per head that joins the softmax denominator and
                        // has no value (attention sinks); -infinity or NULL = none
+  // The following are served in the modes int8 and exact.
+  intflash_additive_mask additive_mask;  // keys = kv_len
+  const float* alibi_slopes;  // [num_query_heads], finite: slope * |p - key| is taken from the
+                              // score of the query at position p = kv_len - query_len + i (ALiBi,
+                              // arXiv 2108.12409 section 3); NULL = none
+  intflash_bit_mask bit_mask;
 } intflash_attend_args;
 
 typedef struct intflash_plan_info {

@@ -246,11 +246,14 @@ class Pipeline {
 
 // ---- Other blocks ----
 
-// One stage after the other.
+// Block b, one stage after the other.
 template <std::int32_t kRowTiles, std::int32_t kSlices>
-INTFLASH_NOINLINE void attend_special_block(const TileTask& task, const ScoreBlock& block,
-                                            const std::uint64_t* keep, AmxScratch& scratch,
+INTFLASH_NOINLINE void attend_special_block(const TileTask& task, std::int32_t b,
+                                            AmxScratch& scratch,
                                             TileProducts<kRowTiles, kSlices> products) {
+  const std::int32_t num_keys = keys_to_multiply(*task.query, task.keep[b]);
+  if (num_keys == 0) return;
+  const ScoreBlock& block = task.blocks[b];
   TileScratch<Amx>& tile = scratch.tile;
   const std::int32_t channel_tiles = (task.head_dim_v + 15) / 16;
   const TileMatrix weights = weight_tiles(tile);
@@ -258,10 +261,9 @@ INTFLASH_NOINLINE void attend_special_block(const TileTask& task, const ScoreBlo
   FoldQueue<kRowTiles> fold(scratch.products);
   FoldTick<kRowTiles> tick{fold};
   products.begin_keys(block);
-  products.multiply_keys(block, keys_to_multiply(*task.query, keep) / 16, dots, {&block, nullptr},
-                         weights, tick);
+  products.multiply_keys(block, num_keys / 16, dots, {&block, nullptr}, weights, tick);
   products.store_last_tile();
-  const std::int32_t active = weigh_special_block(task, block, keep, tile);
+  const std::int32_t active = weigh_special_block(task, b, tile);
   fold.start(tile.gain, tile.accumulators, active);
   products.begin_values(block, weights);
   products.multiply_values(block, channel_tiles, weights, {nullptr, nullptr}, fold, tick);
@@ -291,8 +293,7 @@ INTFLASH_NOINLINE void attend_rows(const TileTask& task) {
       Pipeline<kRowTiles, kSlices>(own, scratch, products).run(task.blocks + b, plain);
       b += plain;
     } else {
-      attend_special_block<kRowTiles, kSlices>(own, task.blocks[b], task.keep[b], scratch,
-                                               products);
+      attend_special_block<kRowTiles, kSlices>(own, b, scratch, products);
       ++b;
     }
   }

@@ -200,10 +200,9 @@ INTFLASH_NOINLINE void enter_plain_rows(const ScoreBlock& block, const Attention
 
 // Softmax of the rows of any block in the generic form, one stage after the other: from tile.dots
 // to P, gains and accumulators of the rows that see any of its keys; returns how many do.
-INTFLASH_NOINLINE std::int32_t weigh_special_block(const TileTask& task, const ScoreBlock& block,
-                                                   const std::uint64_t* keep,
+INTFLASH_NOINLINE std::int32_t weigh_special_block(const TileTask& task, std::int32_t b,
                                                    TileScratch<Amx>& tile) {
-  const std::int32_t active = weigh_block(task, block, keep, tile);
+  const std::int32_t active = weigh_block(task, b, tile);
   for (std::int32_t a = 0; a < active; ++a) {
     std::uint8_t* weights = tile.weights[a];
     for (std::int32_t at = 0; at < kScoreBlock; at += 64)

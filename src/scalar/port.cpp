@@ -3,7 +3,7 @@
 //
 // The port that runs everywhere, and the specification of the bits: every other port equals it with
 // ==.
-#include "tile/capped_scores.h"
+#include "tile/general_scores.h"
 #include "tile/pack.h"
 #include "tile/rows.h"
 #include "tile/score_block.h"
@@ -39,6 +39,10 @@ struct Scratch {
   std::int16_t x[kScoreBlock];
   std::uint8_t weights[kScoreBlock];
   float scores[kScoreBlock];
+  std::int32_t fixed[kScoreBlock];
+  float value_log2[kScoreBlock];
+  std::int32_t kept[kScoreBlock];
+  float bias[kScoreBlock];
   ScoreBlock row_block;
 };
 
@@ -136,22 +140,32 @@ BlockWeight plain_weights(const TileTask& task, std::int32_t row, const ScoreBlo
           add_light_keys(static_cast<float>(sum), block, keep, NaturalOrder{}, distance)};
 }
 
-BlockWeight capped_weights(const TileTask& task, std::int32_t row, const ScoreBlock& block,
-                           const std::uint64_t* keep, Scratch& scratch) {
-  const float largest = capped_scores(*task.query, row, block, scratch.dots, keep, block.value_log2,
-                                      task.score_cap, scratch.scores);
+BlockWeight general_weights(const TileTask& task, std::int32_t row, std::int64_t first_key,
+                            bool is_biased, const ScoreBlock& block, const std::uint64_t* keep,
+                            Scratch& scratch) {
+  const bool is_capped = task.score_cap > 0.0f;
   for (std::int32_t key = 0; key < kScoreBlock; ++key)
-    scratch.x[key] = fixed_score(scratch.scores[key], largest);
-  const std::int32_t sum = quantize_weights(0, kCappedScale, block, keep, scratch);
+    scratch.value_log2[key] = static_cast<float>(block.value_log2[key]) * 0x1p-9f;
+  if (keep != nullptr) NaturalOrder::expand(keep, scratch.kept);
+  if (is_biased) row_bias(task.bias, row, first_key, scratch.bias);
+  const GeneralRow form = {task.query->factor[row], is_capped ? task.query->score_term[row] : 0.0f,
+                           task.score_cap,          is_biased ? scratch.bias : nullptr,
+                           scratch.value_log2,      keep != nullptr ? scratch.kept : nullptr};
+  const float largest = general_scores(form, block, scratch.dots, scratch.scores);
+  fixed_scores(scratch.scores, largest, scratch.fixed);
+  NaturalOrder::narrow(scratch.fixed, scratch.x);
+  const std::int32_t sum = quantize_weights(0, kGeneralScale, block, keep, scratch);
   const auto distance = [&](std::int32_t key, std::int32_t log2) {
     return (largest - scratch.scores[key]) + static_cast<float>(log2) * 0x1p-9f;
   };
   return {largest, add_light_keys(static_cast<float>(sum), block, keep, NaturalOrder{}, distance)};
 }
 
-void attend_row(const TileTask& task, std::int32_t row, const ScoreBlock& shared,
-                const std::uint64_t* keep, Scratch& scratch) {
+// A row against block b of the task.
+void attend_row(const TileTask& task, std::int32_t row, std::int32_t b, Scratch& scratch) {
   const QueryTile& query = *task.query;
+  const ScoreBlock& shared = task.blocks[b];
+  const std::uint64_t* keep = task.keep[b] == nullptr ? nullptr : task.keep[b] + 2 * row;
   const ScoreBlock* block = &shared;
   if (keep != nullptr) {
     if ((keep[0] | keep[1]) == 0) return;
@@ -162,8 +176,10 @@ void attend_row(const TileTask& task, std::int32_t row, const ScoreBlock& shared
     block = &scratch.row_block;
   }
   query_dot_keys(query.codes + row * query.code_stride, *block, query.head_dim, scratch);
-  const BlockWeight weight = task.score_cap > 0.0f
-                                 ? capped_weights(task, row, *block, keep, scratch)
+  const bool is_biased = (biased_rows(task, b) >> row & 1) != 0;
+  const BlockWeight weight = task.score_cap > 0.0f || is_biased
+                                 ? general_weights(task, row, task.first_key + b * kScoreBlock,
+                                                   is_biased, *block, keep, scratch)
                                  : plain_weights(task, row, *block, keep, scratch);
   keep_in_reach(task.state, row, task.head_dim_v, weight.exponent);
   const float alpha = exp2_of(weight.exponent - task.state.reference[row]);
@@ -176,10 +192,7 @@ void attend_row(const TileTask& task, std::int32_t row, const ScoreBlock& shared
 void attend_tile(const TileTask& task) {
   Scratch& scratch = *static_cast<Scratch*>(task.scratch);
   for (std::int32_t b = 0; b < task.num_blocks; ++b) {
-    for (std::int32_t r = 0; r < task.query->rows; ++r) {
-      attend_row(task, r, task.blocks[b], task.keep[b] == nullptr ? nullptr : task.keep[b] + 2 * r,
-                 scratch);
-    }
+    for (std::int32_t r = 0; r < task.query->rows; ++r) attend_row(task, r, b, scratch);
   }
 }
 

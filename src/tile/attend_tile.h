@@ -38,7 +38,7 @@ struct TileScratch {
   alignas(64) float sum[kPaddedRows];
   alignas(64) float gain[kPaddedRows];
   float* accumulators[Isa::kTileRows];
-  SoftmaxScratch softmax;
+  GeneralScratch general;
   ScoreBlock row_blocks[Isa::kTileRows];  // factors of rows that do not share the block's
 
   RowScale scale(std::int32_t a) const {
@@ -109,11 +109,33 @@ INTFLASH_NOINLINE void weights_of_rows(const std::int32_t* INTFLASH_RESTRICT wei
   }
 }
 
-// Rows that see any key of the block, by their keep words [rows][2], with their factors and fixed
-// points; returns how many.
+// How many rows are active: those of the plain score form come first.
+struct ActiveRows {
+  std::int32_t plain;
+  std::int32_t all;
+};
+
+// Lists a row that sees keys of the block, with its factors and fixed point.
 template <class Isa>
-INTFLASH_NOINLINE std::int32_t choose_rows(const QueryTile& query, const ScoreBlock& block,
-                                           const std::uint64_t* keep, TileScratch<Isa>& scratch) {
+INTFLASH_INLINE void choose_row(const QueryTile& query, const ScoreBlock& block, std::int32_t row,
+                                const std::uint64_t* words, PartialFactors<Isa>& partial,
+                                LargestScales& largest, std::int32_t active,
+                                TileScratch<Isa>& scratch) {
+  const std::uint64_t* before = active > 0 ? scratch.keep[active - 1] : nullptr;
+  const bool as_before = before != nullptr && words[0] == before[0] && words[1] == before[1];
+  if (!as_before) largest = largest_seen<Isa>(block, words);
+  scratch.factors[active] = as_before ? scratch.factors[active - 1] : &partial.of(largest);
+  scratch.row[active] = row;
+  scratch.keep[active] = words;
+  scratch.set_scale(active, row_scale(query, row, largest.key_exponent, largest.key_mantissa));
+}
+
+// Rows that see any key of the block, by their keep words [rows][2]. general: a bit per row that
+// has its scores in the general form.
+template <class Isa>
+INTFLASH_NOINLINE ActiveRows choose_rows(const QueryTile& query, const ScoreBlock& block,
+                                         const std::uint64_t* keep, std::uint32_t general,
+                                         TileScratch<Isa>& scratch) {
   std::uint64_t seen[2] = {};
   for (std::int32_t r = 0; r < query.rows; ++r) {
     seen[0] |= keep[2 * r];
@@ -121,19 +143,17 @@ INTFLASH_NOINLINE std::int32_t choose_rows(const QueryTile& query, const ScoreBl
   }
   PartialFactors<Isa> partial(block, seen, scratch.row_blocks, Isa::kTileRows);
   LargestScales largest{};
-  std::int32_t active = 0;
-  for (std::int32_t r = 0; r < query.rows; ++r) {
-    const std::uint64_t* words = keep + 2 * r;
-    if ((words[0] | words[1]) == 0) continue;
-    const bool as_before = active > 0 && words[0] == words[-2] && words[1] == words[-1];
-    if (!as_before) largest = largest_seen<Isa>(block, words);
-    const ScoreBlock* factors = as_before ? scratch.factors[active - 1] : &partial.of(largest);
-    scratch.row[active] = r;
-    scratch.factors[active] = factors;
-    scratch.keep[active] = words;
-    scratch.set_scale(active, row_scale(query, r, largest.key_exponent, largest.key_mantissa));
-    ++active;
-  }
+  ActiveRows active{};
+  const auto choose = [&](std::uint32_t candidates) {
+    for (std::int32_t r = 0; r < query.rows; ++r) {
+      const std::uint64_t* words = keep + 2 * r;
+      if ((candidates >> r & 1) == 0 || (words[0] | words[1]) == 0) continue;
+      choose_row<Isa>(query, block, r, words, partial, largest, active.all++, scratch);
+    }
+  };
+  choose(~general);
+  active.plain = active.all;
+  if (general != 0) choose(general);
   return active;
 }
 
@@ -165,13 +185,40 @@ INTFLASH_INLINE void weigh_rows(const QueryTile& query, Rows rows, std::int32_t 
   }
 }
 
+// Softmax of the active rows from first on in the general score form. The rows of biased have a
+// bias.
 template <class Isa, class Rows>
-INTFLASH_NOINLINE void weigh_capped_rows(const TileTask& task, Rows rows, std::int32_t active,
-                                         TileScratch<Isa>& scratch) {
-  for (std::int32_t a = 0; a < active; ++a) {
-    const BlockWeight weight = capped_softmax_row<Isa, Rows::kMasked>(
-        *task.query, rows.row(a), rows.factors(a), scratch.dots[rows.row(a)], rows.keep(a),
-        task.score_cap, scratch.softmax, scratch.weights[a]);
+INTFLASH_NOINLINE void weigh_general_rows(const TileTask& task, std::int64_t first_key,
+                                          std::uint32_t biased, Rows rows, std::int32_t first,
+                                          std::int32_t active, TileScratch<Isa>& scratch) {
+  const QueryTile& query = *task.query;
+  GeneralScratch& general = scratch.general;
+  const ScoreBlock* widened = nullptr;
+  const std::uint64_t* expanded = nullptr;
+  const BiasRow* filled = nullptr;
+  for (std::int32_t a = first; a < active; ++a) {
+    const std::int32_t row = rows.row(a);
+    const ScoreBlock& block = rows.factors(a);
+    const std::uint64_t* keep = rows.keep(a);
+    if (widened != &block) widen_value_log2<Isa>(block, general.value_log2);
+    widened = &block;
+    if (Rows::kMasked &&
+        (expanded == nullptr || keep[0] != expanded[0] || keep[1] != expanded[1])) {
+      NarrowedOrder<Isa>::expand(keep, general.kept);
+      expanded = keep;
+    }
+    const bool is_biased = (biased >> row & 1) != 0;
+    if (is_biased && (filled == nullptr || !same_bias(task.bias.rows[row], *filled))) {
+      filled = task.bias.rows + row;
+      row_bias(task.bias, row, first_key, general.bias);
+    }
+    const bool is_capped = task.score_cap > 0.0f;
+    const GeneralRow form = {query.factor[row],  is_capped ? query.score_term[row] : 0.0f,
+                             task.score_cap,     is_biased ? general.bias : nullptr,
+                             general.value_log2, Rows::kMasked ? general.kept : nullptr};
+    const float largest = general_scores(form, block, scratch.dots[row], general.scores);
+    const BlockWeight weight = weigh_general_row<Isa, Rows::kMasked>(
+        largest, block, keep, general, scratch.x[a], scratch.weights[a]);
     scratch.exponent[a] = weight.exponent;
     scratch.sum[a] = weight.sum;
   }
@@ -206,38 +253,48 @@ INTFLASH_INLINE void enter_rows(const TileTask& task, Rows rows, std::int32_t ac
 }
 
 template <class Isa, class Rows>
-INTFLASH_INLINE void weigh_and_enter(const TileTask& task, Rows rows, std::int32_t active,
+INTFLASH_INLINE void weigh_and_enter(const TileTask& task, std::int64_t first_key,
+                                     std::uint32_t biased, Rows rows, ActiveRows active,
                                      TileScratch<Isa>& scratch) {
-  if (task.score_cap > 0.0f) {
-    weigh_capped_rows<Isa>(task, rows, active, scratch);
-  } else {
-    weigh_rows<Isa>(*task.query, rows, active, scratch);
-  }
-  enter_rows<Isa>(task, rows, active, scratch);
+  if (active.plain > 0) weigh_rows<Isa>(*task.query, rows, active.plain, scratch);
+  if (active.plain < active.all)
+    weigh_general_rows<Isa>(task, first_key, biased, rows, active.plain, active.all, scratch);
+  enter_rows<Isa>(task, rows, active.all, scratch);
 }
 
-// From scratch.dots to P, states and gains of the rows that see any key of the block; returns how
-// many do. keep: words [rows][2], or nullptr where every row sees every key.
+// From scratch.dots to P, states and gains of the rows that see any key of block b; returns how
+// many do.
 template <class Isa>
-INTFLASH_INLINE std::int32_t weigh_block(const TileTask& task, const ScoreBlock& block,
-                                         const std::uint64_t* keep, TileScratch<Isa>& scratch) {
+INTFLASH_INLINE std::int32_t weigh_block(const TileTask& task, std::int32_t b,
+                                         TileScratch<Isa>& scratch) {
   const QueryTile& query = *task.query;
+  const ScoreBlock& block = task.blocks[b];
+  const std::uint64_t* keep = task.keep[b];
+  const std::int64_t first_key = task.first_key + b * kScoreBlock;
+  const bool is_capped = task.score_cap > 0.0f;
   if (keep == nullptr) {
     scale_all_rows(query, block.key_exponent, block.key_mantissa, scratch.scale_exponent,
                    scratch.shift, scratch.value_multiplier);
-    weigh_and_enter<Isa>(task, AllRows{block}, query.rows, scratch);
+    const ActiveRows all = {is_capped ? 0 : query.rows, query.rows};
+    weigh_and_enter<Isa>(task, first_key, 0, AllRows{block}, all, scratch);
     return query.rows;
   }
-  const std::int32_t active = choose_rows(query, block, keep, scratch);
-  weigh_and_enter<Isa>(task, ChosenRows<Isa>{scratch}, active, scratch);
-  return active;
+  const std::uint32_t biased = biased_rows(task, b);
+  const ActiveRows active =
+      choose_rows(query, block, keep, is_capped ? ~std::uint32_t{0} : biased, scratch);
+  weigh_and_enter<Isa>(task, first_key, biased, ChosenRows<Isa>{scratch}, active, scratch);
+  return active.all;
 }
 
-// Half of the block where no row sees the other half.
+// Half of the block where no row sees the other half; 0 where none sees any of it.
 INTFLASH_INLINE std::int32_t keys_to_multiply(const QueryTile& query, const std::uint64_t* keep) {
-  std::uint64_t high = keep == nullptr ? 1 : 0;
-  for (std::int32_t r = 0; keep != nullptr && r < query.rows; ++r) high |= keep[2 * r + 1];
-  return high != 0 ? kScoreBlock : kBlockTokens;
+  if (keep == nullptr) return kScoreBlock;
+  std::uint64_t low = 0, high = 0;
+  for (std::int32_t r = 0; r < query.rows; ++r) {
+    low |= keep[2 * r];
+    high |= keep[2 * r + 1];
+  }
+  return high != 0 ? kScoreBlock : low != 0 ? kBlockTokens : 0;
 }
 
 template <class Isa>
@@ -248,10 +305,10 @@ void attend_tile(const TileTask& task) {
   Isa::prepare_query(query, products);
   for (std::int32_t b = 0; b < task.num_blocks; ++b) {
     const ScoreBlock& block = task.blocks[b];
-    const std::uint64_t* keep = task.keep[b];
-    const std::int32_t num_keys = keys_to_multiply(query, keep);
+    const std::int32_t num_keys = keys_to_multiply(query, task.keep[b]);
+    if (num_keys == 0) continue;
     Isa::qk_tile(query, products, block, num_keys, scratch.dots[0]);
-    const std::int32_t active = weigh_block(task, block, keep, scratch);
+    const std::int32_t active = weigh_block(task, b, scratch);
     const ScoreBlock& next = task.blocks[b + 1 < task.num_blocks ? b + 1 : b];
     Isa::pv_tile(products, scratch.weights[0], active, block, next, query.head_dim, num_keys,
                  task.head_dim_v, scratch.gain, scratch.accumulators);

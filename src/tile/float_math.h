@@ -35,13 +35,15 @@ INTFLASH_INLINE float mantissa_of(float x) {
   return bits_as<float>((bits_as<std::int32_t>(x) & 0x007fffff) | 0x3f000000);
 }
 
-// The larger of x and a constant. max_of would leave g++ 12 a branch to thread through what
-// follows, and loops would not vectorize.
-INTFLASH_INLINE float at_least(float x, float floor) {
-  const std::int32_t below = -static_cast<std::int32_t>(x < floor);
-  return bits_as<float>((bits_as<std::int32_t>(x) & ~below) |
-                        (bits_as<std::int32_t>(floor) & below));
+// a where condition holds, else b. A conditional expression would leave g++ 12 a branch to thread
+// through what follows, and loops would not vectorize.
+INTFLASH_INLINE float select_float(bool condition, float a, float b) {
+  const std::int32_t mask = -static_cast<std::int32_t>(condition);
+  return bits_as<float>((bits_as<std::int32_t>(a) & mask) | (bits_as<std::int32_t>(b) & ~mask));
 }
+
+// The larger of x and a constant.
+INTFLASH_INLINE float at_least(float x, float floor) { return select_float(x < floor, floor, x); }
 
 // 2^x for x <= 126; 0 below 2^-126. Relative error 2e-7: a minimax polynomial of degree 5 on [0,
 // 1), exact at 0. Written without branches, so that loops over it vectorize.

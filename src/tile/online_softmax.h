@@ -8,7 +8,7 @@
 
 #include <cstdint>
 
-#include "tile/capped_scores.h"
+#include "tile/general_scores.h"
 #include "tile/score_block.h"
 #include "tile/weights.h"
 
@@ -181,11 +181,6 @@ INTFLASH_INLINE void sum_of_rows(const typename Isa::I32* lanes, std::int32_t ro
   }
 }
 
-struct SoftmaxScratch {
-  alignas(64) std::int16_t x[kScoreBlock];
-  alignas(64) float scores[kScoreBlock];
-};
-
 // Adds the light keys of a row's block to its sum; their scores are looked up in x.
 template <class Isa>
 INTFLASH_INLINE float add_light_keys_of_row(float sum, std::int32_t largest, RowScale scale,
@@ -200,23 +195,33 @@ INTFLASH_INLINE float add_light_keys_of_row(float sum, std::int32_t largest, Row
   return add_light_keys(sum, block, keep, position, distance);
 }
 
-template <class Isa, bool kMasked>
-INTFLASH_INLINE BlockWeight capped_softmax_row(const QueryTile& query, std::int32_t row,
-                                               const ScoreBlock& block, const std::int32_t* dots,
-                                               const std::uint64_t* keep, float cap,
-                                               SoftmaxScratch& scratch, std::uint8_t* weights) {
+// What the general score form keeps of the row before, since the next one often shares it.
+struct GeneralScratch {
+  alignas(64) float scores[kScoreBlock];
+  alignas(64) std::int32_t fixed[kScoreBlock];
+  alignas(64) float value_log2[kScoreBlock];
+  alignas(64) std::int32_t kept[kScoreBlock];
+  alignas(64) float bias[kScoreBlock];
+};
+
+// value_log2 of a block as floats in natural order.
+template <class Isa>
+INTFLASH_NOINLINE void widen_value_log2(const ScoreBlock& block, float* value_log2) {
   const NarrowedOrder<Isa> position;
-  alignas(64) std::int16_t value_log2[kScoreBlock];
   for (std::int32_t key = 0; key < kScoreBlock; ++key)
-    value_log2[key] = block.value_log2[position(key)];
-  const float largest =
-      capped_scores(query, row, block, dots, keep, value_log2, cap, scratch.scores);
-  alignas(64) std::int16_t fixed[kScoreBlock];
-  for (std::int32_t key = 0; key < kScoreBlock; ++key)
-    fixed[key] = fixed_score(scratch.scores[key], largest);
-  for (std::int32_t key = 0; key < kScoreBlock; ++key) scratch.x[position(key)] = fixed[key];
-  const std::int32_t sum = Isa::sum_lanes(
-      weigh_lanes<Isa, kMasked>(scratch.x, 0, kCappedScale.exponent, block, keep, weights));
+    value_log2[key] = static_cast<float>(block.value_log2[position(key)]) * 0x1p-9f;
+}
+
+// Softmax of one row from its scores in f32, as general_scores left them in scratch.
+template <class Isa, bool kMasked>
+INTFLASH_INLINE BlockWeight weigh_general_row(float largest, const ScoreBlock& block,
+                                              const std::uint64_t* keep, GeneralScratch& scratch,
+                                              std::int16_t* x, std::uint8_t* weights) {
+  const NarrowedOrder<Isa> position;
+  fixed_scores(scratch.scores, largest, scratch.fixed);
+  position.narrow(scratch.fixed, x);
+  const std::int32_t sum =
+      Isa::sum_lanes(weigh_lanes<Isa, kMasked>(x, 0, kGeneralScale.exponent, block, keep, weights));
   const auto distance = [&](std::int32_t key, std::int32_t log2) {
     return (largest - scratch.scores[key]) + static_cast<float>(log2) * 0x1p-9f;
   };

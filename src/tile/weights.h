@@ -24,7 +24,7 @@ constexpr std::int32_t kWeightPlaces = 2;   // kExp2One = 2^(2 + 1) * kWeightOne
 constexpr std::int32_t kWeightToU8 = 2048;  // 4080 to 255 in Q15
 
 // The fixed point of the general score form.
-constexpr RowScale kCappedScale = {-kExponentBits, 0, 0};
+constexpr RowScale kGeneralScale = {-kExponentBits, 0, 0};
 
 // 4080 * 2^(-distance * 2^exponent) for 0 <= distance < 2^16, rounded.
 INTFLASH_INLINE std::int32_t weight_of(std::int32_t distance, std::int32_t exponent) {

@@ -1,0 +1,255 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+#include "score_bias.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "checks.h"
+#include "reference.h"
+#include "tile/widen.h"
+
+namespace intflash {
+namespace {
+
+static_assert(std::endian::native == std::endian::little, "the first flag is the lowest byte");
+
+constexpr double kLog2E = 1.44269504088896340736;
+constexpr float kMaxFactor = 1e30f;
+
+// The classes of an element by its bits; f16 has those of f32 in 16.
+template <class Bits>
+struct FloatBits;
+template <>
+struct FloatBits<std::uint32_t> {
+  static constexpr std::uint32_t kInfinity = 0x7f800000, kSign = 0x80000000;
+};
+template <>
+struct FloatBits<std::uint16_t> {
+  static constexpr std::uint16_t kInfinity = 0x7c00, kSign = 0x8000;
+};
+
+// NaN and +infinity.
+template <class Bits>
+bool is_bad(Bits element) {
+  using Of = FloatBits<Bits>;
+  return static_cast<Bits>(element & ~Of::kSign) > Of::kInfinity || element == Of::kInfinity;
+}
+// -infinity and the lowest finite value.
+template <class Bits>
+bool hides(Bits element) {
+  return element >= (FloatBits<Bits>::kSign | (FloatBits<Bits>::kInfinity - 1));
+}
+template <class Bits>
+bool is_zero(Bits element) {
+  return static_cast<Bits>(element << 1) == 0;
+}
+
+template <class Bits>
+bool any_bad(const void* elements, std::int64_t count) {
+  const Bits* bits = static_cast<const Bits*>(elements);
+  bool bad = false;
+  for (std::int64_t i = 0; i < count; ++i) bad |= is_bad(bits[i]);
+  return bad;
+}
+
+// Eight bytes of 0 or 1 as eight bits: the product moves byte i to bit 56 + i, and no two meet.
+std::uint64_t bits_of_bytes(const std::uint8_t* flags) {
+  std::uint64_t bytes;
+  std::memcpy(&bytes, flags, sizeof bytes);
+  return (bytes * 0x0102040810204080u) >> 56;
+}
+std::uint64_t word_of_flags(const std::uint8_t* flags) {
+  std::uint64_t word = 0;
+  for (int i = 0; i < 8; ++i) word |= bits_of_bytes(flags + 8 * i) << (8 * i);
+  return word;
+}
+
+struct MaskWords {
+  std::uint64_t hidden, nonzero;
+};
+// Of up to 64 elements, the first of which belongs to bit first.
+template <class Bits>
+MaskWords mask_words(const void* elements, std::int64_t first, std::int64_t count) {
+  const Bits* bits = static_cast<const Bits*>(elements);
+  std::uint8_t hidden[kBlockTokens] = {};
+  std::uint8_t nonzero[kBlockTokens] = {};
+  for (std::int64_t i = 0; i < count; ++i) {
+    hidden[first + i] = hides(bits[i]) ? 1 : 0;
+    nonzero[first + i] = is_zero(bits[i]) ? 0 : 1;
+  }
+  return {word_of_flags(hidden), word_of_flags(nonzero)};
+}
+
+const void* elements_of(const intflash_additive_mask& mask, std::int64_t batch, std::int64_t head,
+                        std::int64_t query) {
+  if (mask.data == nullptr) return nullptr;
+  const std::int64_t offset =
+      batch * mask.stride_batch + head * mask.stride_head + query * mask.stride_query;
+  return static_cast<const char*>(mask.data) + offset * dtype_bytes(mask.dtype);
+}
+
+double element_of(const intflash_additive_mask& mask, const void* elements, std::int64_t key) {
+  return mask.dtype == INTFLASH_F32
+             ? static_cast<double>(static_cast<const float*>(elements)[key])
+             : static_cast<double>(widen_f16(static_cast<const std::uint16_t*>(elements)[key]));
+}
+bool hides_key(const intflash_additive_mask& mask, const void* elements, std::int64_t key) {
+  return mask.dtype == INTFLASH_F32 ? hides(static_cast<const std::uint32_t*>(elements)[key])
+                                    : hides(static_cast<const std::uint16_t*>(elements)[key]);
+}
+
+// Heads whose masks differ.
+std::int64_t distinct_heads(const intflash_additive_mask& mask, std::int64_t heads) {
+  return mask.stride_head == 0 ? 1 : heads;
+}
+
+std::int64_t words_per_query(const intflash_bit_mask& mask) { return (mask.num_keys + 63) / 64; }
+
+// Bits [first, first + 64) of a row of bits; those before the row's first are set.
+std::uint64_t shifted_word(const std::uint64_t* bits, std::int64_t num_bits, std::int64_t first) {
+  if (first <= -64) return ~std::uint64_t{0};
+  const std::int64_t words = (num_bits + 63) / 64;
+  const auto word = [&](std::int64_t i) {
+    return i < 0 ? ~std::uint64_t{0} : i < words ? bits[i] : std::uint64_t{0};
+  };
+  const std::int64_t index = first >= 0 ? first / 64 : -1;
+  const std::int64_t shift = first - index * 64;
+  return shift == 0 ? word(index) : word(index) >> shift | word(index + 1) << (64 - shift);
+}
+
+intflash_status check_factors(const char* name, const float* factors, std::int64_t heads) {
+  for (std::int64_t h = 0; factors != nullptr && h < heads; ++h) {
+    if (std::fabs(factors[h]) <= kMaxFactor) continue;
+    return fail(INTFLASH_NONFINITE_INPUT, "%s[%lld] = %g: must be at most %g in magnitude", name,
+                static_cast<i64>(h), static_cast<double>(factors[h]),
+                static_cast<double>(kMaxFactor));
+  }
+  return INTFLASH_OK;
+}
+
+}  // namespace
+
+intflash_status check_additive_mask(const intflash_additive_mask& mask, std::int64_t heads) {
+  if (mask.data == nullptr) return INTFLASH_OK;
+  if (mask.dtype != INTFLASH_F32 && mask.dtype != INTFLASH_F16) {
+    return fail(INTFLASH_INVALID_ARGUMENT, "additive_mask.dtype = %d: must be F32 or F16",
+                static_cast<int>(mask.dtype));
+  }
+  if (mask.stride_batch < 0 || mask.stride_head < 0 || mask.stride_query < 0) {
+    return fail(INTFLASH_BAD_STRIDE,
+                "additive_mask: strides %lld (batch), %lld (head), %lld (query): must be >= 0",
+                static_cast<i64>(mask.stride_batch), static_cast<i64>(mask.stride_head),
+                static_cast<i64>(mask.stride_query));
+  }
+  return check_factors("additive_mask.head_scale", mask.head_scale, heads);
+}
+
+intflash_status check_bit_mask(const intflash_bit_mask& mask, std::int64_t kv_len) {
+  if (mask.words == nullptr || (mask.num_keys >= 0 && mask.num_keys <= kv_len)) return INTFLASH_OK;
+  return fail(INTFLASH_BAD_SHAPE, "bit_mask.num_keys = %lld: must be 0 ... kv_len = %lld",
+              static_cast<i64>(mask.num_keys), static_cast<i64>(kv_len));
+}
+
+intflash_status check_slopes(const float* slopes, std::int64_t heads) {
+  return check_factors("alibi_slopes", slopes, heads);
+}
+
+bool has_bad_element(const ScoreBias& bias, std::int64_t batch, std::int64_t heads,
+                     std::int64_t query) {
+  if (bias.additive.data == nullptr) return false;
+  const std::int64_t count = bias.rule.kv_len - bias.rule.kv_begin;
+  bool bad = false;
+  for (std::int64_t h = 0; h < distinct_heads(bias.additive, heads); ++h) {
+    const void* elements = elements_of(bias.additive, batch, h, query);
+    bad |= bias.additive.dtype == INTFLASH_F32 ? any_bad<std::uint32_t>(elements, count)
+                                               : any_bad<std::uint16_t>(elements, count);
+  }
+  return bad;
+}
+
+intflash_status report_bad_element(const char* name, const ScoreBias& bias, std::int64_t batch,
+                                   std::int64_t heads, std::int64_t query) {
+  for (std::int64_t h = 0; h < distinct_heads(bias.additive, heads); ++h) {
+    const void* elements = elements_of(bias.additive, batch, h, query);
+    for (std::int64_t key = 0; key < bias.rule.kv_len - bias.rule.kv_begin; ++key) {
+      const double element = element_of(bias.additive, elements, key);
+      if (element < std::numeric_limits<double>::infinity()) continue;
+      return fail(INTFLASH_NONFINITE_INPUT,
+                  "%s[batch %lld][head %lld][query %lld][key %lld] = %g: must be finite, or "
+                  "-infinity to hide the key",
+                  name, static_cast<i64>(batch), static_cast<i64>(h), static_cast<i64>(query),
+                  static_cast<i64>(key), element);
+    }
+  }
+  return INTFLASH_OK;
+}
+
+BiasRow bias_row(const ScoreBias& bias, std::int64_t batch, std::int64_t head, std::int64_t query) {
+  const float* scale = bias.additive.head_scale;
+  BiasRow row{};
+  row.elements = elements_of(bias.additive, batch, head, query);
+  row.factor =
+      static_cast<float>(kLog2E * (scale != nullptr ? static_cast<double>(scale[head]) : 1));
+  if (bias.alibi_slopes != nullptr)
+    row.slope = static_cast<float>(kLog2E * static_cast<double>(bias.alibi_slopes[head]));
+  row.position = bias.rule.kv_len - bias.rule.query_len + query;
+  return row;
+}
+
+const std::uint64_t* bit_row(const ScoreBias& bias, std::int64_t query) {
+  return bias.bits.words == nullptr ? nullptr
+                                    : bias.bits.words + query * words_per_query(bias.bits);
+}
+
+bool mask_row(const ScoreBias& bias, const BiasRow& row, const std::uint64_t* bits,
+              std::int64_t first_key, std::uint64_t* keep) {
+  const bool is_f32 = bias.additive.dtype == INTFLASH_F32;
+  std::uint64_t nonzero = 0;
+  for (int half = 0; half < 2; ++half) {
+    const std::int64_t first = first_key + half * kBlockTokens;
+    if (bits != nullptr)
+      keep[half] &=
+          shifted_word(bits, bias.bits.num_keys, first - (bias.rule.kv_len - bias.bits.num_keys));
+    const std::int64_t begin = std::max(first, bias.rule.kv_begin);
+    const std::int64_t end = std::min(first + kBlockTokens, bias.rule.kv_len);
+    if (row.elements == nullptr || keep[half] == 0 || begin >= end) continue;
+    const void* elements =
+        static_cast<const char*>(row.elements) + (begin - bias.rule.kv_begin) * (is_f32 ? 4 : 2);
+    const MaskWords words = is_f32
+                                ? mask_words<std::uint32_t>(elements, begin - first, end - begin)
+                                : mask_words<std::uint16_t>(elements, begin - first, end - begin);
+    keep[half] &= ~words.hidden;
+    nonzero |= words.nonzero & keep[half];
+  }
+  return (keep[0] | keep[1]) != 0 && (row.slope != 0 || (nonzero != 0 && row.factor != 0));
+}
+
+double bias_of_key(const ScoreBias& bias, std::int64_t batch, std::int64_t head, std::int64_t query,
+                   std::int64_t key) {
+  constexpr double kHidden = -std::numeric_limits<double>::infinity();
+  const std::int64_t first_bit = bias.rule.kv_len - bias.bits.num_keys;
+  if (const std::uint64_t* bits = bit_row(bias, query); bits != nullptr && key >= first_bit) {
+    const std::int64_t bit = key - first_bit;
+    if ((bits[bit / 64] >> (bit % 64) & 1) == 0) return kHidden;
+  }
+  double sum = 0;
+  if (const void* elements = elements_of(bias.additive, batch, head, query)) {
+    const std::int64_t index = key - bias.rule.kv_begin;
+    if (hides_key(bias.additive, elements, index)) return kHidden;
+    const float* scale = bias.additive.head_scale;
+    sum = element_of(bias.additive, elements, index) *
+          (scale != nullptr ? static_cast<double>(scale[head]) : 1);
+  }
+  if (bias.alibi_slopes != nullptr) {
+    const std::int64_t position = bias.rule.kv_len - bias.rule.query_len + query;
+    sum -= static_cast<double>(bias.alibi_slopes[head]) *
+           static_cast<double>(std::abs(position - key));
+  }
+  return sum;
+}
+
+}  // namespace intflash
