@@ -179,20 +179,20 @@ void scan_masks(BatchRun& run, std::int64_t task) {
   const std::int64_t end = plan.num_queries * (task + 1) / tasks;
   for (std::int64_t query = plan.num_queries * task / tasks; query < end; ++query) {
     const std::int64_t request = request_of(plan, query);
-    if (has_bad_element(score_bias(run, request), 0, plan.num_query_heads,
-                        query - plan.requests[request].first_query))
+    if (has_bad_mask(*plan.context->port->kernels, score_bias(run, request), 0,
+                     plan.num_query_heads, query - plan.requests[request].first_query))
       lower_to(run.first_bad_bias, query);
   }
 }
 
-intflash_status report_bad_mask(const BatchRun& run) {
+intflash_status report_bad_masks(const BatchRun& run) {
   const std::int64_t query = run.first_bad_bias.load(std::memory_order_relaxed);
   if (query == INT64_MAX) return INTFLASH_OK;
   const std::int64_t request = request_of(*run.plan, query);
   char name[48];
   std::snprintf(name, sizeof name, "additive_masks[%lld]", static_cast<i64>(request));
-  return report_bad_element(name, score_bias(run, request), 0, run.plan->num_query_heads,
-                            query - run.plan->requests[request].first_query);
+  return report_bad_mask(name, score_bias(run, request), 0, run.plan->num_query_heads,
+                         query - run.plan->requests[request].first_query);
 }
 
 bool was_cancelled(BatchRun& run) {
@@ -223,7 +223,7 @@ std::int64_t num_tasks(const intflash_batch_plan& plan, std::int32_t phase) {
 
 intflash_status result_of(const BatchRun& run) {
   intflash_status status = report_bad(run.query_tensor(), run.query);
-  if (status == INTFLASH_OK) status = report_bad_mask(run);
+  if (status == INTFLASH_OK) status = report_bad_masks(run);
   if (status == INTFLASH_OK) status = check_score_range(score_range(run));
   if (status == INTFLASH_OK && run.cancelled.load(std::memory_order_relaxed) != 0)
     status = fail(INTFLASH_CANCELLED, "should_cancel asked for the end of the run");

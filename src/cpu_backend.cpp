@@ -102,13 +102,13 @@ intflash_status scan_bias(const Call& call, const Team& team) {
   first_bad.store(INT64_MAX, std::memory_order_relaxed);
   const std::int64_t batches = bias.additive.stride_batch == 0 ? 1 : p.batch;
   team.for_each(batches * p.query_len, [&](const Worker&, std::int64_t i) {
-    if (has_bad_element(bias, i / p.query_len, p.num_query_heads, i % p.query_len))
+    if (has_bad_mask(call.kernels(), bias, i / p.query_len, p.num_query_heads, i % p.query_len))
       lower_to(first_bad, i);
   });
   const std::int64_t bad = first_bad.load(std::memory_order_relaxed);
   if (bad == INT64_MAX) return INTFLASH_OK;
-  return report_bad_element("additive_mask", bias, bad / p.query_len, p.num_query_heads,
-                            bad % p.query_len);
+  return report_bad_mask("additive_mask", bias, bad / p.query_len, p.num_query_heads,
+                         bad % p.query_len);
 }
 
 intflash_status attend(const intflash_plan& plan, const intflash_attend_args& args,

@@ -85,8 +85,8 @@ intflash_status attend(const intflash_plan& plan, const intflash_attend_args& ar
   const ScoreBias bias = {args.additive_mask, args.alibi_slopes, args.bit_mask, p.mask};
   for (std::int64_t i = 0; i < p.batch * p.query_len; ++i) {
     const std::int64_t b = i / p.query_len;
-    if (has_bad_element(bias, b, p.num_query_heads, i % p.query_len))
-      return report_bad_element("additive_mask", bias, b, p.num_query_heads, i % p.query_len);
+    if (has_bad_mask(*plan.context->port->kernels, bias, b, p.num_query_heads, i % p.query_len))
+      return report_bad_mask("additive_mask", bias, b, p.num_query_heads, i % p.query_len);
   }
   RowLoop loop{plan, args, static_cast<char*>(workspace)};
   run_parallel(plan.context->parallel, plan.layout.num_workers, run_worker, &loop);

@@ -107,7 +107,7 @@ std::uint32_t mask_block(const RowGroup& group, const Tile& tile, std::int64_t f
   write_keep_words(tile.ranges, rows, first_key, words);
   std::uint32_t biased = 0;
   for (std::int32_t r = 0; group.bias != nullptr && r < rows; ++r) {
-    if (mask_row(*group.bias, tile.bias[r], tile.bits[r], first_key, words + 2 * r))
+    if (mask_row(*group.kernels, *group.bias, tile.bias[r], tile.bits[r], first_key, words + 2 * r))
       biased |= std::uint32_t{1} << r;
   }
   return biased;

@@ -3,86 +3,19 @@
 #include "score_bias.h"
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
-#include <cstring>
 #include <limits>
 
 #include "checks.h"
 #include "reference.h"
+#include "tile/mask_words.h"
 #include "tile/widen.h"
 
 namespace intflash {
 namespace {
 
-static_assert(std::endian::native == std::endian::little, "the first flag is the lowest byte");
-
 constexpr double kLog2E = 1.44269504088896340736;
-constexpr float kMaxFactor = 1e30f;
-
-// The classes of an element by its bits; f16 has those of f32 in 16.
-template <class Bits>
-struct FloatBits;
-template <>
-struct FloatBits<std::uint32_t> {
-  static constexpr std::uint32_t kInfinity = 0x7f800000, kSign = 0x80000000;
-};
-template <>
-struct FloatBits<std::uint16_t> {
-  static constexpr std::uint16_t kInfinity = 0x7c00, kSign = 0x8000;
-};
-
-// NaN and +infinity.
-template <class Bits>
-bool is_bad(Bits element) {
-  using Of = FloatBits<Bits>;
-  return static_cast<Bits>(element & ~Of::kSign) > Of::kInfinity || element == Of::kInfinity;
-}
-// -infinity and the lowest finite value.
-template <class Bits>
-bool hides(Bits element) {
-  return element >= (FloatBits<Bits>::kSign | (FloatBits<Bits>::kInfinity - 1));
-}
-template <class Bits>
-bool is_zero(Bits element) {
-  return static_cast<Bits>(element << 1) == 0;
-}
-
-template <class Bits>
-bool any_bad(const void* elements, std::int64_t count) {
-  const Bits* bits = static_cast<const Bits*>(elements);
-  bool bad = false;
-  for (std::int64_t i = 0; i < count; ++i) bad |= is_bad(bits[i]);
-  return bad;
-}
-
-// Eight bytes of 0 or 1 as eight bits: the product moves byte i to bit 56 + i, and no two meet.
-std::uint64_t bits_of_bytes(const std::uint8_t* flags) {
-  std::uint64_t bytes;
-  std::memcpy(&bytes, flags, sizeof bytes);
-  return (bytes * 0x0102040810204080u) >> 56;
-}
-std::uint64_t word_of_flags(const std::uint8_t* flags) {
-  std::uint64_t word = 0;
-  for (int i = 0; i < 8; ++i) word |= bits_of_bytes(flags + 8 * i) << (8 * i);
-  return word;
-}
-
-struct MaskWords {
-  std::uint64_t hidden, nonzero;
-};
-// Of up to 64 elements, the first of which belongs to bit first.
-template <class Bits>
-MaskWords mask_words(const void* elements, std::int64_t first, std::int64_t count) {
-  const Bits* bits = static_cast<const Bits*>(elements);
-  std::uint8_t hidden[kBlockTokens] = {};
-  std::uint8_t nonzero[kBlockTokens] = {};
-  for (std::int64_t i = 0; i < count; ++i) {
-    hidden[first + i] = hides(bits[i]) ? 1 : 0;
-    nonzero[first + i] = is_zero(bits[i]) ? 0 : 1;
-  }
-  return {word_of_flags(hidden), word_of_flags(nonzero)};
-}
+constexpr float kMaxFactor = 1e20f;
 
 const void* elements_of(const intflash_additive_mask& mask, std::int64_t batch, std::int64_t head,
                         std::int64_t query) {
@@ -97,9 +30,9 @@ double element_of(const intflash_additive_mask& mask, const void* elements, std:
              ? static_cast<double>(static_cast<const float*>(elements)[key])
              : static_cast<double>(widen_f16(static_cast<const std::uint16_t*>(elements)[key]));
 }
-bool hides_key(const intflash_additive_mask& mask, const void* elements, std::int64_t key) {
-  return mask.dtype == INTFLASH_F32 ? hides(static_cast<const std::uint32_t*>(elements)[key])
-                                    : hides(static_cast<const std::uint16_t*>(elements)[key]);
+bool is_hidden(const intflash_additive_mask& mask, const void* elements, std::int64_t key) {
+  return mask.dtype == INTFLASH_F32 ? hides_key(static_cast<const std::uint32_t*>(elements)[key])
+                                    : hides_key(static_cast<const std::uint16_t*>(elements)[key]);
 }
 
 // Heads whose masks differ.
@@ -158,21 +91,20 @@ intflash_status check_slopes(const float* slopes, std::int64_t heads) {
   return check_factors("alibi_slopes", slopes, heads);
 }
 
-bool has_bad_element(const ScoreBias& bias, std::int64_t batch, std::int64_t heads,
-                     std::int64_t query) {
+bool has_bad_mask(const KernelTable& kernels, const ScoreBias& bias, std::int64_t batch,
+                  std::int64_t heads, std::int64_t query) {
   if (bias.additive.data == nullptr) return false;
   const std::int64_t count = bias.rule.kv_len - bias.rule.kv_begin;
   bool bad = false;
   for (std::int64_t h = 0; h < distinct_heads(bias.additive, heads); ++h) {
-    const void* elements = elements_of(bias.additive, batch, h, query);
-    bad |= bias.additive.dtype == INTFLASH_F32 ? any_bad<std::uint32_t>(elements, count)
-                                               : any_bad<std::uint16_t>(elements, count);
+    bad |= kernels.has_bad_element(elements_of(bias.additive, batch, h, query),
+                                   static_cast<Dtype>(bias.additive.dtype), count);
   }
   return bad;
 }
 
-intflash_status report_bad_element(const char* name, const ScoreBias& bias, std::int64_t batch,
-                                   std::int64_t heads, std::int64_t query) {
+intflash_status report_bad_mask(const char* name, const ScoreBias& bias, std::int64_t batch,
+                                std::int64_t heads, std::int64_t query) {
   for (std::int64_t h = 0; h < distinct_heads(bias.additive, heads); ++h) {
     const void* elements = elements_of(bias.additive, batch, h, query);
     for (std::int64_t key = 0; key < bias.rule.kv_len - bias.rule.kv_begin; ++key) {
@@ -205,9 +137,8 @@ const std::uint64_t* bit_row(const ScoreBias& bias, std::int64_t query) {
                                     : bias.bits.words + query * words_per_query(bias.bits);
 }
 
-bool mask_row(const ScoreBias& bias, const BiasRow& row, const std::uint64_t* bits,
-              std::int64_t first_key, std::uint64_t* keep) {
-  const bool is_f32 = bias.additive.dtype == INTFLASH_F32;
+bool mask_row(const KernelTable& kernels, const ScoreBias& bias, const BiasRow& row,
+              const std::uint64_t* bits, std::int64_t first_key, std::uint64_t* keep) {
   std::uint64_t nonzero = 0;
   for (int half = 0; half < 2; ++half) {
     const std::int64_t first = first_key + half * kBlockTokens;
@@ -217,13 +148,12 @@ bool mask_row(const ScoreBias& bias, const BiasRow& row, const std::uint64_t* bi
     const std::int64_t begin = std::max(first, bias.rule.kv_begin);
     const std::int64_t end = std::min(first + kBlockTokens, bias.rule.kv_len);
     if (row.elements == nullptr || keep[half] == 0 || begin >= end) continue;
+    const Dtype dtype = static_cast<Dtype>(bias.additive.dtype);
     const void* elements =
-        static_cast<const char*>(row.elements) + (begin - bias.rule.kv_begin) * (is_f32 ? 4 : 2);
-    const MaskWords words = is_f32
-                                ? mask_words<std::uint32_t>(elements, begin - first, end - begin)
-                                : mask_words<std::uint16_t>(elements, begin - first, end - begin);
-    keep[half] &= ~words.hidden;
-    nonzero |= words.nonzero & keep[half];
+        static_cast<const char*>(row.elements) + bytes_of(dtype, begin - bias.rule.kv_begin);
+    const MaskWords words = kernels.mask_words(elements, dtype, end - begin);
+    keep[half] &= ~(words.hidden << (begin - first));
+    nonzero |= words.nonzero << (begin - first) & keep[half];
   }
   return (keep[0] | keep[1]) != 0 && (row.slope != 0 || (nonzero != 0 && row.factor != 0));
 }
@@ -239,7 +169,7 @@ double bias_of_key(const ScoreBias& bias, std::int64_t batch, std::int64_t head,
   double sum = 0;
   if (const void* elements = elements_of(bias.additive, batch, head, query)) {
     const std::int64_t index = key - bias.rule.kv_begin;
-    if (hides_key(bias.additive, elements, index)) return kHidden;
+    if (is_hidden(bias.additive, elements, index)) return kHidden;
     const float* scale = bias.additive.head_scale;
     sum = element_of(bias.additive, elements, index) *
           (scale != nullptr ? static_cast<double>(scale[head]) : 1);

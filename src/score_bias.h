@@ -32,11 +32,11 @@ intflash_status check_bit_mask(const intflash_bit_mask& mask, std::int64_t kv_le
 intflash_status check_slopes(const float* slopes, std::int64_t heads);
 
 // Whether elements of a query's mask, of any of heads heads, are NaN or +infinity.
-bool has_bad_element(const ScoreBias& bias, std::int64_t batch, std::int64_t heads,
-                     std::int64_t query);
-// The error that names the first of them. prefix: of the mask's name, such as "additive_masks[3]".
-intflash_status report_bad_element(const char* name, const ScoreBias& bias, std::int64_t batch,
-                                   std::int64_t heads, std::int64_t query);
+bool has_bad_mask(const KernelTable& kernels, const ScoreBias& bias, std::int64_t batch,
+                  std::int64_t heads, std::int64_t query);
+// The error that names the first of them. name: of the mask, such as "additive_masks[3]".
+intflash_status report_bad_mask(const char* name, const ScoreBias& bias, std::int64_t batch,
+                                std::int64_t heads, std::int64_t query);
 
 // What the ports need of a row.
 BiasRow bias_row(const ScoreBias& bias, std::int64_t batch, std::int64_t head, std::int64_t query);
@@ -45,8 +45,8 @@ const std::uint64_t* bit_row(const ScoreBias& bias, std::int64_t query);
 
 // Takes from a row's keep words [2] of the score block at first_key what its masks hide; returns
 // whether it has a bias on any key that is left.
-bool mask_row(const ScoreBias& bias, const BiasRow& row, const std::uint64_t* bits,
-              std::int64_t first_key, std::uint64_t* keep);
+bool mask_row(const KernelTable& kernels, const ScoreBias& bias, const BiasRow& row,
+              const std::uint64_t* bits, std::int64_t first_key, std::uint64_t* keep);
 
 // What one key's masks come to, in double: the bias, or -infinity where the key is hidden.
 double bias_of_key(const ScoreBias& bias, std::int64_t batch, std::int64_t head, std::int64_t query,

@@ -37,6 +37,13 @@ BenchCase prefill(const char* mask_name, std::int64_t head_dim, std::int64_t len
                    causal ? INTFLASH_MASK_CAUSAL : INTFLASH_MASK_NONE, head_dim, len);
 }
 
+// A mask that is data beside the full one; drawn-causal is to be held against prefill/causal.
+BenchCase masked(const char* name, BenchCase::Additive additive, std::int64_t len) {
+  BenchCase c = prefill(name, 128, len);
+  c.additive = additive;
+  return c;
+}
+
 // The cases with eight heads: what a layer of a model does.
 std::vector<BenchCase> layer_cases(std::int64_t len) {
   const auto named = [len](const char* what) { return fmt::format("{}/d128/n{}/h8", what, len); };
@@ -94,6 +101,10 @@ std::vector<BenchCase> one_thread_cases(BenchSize size) {
     cases.push_back(prefill("full", 128, 16384));
   }
   if (size == BenchSize::kFull) cases.push_back(longest_case());
+  if (size != BenchSize::kScalar) {
+    cases.push_back(masked("additive", BenchCase::Additive::kBiases, len));
+    cases.push_back(masked("drawn-causal", BenchCase::Additive::kCausal, len));
+  }
   BenchCase grouped = with_heads(prefill("causal", 128, len), 8, 2);
   grouped.name += "/h8-2";
   cases.push_back(grouped);
@@ -115,7 +126,7 @@ void set_threads(BenchCase& c, int threads) {
 double BenchCase::operations() const {
   double pairs = static_cast<double>(query_len) * static_cast<double>(kv_len);
   // Query i sees kv_len - query_len + i + 1 keys: a triangle is missing, its diagonal is not.
-  if (mask == INTFLASH_MASK_CAUSAL) {
+  if (mask == INTFLASH_MASK_CAUSAL || additive == Additive::kCausal) {
     pairs -= static_cast<double>(query_len) * static_cast<double>(query_len - 1) / 2;
   }
   return 4.0 * pairs * static_cast<double>(head_dim) * static_cast<double>(num_query_heads);

@@ -28,6 +28,9 @@ struct BenchCase {
   std::int64_t kv_len = 0;
   std::int64_t head_dim = 128;
   int threads = 1;
+  // An additive mask in f16, shared by heads: finite biases, or zeros and -infinity that draw the
+  // causal mask.
+  enum class Additive { kNone, kBiases, kCausal } additive = Additive::kNone;
   // Whether what counts is the time beyond that of the arithmetic: calls too short to reach any
   // rate.
   bool overhead = false;

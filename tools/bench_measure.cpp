@@ -65,6 +65,7 @@ class PreparedCase {
     args_.key = contiguous_tensor(key_.data(), c.num_kv_heads, c.kv_len, c.head_dim);
     args_.value = contiguous_tensor(value_.data(), c.num_kv_heads, c.kv_len, c.head_dim);
     args_.out = contiguous_tensor(out_.data(), c.num_query_heads, c.query_len, c.head_dim);
+    if (c.additive != BenchCase::Additive::kNone) make_mask();
   }
 
   const BenchCase& bench_case() const { return case_; }
@@ -115,6 +116,26 @@ class PreparedCase {
   }
 
  private:
+  // In f16, shared by the heads.
+  void make_mask() {
+    constexpr std::uint16_t kHidden = 0xfc00;  // -infinity
+    mask_ = AlignedArray<std::uint16_t>(static_cast<std::size_t>(case_.query_len * case_.kv_len));
+    std::mt19937_64 random(4);
+    std::size_t at = 0;
+    for (std::int64_t i = 0; i < case_.query_len; ++i) {
+      for (std::int64_t j = 0; j < case_.kv_len; ++j, ++at) {
+        const bool seen = j <= case_.kv_len - case_.query_len + i;
+        // Halves between 1 and 2, of either sign.
+        mask_[at] = case_.additive == BenchCase::Additive::kCausal
+                        ? (seen ? std::uint16_t{0} : kHidden)
+                        : static_cast<std::uint16_t>(0x3c00 | (random() & 0x83ff));
+      }
+    }
+    args_.additive_mask.data = mask_.data();
+    args_.additive_mask.dtype = INTFLASH_F16;
+    args_.additive_mask.stride_query = case_.kv_len;
+  }
+
   // Query 'row' of every head, as it was computed and as mode exact computes it from the keys that
   // it sees.
   void append_row(const Context& context, std::int64_t row, std::vector<float>& computed,
@@ -128,6 +149,7 @@ class PreparedCase {
     std::vector<float> out(row_elements);
     intflash_attend_args args = args_;
     args.query.data = query_.data() + row * case_.head_dim;
+    if (mask_.size() > 0) args.additive_mask.data = mask_.data() + row * case_.kv_len;
     args.out = contiguous_tensor(out.data(), case_.num_query_heads, 1, case_.head_dim);
     require_ok(intflash_attend(context.get(), &desc, &args));
     exact.insert(exact.end(), out.begin(), out.end());
@@ -141,6 +163,7 @@ class PreparedCase {
   Plan plan_;
   Workspace workspace_;
   AlignedArray<float> query_, key_, value_, out_;
+  AlignedArray<std::uint16_t> mask_;  // of the cases that have one
   intflash_attend_args args_;
 };
 

@@ -175,7 +175,7 @@ typedef struct intflash_additive_mask {
   int64_t stride_batch;  // in elements; 0 where all share one
   int64_t stride_head;
   int64_t stride_query;
-  const float* head_scale;  // [num_query_heads], finite; NULL = 1
+  const float* head_scale;  // [num_query_heads], at most 1e20 in magnitude; NULL = 1
 } intflash_additive_mask;
 
 // A bit per query and each of the last num_keys keys, of which a query sees those whose bit is set:
@@ -202,9 +202,9 @@ typedef struct intflash_attend_args {
                        // has no value (attention sinks); -infinity or NULL = none
   // The following are served in the modes int8 and exact.
   intflash_additive_mask additive_mask;  // keys = kv_len
-  const float* alibi_slopes;  // [num_query_heads], finite: slope * |p - key| is taken from the
-                              // score of the query at position p = kv_len - query_len + i (ALiBi,
-                              // arXiv 2108.12409 section 3); NULL = none
+  const float* alibi_slopes;  // [num_query_heads], at most 1e20: slope * |p - key| is taken from
+                              // the score of the query at position p = kv_len - query_len + i
+                              // (ALiBi, arXiv 2108.12409 section 3); NULL = none
   intflash_bit_mask bit_mask;
 } intflash_attend_args;
 

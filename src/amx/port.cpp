@@ -4,6 +4,7 @@
 // The port for AMX with INT8: tiles of 16 x 64 bytes, beside AVX-512 with VNNI and VBMI.
 #include "amx/pipeline.h"
 #include "amx/tiles.h"
+#include "tile/mask_words.h"
 #include "tile/pack.h"
 #include "tile/rows.h"
 #include "tile/state.h"
@@ -30,6 +31,8 @@ extern constexpr KernelTable kernels_amx_int8 = {
     .pack_keys = pack_keys<Avx512>,
     .pack_values = pack_values,
     .prepare_block = prepare_block<Amx>,
+    .mask_words = mask_words<Avx512>,
+    .has_bad_element = has_bad_element,
     .scratch_bytes = scratch_bytes_amx,
     .attend_tile = attend_tile_amx,
     .merge_states = merge_states,

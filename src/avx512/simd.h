@@ -8,6 +8,7 @@
 
 #include <cstdint>
 
+#include "tile/mask_words.h"
 #include "tile/portability.h"
 
 namespace intflash {
@@ -55,6 +56,29 @@ struct Avx512 {
   }
   static INTFLASH_INLINE I32 multiply_add_pairs(I32 sum, I16 a, I16 b) {
     return _mm512_dpwssd_epi32(sum, a, b);
+  }
+
+  static INTFLASH_INLINE MaskWords words_of_64(const std::uint16_t* elements) {
+    const I16 lowest = broadcast16(kLowestElement<std::uint16_t>);
+    const I16 magnitude = broadcast16(0x7fff);
+    MaskWords words{};
+    for (std::int32_t i = 0; i < 64; i += 32) {
+      const I16 a = load_any(elements + i);
+      words.hidden |= std::uint64_t{_mm512_cmpge_epu16_mask(a, lowest)} << i;
+      words.nonzero |= std::uint64_t{_mm512_test_epi16_mask(a, magnitude)} << i;
+    }
+    return words;
+  }
+  static INTFLASH_INLINE MaskWords words_of_64(const std::uint32_t* elements) {
+    const I32 lowest = broadcast32(static_cast<std::int32_t>(kLowestElement<std::uint32_t>));
+    const I32 magnitude = broadcast32(0x7fffffff);
+    MaskWords words{};
+    for (std::int32_t i = 0; i < 64; i += 16) {
+      const I32 a = load_any(elements + i);
+      words.hidden |= std::uint64_t{_mm512_cmpge_epu32_mask(a, lowest)} << i;
+      words.nonzero |= std::uint64_t{_mm512_test_epi32_mask(a, magnitude)} << i;
+    }
+    return words;
   }
 
   static INTFLASH_INLINE I32 max32(I32 a, I32 b) { return _mm512_max_epi32(a, b); }

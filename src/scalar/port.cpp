@@ -4,6 +4,7 @@
 // The port that runs everywhere, and the specification of the bits: every other port equals it with
 // ==.
 #include "tile/general_scores.h"
+#include "tile/mask_words.h"
 #include "tile/pack.h"
 #include "tile/rows.h"
 #include "tile/score_block.h"
@@ -42,7 +43,7 @@ struct Scratch {
   std::int32_t fixed[kScoreBlock];
   float value_log2[kScoreBlock];
   std::int32_t kept[kScoreBlock];
-  float bias[kScoreBlock];
+  float elements[kScoreBlock];
   ScoreBlock row_block;
 };
 
@@ -144,14 +145,21 @@ BlockWeight general_weights(const TileTask& task, std::int32_t row, std::int64_t
                             bool is_biased, const ScoreBlock& block, const std::uint64_t* keep,
                             Scratch& scratch) {
   const bool is_capped = task.score_cap > 0.0f;
-  for (std::int32_t key = 0; key < kScoreBlock; ++key)
+  for (std::int32_t key = 0; key < kScoreBlock; ++key) {
     scratch.value_log2[key] = static_cast<float>(block.value_log2[key]) * 0x1p-9f;
-  if (keep != nullptr) NaturalOrder::expand(keep, scratch.kept);
-  if (is_biased) row_bias(task.bias, row, first_key, scratch.bias);
-  const GeneralRow form = {task.query->factor[row], is_capped ? task.query->score_term[row] : 0.0f,
-                           task.score_cap,          is_biased ? scratch.bias : nullptr,
-                           scratch.value_log2,      keep != nullptr ? scratch.kept : nullptr};
-  const float largest = general_scores(form, block, scratch.dots, scratch.scores);
+    scratch.kept[key] = keep == nullptr || key_is_kept(keep, key) ? -1 : 0;
+  }
+  GeneralRow form{};
+  form.factor = task.query->factor[row];
+  form.term = is_capped ? task.query->score_term[row] : 0.0f;
+  form.cap = task.score_cap;
+  form.bias = is_biased ? task.bias.rows + row : nullptr;
+  if (is_biased && form.bias->elements != nullptr)
+    form.elements = mask_elements(task.bias, *form.bias, first_key, scratch.elements);
+  form.elements_dtype = task.bias.dtype;
+  form.value_log2 = scratch.value_log2;
+  form.kept = scratch.kept;
+  const float largest = general_scores(form, block, first_key, scratch.dots, scratch.scores);
   fixed_scores(scratch.scores, largest, scratch.fixed);
   NaturalOrder::narrow(scratch.fixed, scratch.x);
   const std::int32_t sum = quantize_weights(0, kGeneralScale, block, keep, scratch);
@@ -223,6 +231,8 @@ extern constexpr KernelTable kernels_scalar = {
     .pack_keys = pack_keys<PlainLayout>,
     .pack_values = pack_values,
     .prepare_block = prepare_block,
+    .mask_words = mask_words<PlainLayout>,
+    .has_bad_element = has_bad_element,
     .scratch_bytes = scratch_bytes,
     .attend_tile = attend_tile,
     .merge_states = merge_states,

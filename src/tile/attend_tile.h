@@ -195,7 +195,11 @@ INTFLASH_NOINLINE void weigh_general_rows(const TileTask& task, std::int64_t fir
   GeneralScratch& general = scratch.general;
   const ScoreBlock* widened = nullptr;
   const std::uint64_t* expanded = nullptr;
-  const BiasRow* filled = nullptr;
+  const void* read = nullptr;
+  const float* elements = nullptr;
+  if (!Rows::kMasked) {
+    for (std::int32_t key = 0; key < kScoreBlock; ++key) general.kept[key] = -1;
+  }
   for (std::int32_t a = first; a < active; ++a) {
     const std::int32_t row = rows.row(a);
     const ScoreBlock& block = rows.factors(a);
@@ -207,16 +211,22 @@ INTFLASH_NOINLINE void weigh_general_rows(const TileTask& task, std::int64_t fir
       NarrowedOrder<Isa>::expand(keep, general.kept);
       expanded = keep;
     }
-    const bool is_biased = (biased >> row & 1) != 0;
-    if (is_biased && (filled == nullptr || !same_bias(task.bias.rows[row], *filled))) {
-      filled = task.bias.rows + row;
-      row_bias(task.bias, row, first_key, general.bias);
+    const BiasRow* bias = (biased >> row & 1) != 0 ? task.bias.rows + row : nullptr;
+    if (bias != nullptr && bias->elements != nullptr && bias->elements != read) {
+      elements = mask_elements(task.bias, *bias, first_key, general.elements);
+      read = bias->elements;
     }
     const bool is_capped = task.score_cap > 0.0f;
-    const GeneralRow form = {query.factor[row],  is_capped ? query.score_term[row] : 0.0f,
-                             task.score_cap,     is_biased ? general.bias : nullptr,
-                             general.value_log2, Rows::kMasked ? general.kept : nullptr};
-    const float largest = general_scores(form, block, scratch.dots[row], general.scores);
+    GeneralRow form{};
+    form.factor = query.factor[row];
+    form.term = is_capped ? query.score_term[row] : 0.0f;
+    form.cap = task.score_cap;
+    form.bias = bias;
+    form.elements = elements;
+    form.elements_dtype = task.bias.dtype;
+    form.value_log2 = general.value_log2;
+    form.kept = general.kept;
+    const float largest = general_scores(form, block, first_key, scratch.dots[row], general.scores);
     const BlockWeight weight = weigh_general_row<Isa, Rows::kMasked>(
         largest, block, keep, general, scratch.x[a], scratch.weights[a]);
     scratch.exponent[a] = weight.exponent;

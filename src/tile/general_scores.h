@@ -15,57 +15,39 @@
 namespace intflash {
 namespace {
 
-// Biases are cut off here, so that what is added to one stays finite.
-constexpr float kMaxBias = 3e38f;
+// Where elements may be as large as f32 goes, scores are cut off here, so that differences of two
+// stay numbers.
+constexpr float kMaxScore = 1e38f;
 
-INTFLASH_INLINE float bounded_bias(float bias) {
-  return -at_least(-at_least(bias, -kMaxBias), -kMaxBias);
+// A row's mask of the 128 keys from first_key on as floats: the elements themselves where they can
+// be read, else the buffer. What stands where the mask has none is not seen.
+[[maybe_unused]] const float* mask_elements(const TileBias& tile, const BiasRow& row,
+                                            std::int64_t first_key, float* buffer) {
+  const std::int64_t begin = max_of(first_key, tile.begin);
+  const std::int64_t count = min_of(first_key + kScoreBlock, tile.end) - begin;
+  const RowSource source = {row.elements, tile.dtype, 1};
+  const void* elements = row_of(source, begin - tile.begin);
+  if (count == kScoreBlock) return widen_row(elements, tile.dtype, kScoreBlock, buffer);
+  for (std::int32_t key = 0; key < kScoreBlock; ++key) buffer[key] = 0;
+  float* there = buffer + (begin - first_key);
+  const float* widened = widen_row(elements, tile.dtype, count, there);
+  for (std::int64_t i = 0; widened != there && i < count; ++i) there[i] = widened[i];
+  return buffer;
 }
 
-[[maybe_unused]] INTFLASH_NOINLINE void scaled_elements(const float* INTFLASH_RESTRICT elements,
-                                                        std::int64_t count, float factor,
-                                                        float* INTFLASH_RESTRICT bias) {
-  for (std::int64_t i = 0; i < count; ++i) bias[i] = bounded_bias(elements[i] * factor);
-}
-
+// scores -= slope * |position - key|.
 [[maybe_unused]] INTFLASH_NOINLINE void add_slope(std::int64_t position, std::int64_t first_key,
-                                                  float slope, float* INTFLASH_RESTRICT bias) {
+                                                  float slope, float* INTFLASH_RESTRICT scores) {
   const std::int64_t furthest = INT32_MAX - kScoreBlock;
   const std::int32_t ahead =
       static_cast<std::int32_t>(min_of(max_of(first_key - position, -furthest), furthest));
-  for (std::int32_t key = 0; key < kScoreBlock; ++key) {
-    const float distance = __builtin_fabsf(static_cast<float>(ahead + key));
-    bias[key] = bounded_bias(bias[key] - slope * distance);
-  }
-}
-
-// A row's biases of the 128 keys from first_key on. What stands where elements has none is not
-// seen.
-[[maybe_unused]] void row_bias(const TileBias& tile, std::int32_t row, std::int64_t first_key,
-                               float* bias) {
-  const BiasRow& from = tile.rows[row];
-  for (std::int32_t key = 0; key < kScoreBlock; ++key) bias[key] = 0;
-  if (from.elements != nullptr && from.factor != 0.0f) {
-    const std::int64_t begin = max_of(first_key, tile.begin);
-    const std::int64_t count = min_of(first_key + kScoreBlock, tile.end) - begin;
-    const RowSource source = {from.elements, tile.dtype, 1};
-    alignas(64) float widened[kScoreBlock];
-    const float* elements =
-        widen_row(row_of(source, begin - tile.begin), tile.dtype, count, widened);
-    scaled_elements(elements, count, from.factor, bias + (begin - first_key));
-  }
-  if (from.slope != 0.0f) add_slope(from.position, first_key, from.slope, bias);
+  for (std::int32_t key = 0; key < kScoreBlock; ++key)
+    scores[key] = fused(__builtin_fabsf(static_cast<float>(ahead + key)), -slope, scores[key]);
 }
 
 // The rows that have a bias in block b, a bit each.
 INTFLASH_INLINE std::uint32_t biased_rows(const TileTask& task, std::int32_t b) {
   return task.bias.rows != nullptr && task.keep[b] != nullptr ? task.biased[b] : 0;
-}
-
-// Whether two rows have the same biases.
-INTFLASH_INLINE bool same_bias(const BiasRow& a, const BiasRow& b) {
-  return a.elements == b.elements && a.factor == b.factor && a.slope == b.slope &&
-         (a.slope == 0.0f || a.position == b.position);
 }
 
 // cap * tanh(score / cap), all in units of log2, by tanh z = (1 - e^-2z) / (1 + e^-2z).
@@ -86,24 +68,41 @@ INTFLASH_INLINE float capped(float score, float cap) {
   for (std::int32_t key = 0; key < kScoreBlock; ++key) scores[key] = capped(scores[key], cap);
 }
 
+// scores[key] = products * key_scale * factor + term.
 [[maybe_unused]] INTFLASH_NOINLINE void scale_products(const std::int32_t* INTFLASH_RESTRICT dots,
-                                                       const float* INTFLASH_RESTRICT key_scale,
-                                                       float factor, float term,
+                                                       const KvBlock* half, float factor,
+                                                       float term,
                                                        float* INTFLASH_RESTRICT scores) {
+  const float* INTFLASH_RESTRICT low = half[0].key_scale;
+  const float* INTFLASH_RESTRICT high = half[1].key_scale;
   for (std::int32_t key = 0; key < kBlockTokens; ++key)
-    scores[key] = fused(static_cast<float>(dots[key]) * key_scale[key], factor, term);
+    scores[key] = fused(static_cast<float>(dots[key]) * low[key], factor, term);
+  for (std::int32_t key = 0; key < kBlockTokens; ++key) {
+    scores[kBlockTokens + key] =
+        fused(static_cast<float>(dots[kBlockTokens + key]) * high[key], factor, term);
+  }
 }
 
-[[maybe_unused]] INTFLASH_NOINLINE void add_to_scores(const float* INTFLASH_RESTRICT addend,
-                                                      float* INTFLASH_RESTRICT scores) {
-  for (std::int32_t key = 0; key < kScoreBlock; ++key) scores[key] += addend[key];
+// scores += factor * elements.
+[[maybe_unused]] INTFLASH_NOINLINE void add_elements(const float* INTFLASH_RESTRICT elements,
+                                                     float factor,
+                                                     float* INTFLASH_RESTRICT scores) {
+  for (std::int32_t key = 0; key < kScoreBlock; ++key)
+    scores[key] = fused(elements[key], factor, scores[key]);
 }
 
-[[maybe_unused]] INTFLASH_NOINLINE void hide_scores(const std::int32_t* INTFLASH_RESTRICT kept,
+[[maybe_unused]] INTFLASH_NOINLINE void bound_scores(float* INTFLASH_RESTRICT scores) {
+  for (std::int32_t key = 0; key < kScoreBlock; ++key)
+    scores[key] = max_of(min_of(scores[key], kMaxScore), -kMaxScore);
+}
+
+// Folds scores: plus value_log2, and -infinity where a key is not kept.
+[[maybe_unused]] INTFLASH_NOINLINE void fold_scores(const float* INTFLASH_RESTRICT value_log2,
+                                                    const std::int32_t* INTFLASH_RESTRICT kept,
                                                     float* INTFLASH_RESTRICT scores) {
   constexpr std::int32_t kHidden = static_cast<std::int32_t>(0xff800000u);  // -infinity
   for (std::int32_t key = 0; key < kScoreBlock; ++key) {
-    const std::int32_t bits = bits_as<std::int32_t>(scores[key]);
+    const std::int32_t bits = bits_as<std::int32_t>(scores[key] + value_log2[key]);
     scores[key] = bits_as<float>((bits & kept[key]) | (kHidden & ~kept[key]));
   }
 }
@@ -113,9 +112,9 @@ INTFLASH_INLINE float capped(float score, float cap) {
   for (std::int32_t i = 0; i < 64; ++i) most[i] = max_of(scores[i], scores[64 + i]);
   for (std::int32_t i = 0; i < 32; ++i) most[i] = max_of(most[i], most[32 + i]);
   for (std::int32_t i = 0; i < 16; ++i) most[i] = max_of(most[i], most[16 + i]);
-  float largest = most[0];
-  for (std::int32_t i = 1; i < 16; ++i) largest = max_of(largest, most[i]);
-  return largest;
+  for (std::int32_t i = 0; i < 8; ++i) most[i] = max_of(most[i], most[8 + i]);
+  for (std::int32_t i = 0; i < 4; ++i) most[i] = max_of(most[i], most[4 + i]);
+  return max_of(max_of(most[0], most[1]), max_of(most[2], most[3]));
 }
 
 // Distances below the maximum in 2^-9, as much as 32767, negated: what scores of the plain form are
@@ -123,10 +122,10 @@ INTFLASH_INLINE float capped(float score, float cap) {
 [[maybe_unused]] INTFLASH_NOINLINE void fixed_scores(const float* INTFLASH_RESTRICT scores,
                                                      float largest,
                                                      std::int32_t* INTFLASH_RESTRICT fixed) {
+  constexpr float kRound = 12582912.0f;  // as in round_small: its last bit is 1
   for (std::int32_t key = 0; key < kScoreBlock; ++key) {
-    // at_least leaves the loop without branches: -min(distance, 32767).
-    const float below = at_least((scores[key] - largest) * 512.0f, -32767.0f);
-    fixed[key] = round_to_int(below);
+    const float below = max_of((scores[key] - largest) * 512.0f, -32767.0f);
+    fixed[key] = bits_as<std::int32_t>(below + kRound) - bits_as<std::int32_t>(kRound);
   }
 }
 
@@ -135,22 +134,26 @@ struct GeneralRow {
   float factor;              // of the query: QueryTile::factor
   float term;                // added before the cap
   float cap;                 // 0 = none
-  const float* bias;         // [128]; nullptr = none
+  const BiasRow* bias;       // nullptr = none
+  const float* elements;     // [128], of its mask
+  Dtype elements_dtype;      // that they had
   const float* value_log2;   // [128]
-  const std::int32_t* kept;  // [128], 0 or -1; nullptr = all
+  const std::int32_t* kept;  // [128], 0 or -1
 };
 
-// The row's folded scores [128], -infinity where a key is not kept; returns their maximum.
+// The row's folded scores [128] in the block at first_key; returns their maximum.
 INTFLASH_INLINE float general_scores(const GeneralRow& row, const ScoreBlock& block,
-                                     const std::int32_t* dots, float* scores) {
-  for (std::int32_t half = 0; half < 2; ++half) {
-    scale_products(dots + half * kBlockTokens, block.half[half].key_scale, row.factor, row.term,
-                   scores + half * kBlockTokens);
-  }
+                                     std::int64_t first_key, const std::int32_t* dots,
+                                     float* scores) {
+  scale_products(dots, block.half, row.factor, row.term, scores);
   if (row.cap > 0.0f) cap_scores(row.cap, scores);
-  if (row.bias != nullptr) add_to_scores(row.bias, scores);
-  add_to_scores(row.value_log2, scores);
-  if (row.kept != nullptr) hide_scores(row.kept, scores);
+  if (row.bias != nullptr && row.bias->elements != nullptr && row.bias->factor != 0.0f) {
+    add_elements(row.elements, row.bias->factor, scores);
+    if (row.elements_dtype == Dtype::kF32) bound_scores(scores);
+  }
+  if (row.bias != nullptr && row.bias->slope != 0.0f)
+    add_slope(row.bias->position, first_key, row.bias->slope, scores);
+  fold_scores(row.value_log2, row.kept, scores);
   return largest_score(scores);
 }
 

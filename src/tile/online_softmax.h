@@ -201,7 +201,7 @@ struct GeneralScratch {
   alignas(64) std::int32_t fixed[kScoreBlock];
   alignas(64) float value_log2[kScoreBlock];
   alignas(64) std::int32_t kept[kScoreBlock];
-  alignas(64) float bias[kScoreBlock];
+  alignas(64) float elements[kScoreBlock];
 };
 
 // value_log2 of a block as floats in natural order.

@@ -5,6 +5,7 @@
 #pragma once
 
 #include "tile/attend_tile.h"
+#include "tile/mask_words.h"
 #include "tile/pack.h"
 #include "tile/rows.h"
 
@@ -23,6 +24,8 @@ constexpr KernelTable make_kernel_table(const char* name) {
       .pack_keys = pack_keys<Isa>,
       .pack_values = pack_values,
       .prepare_block = prepare_block<Isa>,
+      .mask_words = mask_words<Isa>,
+      .has_bad_element = has_bad_element,
       .scratch_bytes = scratch_bytes<Isa>,
       .attend_tile = attend_tile<Isa>,
       .merge_states = merge_states,

@@ -140,6 +140,12 @@ struct QuantizeTask {
   RopeRows rope;  // of the rows as they come; what is centred and rotated is turned already
 };
 
+// A bit per element of an additive mask.
+struct MaskWords {
+  std::uint64_t hidden;   // hides its key
+  std::uint64_t nonzero;  // has something to add
+};
+
 struct KernelTable {
   const char* name;
   std::int32_t tile_rows;  // query rows per tile
@@ -160,6 +166,10 @@ struct KernelTable {
                       std::int8_t* value_codes);
   // Fills all of block but half, from the keys that the two keep words name (the tokens present).
   void (*prepare_block)(ScoreBlock& block, const std::uint64_t* keep);
+  // Of up to 64 elements of an additive mask, f32 or f16.
+  MaskWords (*mask_words)(const void* elements, Dtype dtype, std::int64_t count);
+  // Whether one is NaN or +infinity.
+  bool (*has_bad_element)(const void* elements, Dtype dtype, std::int64_t count);
   std::size_t (*scratch_bytes)(std::int32_t head_dim, std::int32_t head_dim_v);
   void (*attend_tile)(const TileTask& task);
   // total = total merged with part; rows x dim accumulators.
