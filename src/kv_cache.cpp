@@ -19,6 +19,9 @@ namespace {
 
 constexpr std::size_t kAlignment = 64;
 
+// Rows below which starting a team costs more than it brings.
+constexpr std::int64_t kRowsPerWorker = 256;
+
 intflash_status check_cache_options(const intflash_cache_options* options) {
   if (options == nullptr)
     return fail(INTFLASH_INVALID_ARGUMENT, "options = NULL: must point to the cache's shape");
@@ -79,6 +82,9 @@ bool allocate_parts(intflash_cache& cache, const intflash_cache_options& options
   cache.page_set = static_cast<std::uint64_t*>(
       allocate(static_cast<std::size_t>(PageSet::bytes(cache.num_pages))));
   if (cache.page_set == nullptr) return false;
+  cache.codes = static_cast<std::int8_t*>(
+      allocate(static_cast<std::size_t>(context.num_threads * cache.code_bytes())));
+  if (cache.codes == nullptr) return false;
   if (options.arena == nullptr) {
     const auto bytes = static_cast<std::size_t>(cache.num_pages * cache.page_bytes());
     cache.pages = static_cast<char*>(allocate(bytes));
@@ -95,6 +101,18 @@ bool allocate_parts(intflash_cache& cache, const intflash_cache_options& options
 }
 
 }  // namespace
+
+intflash_status CacheChange::status() const {
+  if (is_alone_) return INTFLASH_OK;
+  return fail(INTFLASH_INVALID_ARGUMENT,
+              "cache = %p: another call is changing it: such calls must not overlap in time",
+              static_cast<void*>(&cache_));
+}
+
+std::int64_t workers_for(const intflash_context& context, std::int64_t rows) {
+  return std::clamp<std::int64_t>(rows / kRowsPerWorker, 1, context.num_threads);
+}
+
 }  // namespace intflash
 
 using namespace intflash;
@@ -177,6 +195,7 @@ void intflash_cache_destroy(intflash_cache* cache) {
   release(cache->references);
   release(cache->free_pages);
   release(cache->page_set);
+  release(cache->codes);
   release(cache->key_center);
   release(cache->value_center);
   if (cache->owns_pages) release(cache->pages);
@@ -206,6 +225,9 @@ intflash_status intflash_cache_copy_page(intflash_cache* cache, int32_t from, in
     return fail(INTFLASH_INVALID_ARGUMENT, "from = %d, to = %d: must be 0 ... %lld", from, to,
                 static_cast<i64>(cache->num_pages - 1));
   }
+  const CacheChange change(*cache);
+  const intflash_status status = change.status();
+  if (status != INTFLASH_OK) return status;
   if (cache->references[to] > 0)
     return fail(INTFLASH_INVALID_ARGUMENT, "to = %d: a sequence holds that page", to);
   if (from != to)

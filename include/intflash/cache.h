@@ -109,8 +109,9 @@ typedef struct intflash_append_args {
 
 // Quantizes and packs the new tokens; what comes in ggml's blocks is widened first, and gets the
 // codes that its elements in f32 would get. NaN or infinity in any is an error that names request,
-// token and head, and nothing is appended. No two requests append to one page. Calls for one cache
-// must not overlap in time.
+// token and head, and nothing is appended. No two requests append to one page. Calls that change
+// one cache must not overlap in time: whichever finds another at work changes nothing, and returns
+// INTFLASH_INVALID_ARGUMENT.
 INTFLASH_API intflash_status intflash_cache_append(intflash_cache* cache,
                                                    const intflash_append_args* args);
 
@@ -130,7 +131,7 @@ INTFLASH_API intflash_status intflash_cache_export(
 // ---- Sequences: page tables that the cache keeps ----
 
 // A sequence is named by a number >= 0, which is used again after it is freed. Calls for one cache
-// must not overlap in time.
+// must not overlap in time; of those that change it, the second is refused.
 INTFLASH_API intflash_status intflash_sequence_create(intflash_cache* cache, int32_t* sequence);
 INTFLASH_API intflash_status intflash_sequence_free(intflash_cache* cache, int32_t sequence);
 // A second sequence with the same tokens. Full pages are shared from then on; a page that is not
@@ -153,7 +154,7 @@ INTFLASH_API intflash_status intflash_sequence_get_pages(const intflash_cache* c
                                                          int64_t* num_pages);
 // intflash_cache_append to sequences [num_requests], each named once: pages come from the pool, and
 // kv_lens, first_key_positions and pages of args are not read. INTFLASH_POOL_EXHAUSTED where the
-// pool lacks pages for the whole batch; then nothing is appended.
+// pool lacks pages for the whole batch; then nothing is appended. kv_len stays below 2^31.
 INTFLASH_API intflash_status intflash_sequences_append(intflash_cache* cache,
                                                        const int32_t* sequences,
                                                        const intflash_append_args* args);
