@@ -224,6 +224,13 @@ typedef struct intflash_batch_args {
   const float* sinks;  // [num_query_heads], as in intflash_attend_args; or NULL
 } intflash_batch_args;
 
+// Whether desc can be served over cache, and by what: makes a plan, and destroys it. Fills info
+// (may be NULL) on INTFLASH_OK.
+INTFLASH_API intflash_status intflash_query_batch_support(const intflash_context* context,
+                                                          const intflash_cache* cache,
+                                                          const intflash_batch_desc* desc,
+                                                          intflash_plan_info* info);
+
 // cache gives the shape; the plan runs over it and over any other cache of the same shape and
 // number of pages. The plan is immutable: several threads may run it at once over different
 // workspaces.
