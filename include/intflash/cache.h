@@ -26,6 +26,19 @@ typedef struct intflash_batch_plan intflash_batch_plan;
 
 // ---- The cache ----
 
+// What the operating system is advised of the pages that a cache allocates itself, from the default
+// allocator or the context's own: of whole system pages within them, on Linux, and never more than
+// advice. Of an arena nothing is: it is its owner's.
+typedef enum intflash_huge_pages INTFLASH_INT {
+  INTFLASH_HUGE_PAGES_PREFER = 0,  // fewer entries of the system's page tables to walk
+  INTFLASH_HUGE_PAGES_AVOID = 1    // no memory before tokens are stored in it
+} intflash_huge_pages;
+typedef enum intflash_numa INTFLASH_INT {
+  INTFLASH_NUMA_DEFAULT = 0,     // the process's policy: as a rule, the node that first writes
+  INTFLASH_NUMA_INTERLEAVE = 1,  // all nodes in turn: where any thread may attend any sequence
+  INTFLASH_NUMA_LOCAL = 2        // the node that first writes, whatever the process's policy
+} intflash_numa;
+
 typedef struct intflash_cache_options {
   uint32_t struct_size;
   int64_t num_kv_heads;
@@ -41,6 +54,8 @@ typedef struct intflash_cache_options {
   const float* value_center;  // [num_kv_heads][head_dim_v], the same of values
   int32_t rotate;  // 1 = Hadamard rotation of keys, and of queries that attend them; head_dim = m *
                    // 2^k with m odd and <= 9
+  intflash_huge_pages huge_pages;
+  intflash_numa numa;
 } intflash_cache_options;
 
 typedef struct intflash_cache_info {
