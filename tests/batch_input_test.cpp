@@ -30,6 +30,9 @@ TEST_P(BadBatches, AreRefusedByNameValueAndRule) {
   input.expect_refusal(intflash_plan_batch(input.context, input.cache, &input.batch.desc, &plan),
                        GetParam().status, GetParam().words);
   EXPECT_EQ(plan, nullptr);
+  input.expect_refusal(
+      intflash_query_batch_support(input.context, input.cache, &input.batch.desc, nullptr),
+      GetParam().status, GetParam().words);
 }
 
 const BadInput kBadBatches[] = {
@@ -271,7 +274,13 @@ TEST(BatchInput, HandlesAreChecked) {
   refuse(intflash_batch_run(nullptr, input.cache, &batch.args, nullptr, 0), {"plan", "NULL"});
   refuse(intflash_batch_get_info(nullptr, &info), {"plan", "NULL"});
   ASSERT_EQ(batch.make_plan(input.context, input.cache), INTFLASH_OK);
-  refuse(intflash_batch_get_info(batch.plan, &info), {"info", "struct_size"});
+  refuse(intflash_batch_get_info(batch.plan, &info), {"info.struct_size", "0"});
+  refuse(intflash_query_batch_support(input.context, input.cache, &batch.desc, &info),
+         {"info.struct_size", "0"});
+  refuse(intflash_query_batch_support(nullptr, input.cache, &batch.desc, nullptr),
+         {"context", "NULL"});
+  refuse(intflash_query_batch_support(input.context, nullptr, &batch.desc, nullptr),
+         {"cache", "NULL"});
   refuse(intflash_batch_run(batch.plan, nullptr, &batch.args, nullptr, 0), {"cache", "NULL"});
   refuse(intflash_batch_run(batch.plan, input.cache, nullptr, nullptr, 0), {"args", "struct_size"});
   refuse(intflash_batch_end(batch.plan, nullptr), {"workspace", "NULL"});
