@@ -19,6 +19,11 @@ std::int64_t num_scans(const intflash_batch_plan& plan) {
                      plan.page.head_dim});
 }
 
+const BatchStage& stage_of(const intflash_batch_plan& plan, std::int32_t phase) {
+  return plan.stages[(phase - kScanPhase - 1) / 2];
+}
+bool is_merge(std::int32_t phase) { return (phase - kScanPhase - 1) % 2 == 1; }
+
 PageRun pages_of(const BatchRun& run, std::int64_t request) {
   return page_run(run.args->pages, request, run.plan->requests[request].mask.kv_begin);
 }
@@ -61,17 +66,30 @@ AttentionState slot_state(const BatchRun& run, std::int64_t slot) {
           layout.worker.tile.accumulator_stride};
 }
 
-void copy_state(const AttentionState& from, const AttentionState& to, std::int64_t rows) {
-  std::copy_n(from.reference, rows, to.reference);
-  std::copy_n(from.row_sum, rows, to.row_sum);
-  std::copy_n(from.accumulators, rows * from.accumulator_stride, to.accumulators);
+enum class HandedState { kTotal, kSpan };
+
+// Of a section's row, and the rows behind it.
+AttentionState handed_state(const BatchRun& run, const BatchSection& section, std::int64_t kv_head,
+                            std::int64_t row, HandedState which) {
+  const intflash_batch_plan& plan = *run.plan;
+  const TileShape& shape = plan.layout.worker.tile;
+  const std::int64_t index = section.first_state + row;
+  char* head = run.workspace + plan.layout.states_offset + kv_head * plan.layout.states_bytes;
+  if (which == HandedState::kSpan) head += handed_state_bytes(plan.num_states, shape);
+  const std::int64_t bytes_of_a_float_each = round_up(plan.num_states * 4, 64);
+  float* reference = reinterpret_cast<float*>(head);
+  float* row_sum = reinterpret_cast<float*>(head + bytes_of_a_float_each);
+  float* accumulators = reinterpret_cast<float*>(head + 2 * bytes_of_a_float_each);
+  return {reference + index, row_sum + index, accumulators + index * shape.accumulator_stride,
+          shape.accumulator_stride};
 }
 
-// The score blocks of a span that lie in [begin, end) of a request's keys, out of its pages.
-void gather_span(const BatchRun& run, const BatchRequest& request, const PageRun& pages,
+// The score blocks of a span that lie in the section's keys, out of the pages of its first request.
+void gather_span(const BatchRun& run, const BatchSection& section, const PageRun& pages,
                  std::int64_t kv_head, std::int64_t span, ScoreBlock* blocks) {
   const KernelTable& kernels = *run.plan->context->port->kernels;
-  const KeyRange present = {request.mask.kv_begin, request.mask.kv_len};
+  const MaskRule& mask = run.plan->requests[section.first_request].mask;
+  const KeyRange present = {std::max(mask.kv_begin, section.keys.begin), section.keys.end};
   for (std::int64_t b = 0; b < kBlocksPerSpan; ++b) {
     const std::int64_t first = span * kSpanTokens + b * kScoreBlock;
     if (first + kScoreBlock <= present.begin || first >= present.end) continue;
@@ -89,55 +107,97 @@ void gather_span(const BatchRun& run, const BatchRequest& request, const PageRun
   }
 }
 
+void begin_section_tile(const BatchRun& run, const BatchSection& section, std::int64_t kv_head,
+                        std::int64_t index, Tile& tile) {
+  const intflash_batch_plan& plan = *run.plan;
+  const TileShape& shape = plan.layout.worker.tile;
+  const std::int64_t first_row = index * shape.rows;
+  begin_tile(shape, tile);
+  for_each_run(plan, section, first_row, std::min(shape.rows, section.num_rows - first_row),
+               [&](const BatchRequest& request, std::int64_t row, std::int64_t num_rows) {
+                 add_rows(row_group(run, request, kv_head), shape, row, num_rows, tile);
+               });
+  clip_tile(section.keys, tile);
+  if (section.first_state < 0) return;
+  tile.total = handed_state(run, section, kv_head, first_row, HandedState::kTotal);
+  tile.touched = true;
+}
+
+// A span that other sections have a part of: its state comes from the one before, or waits for the
+// one after.
+void attend_divided_span(const RowGroup& group, const Worker& worker, const BatchSection& section,
+                         std::int64_t span, const Tile& tile, const AttentionState& state) {
+  if (!section.enters(span)) clear_state(state, tile.query.rows);
+  if (sees_span(tile, span)) attend_span_into(group, worker, span, worker.blocks, tile, state);
+  if (section.leaves(span)) return;
+  group.kernels->merge_states(state, tile.total, tile.query.rows,
+                              static_cast<std::int32_t>(group.head_dim_v));
+}
+
+// One tile of an item against its span number index, which the worker's blocks hold.
+void attend_item_span(const BatchRun& run, const BatchItem& item, const RowGroup& group,
+                      std::int64_t kv_head, std::int64_t index, std::int64_t tile_index,
+                      const Worker& worker) {
+  const BatchSection& section = run.plan->sections[item.section];
+  const std::int64_t span = item.first_span + index;
+  Tile& tile = *worker.tile(tile_index);
+  if (section.enters(span) || section.leaves(span)) {
+    const std::int64_t row = (item.first_tile + tile_index) * run.plan->layout.worker.tile.rows;
+    attend_divided_span(group, worker, section, span, tile,
+                        handed_state(run, section, kv_head, row, HandedState::kSpan));
+  } else if (item.is_later_part) {
+    const AttentionState state = slot_state(run, item.slot + index);
+    clear_state(state, tile.query.rows);
+    if (sees_span(tile, span)) attend_span_into(group, worker, span, worker.blocks, tile, state);
+  } else {
+    attend_span(group, worker, span, worker.blocks, tile);
+  }
+}
+
 // Tiles of one kv head against the item's spans; what is written depends on whether the item has
 // all spans of its tiles.
 void attend_head(const BatchRun& run, const BatchItem& item, std::int64_t kv_head,
                  const Worker& worker) {
   const intflash_batch_plan& plan = *run.plan;
-  const TileShape& shape = plan.layout.worker.tile;
-  const BatchRequest& request = plan.requests[item.request];
-  const PageRun pages = pages_of(run, item.request);
-  const RowGroup group = row_group(run, request, kv_head);
-  const auto first_row = [&](std::int64_t i) { return (item.first_tile + i) * shape.rows; };
-  for (std::int64_t i = 0; i < item.num_tiles; ++i)
-    begin_tile(group, shape, first_row(i), *worker.tile(i));
-  // The first part of a cut range begins with the tile's first span.
-  const bool is_later_part =
-      item.slot >= 0 && item.first_span * kSpanTokens > worker.tile(0)->min_begin;
+  const BatchSection& section = plan.sections[item.section];
+  const PageRun pages = pages_of(run, section.first_request);
+  const RowGroup group = row_group(run, plan.requests[section.first_request], kv_head);
+  for (std::int64_t i = 0; i < item.num_tiles; ++i) {
+    Tile& tile = *worker.tile(i);
+    begin_section_tile(run, section, kv_head, item.first_tile + i, tile);
+    if (section.begins_states() && !item.is_later_part) clear_state(tile.total, tile.query.rows);
+  }
+  const bool is_first_part = item.slot >= 0 && !item.is_later_part;
+  if (is_first_part && section.first_state < 0) worker.tile(0)->total = slot_state(run, item.slot);
   for (std::int64_t s = 0; s < item.num_spans; ++s) {
     const std::int64_t span = item.first_span + s;
-    gather_span(run, request, pages, kv_head, span, worker.blocks);
-    if (is_later_part) {
-      attend_span_into(group, worker, span, worker.blocks, *worker.tile(0),
-                       slot_state(run, item.slot + s));
-      continue;
-    }
+    bool is_seen = false;
+    for (std::int64_t i = 0; i < item.num_tiles; ++i) is_seen |= sees_span(*worker.tile(i), span);
+    if (is_seen) gather_span(run, section, pages, kv_head, span, worker.blocks);
     for (std::int64_t i = 0; i < item.num_tiles; ++i)
-      attend_span(group, worker, span, worker.blocks, *worker.tile(i));
+      attend_item_span(run, item, group, kv_head, s, i, worker);
   }
-  if (is_later_part) return;
-  if (item.slot >= 0) {
-    const Tile& tile = *worker.tile(0);
-    copy_state(tile.total, slot_state(run, item.slot), tile.query.rows);
-    return;
-  }
+  if (item.slot >= 0 || section.is_shared) return;
   for (std::int64_t i = 0; i < item.num_tiles; ++i)
-    finish_tile(group, first_row(i), *worker.tile(i));
+    finish_tile(group, (item.first_tile + i) * plan.layout.worker.tile.rows, *worker.tile(i));
 }
 
 void merge_tile(const BatchRun& run, const BatchMerge& merge, const Worker& worker) {
   const intflash_batch_plan& plan = *run.plan;
   const TileShape& shape = plan.layout.worker.tile;
-  const RowGroup group = row_group(run, plan.requests[merge.request], merge.head);
+  const BatchSection& section = plan.sections[merge.section];
+  const RowGroup group = row_group(run, plan.requests[section.first_request], merge.head);
+  const std::int64_t first_row = merge.tile * shape.rows;
   Tile& tile = *worker.tile(0);
-  begin_tile(group, shape, merge.tile * shape.rows, tile);
-  copy_state(slot_state(run, merge.first_slot), tile.total, tile.query.rows);
+  begin_section_tile(run, section, merge.head, merge.tile, tile);
+  std::int64_t next = 0;
+  if (section.first_state < 0) tile.total = slot_state(run, merge.first_slot + next++);
   tile.touched = true;
-  for (std::int64_t i = 1; i < merge.num_slots; ++i) {
-    group.kernels->merge_states(slot_state(run, merge.first_slot + i), tile.total, tile.query.rows,
-                                static_cast<std::int32_t>(group.head_dim_v));
+  for (; next < merge.num_slots; ++next) {
+    group.kernels->merge_states(slot_state(run, merge.first_slot + next), tile.total,
+                                tile.query.rows, static_cast<std::int32_t>(group.head_dim_v));
   }
-  finish_tile(group, merge.tile * shape.rows, tile);
+  if (!section.is_shared) finish_tile(group, first_row, tile);
 }
 
 ScoreRange score_range(const BatchRun& run) {
@@ -168,9 +228,9 @@ Team BatchRun::team() {
 }
 
 std::int64_t num_tasks(const intflash_batch_plan& plan, std::int32_t phase) {
-  return phase == kScanPhase     ? num_scans(plan)
-         : phase == kAttendPhase ? plan.num_items
-                                 : plan.num_merges;
+  if (phase == kScanPhase) return num_scans(plan);
+  const BatchStage& stage = stage_of(plan, phase);
+  return is_merge(phase) ? stage.num_merges : stage.num_items;
 }
 
 intflash_status result_of(const BatchRun& run) {
@@ -191,12 +251,13 @@ void run_task(BatchRun& run, std::int32_t phase, std::int64_t task, const Worker
   const bool is_sound = run.query.first_bad.load(std::memory_order_relaxed) == INT64_MAX &&
                         score_range(run).is_safe();
   if (!is_sound) return;
-  if (phase == kAttendPhase) {
-    const BatchItem& item = plan.items[task];
+  const BatchStage& stage = stage_of(plan, phase);
+  if (is_merge(phase)) {
+    merge_tile(run, plan.merges[stage.first_merge + task], worker);
+  } else {
+    const BatchItem& item = plan.items[stage.first_item + task];
     for (std::int64_t i = 0; i < item.num_heads; ++i)
       attend_head(run, item, item.first_head + i, worker);
-  } else {
-    merge_tile(run, plan.merges[task], worker);
   }
 }
 

@@ -80,12 +80,6 @@ void set_row_factor(QueryTile& query, std::int32_t r, float factor) {
       static_cast<std::int32_t>(std::min(std::nearbyint(query.mantissa[r] * 32768.0f), 32767.0f));
 }
 
-void clear_state(const AttentionState& state, std::int32_t rows) {
-  std::fill_n(state.reference, rows, -INFINITY);
-  std::fill_n(state.row_sum, rows, 0.0f);
-  std::fill_n(state.accumulators, rows * state.accumulator_stride, 0.0f);
-}
-
 // Adds a sink of logit 2^exponent to a row's denominator; returns the share of it that its keys had
 // before. docs/numerics.md, section 4.
 float add_sink(const AttentionState& state, std::int32_t row, std::int64_t dim, float exponent) {
@@ -100,28 +94,41 @@ float add_sink(const AttentionState& state, std::int32_t row, std::int64_t dim, 
   return row_sum > 0 ? keys / row_sum : 0.0f;
 }
 
+// A tile's accumulators follow it, and its codes follow them.
+char* accumulators_of(Tile& tile) {
+  return reinterpret_cast<char*>(&tile) + round_up(sizeof(Tile), 64);
+}
+std::int8_t* codes_of(const TileShape& shape, Tile& tile) {
+  return reinterpret_cast<std::int8_t*>(accumulators_of(tile)) +
+         shape.rows * shape.accumulator_stride * 4;
+}
+
 }  // namespace
 
-void begin_tile(const RowGroup& group, const TileShape& shape, std::int64_t first_row, Tile& tile) {
-  char* after = reinterpret_cast<char*>(&tile) + round_up(sizeof(Tile), 64);
-  tile.total = {tile.reference, tile.row_sum, reinterpret_cast<float*>(after),
+void begin_tile(const TileShape& shape, Tile& tile) {
+  tile.total = {tile.reference, tile.row_sum, reinterpret_cast<float*>(accumulators_of(tile)),
                 shape.accumulator_stride};
   tile.touched = false;
+  tile.query.rows = 0;
+  tile.query.code_stride = static_cast<std::int32_t>(shape.code_stride);
+  tile.query.codes = codes_of(shape, tile);
+  tile.min_begin = INT64_MAX;
+  tile.max_end = 0;
+}
+
+void add_rows(const RowGroup& group, const TileShape& shape, std::int64_t first_row,
+              std::int64_t num_rows, Tile& tile) {
   QueryTile& query = tile.query;
-  query.rows = static_cast<std::int32_t>(std::min(shape.rows, group.num_rows - first_row));
+  const std::int32_t begin = query.rows;
+  query.rows += static_cast<std::int32_t>(num_rows);
   query.head_dim = static_cast<std::int32_t>(group.head_dim);
-  query.code_stride = static_cast<std::int32_t>(shape.code_stride);
-  std::int8_t* codes =
-      reinterpret_cast<std::int8_t*>(after) + shape.rows * shape.accumulator_stride * 4;
-  query.codes = codes;
+  std::int8_t* codes = codes_of(shape, tile);
 
   const bool needs_center = group.key_center != nullptr &&
                             (group.lse != nullptr || group.score_cap > 0 || group.sinks != nullptr);
   const float to_log2 = static_cast<float>(static_cast<double>(group.softmax_scale) * kLog2E);
-  tile.min_begin = INT64_MAX;
-  tile.max_end = 0;
-  for (std::int32_t r = 0; r < query.rows; ++r) {
-    const RowPlace place = place_of(group, first_row + r);
+  for (std::int32_t r = begin; r < query.rows; ++r) {
+    const RowPlace place = place_of(group, first_row + r - begin);
     std::int8_t* row_codes = codes + r * shape.code_stride;
     float scale = 0;
     quantize_tokens(*group.kernels, *group.query, group.query_dtype, group.batch, place.query_head,
@@ -143,6 +150,25 @@ void begin_tile(const RowGroup& group, const TileShape& shape, std::int64_t firs
   pad_rows(query);
 }
 
+void begin_tile(const RowGroup& group, const TileShape& shape, std::int64_t first_row, Tile& tile) {
+  begin_tile(shape, tile);
+  add_rows(group, shape, first_row, std::min(shape.rows, group.num_rows - first_row), tile);
+}
+
+void clip_tile(KeyRange keys, Tile& tile) {
+  tile.min_begin = std::max(tile.min_begin, keys.begin);
+  tile.max_end = std::min(tile.max_end, keys.end);
+  if (tile.min_begin < tile.max_end) return;
+  tile.min_begin = INT64_MAX;
+  tile.max_end = 0;
+}
+
+void clear_state(const AttentionState& state, std::int32_t rows) {
+  std::fill_n(state.reference, rows, -INFINITY);
+  std::fill_n(state.row_sum, rows, 0.0f);
+  std::fill_n(state.accumulators, rows * state.accumulator_stride, 0.0f);
+}
+
 bool sees_span(const Tile& tile, std::int64_t span) {
   return tile.min_begin < (span + 1) * kSpanTokens && tile.max_end > span * kSpanTokens;
 }
@@ -161,7 +187,6 @@ void attend_span_into(const RowGroup& group, const Worker& worker, std::int64_t 
     write_keep_words(tile.ranges, rows, key, words);
     keep[num_blocks] = words;
   }
-  clear_state(state, rows);
   TileTask task{};
   task.query = &tile.query;
   task.head_dim_v = static_cast<std::int32_t>(group.head_dim_v);
@@ -178,7 +203,9 @@ void attend_span_into(const RowGroup& group, const Worker& worker, std::int64_t 
 void attend_span(const RowGroup& group, const Worker& worker, std::int64_t span,
                  const ScoreBlock* blocks, Tile& tile) {
   if (!sees_span(tile, span)) return;
-  attend_span_into(group, worker, span, blocks, tile, tile.touched ? worker.part : tile.total);
+  const AttentionState& state = tile.touched ? worker.part : tile.total;
+  clear_state(state, tile.query.rows);
+  attend_span_into(group, worker, span, blocks, tile, state);
   if (tile.touched)
     group.kernels->merge_states(worker.part, tile.total, tile.query.rows,
                                 static_cast<std::int32_t>(group.head_dim_v));
