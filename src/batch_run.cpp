@@ -76,12 +76,10 @@ AttentionState handed_state(const BatchRun& run, const BatchSection& section, st
   const std::int64_t index = section.first_state + row;
   char* head = run.workspace + plan.layout.states_offset + kv_head * plan.layout.states_bytes;
   if (which == HandedState::kSpan) head += handed_state_bytes(plan.num_states, shape);
-  const std::int64_t bytes_of_a_float_each = round_up(plan.num_states * 4, 64);
+  const std::int64_t padded_rows = round_up(plan.num_states, 16);
   float* reference = reinterpret_cast<float*>(head);
-  float* row_sum = reinterpret_cast<float*>(head + bytes_of_a_float_each);
-  float* accumulators = reinterpret_cast<float*>(head + 2 * bytes_of_a_float_each);
-  return {reference + index, row_sum + index, accumulators + index * shape.accumulator_stride,
-          shape.accumulator_stride};
+  return {reference + index, reference + padded_rows + index,
+          reference + 2 * padded_rows + index * shape.accumulator_stride, shape.accumulator_stride};
 }
 
 // The score blocks of a span that lie in the section's keys, out of the pages of its first request.
@@ -123,34 +121,58 @@ void begin_section_tile(const BatchRun& run, const BatchSection& section, std::i
   tile.touched = true;
 }
 
+// One kv head of an item, at work. group: of the section's first request.
+struct ItemHead {
+  const BatchRun& run;
+  const BatchItem& item;
+  const BatchSection& section;
+  const RowGroup& group;
+  std::int64_t kv_head;
+  const Worker& worker;
+
+  std::int64_t first_row(std::int64_t tile) const {
+    return (item.first_tile + tile) * run.plan->layout.worker.tile.rows;
+  }
+  void attend_into(std::int64_t span, const Tile& tile, const AttentionState& state) const {
+    if (sees_span(tile, span)) attend_span_into(group, worker, span, worker.blocks, tile, state);
+  }
+};
+
 // A span that other sections have a part of: its state comes from the one before, or waits for the
 // one after.
-void attend_divided_span(const RowGroup& group, const Worker& worker, const BatchSection& section,
-                         std::int64_t span, const Tile& tile, const AttentionState& state) {
-  if (!section.enters(span)) clear_state(state, tile.query.rows);
-  if (sees_span(tile, span)) attend_span_into(group, worker, span, worker.blocks, tile, state);
-  if (section.leaves(span)) return;
-  group.kernels->merge_states(state, tile.total, tile.query.rows,
-                              static_cast<std::int32_t>(group.head_dim_v));
+void attend_divided_span(const ItemHead& head, std::int64_t span, std::int64_t index) {
+  const Tile& tile = *head.worker.tile(index);
+  const AttentionState state =
+      handed_state(head.run, head.section, head.kv_head, head.first_row(index), HandedState::kSpan);
+  if (!head.section.enters(span)) clear_state(state, tile.query.rows);
+  head.attend_into(span, tile, state);
+  if (head.section.leaves(span)) return;
+  head.group.kernels->merge_states(state, tile.total, tile.query.rows,
+                                   static_cast<std::int32_t>(head.group.head_dim_v));
 }
 
-// One tile of an item against its span number index, which the worker's blocks hold.
-void attend_item_span(const BatchRun& run, const BatchItem& item, const RowGroup& group,
-                      std::int64_t kv_head, std::int64_t index, std::int64_t tile_index,
-                      const Worker& worker) {
-  const BatchSection& section = run.plan->sections[item.section];
-  const std::int64_t span = item.first_span + index;
-  Tile& tile = *worker.tile(tile_index);
-  if (section.enters(span) || section.leaves(span)) {
-    const std::int64_t row = (item.first_tile + tile_index) * run.plan->layout.worker.tile.rows;
-    attend_divided_span(group, worker, section, span, tile,
-                        handed_state(run, section, kv_head, row, HandedState::kSpan));
-  } else if (item.is_later_part) {
-    const AttentionState state = slot_state(run, item.slot + index);
-    clear_state(state, tile.query.rows);
-    if (sees_span(tile, span)) attend_span_into(group, worker, span, worker.blocks, tile, state);
-  } else {
-    attend_span(group, worker, span, worker.blocks, tile);
+// A span of a cut range's later part: its state goes to a slot.
+void attend_span_apart(const ItemHead& head, std::int64_t span, std::int64_t index) {
+  const Tile& tile = *head.worker.tile(index);
+  const AttentionState state = slot_state(head.run, head.item.slot + span - head.item.first_span);
+  clear_state(state, tile.query.rows);
+  head.attend_into(span, tile, state);
+}
+
+void attend_item_span(const ItemHead& head, const PageRun& pages, std::int64_t span) {
+  const Worker& worker = head.worker;
+  bool is_seen = false;
+  for (std::int64_t i = 0; i < head.item.num_tiles; ++i)
+    is_seen |= sees_span(*worker.tile(i), span);
+  if (is_seen) gather_span(head.run, head.section, pages, head.kv_head, span, worker.blocks);
+  for (std::int64_t i = 0; i < head.item.num_tiles; ++i) {
+    if (head.section.enters(span) || head.section.leaves(span)) {
+      attend_divided_span(head, span, i);
+    } else if (head.item.is_later_part) {
+      attend_span_apart(head, span, i);
+    } else {
+      attend_span(head.group, worker, span, worker.blocks, *worker.tile(i));
+    }
   }
 }
 
@@ -158,10 +180,10 @@ void attend_item_span(const BatchRun& run, const BatchItem& item, const RowGroup
 // all spans of its tiles.
 void attend_head(const BatchRun& run, const BatchItem& item, std::int64_t kv_head,
                  const Worker& worker) {
-  const intflash_batch_plan& plan = *run.plan;
-  const BatchSection& section = plan.sections[item.section];
+  const BatchSection& section = run.plan->sections[item.section];
   const PageRun pages = pages_of(run, section.first_request);
-  const RowGroup group = row_group(run, plan.requests[section.first_request], kv_head);
+  const RowGroup group = row_group(run, run.plan->requests[section.first_request], kv_head);
+  const ItemHead head{run, item, section, group, kv_head, worker};
   for (std::int64_t i = 0; i < item.num_tiles; ++i) {
     Tile& tile = *worker.tile(i);
     begin_section_tile(run, section, kv_head, item.first_tile + i, tile);
@@ -169,25 +191,17 @@ void attend_head(const BatchRun& run, const BatchItem& item, std::int64_t kv_hea
   }
   const bool is_first_part = item.slot >= 0 && !item.is_later_part;
   if (is_first_part && section.first_state < 0) worker.tile(0)->total = slot_state(run, item.slot);
-  for (std::int64_t s = 0; s < item.num_spans; ++s) {
-    const std::int64_t span = item.first_span + s;
-    bool is_seen = false;
-    for (std::int64_t i = 0; i < item.num_tiles; ++i) is_seen |= sees_span(*worker.tile(i), span);
-    if (is_seen) gather_span(run, section, pages, kv_head, span, worker.blocks);
-    for (std::int64_t i = 0; i < item.num_tiles; ++i)
-      attend_item_span(run, item, group, kv_head, s, i, worker);
-  }
+  for (std::int64_t s = 0; s < item.num_spans; ++s)
+    attend_item_span(head, pages, item.first_span + s);
   if (item.slot >= 0 || section.is_shared) return;
   for (std::int64_t i = 0; i < item.num_tiles; ++i)
-    finish_tile(group, (item.first_tile + i) * plan.layout.worker.tile.rows, *worker.tile(i));
+    finish_tile(group, head.first_row(i), *worker.tile(i));
 }
 
 void merge_tile(const BatchRun& run, const BatchMerge& merge, const Worker& worker) {
   const intflash_batch_plan& plan = *run.plan;
-  const TileShape& shape = plan.layout.worker.tile;
   const BatchSection& section = plan.sections[merge.section];
   const RowGroup group = row_group(run, plan.requests[section.first_request], merge.head);
-  const std::int64_t first_row = merge.tile * shape.rows;
   Tile& tile = *worker.tile(0);
   begin_section_tile(run, section, merge.head, merge.tile, tile);
   std::int64_t next = 0;
@@ -197,7 +211,7 @@ void merge_tile(const BatchRun& run, const BatchMerge& merge, const Worker& work
     group.kernels->merge_states(slot_state(run, merge.first_slot + next), tile.total,
                                 tile.query.rows, static_cast<std::int32_t>(group.head_dim_v));
   }
-  if (!section.is_shared) finish_tile(group, first_row, tile);
+  if (!section.is_shared) finish_tile(group, merge.tile * plan.layout.worker.tile.rows, tile);
 }
 
 ScoreRange score_range(const BatchRun& run) {

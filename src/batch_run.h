@@ -40,7 +40,7 @@ inline std::int64_t state_bytes(const TileShape& tile) {
 // Of one kv head, the states that sections hand over: totals of all rows, then states of the spans
 // in which sections end; of each, references, sums, accumulators.
 inline std::int64_t handed_state_bytes(std::int64_t num_rows, const TileShape& tile) {
-  return 2 * round_up(num_rows * 4, 64) + num_rows * tile.accumulator_stride * 4;
+  return 2 * round_up(num_rows, 16) * 4 + num_rows * tile.accumulator_stride * 4;
 }
 
 std::int64_t num_tasks(const intflash_batch_plan& plan, std::int32_t phase);

@@ -443,7 +443,8 @@ std::vector<std::string> serving_cases(const std::string& suite, bool quick, int
              "batch/d128/h32-8/mixed",
              "batch/d128/h32-8/n200/plan",
              "batch/d128/h8-8/n1/tiny",
-             fmt::format("batch/d128/h32-8/n{}/cascade", quick ? 4096 : 16384)};
+             fmt::format("batch/d128/h32-8/n{}/cascade", quick ? 4096 : 16384),
+             fmt::format("batch/d128/h8-8/n{}/cascade", quick ? 4096 : 16384)};
   }
   const std::vector<std::string> one_thread = names;
   if (threads > 1) names.clear();
