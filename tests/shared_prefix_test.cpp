@@ -23,10 +23,10 @@ using Prefixes = std::vector<intflash_shared_prefix>;
 // Sequences forked from each other, attended in the order in which they are grown.
 class Forest {
  public:
-  Forest(const Shape& shape, std::uint64_t seed)
+  Forest(const Shape& shape, std::uint64_t seed, std::int64_t most_queries = kMaxQueries)
       : random_(seed),
         server_(shape),
-        queries_(random_tokens(shape, kMaxQueries, static_cast<std::uint32_t>(random_.next()))) {}
+        queries_(random_tokens(shape, most_queries, static_cast<std::uint32_t>(random_.next()))) {}
 
   static constexpr std::int64_t kMaxQueries = 40;
 
@@ -194,16 +194,18 @@ TEST(SharedPrefix, IsSeenAsFarAsEachRequestsMaskGoes) {
   }
 }
 
-TEST(SharedPrefix, SeenInDistantPiecesByRowsOfOneTile) {
-  Forest forest(shape_of(64, 1, 1 << 14), seed_from_test_name());
-  const std::int32_t root = forest.plant(4096);
-  forest.open_prefix(4096);
-  for (const std::int64_t end : {300, 3900}) {
-    // Queries at the end of the sequence that see keys up to end, far before them.
-    Request& request = forest.attend_last(root, 2);
-    request.mask = INTFLASH_MASK_PREFIX;
-    request.prefix_len = end;
-    request.kv_len = 4096;
+// The last queries of a request stand behind the first ones of the next in a tile: between the keys
+// in their windows lie blocks that none of the tile's rows sees.
+TEST(SharedPrefix, IsSeenInDistantPiecesByRowsOfOneTile) {
+  Shape shape = shape_of(64, 1, 1 << 13);
+  shape.group_size = 1;
+  Forest forest(shape, seed_from_test_name(), 1500);
+  const std::int32_t root = forest.plant(2048);
+  forest.open_prefix(2048);
+  for (int r = 0; r < 3; ++r) {
+    Request& request = forest.attend_last(root, 1500);
+    request.mask = INTFLASH_MASK_WINDOW;
+    request.window_left = 100;
   }
   forest.close_prefix(0);
   forest.expect_the_bits_of_the_flat_batch();
