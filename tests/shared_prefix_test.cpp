@@ -248,6 +248,37 @@ TEST(SharedPrefix, StandsBehindPagesThatAreGone) {
   }
 }
 
+// Requests that append to a page which is not full have copies of it, and may append other keys.
+TEST(SharedPrefix, IsReadInWholePages) {
+  Forest forest(shape_of(256, 1, 1 << 13), seed_from_test_name());
+  const std::int32_t root = forest.plant(1024);
+  forest.open_prefix(1152);
+  for (const std::int64_t own : {200, 300}) forest.attend_last(forest.branch(root, own), 1);
+  forest.close_prefix(0);
+  forest.expect_the_bits_of_the_flat_batch();
+}
+
+TEST(SharedPrefix, WithoutAWholeBlockOfSeveralRequestsIsLeftOut) {
+  Forest forest(shape_of(64, 1, 1 << 13), seed_from_test_name());
+  const std::int32_t root = forest.plant(500);
+  forest.attend_last(root, 1);
+  forest.attend_last(root, 1);
+  ASSERT_EQ(intflash_sequence_drop_before(forest.server().cache(), root, 384), INTFLASH_OK);
+  forest.attend_last(root, 1);
+  forest.attend_last(root, 1);
+  const auto num_phases = [&](const intflash_shared_prefix& prefix) {
+    BatchCall batch(forest.server().shape(), forest.requests());
+    batch.share({prefix});
+    EXPECT_EQ(batch.make_plan(forest.server().context(), forest.server().cache()), INTFLASH_OK);
+    return intflash_batch_num_phases(batch.plan);
+  };
+  EXPECT_EQ(num_phases({0, 2, 127}), 3);
+  EXPECT_EQ(num_phases({0, 2, 128}), 5);
+  EXPECT_EQ(num_phases({0, 1, 500}), 3);
+  EXPECT_EQ(num_phases({2, 2, 384}), 3);
+  EXPECT_EQ(num_phases({2, 2, 500}), 3);
+}
+
 TEST(SharedPrefix, IsAttendedOnceByEveryPort) {
   for (const PortEntry& port : ports_under_test()) {
     if (find_kernels(port.name) == nullptr) continue;  // emulated: not reached by name
