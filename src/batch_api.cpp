@@ -11,6 +11,7 @@
 #include "checks.h"
 #include "rope.h"
 #include "score_bias.h"
+#include "shared_prefix.h"
 
 namespace {
 
@@ -64,10 +65,12 @@ intflash_status check_desc(const intflash_cache& cache, const intflash_batch_des
     if (status != INTFLASH_OK) return status;
     queries += desc->requests[r].query_len;
   }
-  if (queries <= kMaxExtent / desc->num_query_heads) return INTFLASH_OK;
-  return fail(INTFLASH_SIZE_OVERFLOW,
-              "%lld queries of %lld heads in one batch: must be at most 2^31 - 1 rows",
-              static_cast<i64>(queries), static_cast<i64>(desc->num_query_heads));
+  if (queries > kMaxExtent / desc->num_query_heads) {
+    return fail(INTFLASH_SIZE_OVERFLOW,
+                "%lld queries of %lld heads in one batch: must be at most 2^31 - 1 rows",
+                static_cast<i64>(queries), static_cast<i64>(desc->num_query_heads));
+  }
+  return check_shared_prefixes(*desc);
 }
 
 intflash_status make_plan(const intflash_context* context, const intflash_cache* cache,
@@ -162,6 +165,9 @@ intflash_status check_batch_pages(const intflash_batch_plan& plan, const intflas
     const MaskRule& mask = plan.requests[r].mask;
     status = check_pages(cache, r, page_run(table, r, mask.kv_begin), mask.kv_len, seen);
   }
+  for (std::int64_t s = 0; status == INTFLASH_OK && s < plan.num_sections; ++s) {
+    if (plan.sections[s].is_shared) status = check_shared_pages(plan, plan.sections[s], table);
+  }
   return status;
 }
 
@@ -232,11 +238,11 @@ intflash_status intflash_batch_begin(const intflash_batch_plan* plan, const intf
 }
 
 int32_t intflash_batch_num_phases(const intflash_batch_plan* plan) {
-  return plan == nullptr ? 0 : kNumBatchPhases;
+  return plan == nullptr ? 0 : num_phases(*plan);
 }
 
 int64_t intflash_batch_num_tasks(const intflash_batch_plan* plan, int32_t phase) {
-  return plan == nullptr || phase < 0 || phase >= kNumBatchPhases ? 0 : num_tasks(*plan, phase);
+  return plan == nullptr || phase < 0 || phase >= num_phases(*plan) ? 0 : num_tasks(*plan, phase);
 }
 
 void intflash_batch_run_task(const intflash_batch_plan* plan, void* workspace, int32_t phase,
@@ -264,7 +270,7 @@ intflash_status intflash_batch_run(const intflash_batch_plan* plan, const intfla
       intflash_batch_begin(plan, cache, args, workspace, workspace_bytes);
   if (status != INTFLASH_OK) return status;
   BatchRun& run = *static_cast<BatchRun*>(workspace);
-  for (std::int32_t phase = 0; phase < kNumBatchPhases; ++phase) {
+  for (std::int32_t phase = 0; phase < num_phases(*plan); ++phase) {
     run.team().for_each(num_tasks(*plan, phase), [&](const Worker& worker, std::int64_t task) {
       run_task(run, phase, task, worker);
     });

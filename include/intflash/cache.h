@@ -9,9 +9,9 @@
 // which order, is the caller's page table; or the cache keeps it, in sequences. The codes of a
 // token depend on that token alone: appending one by one or all at once gives the same bytes.
 //
-// A batch plan depends on lengths, masks and the number of workers alone: one plan serves all
-// layers of a step. Outputs do not depend on the batch a request is in, on how its prefill was cut,
-// on the page size, or on the number of threads, to the bit.
+// A batch plan depends on lengths, masks, shared prefixes and the number of workers alone: one plan
+// serves all layers of a step. Outputs do not depend on the batch a request is in, on shared
+// prefixes, on how its prefill was cut, on the page size, or on the number of threads, to the bit.
 #ifndef INTFLASH_CACHE_H_
 #define INTFLASH_CACHE_H_
 
@@ -215,6 +215,17 @@ typedef struct intflash_request {
   int64_t prefix_len;    // PREFIX: keys that every query sees, from position 0 on
 } intflash_request;
 
+#define INTFLASH_MAX_PREFIX_LEVELS 4  // shared prefixes that lie in each other
+
+// Requests first_request ... first_request + num_requests - 1, whose page tables begin with the
+// same pages. Their keys up to position prefix_len, rounded down to whole score blocks of 128 and
+// whole pages, are read once for all of them; no output bit changes.
+typedef struct intflash_shared_prefix {
+  int64_t first_request;
+  int64_t num_requests;  // at least 1, all with the same first_key_position
+  int64_t prefix_len;    // position after the last shared key: at most each one's kv_len
+} intflash_shared_prefix;
+
 typedef struct intflash_batch_desc {
   uint32_t struct_size;
   int64_t num_requests;
@@ -223,6 +234,11 @@ typedef struct intflash_batch_desc {
   intflash_dtype query_dtype;  // F32, F16 or BF16
   intflash_dtype out_dtype;    // F32, F16 or BF16
   float score_cap;             // 0 = none
+  // [num_shared_prefixes], by first_request, an outer one before those in it; NULL where there are
+  // none. Two have no request in common, or the later one lies in the earlier one's requests and
+  // has the larger prefix_len, at most INTFLASH_MAX_PREFIX_LEVELS deep.
+  const intflash_shared_prefix* shared_prefixes;
+  int64_t num_shared_prefixes;
 } intflash_batch_desc;
 
 // The rows of all requests follow one another, in the order of requests.
@@ -264,7 +280,8 @@ INTFLASH_API intflash_status intflash_batch_get_info(const intflash_batch_plan* 
                                                      intflash_plan_info* info);
 
 // Attends the whole batch. Allocates nothing and takes no lock. NaN or infinity in query is found
-// before anything is written to out or lse.
+// before anything is written to out or lse, and so is a page that requests of a shared prefix
+// should have in common and have not.
 INTFLASH_API intflash_status intflash_batch_run(const intflash_batch_plan* plan,
                                                 const intflash_cache* cache,
                                                 const intflash_batch_args* args, void* workspace,

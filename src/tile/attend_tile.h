@@ -211,9 +211,9 @@ INTFLASH_NOINLINE void weigh_general_rows(const TileTask& task, std::int64_t fir
       NarrowedOrder<Isa>::expand(keep, general.kept);
       expanded = keep;
     }
-    const BiasRow* bias = (biased >> row & 1) != 0 ? task.bias.rows + row : nullptr;
+    const BiasRow* bias = (biased >> row & 1) != 0 ? task.bias + row : nullptr;
     if (bias != nullptr && bias->elements != nullptr && bias->elements != read) {
-      elements = mask_elements(task.bias, *bias, first_key, general.elements);
+      elements = mask_elements(*bias, first_key, general.elements);
       read = bias->elements;
     }
     const bool is_capped = task.score_cap > 0.0f;
@@ -223,7 +223,6 @@ INTFLASH_NOINLINE void weigh_general_rows(const TileTask& task, std::int64_t fir
     form.cap = task.score_cap;
     form.bias = bias;
     form.elements = elements;
-    form.elements_dtype = task.bias.dtype;
     form.value_log2 = general.value_log2;
     form.kept = general.kept;
     const float largest = general_scores(form, block, first_key, scratch.dots[row], general.scores);
