@@ -566,9 +566,11 @@ int main(int argc, char** argv) {
   app.add_option("--attention", options.attention, "int8, exact, or both one after the other")
       ->check(CLI::IsMember({"int8", "exact", "both"}));
   app.add_option("--chunk", options.chunk, "Tokens at a time")->check(CLI::PositiveNumber);
-  CLI11_PARSE(app, argc, argv);
   try {
+    app.parse(argc, argv);
     run(options);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : 2;
   } catch (const std::exception& error) {
     std::fprintf(stderr, "intflash-runner: %s\n", error.what());
     return 1;
