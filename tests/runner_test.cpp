@@ -22,6 +22,8 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
+#include "test_ports.h"
+
 namespace intflash {
 namespace {
 
@@ -70,7 +72,7 @@ class Runner : public testing::Test {
   std::string path(const std::string& name) const { return (folder_ / name).string(); }
   std::string write(const std::string& name, const std::string& bytes) const {
     std::ofstream(path(name), std::ios::binary) << bytes;
-    return "'" + path(name) + "'";
+    return std::string("'").append(path(name)).append("'");
   }
 
   // The model with one file replaced is refused, with part in the message.
@@ -150,8 +152,7 @@ TEST_F(Runner, TextBeyondTheContextIsRefused) {
 // ---- Perplexity ----
 
 TEST_F(Runner, PerplexityInInt8IsThatOfDoublePrecision) {
-  const bool quick = std::getenv("INTFLASH_TEST_QUICK") == nullptr ||
-                     std::getenv("INTFLASH_TEST_QUICK") != std::string("0");
+  const bool quick = quick_tests();
   const std::string text = read_text(kModel / "heldout.txt");
   const std::string out =
       run_well("--perplexity " + write("text", quick ? text.substr(0, 1800) : text));

@@ -18,6 +18,7 @@
 #include <numeric>
 #include <random>
 #include <span>
+#include <sstream>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -48,7 +49,9 @@ auto parse_file(const std::string& path, Parse parse) {
   try {
     std::ifstream file(path, std::ios::binary);
     if (!file) fail("cannot open");
-    return parse(std::string(std::istreambuf_iterator<char>(file), {}));
+    std::ostringstream bytes;
+    bytes << file.rdbuf();
+    return parse(bytes.str());
   } catch (const std::exception& error) {
     fail(path + ": " + error.what());
   }
