@@ -100,6 +100,39 @@ Shape shape_of(std::int64_t page_size, std::int32_t num_threads, std::int64_t nu
   return shape;
 }
 
+// Rows of one tile then have masks of several requests, each with its own keys and dtype.
+TEST(SharedPrefix, RequestsKeepTheirOwnMasksThatAreData) {
+  for (const bool with_slopes : {false, true}) {
+    Shape shape = shape_of(64, 2, 1 << 13);
+    if (with_slopes) shape.slopes = {0.1f, 0, 0.02f, 0.5f};
+    Forest forest(shape, seed_from_test_name());
+    const std::int32_t root = forest.plant(1500);
+    std::vector<std::vector<float>> f32;
+    std::vector<std::vector<std::uint16_t>> f16;
+    std::vector<std::vector<std::uint64_t>> bits;
+    forest.open_prefix(1500);
+    for (const std::int64_t own : {1, 70, 300, 0, 900}) {
+      Request& request = forest.attend_last(forest.branch(root, own), 3);
+      const auto count = static_cast<std::size_t>(3 * request.kv_len);
+      f32.emplace_back(count);
+      f16.emplace_back(count);
+      for (float& x : f32.back())
+        x = forest.random().below(4) == 0 ? -INFINITY : forest.random().normal();
+      for (std::uint16_t& x : f16.back()) x = forest.random().below(3) == 0 ? 0xfc00 : 0x3c00;
+      bits.emplace_back(static_cast<std::size_t>(3 * ((request.kv_len + 63) / 64)),
+                        0xf0f0'5555'0123'4567u);
+      if (own == 70 || own == 900)
+        request.additive = {f32.back().data(), INTFLASH_F32, 0, 0, request.kv_len, nullptr};
+      if (own == 300)
+        request.additive = {f16.back().data(), INTFLASH_F16, 0, 0, request.kv_len, nullptr};
+      if (own == 0) request.bits = {bits.back().data(), request.kv_len};
+    }
+    forest.close_prefix(0);
+    forest.expect_the_bits_of_the_flat_batch();
+    forest.expect_the_bits_of_the_flat_batch(5);
+  }
+}
+
 TEST(SharedPrefix, EndsAnywhere) {
   for (const std::int64_t page_size : {64, 128, 256}) {
     for (const std::int32_t threads : {1, 3}) {
