@@ -118,6 +118,27 @@ void gather_span(const BatchRun& run, const BatchSection& section, const PageRun
   }
 }
 
+// The keys of the span that an item of one tile reads after another, and their scales, which are
+// read all at once when it comes: asked for here. after [2] gets its first block's halves.
+bool announce_span(const BatchRun& run, const BatchSection& section, const PageRun& pages,
+                   std::int64_t kv_head, std::int64_t span, KvBlock* after) {
+  const MaskRule& mask = run.plan->requests[section.first_request].mask;
+  const std::int64_t begin = std::max({mask.kv_begin, section.keys.begin, span * kSpanTokens}) /
+                             kBlockTokens * kBlockTokens;
+  const std::int64_t end = std::min(section.keys.end, (span + 1) * kSpanTokens);
+  for (std::int64_t position = begin; position < end; position += kBlockTokens) {
+    const KvBlock block = run.cache->block(pages, kv_head, position);
+    if (position == begin) after[0] = after[1] = block;
+    if (position == begin + kBlockTokens) after[1] = block;
+    for (std::int64_t key = 0; key < kBlockTokens; key += 16) {
+      __builtin_prefetch(block.key_scale + key, 0, 2);
+      __builtin_prefetch(block.value_scale + key, 0, 2);
+      __builtin_prefetch(block.key_sum + key, 0, 2);
+    }
+  }
+  return begin < end;
+}
+
 void begin_section_tile(const BatchRun& run, const BatchSection& section, std::int64_t kv_head,
                         std::int64_t index, Tile& tile) {
   const intflash_batch_plan& plan = *run.plan;
@@ -142,12 +163,14 @@ struct ItemHead {
   const RowGroup& group;
   std::int64_t kv_head;
   const Worker& worker;
+  KvBlock after[2];
+  SpanKeys keys;  // of the span at work
 
   std::int64_t first_row(std::int64_t tile) const {
     return (item.first_tile + tile) * run.plan->layout.worker.tile.rows;
   }
   void attend_into(std::int64_t span, const Tile& tile, const AttentionState& state) const {
-    if (sees_span(tile, span)) attend_span_into(group, worker, span, worker.blocks, tile, state);
+    if (sees_span(tile, span)) attend_span_into(group, worker, span, keys, tile, state);
   }
 };
 
@@ -172,8 +195,21 @@ void attend_span_apart(const ItemHead& head, std::int64_t span, std::int64_t ind
   head.attend_into(span, tile, state);
 }
 
-void attend_item_span(const ItemHead& head, const PageRun& pages, std::int64_t span) {
+// What is read after a span: the next one, or the first of the next head.
+void announce_next_span(ItemHead& head, const PageRun& pages, std::int64_t span) {
+  const BatchItem& item = head.item;
+  const bool is_last = span + 1 == item.first_span + item.num_spans;
+  const std::int64_t kv_head = head.kv_head + (is_last ? 1 : 0);
+  head.keys.after = nullptr;
+  if (item.num_tiles > 1 || kv_head == item.first_head + item.num_heads) return;
+  if (announce_span(head.run, head.section, pages, kv_head, is_last ? item.first_span : span + 1,
+                    head.after))
+    head.keys.after = head.after;
+}
+
+void attend_item_span(ItemHead& head, const PageRun& pages, std::int64_t span) {
   const Worker& worker = head.worker;
+  announce_next_span(head, pages, span);
   bool is_seen = false;
   for (std::int64_t i = 0; i < head.item.num_tiles; ++i)
     is_seen |= sees_span(*worker.tile(i), span);
@@ -184,7 +220,7 @@ void attend_item_span(const ItemHead& head, const PageRun& pages, std::int64_t s
     } else if (head.item.is_later_part) {
       attend_span_apart(head, span, i);
     } else {
-      attend_span(head.group, worker, span, worker.blocks, *worker.tile(i));
+      attend_span(head.group, worker, span, head.keys, *worker.tile(i));
     }
   }
 }
@@ -196,7 +232,7 @@ void attend_head(const BatchRun& run, const BatchItem& item, std::int64_t kv_hea
   const BatchSection& section = run.plan->sections[item.section];
   const PageRun pages = pages_of(run, section.first_request);
   const RowGroup group = row_group(run, run.plan->requests[section.first_request], kv_head);
-  const ItemHead head{run, item, section, group, kv_head, worker};
+  ItemHead head{run, item, section, group, kv_head, worker, {}, {worker.blocks, nullptr}};
   for (std::int64_t i = 0; i < item.num_tiles; ++i) {
     Tile& tile = *worker.tile(i);
     begin_section_tile(run, section, kv_head, item.first_tile + i, tile);

@@ -66,7 +66,8 @@ void attend_item(const Call& call, const Worker& worker, std::int64_t index) {
       const std::int64_t end = std::min(super + plan.superblock_spans, call.spans());
       for (std::int64_t i = 0; i < tiles_at_once; ++i) {
         for (std::int64_t span = super; span < end; ++span)
-          attend_span(group, worker, span, blocks + span * kBlocksPerSpan, *worker.tile(i));
+          attend_span(group, worker, span, {blocks + span * kBlocksPerSpan, nullptr},
+                      *worker.tile(i));
       }
     }
     for (std::int64_t i = 0; i < tiles_at_once; ++i)

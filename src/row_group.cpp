@@ -195,7 +195,7 @@ bool sees_span(const Tile& tile, std::int64_t span) {
 }
 
 void attend_span_into(const RowGroup& group, const Worker& worker, std::int64_t span,
-                      const ScoreBlock* blocks, const Tile& tile, const AttentionState& state) {
+                      const SpanKeys& keys, const Tile& tile, const AttentionState& state) {
   const std::int64_t span_begin = span * kSpanTokens;
   const std::int64_t first_key = std::max(span_begin, tile.min_begin / kScoreBlock * kScoreBlock);
   const std::int64_t end_key = std::min(span_begin + kSpanTokens, tile.max_end);
@@ -214,7 +214,8 @@ void attend_span_into(const RowGroup& group, const Worker& worker, std::int64_t 
   task.query = &tile.query;
   task.head_dim_v = static_cast<std::int32_t>(group.head_dim_v);
   task.num_blocks = num_blocks;
-  task.blocks = blocks + (first_key - span_begin) / kScoreBlock;
+  task.blocks = keys.blocks + (first_key - span_begin) / kScoreBlock;
+  task.after = keys.after;
   task.keep = keep;
   task.biased = biased;
   if (tile.has_bias) task.bias = tile.bias;
@@ -227,11 +228,11 @@ void attend_span_into(const RowGroup& group, const Worker& worker, std::int64_t 
 }
 
 void attend_span(const RowGroup& group, const Worker& worker, std::int64_t span,
-                 const ScoreBlock* blocks, Tile& tile) {
+                 const SpanKeys& keys, Tile& tile) {
   if (!sees_span(tile, span)) return;
   const AttentionState& state = tile.touched ? worker.part : tile.total;
   clear_state(state, tile.query.rows);
-  attend_span_into(group, worker, span, blocks, tile, state);
+  attend_span_into(group, worker, span, keys, tile, state);
   if (tile.touched)
     group.kernels->merge_states(worker.part, tile.total, tile.query.rows,
                                 static_cast<std::int32_t>(group.head_dim_v));

@@ -64,14 +64,19 @@ void clear_state(const AttentionState& state, std::int32_t rows);
 // Whether some row of the tile sees a key of the span.
 bool sees_span(const Tile& tile, std::int64_t span);
 
-// Takes the keys of a span that the tile sees into state, behind those that it holds. blocks: the
-// span's score blocks, from key span * kSpanTokens on.
+// A span's score blocks, from key span * kSpanTokens on.
+struct SpanKeys {
+  const ScoreBlock* blocks;
+  const KvBlock* after;  // [2]: keys that are read after the span's last; nullptr = unknown
+};
+
+// Takes the keys of a span that the tile sees into state, behind those that it holds.
 void attend_span_into(const RowGroup& group, const Worker& worker, std::int64_t span,
-                      const ScoreBlock* blocks, const Tile& tile, const AttentionState& state);
+                      const SpanKeys& keys, const Tile& tile, const AttentionState& state);
 
 // Attends the keys of a span alone, and merges them into the tile's state.
 void attend_span(const RowGroup& group, const Worker& worker, std::int64_t span,
-                 const ScoreBlock* blocks, Tile& tile);
+                 const SpanKeys& keys, Tile& tile);
 
 // Writes out, and log-sum-exp.
 void finish_tile(const RowGroup& group, std::int64_t first_row, Tile& tile);

@@ -99,6 +99,7 @@ struct TileTask {
   std::int32_t head_dim_v;
   std::int32_t num_blocks;
   const ScoreBlock* blocks;  // [num_blocks]
+  const KvBlock* after;      // [2]: keys that are read after the last block; nullptr = unknown
   const std::uint64_t* const*
       keep;  // [num_blocks]: nullptr = all keys visible to all rows, else [rows][2] keep words
   const std::uint32_t* biased;  // [num_blocks]: a bit per row that has a bias there, none where
