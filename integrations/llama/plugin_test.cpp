@@ -115,7 +115,7 @@ TEST_F(Plugin, TakesMasksOfAnyContent) {
 
 TEST_F(Plugin, TakesEveryShapeThatLlamaAsksFor) {
   for (const std::int64_t query_len : {1, 2, 75}) {
-    for (const std::int64_t kv_len : {1, 113, 1024}) {
+    for (const std::int64_t kv_len : {65, 113, 1024}) {
       Attention attention;
       attention.query_len = query_len;
       attention.kv_len = kv_len;
@@ -199,6 +199,9 @@ TEST_F(Plugin, RefusesWhatItCannotServe) {
   Attention odd;
   odd.head_dim = 60;
   EXPECT_FALSE(supports(odd));
+  Attention tiny;
+  tiny.query_len = tiny.kv_len = 7;
+  EXPECT_FALSE(supports(tiny));
   const TensorContext tensors;
   ggml_tensor* transposed = build(tensors.context, Attention{});
   transposed->src[2] = ggml_permute(tensors.context, transposed->src[2], 1, 0, 2, 3);
