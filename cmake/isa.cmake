@@ -45,7 +45,8 @@ function(intflash_add_port name)
   add_library(${target} OBJECT ${port_SOURCES})
   set_target_properties(${target} PROPERTIES
     POSITION_INDEPENDENT_CODE ON CXX_VISIBILITY_PRESET hidden INTERPROCEDURAL_OPTIMIZATION OFF)
-  target_compile_options(${target} PRIVATE ${INTFLASH_PORT_OPTIONS} ${port_FLAGS})
+  target_compile_options(${target} PRIVATE ${INTFLASH_PORT_OPTIONS} ${port_FLAGS}
+                                           ${INTFLASH_COVERAGE_OPTIONS})
   target_include_directories(${target} PRIVATE ${PROJECT_SOURCE_DIR}/src)
   set_property(GLOBAL APPEND PROPERTY INTFLASH_PORT_OBJECTS $<TARGET_OBJECTS:${target}>)
   set_property(GLOBAL APPEND_STRING PROPERTY INTFLASH_PORT_LIST "INTFLASH_PORT(${name})\n")

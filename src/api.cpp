@@ -83,15 +83,6 @@ void fill_info(const intflash_plan& plan, intflash_plan_info* info) {
   info->workspace_bytes = plan.workspace_bytes;
 }
 
-intflash_status check_info(const intflash_plan_info* info) {
-  if (info == nullptr)
-    return fail(INTFLASH_INVALID_ARGUMENT, "info = NULL: must point to a struct to fill");
-  if (info->struct_size == sizeof *info) return INTFLASH_OK;
-  return fail(INTFLASH_INVALID_ARGUMENT,
-              "info.struct_size = %u: must be sizeof(intflash_plan_info) = %zu", info->struct_size,
-              sizeof *info);
-}
-
 intflash_status check_run(const intflash_plan* plan, const intflash_attend_args* args,
                           const void* workspace, std::size_t bytes, ArgsUse use) {
   if (plan == nullptr) return fail(INTFLASH_INVALID_ARGUMENT, "plan = NULL: create one first");

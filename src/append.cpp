@@ -7,14 +7,11 @@
 
 #include "checks.h"
 #include "rope.h"
-#include "team.h"
+#include "scan.h"
 #include "token_rows.h"
 
 namespace intflash {
 namespace {
-
-// Tokens times heads below which starting a team costs more than it brings.
-constexpr std::int64_t kTokensPerWorker = 256;
 
 // Tokens from a position on that lie in one block of 64, which are rows first ... of key and value.
 // codes: room for 64 rows.
@@ -39,10 +36,7 @@ void append_to_block(const Append& append, std::int8_t* codes, std::int64_t kv_h
       quantize_tokens(kernels, append.args.key, append.args.key_dtype, 0, kv_head, first, count,
                       layout.head_dim, cache.key_center_of(kv_head), cache.rotate, key_stride,
                       codes, block.key_scale + begin, rope_rows(append.args.rope, position));
-  std::uint32_t seen = cache.largest_key.load(std::memory_order_relaxed);
-  while (magnitude > seen && !append.cache.largest_key.compare_exchange_weak(
-                                 seen, magnitude, std::memory_order_relaxed)) {
-  }
+  raise_to(append.cache.largest_key, magnitude);
   if (count == kBlockTokens) {
     kernels.pack_keys(codes, key_stride, static_cast<std::int32_t>(layout.head_dim),
                       block.key_codes, block.key_sum);
@@ -85,27 +79,32 @@ void append_head(const Append& append, std::int8_t* codes, std::int64_t request,
 // kv_len(request): the length before.
 template <class KvLen>
 void write_tokens(const Append& append, KvLen kv_len) {
-  const intflash_context& context = *append.cache.context;
-  const std::int64_t heads = append.cache.num_kv_heads;
-  struct Shared {
-    const Append& append;
-    KvLen& kv_len;
-    std::int64_t heads;
-    std::atomic<std::int64_t> next{0};
-  } shared{append, kv_len, heads};
-  const auto run_worker = [](void* opaque, std::int32_t) {
-    Shared& loop = *static_cast<Shared*>(opaque);
-    const FloatState float_state;
-    alignas(64) std::int8_t codes[kBlockTokens * kMaxHeadDim];
-    const std::int64_t tasks = loop.append.args.num_requests * loop.heads;
-    for (std::int64_t i = loop.next++; i < tasks; i = loop.next++) {
-      const std::int64_t request = i / loop.heads;
-      append_head(loop.append, codes, request, i % loop.heads, loop.kv_len(request));
+  const intflash_cache& cache = append.cache;
+  append.for_each_head([&](std::int32_t worker, std::int64_t request, std::int64_t kv_head) {
+    append_head(append, cache.codes + worker * cache.code_bytes(), request, kv_head,
+                kv_len(request));
+  });
+}
+
+// That each of sequences names one, and no two the same.
+intflash_status check_sequences(const intflash_cache& cache, const std::int32_t* sequences,
+                                std::int64_t num_requests) {
+  if (sequences == nullptr && num_requests > 0)
+    return fail(INTFLASH_INVALID_ARGUMENT, "sequences = NULL: must name a sequence per request");
+  for (std::int64_t r = 0; r < num_requests; ++r) {
+    const intflash_status status = check_sequence(cache, sequences[r]);
+    if (status != INTFLASH_OK) return status;
+    cache.sequences[sequences[r]].request = -1;
+  }
+  for (std::int64_t r = 0; r < num_requests; ++r) {
+    std::int64_t& request = cache.sequences[sequences[r]].request;
+    if (request >= 0) {
+      return fail(INTFLASH_INVALID_ARGUMENT, "sequences[%lld] = %d: is sequences[%lld] already",
+                  static_cast<i64>(r), sequences[r], static_cast<i64>(request));
     }
-  };
-  const std::int64_t wanted = append.num_tokens() * heads / kTokensPerWorker;
-  const std::int64_t workers = std::clamp<std::int64_t>(wanted, 1, context.num_threads);
-  run_parallel(context.parallel, static_cast<std::int32_t>(workers), run_worker, &shared);
+    request = r;
+  }
+  return INTFLASH_OK;
 }
 
 }  // namespace
@@ -118,8 +117,10 @@ extern "C" {
 intflash_status intflash_cache_append(intflash_cache* cache, const intflash_append_args* args) {
   intflash_status status = check_append_args(cache, args, false);
   if (status != INTFLASH_OK) return status;
+  const CacheChange change(*cache);
   const Append append{*cache, *args, nullptr};
-  status = check_append_pages(*cache, *args);
+  status = change.status();
+  if (status == INTFLASH_OK) status = check_append_pages(*cache, *args);
   if (status == INTFLASH_OK) status = check_tokens(append);
   if (status != INTFLASH_OK) return status;
   write_tokens(append, [&](std::int64_t request) { return args->kv_lens[request]; });
@@ -130,19 +131,11 @@ intflash_status intflash_sequences_append(intflash_cache* cache, const int32_t* 
                                           const intflash_append_args* args) {
   intflash_status status = check_append_args(cache, args, true);
   if (status != INTFLASH_OK) return status;
-  if (sequences == nullptr && args->num_requests > 0)
-    return fail(INTFLASH_INVALID_ARGUMENT, "sequences = NULL: must name a sequence per request");
-  for (std::int64_t r = 0; r < args->num_requests; ++r) {
-    status = check_sequence(*cache, sequences[r]);
-    if (status != INTFLASH_OK) return status;
-    for (std::int64_t before = 0; before < r; ++before) {
-      if (sequences[before] != sequences[r]) continue;
-      return fail(INTFLASH_INVALID_ARGUMENT, "sequences[%lld] = %d: is sequences[%lld] already",
-                  static_cast<i64>(r), sequences[r], static_cast<i64>(before));
-    }
-  }
+  const CacheChange change(*cache);
   const Append append{*cache, *args, sequences};
-  status = check_tokens(append);
+  status = change.status();
+  if (status == INTFLASH_OK) status = check_sequences(*cache, sequences, args->num_requests);
+  if (status == INTFLASH_OK) status = check_tokens(append);
   if (status == INTFLASH_OK)
     status = extend_sequences(*cache, sequences, args->num_requests, args->token_indptr);
   if (status != INTFLASH_OK) return status;

@@ -5,10 +5,12 @@
 // tokens of a block that is begun or ends within the call are stored one by one, to the same bytes.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 
 #include "intflash/cache.h"
 #include "kv_cache.h"
+#include "team.h"
 
 namespace intflash {
 
@@ -35,6 +37,16 @@ struct Append {
     }
     return page_run(args.pages, request,
                     args.first_key_positions == nullptr ? 0 : args.first_key_positions[request]);
+  }
+
+  // Calls task(worker, request, kv_head) for each of both, in parallel.
+  template <class TaskFn>
+  void for_each_head(TaskFn task) const {
+    const std::int64_t heads = cache.num_kv_heads;
+    std::atomic<std::int64_t> next;
+    for_each_task(cache.context->parallel, workers_for(*cache.context, num_tokens() * heads),
+                  args.num_requests * heads, next,
+                  [&](std::int32_t worker, std::int64_t i) { task(worker, i / heads, i % heads); });
   }
 };
 

@@ -6,6 +6,7 @@
 #include "append.h"
 #include "checks.h"
 #include "rope.h"
+#include "scan.h"
 #include "token_rows.h"
 
 namespace intflash {
@@ -20,20 +21,49 @@ intflash_status check_new_tokens(const TensorView& view) {
   return status == INTFLASH_OK ? check_tensor(view) : status;
 }
 
-// The error for the lowest bad element of one head's new tokens.
-intflash_status report_bad_token(const char* name, const intflash_tensor& tensor,
-                                 intflash_dtype dtype, std::int64_t request, std::int64_t head,
-                                 std::int64_t first, std::int64_t count, std::int64_t dim,
-                                 float limit) {
-  float buffer[kMaxHeadDim];
-  for (std::int64_t token = 0; token < count; ++token) {
-    const float* row = widened_token(tensor, dtype, 0, head, first + token, dim, buffer);
-    for (std::int64_t c = 0; c < dim; ++c) {
-      if (std::fabs(row[c]) < limit) continue;
-      return fail(std::isfinite(row[c]) ? INTFLASH_SCORE_OVERFLOW : INTFLASH_NONFINITE_INPUT,
-                  "%s[request %lld][token %lld][head %lld][%lld] = %g: must be finite and below %g",
-                  name, static_cast<i64>(request), static_cast<i64>(token), static_cast<i64>(head),
-                  static_cast<i64>(c), static_cast<double>(row[c]), static_cast<double>(limit));
+// One of the two tensors of new tokens, and what its elements must be below.
+struct NewTokens {
+  const char* name;
+  const intflash_tensor& tensor;
+  intflash_dtype dtype;
+  std::int64_t dim;
+  float limit;
+};
+NewTokens new_keys(const Append& append) {
+  return {"key", append.args.key, append.args.key_dtype, append.cache.layout.head_dim, kMaxKey};
+}
+NewTokens new_values(const Append& append) {
+  return {"value", append.args.value, append.args.value_dtype, append.cache.layout.head_dim_v,
+          kMaxValue};
+}
+
+bool has_good_tokens(const Append& append, std::int64_t request, std::int64_t head) {
+  const auto is_good = [&](const NewTokens& tokens) {
+    const RowSource rows =
+        rows_of(tokens.tensor, tokens.dtype, 0, head, append.first_token(request));
+    // A NaN compares as false.
+    return std::bit_cast<float>(append.kernels().max_magnitude(rows, append.count(request),
+                                                               tokens.dim)) < tokens.limit;
+  };
+  return append.count(request) == 0 || (is_good(new_keys(append)) && is_good(new_values(append)));
+}
+
+// The error for the lowest bad element of one head's new tokens, keys before values.
+intflash_status report_bad_tokens(const Append& append, std::int64_t request, std::int64_t head) {
+  const FloatState float_state;
+  for (const NewTokens& tokens : {new_keys(append), new_values(append)}) {
+    float buffer[kMaxHeadDim];
+    for (std::int64_t token = 0; token < append.count(request); ++token) {
+      const float* row = widened_token(tokens.tensor, tokens.dtype, 0, head,
+                                       append.first_token(request) + token, tokens.dim, buffer);
+      for (std::int64_t c = 0; c < tokens.dim; ++c) {
+        if (std::fabs(row[c]) < tokens.limit) continue;
+        return fail(
+            std::isfinite(row[c]) ? INTFLASH_SCORE_OVERFLOW : INTFLASH_NONFINITE_INPUT,
+            "%s[request %lld][token %lld][head %lld][%lld] = %g: must be finite and below %g",
+            tokens.name, static_cast<i64>(request), static_cast<i64>(token), static_cast<i64>(head),
+            static_cast<i64>(c), static_cast<double>(row[c]), static_cast<double>(tokens.limit));
+      }
     }
   }
   return INTFLASH_OK;
@@ -77,31 +107,19 @@ intflash_status check_append_args(const intflash_cache* cache, const intflash_ap
 
 intflash_status check_tokens(const Append& append) {
   const intflash_append_args& args = append.args;
-  const PageLayout& layout = append.cache.layout;
   for (std::int64_t r = 0; r < args.num_requests; ++r) {
-    const std::int64_t first = append.first_token(r);
-    const std::int64_t count = append.count(r);
     const std::int64_t kv_len = append.kv_len(r);
-    const intflash_status status = check_rope_positions(args.rope, r, kv_len, kv_len + count);
+    const intflash_status status =
+        check_rope_positions(args.rope, r, kv_len, kv_len + append.count(r));
     if (status != INTFLASH_OK) return status;
-    for (std::int64_t h = 0; count > 0 && h < append.cache.num_kv_heads; ++h) {
-      const auto magnitude = [&](const intflash_tensor& tensor, intflash_dtype dtype,
-                                 std::int64_t dim) {
-        return std::bit_cast<float>(
-            append.kernels().max_magnitude(rows_of(tensor, dtype, 0, h, first), count, dim));
-      };
-      // A NaN compares as false.
-      if (!(magnitude(args.key, args.key_dtype, layout.head_dim) < kMaxKey)) {
-        return report_bad_token("key", args.key, args.key_dtype, r, h, first, count,
-                                layout.head_dim, kMaxKey);
-      }
-      if (!(magnitude(args.value, args.value_dtype, layout.head_dim_v) < kMaxValue)) {
-        return report_bad_token("value", args.value, args.value_dtype, r, h, first, count,
-                                layout.head_dim_v, kMaxValue);
-      }
-    }
   }
-  return INTFLASH_OK;
+  const std::int64_t heads = append.cache.num_kv_heads;
+  std::atomic<std::int64_t> first_bad{INT64_MAX};
+  append.for_each_head([&](std::int32_t, std::int64_t request, std::int64_t head) {
+    if (!has_good_tokens(append, request, head)) lower_to(first_bad, request * heads + head);
+  });
+  const std::int64_t bad = first_bad.load(std::memory_order_relaxed);
+  return bad == INT64_MAX ? INTFLASH_OK : report_bad_tokens(append, bad / heads, bad % heads);
 }
 
 }  // namespace intflash

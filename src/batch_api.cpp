@@ -11,6 +11,7 @@
 #include "checks.h"
 #include "rope.h"
 #include "score_bias.h"
+#include "shared_prefix.h"
 
 namespace {
 
@@ -64,10 +65,39 @@ intflash_status check_desc(const intflash_cache& cache, const intflash_batch_des
     if (status != INTFLASH_OK) return status;
     queries += desc->requests[r].query_len;
   }
-  if (queries <= kMaxExtent / desc->num_query_heads) return INTFLASH_OK;
-  return fail(INTFLASH_SIZE_OVERFLOW,
-              "%lld queries of %lld heads in one batch: must be at most 2^31 - 1 rows",
-              static_cast<i64>(queries), static_cast<i64>(desc->num_query_heads));
+  if (queries > kMaxExtent / desc->num_query_heads) {
+    return fail(INTFLASH_SIZE_OVERFLOW,
+                "%lld queries of %lld heads in one batch: must be at most 2^31 - 1 rows",
+                static_cast<i64>(queries), static_cast<i64>(desc->num_query_heads));
+  }
+  return check_shared_prefixes(*desc);
+}
+
+intflash_status make_plan(const intflash_context* context, const intflash_cache* cache,
+                          const intflash_batch_desc* desc, intflash_batch_plan*& plan) {
+  if (context == nullptr || cache == nullptr) {
+    return fail(INTFLASH_INVALID_ARGUMENT, "context = %p, cache = %p: must not be NULL",
+                static_cast<const void*>(context), static_cast<const void*>(cache));
+  }
+  const intflash_status status = check_desc(*cache, desc);
+  if (status != INTFLASH_OK) return status;
+  intflash_batch_plan* made = make_batch_plan(*context, *cache, *desc);
+  if (made == nullptr) {
+    return fail(INTFLASH_OUT_OF_MEMORY, "no memory for a plan of %lld requests",
+                static_cast<i64>(desc->num_requests));
+  }
+  plan = made;
+  return INTFLASH_OK;
+}
+
+void fill_info(const intflash_batch_plan& plan, intflash_plan_info* info) {
+  info->mode = "int8";
+  info->port = plan.context->port->name;
+  std::snprintf(info->kernel, sizeof info->kernel, "batch/int8%s/%s/rows%dx%d",
+                plan.score_cap > 0 ? "+cap" : "", info->port,
+                static_cast<int>(plan.layout.worker.tile.rows), kScoreBlock);
+  info->num_threads = plan.num_workers;
+  info->workspace_bytes = intflash_batch_workspace_bytes(&plan);
 }
 
 intflash_status check_cache(const intflash_batch_plan& plan, const intflash_cache* cache) {
@@ -135,6 +165,9 @@ intflash_status check_batch_pages(const intflash_batch_plan& plan, const intflas
     const MaskRule& mask = plan.requests[r].mask;
     status = check_pages(cache, r, page_run(table, r, mask.kv_begin), mask.kv_len, seen);
   }
+  for (std::int64_t s = 0; status == INTFLASH_OK && s < plan.num_sections; ++s) {
+    if (plan.sections[s].is_shared) status = check_shared_pages(plan, plan.sections[s], table);
+  }
   return status;
 }
 
@@ -144,20 +177,24 @@ extern "C" {
 
 intflash_status intflash_plan_batch(intflash_context* context, const intflash_cache* cache,
                                     const intflash_batch_desc* desc, intflash_batch_plan** plan) {
-  if (context == nullptr || cache == nullptr || plan == nullptr) {
-    return fail(INTFLASH_INVALID_ARGUMENT, "context = %p, cache = %p, plan = %p: must not be NULL",
-                static_cast<void*>(context), static_cast<const void*>(cache),
-                static_cast<void*>(plan));
+  if (plan == nullptr)
+    return fail(INTFLASH_INVALID_ARGUMENT, "plan = NULL: must point to where the handle goes");
+  return make_plan(context, cache, desc, *plan);
+}
+
+intflash_status intflash_query_batch_support(const intflash_context* context,
+                                             const intflash_cache* cache,
+                                             const intflash_batch_desc* desc,
+                                             intflash_plan_info* info) {
+  if (info != nullptr) {
+    const intflash_status status = check_info(info);
+    if (status != INTFLASH_OK) return status;
   }
-  const intflash_status status = check_desc(*cache, desc);
-  if (status != INTFLASH_OK) return status;
-  intflash_batch_plan* made = make_batch_plan(*context, *cache, *desc);
-  if (made == nullptr) {
-    return fail(INTFLASH_OUT_OF_MEMORY, "no memory for a plan of %lld requests",
-                static_cast<i64>(desc->num_requests));
-  }
-  *plan = made;
-  return INTFLASH_OK;
+  intflash_batch_plan* plan = nullptr;
+  const intflash_status status = make_plan(context, cache, desc, plan);
+  if (status == INTFLASH_OK && info != nullptr) fill_info(*plan, info);
+  intflash_batch_plan_destroy(plan);
+  return status;
 }
 
 void intflash_batch_plan_destroy(intflash_batch_plan* plan) {
@@ -170,19 +207,9 @@ size_t intflash_batch_workspace_bytes(const intflash_batch_plan* plan) {
 
 intflash_status intflash_batch_get_info(const intflash_batch_plan* plan, intflash_plan_info* info) {
   if (plan == nullptr) return fail(INTFLASH_INVALID_ARGUMENT, "plan = NULL: create one first");
-  if (info == nullptr || info->struct_size != sizeof *info) {
-    return fail(INTFLASH_INVALID_ARGUMENT,
-                "info: must point to a struct with struct_size = sizeof(intflash_plan_info) = %zu",
-                sizeof *info);
-  }
-  info->mode = "int8";
-  info->port = plan->context->port->name;
-  std::snprintf(info->kernel, sizeof info->kernel, "batch/int8%s/%s/rows%dx%d",
-                plan->score_cap > 0 ? "+cap" : "", info->port,
-                static_cast<int>(plan->layout.worker.tile.rows), kScoreBlock);
-  info->num_threads = plan->num_workers;
-  info->workspace_bytes = intflash_batch_workspace_bytes(plan);
-  return INTFLASH_OK;
+  const intflash_status status = check_info(info);
+  if (status == INTFLASH_OK) fill_info(*plan, info);
+  return status;
 }
 
 intflash_status intflash_batch_begin(const intflash_batch_plan* plan, const intflash_cache* cache,
@@ -211,11 +238,11 @@ intflash_status intflash_batch_begin(const intflash_batch_plan* plan, const intf
 }
 
 int32_t intflash_batch_num_phases(const intflash_batch_plan* plan) {
-  return plan == nullptr ? 0 : kNumBatchPhases;
+  return plan == nullptr ? 0 : num_phases(*plan);
 }
 
 int64_t intflash_batch_num_tasks(const intflash_batch_plan* plan, int32_t phase) {
-  return plan == nullptr || phase < 0 || phase >= kNumBatchPhases ? 0 : num_tasks(*plan, phase);
+  return plan == nullptr || phase < 0 || phase >= num_phases(*plan) ? 0 : num_tasks(*plan, phase);
 }
 
 void intflash_batch_run_task(const intflash_batch_plan* plan, void* workspace, int32_t phase,
@@ -243,7 +270,7 @@ intflash_status intflash_batch_run(const intflash_batch_plan* plan, const intfla
       intflash_batch_begin(plan, cache, args, workspace, workspace_bytes);
   if (status != INTFLASH_OK) return status;
   BatchRun& run = *static_cast<BatchRun*>(workspace);
-  for (std::int32_t phase = 0; phase < kNumBatchPhases; ++phase) {
+  for (std::int32_t phase = 0; phase < num_phases(*plan); ++phase) {
     run.team().for_each(num_tasks(*plan, phase), [&](const Worker& worker, std::int64_t task) {
       run_task(run, phase, task, worker);
     });

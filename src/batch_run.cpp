@@ -21,6 +21,11 @@ std::int64_t num_scans(const intflash_batch_plan& plan) {
                      plan.page.head_dim});
 }
 
+const BatchStage& stage_of(const intflash_batch_plan& plan, std::int32_t phase) {
+  return plan.stages[(phase - kScanPhase - 1) / 2];
+}
+bool is_merge(std::int32_t phase) { return (phase - kScanPhase - 1) % 2 == 1; }
+
 PageRun pages_of(const BatchRun& run, std::int64_t request) {
   return page_run(run.args->pages, request, run.plan->requests[request].mask.kv_begin);
 }
@@ -35,8 +40,7 @@ ScoreBias score_bias(const BatchRun& run, std::int64_t request) {
   return bias;
 }
 
-RowGroup row_group(const BatchRun& run, const BatchRequest& request, const ScoreBias& bias,
-                   std::int64_t kv_head) {
+RowGroup row_group(const BatchRun& run, const BatchRequest& request, std::int64_t kv_head) {
   const intflash_batch_plan& plan = *run.plan;
   RowGroup group{};
   group.kernels = plan.context->port->kernels;
@@ -59,7 +63,7 @@ RowGroup row_group(const BatchRun& run, const BatchRequest& request, const Score
   group.softmax_scale = request.softmax_scale;
   group.score_cap = plan.score_cap;
   if (run.args->sinks != nullptr) group.sinks = run.args->sinks + group.first_head;
-  if (!bias.is_empty()) group.bias = &bias;
+  group.bias = score_bias(run, &request - plan.requests);
   group.rotate = plan.rotate;
   group.rope = rope_rows(run.args->rope, first_position(request));
   group.key_center = run.cache->key_center_of(kv_head);
@@ -75,17 +79,28 @@ AttentionState slot_state(const BatchRun& run, std::int64_t slot) {
           layout.worker.tile.accumulator_stride};
 }
 
-void copy_state(const AttentionState& from, const AttentionState& to, std::int64_t rows) {
-  std::copy_n(from.reference, rows, to.reference);
-  std::copy_n(from.row_sum, rows, to.row_sum);
-  std::copy_n(from.accumulators, rows * from.accumulator_stride, to.accumulators);
+enum class HandedState { kTotal, kSpan };
+
+// Of a section's row, and the rows behind it.
+AttentionState handed_state(const BatchRun& run, const BatchSection& section, std::int64_t kv_head,
+                            std::int64_t row, HandedState which) {
+  const intflash_batch_plan& plan = *run.plan;
+  const TileShape& shape = plan.layout.worker.tile;
+  const std::int64_t index = section.first_state + row;
+  char* head = run.workspace + plan.layout.states_offset + kv_head * plan.layout.states_bytes;
+  if (which == HandedState::kSpan) head += handed_state_bytes(plan.num_states, shape);
+  const std::int64_t padded_rows = round_up(plan.num_states, 16);
+  float* reference = reinterpret_cast<float*>(head);
+  return {reference + index, reference + padded_rows + index,
+          reference + 2 * padded_rows + index * shape.accumulator_stride, shape.accumulator_stride};
 }
 
-// The score blocks of a span that lie in [begin, end) of a request's keys, out of its pages.
-void gather_span(const BatchRun& run, const BatchRequest& request, const PageRun& pages,
+// The score blocks of a span that lie in the section's keys, out of the pages of its first request.
+void gather_span(const BatchRun& run, const BatchSection& section, const PageRun& pages,
                  std::int64_t kv_head, std::int64_t span, ScoreBlock* blocks) {
   const KernelTable& kernels = *run.plan->context->port->kernels;
-  const KeyRange present = {request.mask.kv_begin, request.mask.kv_len};
+  const MaskRule& mask = run.plan->requests[section.first_request].mask;
+  const KeyRange present = {std::max(mask.kv_begin, section.keys.begin), section.keys.end};
   for (std::int64_t b = 0; b < kBlocksPerSpan; ++b) {
     const std::int64_t first = span * kSpanTokens + b * kScoreBlock;
     if (first + kScoreBlock <= present.begin || first >= present.end) continue;
@@ -103,57 +118,149 @@ void gather_span(const BatchRun& run, const BatchRequest& request, const PageRun
   }
 }
 
+// The keys of the span that an item of one tile reads after another, and their scales, which are
+// read all at once when it comes: asked for here. after [2] gets its first block's halves.
+bool announce_span(const BatchRun& run, const BatchSection& section, const PageRun& pages,
+                   std::int64_t kv_head, std::int64_t span, KvBlock* after) {
+  const MaskRule& mask = run.plan->requests[section.first_request].mask;
+  const std::int64_t begin = std::max({mask.kv_begin, section.keys.begin, span * kSpanTokens}) /
+                             kBlockTokens * kBlockTokens;
+  const std::int64_t end = std::min(section.keys.end, (span + 1) * kSpanTokens);
+  for (std::int64_t position = begin; position < end; position += kBlockTokens) {
+    const KvBlock block = run.cache->block(pages, kv_head, position);
+    if (position == begin) after[0] = after[1] = block;
+    if (position == begin + kBlockTokens) after[1] = block;
+    for (std::int64_t key = 0; key < kBlockTokens; key += 16) {
+      __builtin_prefetch(block.key_scale + key, 0, 2);
+      __builtin_prefetch(block.value_scale + key, 0, 2);
+      __builtin_prefetch(block.key_sum + key, 0, 2);
+    }
+  }
+  return begin < end;
+}
+
+void begin_section_tile(const BatchRun& run, const BatchSection& section, std::int64_t kv_head,
+                        std::int64_t index, Tile& tile) {
+  const intflash_batch_plan& plan = *run.plan;
+  const TileShape& shape = plan.layout.worker.tile;
+  const std::int64_t first_row = index * shape.rows;
+  begin_tile(shape, tile);
+  for_each_run(plan, section, first_row, std::min(shape.rows, section.num_rows - first_row),
+               [&](const BatchRequest& request, std::int64_t row, std::int64_t num_rows) {
+                 add_rows(row_group(run, request, kv_head), shape, row, num_rows, tile);
+               });
+  clip_tile(section.keys, tile);
+  if (section.first_state < 0) return;
+  tile.total = handed_state(run, section, kv_head, first_row, HandedState::kTotal);
+  tile.touched = true;
+}
+
+// One kv head of an item, at work. group: of the section's first request.
+struct ItemHead {
+  const BatchRun& run;
+  const BatchItem& item;
+  const BatchSection& section;
+  const RowGroup& group;
+  std::int64_t kv_head;
+  const Worker& worker;
+  KvBlock after[2];
+  SpanKeys keys;  // of the span at work
+
+  std::int64_t first_row(std::int64_t tile) const {
+    return (item.first_tile + tile) * run.plan->layout.worker.tile.rows;
+  }
+  void attend_into(std::int64_t span, const Tile& tile, const AttentionState& state) const {
+    if (sees_span(tile, span)) attend_span_into(group, worker, span, keys, tile, state);
+  }
+};
+
+// A span that other sections have a part of: its state comes from the one before, or waits for the
+// one after.
+void attend_divided_span(const ItemHead& head, std::int64_t span, std::int64_t index) {
+  const Tile& tile = *head.worker.tile(index);
+  const AttentionState state =
+      handed_state(head.run, head.section, head.kv_head, head.first_row(index), HandedState::kSpan);
+  if (!head.section.enters(span)) clear_state(state, tile.query.rows);
+  head.attend_into(span, tile, state);
+  if (head.section.leaves(span)) return;
+  head.group.kernels->merge_states(state, tile.total, tile.query.rows,
+                                   static_cast<std::int32_t>(head.group.head_dim_v));
+}
+
+// A span of a cut range's later part: its state goes to a slot.
+void attend_span_apart(const ItemHead& head, std::int64_t span, std::int64_t index) {
+  const Tile& tile = *head.worker.tile(index);
+  const AttentionState state = slot_state(head.run, head.item.slot + span - head.item.first_span);
+  clear_state(state, tile.query.rows);
+  head.attend_into(span, tile, state);
+}
+
+// What is read after a span: the next one, or the first of the next head.
+void announce_next_span(ItemHead& head, const PageRun& pages, std::int64_t span) {
+  const BatchItem& item = head.item;
+  const bool is_last = span + 1 == item.first_span + item.num_spans;
+  const std::int64_t kv_head = head.kv_head + (is_last ? 1 : 0);
+  head.keys.after = nullptr;
+  if (item.num_tiles > 1 || kv_head == item.first_head + item.num_heads) return;
+  if (announce_span(head.run, head.section, pages, kv_head, is_last ? item.first_span : span + 1,
+                    head.after))
+    head.keys.after = head.after;
+}
+
+void attend_item_span(ItemHead& head, const PageRun& pages, std::int64_t span) {
+  const Worker& worker = head.worker;
+  announce_next_span(head, pages, span);
+  bool is_seen = false;
+  for (std::int64_t i = 0; i < head.item.num_tiles; ++i)
+    is_seen |= sees_span(*worker.tile(i), span);
+  if (is_seen) gather_span(head.run, head.section, pages, head.kv_head, span, worker.blocks);
+  for (std::int64_t i = 0; i < head.item.num_tiles; ++i) {
+    if (head.section.enters(span) || head.section.leaves(span)) {
+      attend_divided_span(head, span, i);
+    } else if (head.item.is_later_part) {
+      attend_span_apart(head, span, i);
+    } else {
+      attend_span(head.group, worker, span, head.keys, *worker.tile(i));
+    }
+  }
+}
+
 // Tiles of one kv head against the item's spans; what is written depends on whether the item has
 // all spans of its tiles.
 void attend_head(const BatchRun& run, const BatchItem& item, std::int64_t kv_head,
                  const Worker& worker) {
-  const intflash_batch_plan& plan = *run.plan;
-  const TileShape& shape = plan.layout.worker.tile;
-  const BatchRequest& request = plan.requests[item.request];
-  const PageRun pages = pages_of(run, item.request);
-  const ScoreBias bias = score_bias(run, item.request);
-  const RowGroup group = row_group(run, request, bias, kv_head);
-  const auto first_row = [&](std::int64_t i) { return (item.first_tile + i) * shape.rows; };
-  for (std::int64_t i = 0; i < item.num_tiles; ++i)
-    begin_tile(group, shape, first_row(i), *worker.tile(i));
-  // The first part of a cut range begins with the tile's first span.
-  const bool is_later_part =
-      item.slot >= 0 && item.first_span * kSpanTokens > worker.tile(0)->min_begin;
-  for (std::int64_t s = 0; s < item.num_spans; ++s) {
-    const std::int64_t span = item.first_span + s;
-    gather_span(run, request, pages, kv_head, span, worker.blocks);
-    if (is_later_part) {
-      attend_span_into(group, worker, span, worker.blocks, *worker.tile(0),
-                       slot_state(run, item.slot + s));
-      continue;
-    }
-    for (std::int64_t i = 0; i < item.num_tiles; ++i)
-      attend_span(group, worker, span, worker.blocks, *worker.tile(i));
+  const BatchSection& section = run.plan->sections[item.section];
+  const PageRun pages = pages_of(run, section.first_request);
+  const RowGroup group = row_group(run, run.plan->requests[section.first_request], kv_head);
+  ItemHead head{run, item, section, group, kv_head, worker, {}, {worker.blocks, nullptr}};
+  for (std::int64_t i = 0; i < item.num_tiles; ++i) {
+    Tile& tile = *worker.tile(i);
+    begin_section_tile(run, section, kv_head, item.first_tile + i, tile);
+    if (section.begins_states() && !item.is_later_part) clear_state(tile.total, tile.query.rows);
   }
-  if (is_later_part) return;
-  if (item.slot >= 0) {
-    const Tile& tile = *worker.tile(0);
-    copy_state(tile.total, slot_state(run, item.slot), tile.query.rows);
-    return;
-  }
+  const bool is_first_part = item.slot >= 0 && !item.is_later_part;
+  if (is_first_part && section.first_state < 0) worker.tile(0)->total = slot_state(run, item.slot);
+  for (std::int64_t s = 0; s < item.num_spans; ++s)
+    attend_item_span(head, pages, item.first_span + s);
+  if (item.slot >= 0 || section.is_shared) return;
   for (std::int64_t i = 0; i < item.num_tiles; ++i)
-    finish_tile(group, first_row(i), *worker.tile(i));
+    finish_tile(group, head.first_row(i), *worker.tile(i));
 }
 
 void merge_tile(const BatchRun& run, const BatchMerge& merge, const Worker& worker) {
   const intflash_batch_plan& plan = *run.plan;
-  const TileShape& shape = plan.layout.worker.tile;
-  const ScoreBias bias = score_bias(run, merge.request);
-  const RowGroup group = row_group(run, plan.requests[merge.request], bias, merge.head);
+  const BatchSection& section = plan.sections[merge.section];
+  const RowGroup group = row_group(run, plan.requests[section.first_request], merge.head);
   Tile& tile = *worker.tile(0);
-  begin_tile(group, shape, merge.tile * shape.rows, tile);
-  copy_state(slot_state(run, merge.first_slot), tile.total, tile.query.rows);
+  begin_section_tile(run, section, merge.head, merge.tile, tile);
+  std::int64_t next = 0;
+  if (section.first_state < 0) tile.total = slot_state(run, merge.first_slot + next++);
   tile.touched = true;
-  for (std::int64_t i = 1; i < merge.num_slots; ++i) {
-    group.kernels->merge_states(slot_state(run, merge.first_slot + i), tile.total, tile.query.rows,
-                                static_cast<std::int32_t>(group.head_dim_v));
+  for (; next < merge.num_slots; ++next) {
+    group.kernels->merge_states(slot_state(run, merge.first_slot + next), tile.total,
+                                tile.query.rows, static_cast<std::int32_t>(group.head_dim_v));
   }
-  finish_tile(group, merge.tile * shape.rows, tile);
+  if (!section.is_shared) finish_tile(group, merge.tile * plan.layout.worker.tile.rows, tile);
 }
 
 ScoreRange score_range(const BatchRun& run) {
@@ -216,9 +323,9 @@ Team BatchRun::team() {
 }
 
 std::int64_t num_tasks(const intflash_batch_plan& plan, std::int32_t phase) {
-  return phase == kScanPhase     ? num_scans(plan)
-         : phase == kAttendPhase ? plan.num_items
-                                 : plan.num_merges;
+  if (phase == kScanPhase) return num_scans(plan);
+  const BatchStage& stage = stage_of(plan, phase);
+  return is_merge(phase) ? stage.num_merges : stage.num_items;
 }
 
 intflash_status result_of(const BatchRun& run) {
@@ -242,12 +349,13 @@ void run_task(BatchRun& run, std::int32_t phase, std::int64_t task, const Worker
                         run.first_bad_bias.load(std::memory_order_relaxed) == INT64_MAX &&
                         score_range(run).is_safe();
   if (!is_sound) return;
-  if (phase == kAttendPhase) {
-    const BatchItem& item = plan.items[task];
+  const BatchStage& stage = stage_of(plan, phase);
+  if (is_merge(phase)) {
+    merge_tile(run, plan.merges[stage.first_merge + task], worker);
+  } else {
+    const BatchItem& item = plan.items[stage.first_item + task];
     for (std::int64_t i = 0; i < item.num_heads; ++i)
       attend_head(run, item, item.first_head + i, worker);
-  } else {
-    merge_tile(run, plan.merges[task], worker);
   }
 }
 

@@ -1,8 +1,8 @@
 // Copyright 2026 The intflash Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// One run of a batch plan over a workspace, in three phases: query scanned, items attended, states
-// of cut key ranges merged. A phase's tasks are independent.
+// One run of a batch plan over a workspace, in phases: query scanned; then for each stage items
+// attended, and states of cut key ranges merged. A phase's tasks are independent.
 #pragma once
 
 #include <atomic>
@@ -15,7 +15,8 @@
 
 namespace intflash {
 
-enum BatchPhase : std::int32_t { kScanPhase, kAttendPhase, kMergePhase, kNumBatchPhases };
+constexpr std::int32_t kScanPhase = 0;
+inline std::int32_t num_phases(const intflash_batch_plan& plan) { return 1 + 2 * plan.num_stages; }
 
 // At the start of the workspace.
 struct BatchRun {
@@ -35,6 +36,12 @@ struct BatchRun {
 // A state in a slot: references, sums, accumulators.
 inline std::int64_t state_bytes(const TileShape& tile) {
   return 2 * kMaxTileRows * 4 + tile.rows * tile.accumulator_stride * 4;
+}
+
+// Of one kv head, the states that sections hand over: totals of all rows, then states of the spans
+// in which sections end; of each, references, sums, accumulators.
+inline std::int64_t handed_state_bytes(std::int64_t num_rows, const TileShape& tile) {
+  return 2 * round_up(num_rows, 16) * 4 + num_rows * tile.accumulator_stride * 4;
 }
 
 std::int64_t num_tasks(const intflash_batch_plan& plan, std::int32_t phase);

@@ -41,6 +41,9 @@ intflash_status check_scalar(const char* name, float value);
 // softmax_scale: the same, and below 2^126.
 intflash_status check_softmax_scale(float value);
 
+// Where what a plan is goes to.
+intflash_status check_info(const intflash_plan_info* info);
+
 // A mask as the caller words it, into rule, whose lengths are set.
 struct MaskArguments {
   intflash_mask mask;

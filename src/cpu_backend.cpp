@@ -17,7 +17,7 @@ namespace intflash {
 namespace {
 
 // The rows of one kv head.
-RowGroup row_group(const Call& call, const ScoreBias& bias, std::int64_t b, std::int64_t kv_head) {
+RowGroup row_group(const Call& call, std::int64_t b, std::int64_t kv_head) {
   const Problem& p = call.problem();
   const std::int64_t head = call.head_index(b, kv_head);
   RowGroup group{};
@@ -40,7 +40,7 @@ RowGroup row_group(const Call& call, const ScoreBias& bias, std::int64_t b, std:
   group.softmax_scale = p.softmax_scale;
   group.score_cap = p.score_cap;
   if (call.args.sinks != nullptr) group.sinks = call.args.sinks + group.first_head;
-  if (!bias.is_empty()) group.bias = &bias;
+  group.bias = call.bias();
   group.rotate = p.rotate;
   group.key_center = call.key_center(head);
   group.value_center = call.value_center(head);
@@ -52,8 +52,7 @@ RowGroup row_group(const Call& call, const ScoreBias& bias, std::int64_t b, std:
 void attend_item(const Call& call, const Worker& worker, std::int64_t index) {
   const Plan& plan = call.layout();
   const WorkItem item = work_item(call.problem(), plan, index);
-  const ScoreBias bias = call.bias();
-  const RowGroup group = row_group(call, bias, item.batch, item.kv_head);
+  const RowGroup group = row_group(call, item.batch, item.kv_head);
   const ScoreBlock* blocks = call.score_blocks(call.head_index(item.batch, item.kv_head));
   const auto first_row = [&](std::int64_t tile) {
     return (item.first_tile + tile) * plan.tile.rows;
@@ -67,7 +66,8 @@ void attend_item(const Call& call, const Worker& worker, std::int64_t index) {
       const std::int64_t end = std::min(super + plan.superblock_spans, call.spans());
       for (std::int64_t i = 0; i < tiles_at_once; ++i) {
         for (std::int64_t span = super; span < end; ++span)
-          attend_span(group, worker, span, blocks + span * kBlocksPerSpan, *worker.tile(i));
+          attend_span(group, worker, span, {blocks + span * kBlocksPerSpan, nullptr},
+                      *worker.tile(i));
       }
     }
     for (std::int64_t i = 0; i < tiles_at_once; ++i)

@@ -3,8 +3,8 @@
 //
 // Tokens out of the pages of a cache, in f32.
 #include "checks.h"
-#include "float_state.h"
 #include "kv_cache.h"
+#include "team.h"
 #include "tile/rotation.h"
 
 namespace intflash {
@@ -32,33 +32,53 @@ void dequantize(const std::int8_t* codes, float scale, std::int64_t dim, bool ro
 }
 
 // Positions [begin, end) of a run of pages; what was checked of them is the caller's part.
-intflash_status export_tokens(const intflash_cache& cache, const PageRun& run, std::int64_t begin,
-                              std::int64_t end, const intflash_tensor* key,
-                              const intflash_tensor* value) {
-  const PageLayout& layout = cache.layout;
-  intflash_status status =
-      check_target("key", key, cache.num_kv_heads, end - begin, layout.head_dim);
-  if (status == INTFLASH_OK)
-    status = check_target("value", value, cache.num_kv_heads, end - begin, layout.head_dim_v);
-  if (status != INTFLASH_OK) return status;
-  const FloatState float_state;
+struct Export {
+  const intflash_cache& cache;
+  PageRun run;
+  std::int64_t begin, end;
+  const intflash_tensor* key;  // either may be nullptr
+  const intflash_tensor* value;
+};
+
+// The tokens of one block of 64, which begins at a position.
+void export_block(const Export& wanted, std::int64_t kv_head, std::int64_t position) {
+  const intflash_cache& cache = wanted.cache;
+  const KvBlock block = cache.block(wanted.run, kv_head, position);
+  const std::int64_t first = std::max<std::int64_t>(wanted.begin - position, 0);
+  const std::int64_t end = std::min<std::int64_t>(wanted.end - position, kBlockTokens);
   std::int8_t codes[kMaxHeadDim];
-  for (std::int64_t h = 0; h < cache.num_kv_heads; ++h) {
-    for (std::int64_t position = begin; position < end; ++position) {
-      const std::int64_t at = position % kBlockTokens;
-      const KvBlock block = cache.block(run, h, position - at);
-      if (key != nullptr) {
-        load_key(layout, block, at, codes);
-        dequantize(codes, block.key_scale[at], layout.head_dim, cache.rotate,
-                   cache.key_center_of(h), row_of(*key, h, position - begin));
-      }
-      if (value != nullptr) {
-        load_value(layout, block, at, codes);
-        dequantize(codes, block.value_scale[at], layout.head_dim_v, false, cache.value_center_of(h),
-                   row_of(*value, h, position - begin));
-      }
+  for (std::int64_t at = first; at < end; ++at) {
+    const std::int64_t row = position + at - wanted.begin;
+    if (wanted.key != nullptr) {
+      load_key(cache.layout, block, at, codes);
+      dequantize(codes, block.key_scale[at], cache.layout.head_dim, cache.rotate,
+                 cache.key_center_of(kv_head), row_of(*wanted.key, kv_head, row));
+    }
+    if (wanted.value != nullptr) {
+      load_value(cache.layout, block, at, codes);
+      dequantize(codes, block.value_scale[at], cache.layout.head_dim_v, false,
+                 cache.value_center_of(kv_head), row_of(*wanted.value, kv_head, row));
     }
   }
+}
+
+intflash_status export_tokens(const Export& wanted) {
+  const intflash_cache& cache = wanted.cache;
+  const PageLayout& layout = cache.layout;
+  const std::int64_t tokens = wanted.end - wanted.begin;
+  intflash_status status =
+      check_target("key", wanted.key, cache.num_kv_heads, tokens, layout.head_dim);
+  if (status == INTFLASH_OK)
+    status = check_target("value", wanted.value, cache.num_kv_heads, tokens, layout.head_dim_v);
+  if (status != INTFLASH_OK || tokens == 0) return status;
+  const std::int64_t first_block = wanted.begin / kBlockTokens;
+  const std::int64_t num_blocks = (wanted.end - 1) / kBlockTokens + 1 - first_block;
+  std::atomic<std::int64_t> next;
+  for_each_task(cache.context->parallel, workers_for(*cache.context, tokens * cache.num_kv_heads),
+                cache.num_kv_heads * num_blocks, next, [&](std::int32_t, std::int64_t task) {
+                  export_block(wanted, task / num_blocks,
+                               (first_block + task % num_blocks) * kBlockTokens);
+                });
   return INTFLASH_OK;
 }
 
@@ -86,7 +106,7 @@ intflash_status intflash_cache_export(const intflash_cache* cache, const int32_t
     return fail(INTFLASH_INVALID_ARGUMENT, "page_ids[%lld] = %d: must be 0 ... %lld",
                 static_cast<i64>(i), page_ids[i], static_cast<i64>(cache->num_pages - 1));
   }
-  return export_tokens(*cache, {page_ids, pages, 0}, begin, end, key, value);
+  return export_tokens({*cache, {page_ids, pages, 0}, begin, end, key, value});
 }
 
 intflash_status intflash_sequence_export(const intflash_cache* cache, int32_t sequence,
@@ -102,8 +122,8 @@ intflash_status intflash_sequence_export(const intflash_cache* cache, int32_t se
                 static_cast<i64>(begin), static_cast<i64>(end), sequence,
                 static_cast<i64>(held.first_key_position), static_cast<i64>(held.kv_len));
   }
-  return export_tokens(*cache, {held.pages.data(), held.pages.size(), held.first_key_position},
-                       begin, end, key, value);
+  const PageRun run{held.pages.data(), held.pages.size(), held.first_key_position};
+  return export_tokens({*cache, run, begin, end, key, value});
 }
 
 }  // extern "C"

@@ -2,22 +2,26 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kv_cache.h"
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#include <unistd.h>
-#endif
-
 #include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <new>
 
 #include "checks.h"
+#include "page_memory.h"
 
 namespace intflash {
 namespace {
 
 constexpr std::size_t kAlignment = 64;
+
+// Rows below which starting a team costs more than it brings.
+constexpr std::int64_t kRowsPerWorker = 256;
+
+intflash_status check_option(const char* name, int value, int most) {
+  if (value >= 0 && value <= most) return INTFLASH_OK;
+  return fail(INTFLASH_INVALID_ARGUMENT, "%s = %d: must be 0 ... %d", name, value, most);
+}
 
 intflash_status check_cache_options(const intflash_cache_options* options) {
   if (options == nullptr)
@@ -41,7 +45,8 @@ intflash_status check_cache_options(const intflash_cache_options* options) {
                 "consecutive smaller blocks, 64 / page_size of them where that is a whole number",
                 static_cast<i64>(page_size));
   }
-  return INTFLASH_OK;
+  status = check_option("huge_pages", options->huge_pages, INTFLASH_HUGE_PAGES_AVOID);
+  return status == INTFLASH_OK ? check_option("numa", options->numa, INTFLASH_NUMA_LOCAL) : status;
 }
 
 // A copy of centres, or nullptr where none were given.
@@ -52,17 +57,6 @@ bool copy_center(const intflash_context& context, const float* given, std::int64
   copy = static_cast<float*>(context.allocate(context.allocator_user, bytes, kAlignment));
   if (copy != nullptr) std::memcpy(copy, given, bytes);
   return copy != nullptr;
-}
-
-// Asks for huge pages: each page table entry that a walk over the keys has to fetch waits for
-// memory too. Advice only.
-void prefer_huge_pages([[maybe_unused]] char* memory, [[maybe_unused]] std::size_t bytes) {
-#if defined(__linux__)
-  const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
-  const std::size_t to_page = (page - reinterpret_cast<std::uintptr_t>(memory) % page) % page;
-  if (bytes > to_page + page)
-    ::madvise(memory + to_page, (bytes - to_page) / page * page, MADV_HUGEPAGE);
-#endif
 }
 
 // Everything that the cache allocates; false: no memory.
@@ -79,11 +73,17 @@ bool allocate_parts(intflash_cache& cache, const intflash_cache_options& options
   cache.page_set = static_cast<std::uint64_t*>(
       allocate(static_cast<std::size_t>(PageSet::bytes(cache.num_pages))));
   if (cache.page_set == nullptr) return false;
+  cache.codes = static_cast<std::int8_t*>(
+      allocate(static_cast<std::size_t>(context.num_threads * cache.code_bytes())));
+  if (cache.codes == nullptr) return false;
   if (options.arena == nullptr) {
     const auto bytes = static_cast<std::size_t>(cache.num_pages * cache.page_bytes());
     cache.pages = static_cast<char*>(allocate(bytes));
     cache.owns_pages = true;
-    if (cache.pages != nullptr) prefer_huge_pages(cache.pages, bytes);
+    if (cache.pages != nullptr) {
+      advise_huge_pages(cache.pages, bytes, options.huge_pages);
+      advise_numa(cache.pages, bytes, options.numa);
+    }
   } else {
     cache.pages = static_cast<char*>(options.arena);
   }
@@ -95,6 +95,18 @@ bool allocate_parts(intflash_cache& cache, const intflash_cache_options& options
 }
 
 }  // namespace
+
+intflash_status CacheChange::status() const {
+  if (is_alone_) return INTFLASH_OK;
+  return fail(INTFLASH_INVALID_ARGUMENT,
+              "cache = %p: another call is changing it: such calls must not overlap in time",
+              static_cast<void*>(&cache_));
+}
+
+std::int64_t workers_for(const intflash_context& context, std::int64_t rows) {
+  return std::clamp<std::int64_t>(rows / kRowsPerWorker, 1, context.num_threads);
+}
+
 }  // namespace intflash
 
 using namespace intflash;
@@ -177,6 +189,7 @@ void intflash_cache_destroy(intflash_cache* cache) {
   release(cache->references);
   release(cache->free_pages);
   release(cache->page_set);
+  release(cache->codes);
   release(cache->key_center);
   release(cache->value_center);
   if (cache->owns_pages) release(cache->pages);
@@ -206,6 +219,9 @@ intflash_status intflash_cache_copy_page(intflash_cache* cache, int32_t from, in
     return fail(INTFLASH_INVALID_ARGUMENT, "from = %d, to = %d: must be 0 ... %lld", from, to,
                 static_cast<i64>(cache->num_pages - 1));
   }
+  const CacheChange change(*cache);
+  const intflash_status status = change.status();
+  if (status != INTFLASH_OK) return status;
   if (cache->references[to] > 0)
     return fail(INTFLASH_INVALID_ARGUMENT, "to = %d: a sequence holds that page", to);
   if (from != to)

@@ -4,6 +4,7 @@
 // Where tokens live: pages of one layer's keys and values, and the sequences that share them.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <bit>
 #include <cstdint>
@@ -21,6 +22,7 @@ struct Sequence {
   Growable<std::int32_t> pages;
   std::int64_t first_key_position = 0;
   std::int64_t kv_len = 0;
+  std::int64_t request = 0;  // scratch of append's checks: which of the batch names it
 };
 
 }  // namespace intflash
@@ -47,7 +49,13 @@ struct intflash_cache {
   std::int64_t num_sequences;
 
   std::uint64_t* page_set;  // scratch of append's checks
+  std::int8_t* codes;       // [the context's threads][code_bytes()]: rows that append packs
+  std::atomic<bool> is_changing;
 
+  std::int64_t code_bytes() const {
+    return intflash::kBlockTokens *
+           intflash::round_up(std::max(layout.head_dim, layout.head_dim_v), 64);
+  }
   std::int64_t page_bytes() const { return num_kv_heads * layout.bytes(); }
   char* page(std::int64_t id, std::int64_t kv_head) const {
     return pages + id * page_bytes() + kv_head * layout.bytes();
@@ -73,6 +81,28 @@ struct intflash_cache {
 
 namespace intflash {
 
+// Keeps other calls from changing a cache for as long as it lives; or finds that one does.
+class CacheChange {
+ public:
+  explicit CacheChange(intflash_cache& cache)
+      : cache_(cache), is_alone_(!cache.is_changing.exchange(true, std::memory_order_acquire)) {}
+  ~CacheChange() {
+    if (is_alone_) cache_.is_changing.store(false, std::memory_order_release);
+  }
+  CacheChange(const CacheChange&) = delete;
+  CacheChange& operator=(const CacheChange&) = delete;
+
+  // INTFLASH_OK, or the error that names the rule.
+  intflash_status status() const;
+
+ private:
+  intflash_cache& cache_;
+  const bool is_alone_;
+};
+
+// How many of the context's threads so many rows, tokens times kv heads, are worth.
+std::int64_t workers_for(const intflash_context& context, std::int64_t rows);
+
 // Whether the caller's number names a sequence.
 intflash_status check_sequence(const intflash_cache& cache, std::int32_t sequence);
 
@@ -81,5 +111,9 @@ intflash_status check_sequence(const intflash_cache& cache, std::int32_t sequenc
 intflash_status extend_sequences(intflash_cache& cache, const std::int32_t* sequences,
                                  std::int64_t num_sequences, const std::int64_t* token_indptr);
 void shrink_sequence(intflash_cache& cache, Sequence& sequence, std::int64_t kv_len);
+
+// What the calls of these names do, within a change of the cache.
+intflash_status create_sequence(intflash_cache& cache, std::int32_t& sequence);
+void free_sequence(intflash_cache& cache, std::int32_t sequence);
 
 }  // namespace intflash

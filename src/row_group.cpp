@@ -80,12 +80,6 @@ void set_row_factor(QueryTile& query, std::int32_t r, float factor) {
       static_cast<std::int32_t>(std::min(std::nearbyint(query.mantissa[r] * 32768.0f), 32767.0f));
 }
 
-void clear_state(const AttentionState& state, std::int32_t rows) {
-  std::fill_n(state.reference, rows, -INFINITY);
-  std::fill_n(state.row_sum, rows, 0.0f);
-  std::fill_n(state.accumulators, rows * state.accumulator_stride, 0.0f);
-}
-
 // Adds a sink of logit 2^exponent to a row's denominator; returns the share of it that its keys had
 // before. docs/numerics.md, section 4.
 float add_sink(const AttentionState& state, std::int32_t row, std::int64_t dim, float exponent) {
@@ -101,13 +95,13 @@ float add_sink(const AttentionState& state, std::int32_t row, std::int64_t dim, 
 }
 
 // Keep words of a score block's rows; returns the rows that have a bias there, a bit each.
-std::uint32_t mask_block(const RowGroup& group, const Tile& tile, std::int64_t first_key,
+std::uint32_t mask_block(const KernelTable& kernels, const Tile& tile, std::int64_t first_key,
                          std::uint64_t* words) {
   const std::int32_t rows = tile.query.rows;
   write_keep_words(tile.ranges, rows, first_key, words);
   std::uint32_t biased = 0;
-  for (std::int32_t r = 0; group.bias != nullptr && r < rows; ++r) {
-    if (mask_row(*group.kernels, *group.bias, tile.bias[r], tile.bits[r], first_key, words + 2 * r))
+  for (std::int32_t r = 0; tile.has_bias && r < rows; ++r) {
+    if (mask_row(kernels, tile.bias[r], tile.bits[r], first_key, words + 2 * r))
       biased |= std::uint32_t{1} << r;
   }
   return biased;
@@ -117,28 +111,43 @@ bool all_kept(const std::uint64_t* words, std::int32_t rows) {
   return std::all_of(words, words + 2 * rows, [](std::uint64_t word) { return ~word == 0; });
 }
 
+// A tile's accumulators follow it, and its codes follow them.
+char* accumulators_of(Tile& tile) {
+  return reinterpret_cast<char*>(&tile) + round_up(sizeof(Tile), 64);
+}
+std::int8_t* codes_of(const TileShape& shape, Tile& tile) {
+  return reinterpret_cast<std::int8_t*>(accumulators_of(tile)) +
+         shape.rows * shape.accumulator_stride * 4;
+}
+
 }  // namespace
 
-void begin_tile(const RowGroup& group, const TileShape& shape, std::int64_t first_row, Tile& tile) {
-  char* after = reinterpret_cast<char*>(&tile) + round_up(sizeof(Tile), 64);
-  tile.total = {tile.reference, tile.row_sum, reinterpret_cast<float*>(after),
+void begin_tile(const TileShape& shape, Tile& tile) {
+  tile.total = {tile.reference, tile.row_sum, reinterpret_cast<float*>(accumulators_of(tile)),
                 shape.accumulator_stride};
   tile.touched = false;
+  tile.has_bias = false;
+  tile.query.rows = 0;
+  tile.query.code_stride = static_cast<std::int32_t>(shape.code_stride);
+  tile.query.codes = codes_of(shape, tile);
+  tile.min_begin = INT64_MAX;
+  tile.max_end = 0;
+}
+
+void add_rows(const RowGroup& group, const TileShape& shape, std::int64_t first_row,
+              std::int64_t num_rows, Tile& tile) {
   QueryTile& query = tile.query;
-  query.rows = static_cast<std::int32_t>(std::min(shape.rows, group.num_rows - first_row));
+  const std::int32_t begin = query.rows;
+  query.rows += static_cast<std::int32_t>(num_rows);
   query.head_dim = static_cast<std::int32_t>(group.head_dim);
-  query.code_stride = static_cast<std::int32_t>(shape.code_stride);
-  std::int8_t* codes =
-      reinterpret_cast<std::int8_t*>(after) + shape.rows * shape.accumulator_stride * 4;
-  query.codes = codes;
+  tile.has_bias |= !group.bias.is_empty();
+  std::int8_t* codes = codes_of(shape, tile);
 
   const bool needs_center = group.key_center != nullptr &&
                             (group.lse != nullptr || group.score_cap > 0 || group.sinks != nullptr);
   const float to_log2 = static_cast<float>(static_cast<double>(group.softmax_scale) * kLog2E);
-  tile.min_begin = INT64_MAX;
-  tile.max_end = 0;
-  for (std::int32_t r = 0; r < query.rows; ++r) {
-    const RowPlace place = place_of(group, first_row + r);
+  for (std::int32_t r = begin; r < query.rows; ++r) {
+    const RowPlace place = place_of(group, first_row + r - begin);
     std::int8_t* row_codes = codes + r * shape.code_stride;
     float scale = 0;
     quantize_tokens(*group.kernels, *group.query, group.query_dtype, group.batch, place.query_head,
@@ -152,10 +161,8 @@ void begin_tile(const RowGroup& group, const TileShape& shape, std::int64_t firs
     tile.center_score[r] =
         needs_center ? center_dot(group, place) * static_cast<double>(group.softmax_scale) : 0.0;
     query.score_term[r] = static_cast<float>(tile.center_score[r] * kLog2E);
-    if (group.bias != nullptr) {
-      tile.bias[r] = bias_row(*group.bias, group.batch, place.query_head, place.query);
-      tile.bits[r] = bit_row(*group.bias, place.query);
-    }
+    tile.bias[r] = bias_row(group.bias, group.batch, place.query_head, place.query);
+    tile.bits[r] = bit_row(group.bias, place.query);
     tile.ranges[r] = visible_keys(group.mask, place.query);
     if (tile.ranges[r].begin == tile.ranges[r].end) continue;
     tile.min_begin = std::min(tile.min_begin, tile.ranges[r].begin);
@@ -164,12 +171,31 @@ void begin_tile(const RowGroup& group, const TileShape& shape, std::int64_t firs
   pad_rows(query);
 }
 
+void begin_tile(const RowGroup& group, const TileShape& shape, std::int64_t first_row, Tile& tile) {
+  begin_tile(shape, tile);
+  add_rows(group, shape, first_row, std::min(shape.rows, group.num_rows - first_row), tile);
+}
+
+void clip_tile(KeyRange keys, Tile& tile) {
+  tile.min_begin = std::max(tile.min_begin, keys.begin);
+  tile.max_end = std::min(tile.max_end, keys.end);
+  if (tile.min_begin < tile.max_end) return;
+  tile.min_begin = INT64_MAX;
+  tile.max_end = 0;
+}
+
+void clear_state(const AttentionState& state, std::int32_t rows) {
+  std::fill_n(state.reference, rows, -INFINITY);
+  std::fill_n(state.row_sum, rows, 0.0f);
+  std::fill_n(state.accumulators, rows * state.accumulator_stride, 0.0f);
+}
+
 bool sees_span(const Tile& tile, std::int64_t span) {
   return tile.min_begin < (span + 1) * kSpanTokens && tile.max_end > span * kSpanTokens;
 }
 
 void attend_span_into(const RowGroup& group, const Worker& worker, std::int64_t span,
-                      const ScoreBlock* blocks, const Tile& tile, const AttentionState& state) {
+                      const SpanKeys& keys, const Tile& tile, const AttentionState& state) {
   const std::int64_t span_begin = span * kSpanTokens;
   const std::int64_t first_key = std::max(span_begin, tile.min_begin / kScoreBlock * kScoreBlock);
   const std::int64_t end_key = std::min(span_begin + kSpanTokens, tile.max_end);
@@ -179,22 +205,20 @@ void attend_span_into(const RowGroup& group, const Worker& worker, std::int64_t 
   std::int32_t num_blocks = 0;
   for (std::int64_t key = first_key; key < end_key; key += kScoreBlock, ++num_blocks) {
     const bool whole = classify_block(tile.ranges, rows, key) == BlockKind::kVisible;
-    if (whole && group.bias == nullptr) continue;
+    if (whole && !tile.has_bias) continue;
     std::uint64_t* words = worker.keep + num_blocks * kMaxTileRows * 2;
-    biased[num_blocks] = mask_block(group, tile, key, words);
+    biased[num_blocks] = mask_block(*group.kernels, tile, key, words);
     if (!whole || biased[num_blocks] != 0 || !all_kept(words, rows)) keep[num_blocks] = words;
   }
-  clear_state(state, rows);
   TileTask task{};
   task.query = &tile.query;
   task.head_dim_v = static_cast<std::int32_t>(group.head_dim_v);
   task.num_blocks = num_blocks;
-  task.blocks = blocks + (first_key - span_begin) / kScoreBlock;
+  task.blocks = keys.blocks + (first_key - span_begin) / kScoreBlock;
+  task.after = keys.after;
   task.keep = keep;
   task.biased = biased;
-  if (group.bias != nullptr)
-    task.bias = {tile.bias, static_cast<Dtype>(group.bias->additive.dtype),
-                 group.bias->rule.kv_begin, group.bias->rule.kv_len};
+  if (tile.has_bias) task.bias = tile.bias;
   task.first_key = first_key;
   task.score_cap =
       static_cast<float>(std::min(static_cast<double>(group.score_cap) * kLog2E, 3e38));
@@ -204,9 +228,11 @@ void attend_span_into(const RowGroup& group, const Worker& worker, std::int64_t 
 }
 
 void attend_span(const RowGroup& group, const Worker& worker, std::int64_t span,
-                 const ScoreBlock* blocks, Tile& tile) {
+                 const SpanKeys& keys, Tile& tile) {
   if (!sees_span(tile, span)) return;
-  attend_span_into(group, worker, span, blocks, tile, tile.touched ? worker.part : tile.total);
+  const AttentionState& state = tile.touched ? worker.part : tile.total;
+  clear_state(state, tile.query.rows);
+  attend_span_into(group, worker, span, keys, tile, state);
   if (tile.touched)
     group.kernels->merge_states(worker.part, tile.total, tile.query.rows,
                                 static_cast<std::int32_t>(group.head_dim_v));

@@ -36,9 +36,9 @@ struct RowGroup {
   std::int64_t head_dim_v;
   MaskRule mask;
   float softmax_scale;
-  float score_cap;        // 0 = none
-  const float* sinks;     // [group_size]: of the group's heads; nullptr = none
-  const ScoreBias* bias;  // nullptr = none
+  float score_cap;     // 0 = none
+  const float* sinks;  // [group_size]: of the group's heads; nullptr = none
+  ScoreBias bias;
   bool rotate;
   RopeRows rope;            // of the queries
   const float* key_center;  // [head_dim]; nullptr = none
@@ -48,17 +48,35 @@ struct RowGroup {
 // Quantizes rows [first_row, first_row + plan.tile_rows) into tile, with nothing seen yet.
 void begin_tile(const RowGroup& group, const TileShape& shape, std::int64_t first_row, Tile& tile);
 
+// The same in steps, for tiles of several groups' rows: none yet, then num_rows more from first_row
+// on, as often as there are groups. Groups of one tile have the same dims.
+void begin_tile(const TileShape& shape, Tile& tile);
+void add_rows(const RowGroup& group, const TileShape& shape, std::int64_t first_row,
+              std::int64_t num_rows, Tile& tile);
+
+// Leaves the tile keys alone. keys.begin is a multiple of kScoreBlock, and so is keys.end unless no
+// row sees a key behind it.
+void clip_tile(KeyRange keys, Tile& tile);
+
+// No key seen.
+void clear_state(const AttentionState& state, std::int32_t rows);
+
 // Whether some row of the tile sees a key of the span.
 bool sees_span(const Tile& tile, std::int64_t span);
 
-// Attends the keys of a span that the tile sees, alone, into state. blocks: the span's score
-// blocks, from key span * kSpanTokens on.
-void attend_span_into(const RowGroup& group, const Worker& worker, std::int64_t span,
-                      const ScoreBlock* blocks, const Tile& tile, const AttentionState& state);
+// A span's score blocks, from key span * kSpanTokens on.
+struct SpanKeys {
+  const ScoreBlock* blocks;
+  const KvBlock* after;  // [2]: keys that are read after the span's last; nullptr = unknown
+};
 
-// The same, and merges it into the tile's state.
+// Takes the keys of a span that the tile sees into state, behind those that it holds.
+void attend_span_into(const RowGroup& group, const Worker& worker, std::int64_t span,
+                      const SpanKeys& keys, const Tile& tile, const AttentionState& state);
+
+// Attends the keys of a span alone, and merges them into the tile's state.
 void attend_span(const RowGroup& group, const Worker& worker, std::int64_t span,
-                 const ScoreBlock* blocks, Tile& tile);
+                 const SpanKeys& keys, Tile& tile);
 
 // Writes out, and log-sum-exp.
 void finish_tile(const RowGroup& group, std::int64_t first_row, Tile& tile);

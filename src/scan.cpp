@@ -20,17 +20,16 @@ bool is_bad(std::uint32_t magnitude, intflash_dtype dtype) {
          (dtype == INTFLASH_INT8 ? std::bit_cast<std::uint32_t>(128.0f) : kInfinityBits);
 }
 
-void raise_to(std::atomic<std::uint32_t>& largest, std::uint32_t value) {
-  std::uint32_t seen = largest.load(std::memory_order_relaxed);
-  while (value > seen && !largest.compare_exchange_weak(seen, value, std::memory_order_relaxed)) {
-  }
-}
-
 }  // namespace
 
 void lower_to(std::atomic<std::int64_t>& least, std::int64_t value) {
   std::int64_t seen = least.load(std::memory_order_relaxed);
   while (value < seen && !least.compare_exchange_weak(seen, value, std::memory_order_relaxed)) {
+  }
+}
+void raise_to(std::atomic<std::uint32_t>& largest, std::uint32_t value) {
+  std::uint32_t seen = largest.load(std::memory_order_relaxed);
+  while (value > seen && !largest.compare_exchange_weak(seen, value, std::memory_order_relaxed)) {
   }
 }
 

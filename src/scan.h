@@ -29,8 +29,11 @@ struct TensorScan {
       first_bad;  // lowest chunk with NaN, infinity or a code of -128; INT64_MAX = none
 };
 
-void reset_scan(TensorScan& scan);
+// What several workers find: the lowest, the largest.
 void lower_to(std::atomic<std::int64_t>& least, std::int64_t value);
+void raise_to(std::atomic<std::uint32_t>& largest, std::uint32_t value);
+
+void reset_scan(TensorScan& scan);
 
 // A tensor is scanned in chunks of kSpanTokens rows of one head.
 std::int64_t num_chunks(const ScannedTensor& t);

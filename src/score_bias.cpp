@@ -40,17 +40,15 @@ std::int64_t distinct_heads(const intflash_additive_mask& mask, std::int64_t hea
   return mask.stride_head == 0 ? 1 : heads;
 }
 
-std::int64_t words_per_query(const intflash_bit_mask& mask) { return (mask.num_keys + 63) / 64; }
-
-// Bits [first, first + 64) of a row of bits; those before the row's first are set.
-std::uint64_t shifted_word(const std::uint64_t* bits, std::int64_t num_bits, std::int64_t first) {
-  if (first <= -64) return ~std::uint64_t{0};
-  const std::int64_t words = (num_bits + 63) / 64;
+// The bits of the keys at [first, first + 64); those before the row's first are set.
+std::uint64_t word_of_bits(const BitRow& row, std::int64_t first) {
+  const std::int64_t words = ceil_div(row.end - row.begin, 64);
   const auto word = [&](std::int64_t i) {
-    return i < 0 ? ~std::uint64_t{0} : i < words ? bits[i] : std::uint64_t{0};
+    return i < 0 ? ~std::uint64_t{0} : i < words ? row.words[i] : std::uint64_t{0};
   };
-  const std::int64_t index = first >= 0 ? first / 64 : -1;
-  const std::int64_t shift = first - index * 64;
+  const std::int64_t bit = std::max<std::int64_t>(first - row.begin, -64);
+  const std::int64_t index = bit >= 0 ? bit / 64 : -1;
+  const std::int64_t shift = bit - index * 64;
   return shift == 0 ? word(index) : word(index) >> shift | word(index + 1) << (64 - shift);
 }
 
@@ -122,36 +120,38 @@ intflash_status report_bad_mask(const char* name, const ScoreBias& bias, std::in
 
 BiasRow bias_row(const ScoreBias& bias, std::int64_t batch, std::int64_t head, std::int64_t query) {
   const float* scale = bias.additive.head_scale;
+  const double head_scale = scale != nullptr ? static_cast<double>(scale[head]) : 1.0;
+  const double slope =
+      bias.alibi_slopes != nullptr ? static_cast<double>(bias.alibi_slopes[head]) : 0.0;
   BiasRow row{};
   row.elements = elements_of(bias.additive, batch, head, query);
-  row.factor =
-      static_cast<float>(kLog2E * (scale != nullptr ? static_cast<double>(scale[head]) : 1));
-  if (bias.alibi_slopes != nullptr)
-    row.slope = static_cast<float>(kLog2E * static_cast<double>(bias.alibi_slopes[head]));
+  row.dtype = static_cast<Dtype>(bias.additive.dtype);
+  row.begin = bias.rule.kv_begin;
+  row.end = bias.rule.kv_len;
+  row.factor = static_cast<float>(kLog2E * head_scale);
+  row.slope = static_cast<float>(kLog2E * slope);
   row.position = bias.rule.kv_len - bias.rule.query_len + query;
   return row;
 }
 
-const std::uint64_t* bit_row(const ScoreBias& bias, std::int64_t query) {
-  return bias.bits.words == nullptr ? nullptr
-                                    : bias.bits.words + query * words_per_query(bias.bits);
+BitRow bit_row(const ScoreBias& bias, std::int64_t query) {
+  if (bias.bits.words == nullptr) return {};
+  const std::int64_t words = ceil_div(bias.bits.num_keys, 64);
+  return {bias.bits.words + query * words, bias.rule.kv_len - bias.bits.num_keys, bias.rule.kv_len};
 }
 
-bool mask_row(const KernelTable& kernels, const ScoreBias& bias, const BiasRow& row,
-              const std::uint64_t* bits, std::int64_t first_key, std::uint64_t* keep) {
+bool mask_row(const KernelTable& kernels, const BiasRow& row, const BitRow& bits,
+              std::int64_t first_key, std::uint64_t* keep) {
   std::uint64_t nonzero = 0;
   for (int half = 0; half < 2; ++half) {
     const std::int64_t first = first_key + half * kBlockTokens;
-    if (bits != nullptr)
-      keep[half] &=
-          shifted_word(bits, bias.bits.num_keys, first - (bias.rule.kv_len - bias.bits.num_keys));
-    const std::int64_t begin = std::max(first, bias.rule.kv_begin);
-    const std::int64_t end = std::min(first + kBlockTokens, bias.rule.kv_len);
+    if (bits.words != nullptr) keep[half] &= word_of_bits(bits, first);
+    const std::int64_t begin = std::max(first, row.begin);
+    const std::int64_t end = std::min(first + kBlockTokens, row.end);
     if (row.elements == nullptr || keep[half] == 0 || begin >= end) continue;
-    const Dtype dtype = static_cast<Dtype>(bias.additive.dtype);
-    const void* elements =
-        static_cast<const char*>(row.elements) + bytes_of(dtype, begin - bias.rule.kv_begin);
-    const MaskWords words = kernels.mask_words(elements, dtype, end - begin);
+    const RowSource source = {row.elements, row.dtype, 1};
+    const MaskWords words =
+        kernels.mask_words(row_of(source, begin - row.begin), row.dtype, end - begin);
     keep[half] &= ~(words.hidden << (begin - first));
     nonzero |= words.nonzero << (begin - first) & keep[half];
   }
@@ -161,10 +161,9 @@ bool mask_row(const KernelTable& kernels, const ScoreBias& bias, const BiasRow& 
 double bias_of_key(const ScoreBias& bias, std::int64_t batch, std::int64_t head, std::int64_t query,
                    std::int64_t key) {
   constexpr double kHidden = -std::numeric_limits<double>::infinity();
-  const std::int64_t first_bit = bias.rule.kv_len - bias.bits.num_keys;
-  if (const std::uint64_t* bits = bit_row(bias, query); bits != nullptr && key >= first_bit) {
-    const std::int64_t bit = key - first_bit;
-    if ((bits[bit / 64] >> (bit % 64) & 1) == 0) return kHidden;
+  if (const BitRow bits = bit_row(bias, query); bits.words != nullptr && key >= bits.begin) {
+    const std::int64_t bit = key - bits.begin;
+    if ((bits.words[bit / 64] >> (bit % 64) & 1) == 0) return kHidden;
   }
   double sum = 0;
   if (const void* elements = elements_of(bias.additive, batch, head, query)) {

@@ -38,15 +38,19 @@ bool has_bad_mask(const KernelTable& kernels, const ScoreBias& bias, std::int64_
 intflash_status report_bad_mask(const char* name, const ScoreBias& bias, std::int64_t batch,
                                 std::int64_t heads, std::int64_t query);
 
-// What the ports need of a row.
+// The bits of one query's last keys.
+struct BitRow {
+  const std::uint64_t* words;  // nullptr = none
+  std::int64_t begin, end;     // positions of the keys that they are of
+};
+
 BiasRow bias_row(const ScoreBias& bias, std::int64_t batch, std::int64_t head, std::int64_t query);
-// The bits of a query; nullptr = none.
-const std::uint64_t* bit_row(const ScoreBias& bias, std::int64_t query);
+BitRow bit_row(const ScoreBias& bias, std::int64_t query);
 
 // Takes from a row's keep words [2] of the score block at first_key what its masks hide; returns
 // whether it has a bias on any key that is left.
-bool mask_row(const KernelTable& kernels, const ScoreBias& bias, const BiasRow& row,
-              const std::uint64_t* bits, std::int64_t first_key, std::uint64_t* keep);
+bool mask_row(const KernelTable& kernels, const BiasRow& row, const BitRow& bits,
+              std::int64_t first_key, std::uint64_t* keep);
 
 // What one key's masks come to, in double: the bias, or -infinity where the key is hidden.
 double bias_of_key(const ScoreBias& bias, std::int64_t batch, std::int64_t head, std::int64_t query,

@@ -6,6 +6,7 @@
 
 #include "checks.h"
 #include "kv_cache.h"
+#include "scan.h"
 #include "sequence_file.h"
 
 namespace intflash {
@@ -221,7 +222,7 @@ intflash_status load_blocks(RecordReader& reader, intflash_cache& cache, const S
 intflash_status load_tokens(RecordReader& reader, intflash_cache& cache, const FileHeader& header,
                             char* page, std::int32_t& sequence) {
   std::int32_t created = -1;
-  intflash_status status = intflash_sequence_create(&cache, &created);
+  intflash_status status = create_sequence(cache, created);
   if (status != INTFLASH_OK) return status;
   Sequence& loaded = cache.sequences[created];
   loaded.first_key_position = loaded.kv_len = header.first_key_position;
@@ -230,13 +231,12 @@ intflash_status load_tokens(RecordReader& reader, intflash_cache& cache, const F
   status = extend_sequences(cache, &created, 1, token_indptr);
   if (status == INTFLASH_OK) status = load_blocks(reader, cache, loaded, page, largest);
   if (status != INTFLASH_OK) {
-    intflash_sequence_free(&cache, created);
+    free_sequence(cache, created);
     return status;
   }
   // 127 * scale, and what the scale's rounding may have taken from it.
   const auto magnitude = std::bit_cast<std::uint32_t>(largest * 127.001f);
-  if (magnitude > cache.largest_key.load(std::memory_order_relaxed))
-    cache.largest_key.store(magnitude, std::memory_order_relaxed);
+  raise_to(cache.largest_key, magnitude);
   sequence = created;
   return INTFLASH_OK;
 }
@@ -255,9 +255,11 @@ intflash_status intflash_sequence_load(intflash_cache* cache, intflash_read_fn r
                 static_cast<void*>(cache), read == nullptr ? "NULL" : "given",
                 static_cast<void*>(sequence));
   }
+  const CacheChange change(*cache);
+  intflash_status status = change.status();
   RecordReader reader(read, user);
   FileHeader header{};
-  intflash_status status = load_header(reader, *cache, header);
+  if (status == INTFLASH_OK) status = load_header(reader, *cache, header);
   if (status == INTFLASH_OK)
     status = check_centers(reader, "key_center", (header.centers & kKeyCenter) != 0,
                            cache->key_center, cache->num_kv_heads, cache->layout.head_dim);

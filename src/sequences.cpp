@@ -68,6 +68,14 @@ intflash_status check_sequence(const intflash_cache& cache, std::int32_t sequenc
 intflash_status extend_sequences(intflash_cache& cache, const std::int32_t* sequences,
                                  std::int64_t num_sequences, const std::int64_t* token_indptr) {
   const Extension extension{sequences, num_sequences, token_indptr};
+  for (std::int64_t i = 0; i < num_sequences; ++i) {
+    const std::int64_t kv_len = cache.sequences[sequences[i]].kv_len;
+    if (kv_len <= kMaxExtent - extension.count(i)) continue;
+    return fail(INTFLASH_BAD_SHAPE,
+                "sequences[%lld] = %d: %lld tokens behind its %lld: must be at most %lld together",
+                static_cast<i64>(i), sequences[i], static_cast<i64>(extension.count(i)),
+                static_cast<i64>(kv_len), static_cast<i64>(kMaxExtent));
+  }
   const std::int64_t needed = pages_needed(cache, extension);
   if (needed > cache.num_free) {
     return fail(INTFLASH_POOL_EXHAUSTED, "the batch needs %lld more pages: the cache has %lld free",
@@ -107,6 +115,30 @@ void shrink_sequence(intflash_cache& cache, Sequence& sequence, std::int64_t kv_
   }
 }
 
+intflash_status create_sequence(intflash_cache& cache, std::int32_t& sequence) {
+  std::int32_t slot = 0;
+  while (slot < cache.sequences.size() && cache.sequences[slot].kv_len >= 0) ++slot;
+  if (slot == cache.sequences.size()) {
+    if (slot == INT32_MAX || !cache.sequences.reserve(*cache.context, slot + 1)) {
+      return fail(INTFLASH_OUT_OF_MEMORY, "no memory for %lld sequences",
+                  static_cast<i64>(slot) + 1);
+    }
+    cache.sequences.push(Sequence{});
+  }
+  cache.sequences[slot].first_key_position = cache.sequences[slot].kv_len = 0;
+  ++cache.num_sequences;
+  sequence = slot;
+  return INTFLASH_OK;
+}
+
+void free_sequence(intflash_cache& cache, std::int32_t sequence) {
+  Sequence& freed = cache.sequences[sequence];
+  shrink_sequence(cache, freed, freed.first_key_position);
+  freed.pages.release(*cache.context);
+  freed.kv_len = -1;
+  --cache.num_sequences;
+}
+
 }  // namespace intflash
 
 using namespace intflash;
@@ -117,38 +149,27 @@ intflash_status intflash_sequence_create(intflash_cache* cache, int32_t* sequenc
   if (cache == nullptr || sequence == nullptr)
     return fail(INTFLASH_INVALID_ARGUMENT, "cache = %p, sequence = %p: must not be NULL",
                 static_cast<void*>(cache), static_cast<void*>(sequence));
-  std::int32_t slot = 0;
-  while (slot < cache->sequences.size() && cache->sequences[slot].kv_len >= 0) ++slot;
-  if (slot == cache->sequences.size()) {
-    if (slot == INT32_MAX || !cache->sequences.reserve(*cache->context, slot + 1)) {
-      return fail(INTFLASH_OUT_OF_MEMORY, "no memory for %lld sequences",
-                  static_cast<i64>(slot) + 1);
-    }
-    cache->sequences.push(Sequence{});
-  }
-  cache->sequences[slot].first_key_position = cache->sequences[slot].kv_len = 0;
-  ++cache->num_sequences;
-  *sequence = slot;
-  return INTFLASH_OK;
+  const CacheChange change(*cache);
+  const intflash_status status = change.status();
+  return status == INTFLASH_OK ? create_sequence(*cache, *sequence) : status;
 }
 
 intflash_status intflash_sequence_free(intflash_cache* cache, int32_t sequence) {
   if (cache == nullptr) return fail(INTFLASH_INVALID_ARGUMENT, "cache = NULL: create one first");
-  const intflash_status status = check_sequence(*cache, sequence);
-  if (status != INTFLASH_OK) return status;
-  Sequence& freed = cache->sequences[sequence];
-  shrink_sequence(*cache, freed, freed.first_key_position);
-  freed.pages.release(*cache->context);
-  freed.kv_len = -1;
-  --cache->num_sequences;
-  return INTFLASH_OK;
+  const CacheChange change(*cache);
+  intflash_status status = change.status();
+  if (status == INTFLASH_OK) status = check_sequence(*cache, sequence);
+  if (status == INTFLASH_OK) free_sequence(*cache, sequence);
+  return status;
 }
 
 intflash_status intflash_sequence_fork(intflash_cache* cache, int32_t sequence, int32_t* fork) {
   if (cache == nullptr || fork == nullptr)
     return fail(INTFLASH_INVALID_ARGUMENT, "cache = %p, fork = %p: must not be NULL",
                 static_cast<void*>(cache), static_cast<void*>(fork));
-  intflash_status status = check_sequence(*cache, sequence);
+  const CacheChange change(*cache);
+  intflash_status status = change.status();
+  if (status == INTFLASH_OK) status = check_sequence(*cache, sequence);
   if (status != INTFLASH_OK) return status;
   for (std::int64_t i = 0; i < cache->sequences[sequence].pages.size(); ++i) {
     if (cache->references[cache->sequences[sequence].pages[i]] < INT32_MAX) continue;
@@ -156,12 +177,12 @@ intflash_status intflash_sequence_fork(intflash_cache* cache, int32_t sequence, 
                 sequence, INT32_MAX);
   }
   std::int32_t created = 0;
-  status = intflash_sequence_create(cache, &created);
+  status = create_sequence(*cache, created);
   if (status != INTFLASH_OK) return status;
   const Sequence& from = cache->sequences[sequence];
   Sequence& to = cache->sequences[created];
   if (!to.pages.reserve(*cache->context, from.pages.size())) {
-    intflash_sequence_free(cache, created);
+    free_sequence(*cache, created);
     return fail(INTFLASH_OUT_OF_MEMORY, "no memory for a page table of %lld pages",
                 static_cast<i64>(from.pages.size()));
   }
@@ -178,7 +199,9 @@ intflash_status intflash_sequence_fork(intflash_cache* cache, int32_t sequence, 
 intflash_status intflash_sequence_truncate(intflash_cache* cache, int32_t sequence,
                                            int64_t kv_len) {
   if (cache == nullptr) return fail(INTFLASH_INVALID_ARGUMENT, "cache = NULL: create one first");
-  const intflash_status status = check_sequence(*cache, sequence);
+  const CacheChange change(*cache);
+  intflash_status status = change.status();
+  if (status == INTFLASH_OK) status = check_sequence(*cache, sequence);
   if (status != INTFLASH_OK) return status;
   Sequence& truncated = cache->sequences[sequence];
   if (kv_len < truncated.first_key_position || kv_len > truncated.kv_len) {
@@ -193,7 +216,9 @@ intflash_status intflash_sequence_truncate(intflash_cache* cache, int32_t sequen
 intflash_status intflash_sequence_drop_before(intflash_cache* cache, int32_t sequence,
                                               int64_t position) {
   if (cache == nullptr) return fail(INTFLASH_INVALID_ARGUMENT, "cache = NULL: create one first");
-  const intflash_status status = check_sequence(*cache, sequence);
+  const CacheChange change(*cache);
+  intflash_status status = change.status();
+  if (status == INTFLASH_OK) status = check_sequence(*cache, sequence);
   if (status != INTFLASH_OK) return status;
   Sequence& dropped = cache->sequences[sequence];
   if (position < 0 || position > dropped.kv_len) {

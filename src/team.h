@@ -14,6 +14,30 @@
 
 namespace intflash {
 
+// Calls task(worker, index) for each index below count, from so many workers at most, in the order
+// of the counter `next`.
+template <class TaskFn>
+void for_each_task(const Parallel& parallel, std::int64_t num_workers, std::int64_t count,
+                   std::atomic<std::int64_t>& next, TaskFn task) {
+  if (count == 0) return;
+  struct Context {
+    std::int64_t count;
+    std::atomic<std::int64_t>& next;
+    TaskFn& task;
+  } context{count, next, task};
+  next.store(0, std::memory_order_relaxed);
+  const auto run_worker = [](void* opaque, std::int32_t worker) {
+    const Context& shared = *static_cast<Context*>(opaque);
+    const FloatState float_state;
+    for (std::int64_t i = shared.next.fetch_add(1, std::memory_order_relaxed); i < shared.count;
+         i = shared.next.fetch_add(1, std::memory_order_relaxed)) {
+      shared.task(worker, i);
+    }
+  };
+  const std::int64_t workers = std::min(num_workers, count);
+  run_parallel(parallel, static_cast<std::int32_t>(workers), run_worker, &context);
+}
+
 struct Team {
   const Parallel& parallel;
   std::int32_t num_workers;
@@ -27,24 +51,8 @@ struct Team {
   // shared counter.
   template <class TaskFn>
   void for_each(std::int64_t count, TaskFn task) const {
-    struct Context {
-      const Team& team;
-      std::int64_t count;
-      TaskFn& task;
-    } context{*this, count, task};
-    next_task.store(0, std::memory_order_relaxed);
-    const auto run_worker = [](void* opaque, std::int32_t index) {
-      const Context& shared = *static_cast<Context*>(opaque);
-      const FloatState float_state;
-      const Worker worker = shared.team.worker(index);
-      std::atomic<std::int64_t>& next = shared.team.next_task;
-      for (std::int64_t i = next.fetch_add(1, std::memory_order_relaxed); i < shared.count;
-           i = next.fetch_add(1, std::memory_order_relaxed)) {
-        shared.task(worker, i);
-      }
-    };
-    const std::int64_t workers = std::min<std::int64_t>(num_workers, count);
-    run_parallel(parallel, static_cast<std::int32_t>(workers), run_worker, &context);
+    for_each_task(parallel, num_workers, count, next_task,
+                  [&](std::int32_t index, std::int64_t i) { task(worker(index), i); });
   }
 };
 

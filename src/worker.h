@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "mask.h"
+#include "score_bias.h"
 #include "tile/portability.h"
 #include "tile/types.h"
 
@@ -22,8 +23,9 @@ struct Tile {
   bool touched;                     // total holds the state of a span
   std::int64_t min_begin, max_end;  // keys that some row sees
   KeyRange ranges[kMaxTileRows];
-  BiasRow bias[kMaxTileRows];  // this and the next where the group has a ScoreBias
-  const std::uint64_t* bits[kMaxTileRows];
+  bool has_bias;  // some row has one of the next two
+  BiasRow bias[kMaxTileRows];
+  BitRow bits[kMaxTileRows];
   double center_score[kMaxTileRows];  // query . key_center * softmax_scale
   float reference[kMaxTileRows];
   float row_sum[kMaxTileRows];

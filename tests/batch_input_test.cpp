@@ -30,6 +30,14 @@ TEST_P(BadBatches, AreRefusedByNameValueAndRule) {
   input.expect_refusal(intflash_plan_batch(input.context, input.cache, &input.batch.desc, &plan),
                        GetParam().status, GetParam().words);
   EXPECT_EQ(plan, nullptr);
+  input.expect_refusal(
+      intflash_query_batch_support(input.context, input.cache, &input.batch.desc, nullptr),
+      GetParam().status, GetParam().words);
+}
+
+BadInput shared(const char* name, const std::vector<intflash_shared_prefix>& prefixes,
+                intflash_status status, const std::vector<std::string>& words) {
+  return {name, [prefixes](ServingInput& i) { i.batch.share(prefixes); }, status, words};
 }
 
 const BadInput kBadBatches[] = {
@@ -116,6 +124,43 @@ const BadInput kBadBatches[] = {
      [](ServingInput& i) { i.batch.requests[1].query_len = kHuge / 4; },
      INTFLASH_SIZE_OVERFLOW,
      {"536870915 queries of 4 heads", "2^31 - 1 rows"}},
+    {"shared_prefixes",
+     [](ServingInput& i) { i.batch.desc.num_shared_prefixes = 1; },
+     INTFLASH_INVALID_ARGUMENT,
+     {"shared_prefixes", "NULL"}},
+    {"num_shared_prefixes_negative",
+     [](ServingInput& i) { i.batch.desc.num_shared_prefixes = -1; },
+     INTFLASH_BAD_SHAPE,
+     {"num_shared_prefixes", "-1", "0 ..."}},
+    shared("shared_by_requests_before_the_batch", {{-1, 2, 0}}, INTFLASH_BAD_SHAPE,
+           {"shared_prefixes[0]", "first_request = -1", "the batch's 2 requests"}),
+    shared("shared_by_requests_behind_the_batch", {{0, 1, 0}, {1, 2, 0}}, INTFLASH_BAD_SHAPE,
+           {"shared_prefixes[1]", "first_request = 1, num_requests = 2", "the batch's 2 requests"}),
+    shared("shared_by_more_requests_than_64_bits", {{1, INT64_MAX, 0}}, INTFLASH_BAD_SHAPE,
+           {"shared_prefixes[0]", "num_requests = 9223372036854775807"}),
+    shared("shared_by_no_request", {{1, 0, 0}}, INTFLASH_BAD_SHAPE,
+           {"shared_prefixes[0]", "num_requests = 0", "1 or more"}),
+    shared("shared_prefix_len_negative", {{0, 2, -1}}, INTFLASH_BAD_SHAPE,
+           {"shared_prefixes[0].prefix_len", "-1", "at least 0"}),
+    shared("shared_prefix_longer_than_a_member", {{0, 2, 95}}, INTFLASH_BAD_SHAPE,
+           {"shared_prefixes[0].prefix_len", "95", "requests[1].kv_len = 94"}),
+    {"shared_by_requests_with_other_first_keys",
+     [](ServingInput& i) {
+       i.batch.requests[1].first_key_position = 64;
+       i.batch.share({{0, 2, 64}});
+     },
+     INTFLASH_BAD_SHAPE,
+     {"shared_prefixes[0]", "requests[1].first_key_position = 64", "must be 0"}},
+    shared("shared_prefixes_out_of_order", {{1, 1, 10}, {0, 1, 10}}, INTFLASH_INVALID_ARGUMENT,
+           {"shared_prefixes[1].first_request", "0", "at least 1"}),
+    shared("shared_prefixes_that_overlap", {{0, 1, 10}, {0, 2, 20}}, INTFLASH_INVALID_ARGUMENT,
+           {"shared_prefixes[1]", "requests 0 ... 1", "shared_prefixes[0]'s requests 0 ... 0"}),
+    shared("shared_prefix_as_long_as_the_one_around_it", {{0, 2, 10}, {0, 1, 10}},
+           INTFLASH_INVALID_ARGUMENT,
+           {"shared_prefixes[1]", "prefix_len = 10", "larger prefix_len than 10"}),
+    shared("shared_prefixes_too_deep", {{0, 2, 1}, {0, 2, 2}, {0, 2, 3}, {0, 2, 4}, {1, 1, 5}},
+           INTFLASH_INVALID_ARGUMENT,
+           {"shared_prefixes[4]", "4 others", "INTFLASH_MAX_PREFIX_LEVELS = 4"}),
     // 2^64 rows and a few: a product that wraps would be small.
     {"rows_beyond_64_bits",
      [](ServingInput& i) {
@@ -234,6 +279,16 @@ const BadInput kBadRuns[] = {
 };
 INSTANTIATE_TEST_SUITE_P(Arguments, BadRuns, testing::ValuesIn(kBadRuns), name_of);
 
+TEST(BatchInput, RequestsThatDoNotHaveTheirSharedPagesInCommonAreRefused) {
+  ServingInput input;
+  for (intflash_request& request : input.batch.requests) request.kv_len = 128;
+  input.batch.share({{0, 2, 128}});
+  ASSERT_EQ(input.batch.make_plan(input.context, input.cache), INTFLASH_OK);
+  input.batch.page_ids[2] = input.batch.page_ids[0];
+  input.expect_refusal(input.batch.run(input.cache), INTFLASH_INVALID_ARGUMENT,
+                       {"request 1", "page_ids[1] = 2", "must be 0", "request 0", "position 128"});
+}
+
 TEST(BatchInput, AMisalignedWorkspaceIsRefused) {
   ServingInput input;
   ASSERT_EQ(input.batch.make_plan(input.context, input.cache), INTFLASH_OK);
@@ -271,7 +326,13 @@ TEST(BatchInput, HandlesAreChecked) {
   refuse(intflash_batch_run(nullptr, input.cache, &batch.args, nullptr, 0), {"plan", "NULL"});
   refuse(intflash_batch_get_info(nullptr, &info), {"plan", "NULL"});
   ASSERT_EQ(batch.make_plan(input.context, input.cache), INTFLASH_OK);
-  refuse(intflash_batch_get_info(batch.plan, &info), {"info", "struct_size"});
+  refuse(intflash_batch_get_info(batch.plan, &info), {"info.struct_size", "0"});
+  refuse(intflash_query_batch_support(input.context, input.cache, &batch.desc, &info),
+         {"info.struct_size", "0"});
+  refuse(intflash_query_batch_support(nullptr, input.cache, &batch.desc, nullptr),
+         {"context", "NULL"});
+  refuse(intflash_query_batch_support(input.context, nullptr, &batch.desc, nullptr),
+         {"cache", "NULL"});
   refuse(intflash_batch_run(batch.plan, nullptr, &batch.args, nullptr, 0), {"cache", "NULL"});
   refuse(intflash_batch_run(batch.plan, input.cache, nullptr, nullptr, 0), {"args", "struct_size"});
   refuse(intflash_batch_end(batch.plan, nullptr), {"workspace", "NULL"});

@@ -274,6 +274,29 @@ TEST(Batch, OnePlanRunsOnSeveralThreadsAtOnce) {
   for (const std::unique_ptr<BatchCall>& call : calls) EXPECT_EQ(call->results(), expected);
 }
 
+TEST(Batch, SupportIsWhatThePlanThenSays) {
+  Shape shape;
+  Server server(shape);
+  const Tokens tokens = random_tokens(shape, 100, 1);
+  const std::vector<Request> requests = {last_rows(shape, tokens, 5, page_range(0, 2))};
+  for (const float score_cap : {0.0f, 30.0f}) {
+    BatchCall call(shape, requests, score_cap);
+    intflash_plan_info before{};
+    intflash_plan_info after{};
+    before.struct_size = after.struct_size = sizeof before;
+    ASSERT_EQ(intflash_query_batch_support(server.context(), server.cache(), &call.desc, &before),
+              INTFLASH_OK)
+        << intflash_last_error();
+    ASSERT_EQ(call.make_plan(server.context(), server.cache()), INTFLASH_OK);
+    ASSERT_EQ(intflash_batch_get_info(call.plan, &after), INTFLASH_OK);
+    EXPECT_STREQ(before.kernel, after.kernel);
+    EXPECT_STREQ(before.mode, "int8");
+    EXPECT_STREQ(before.port, intflash_context_port(server.context()));
+    EXPECT_EQ(before.num_threads, after.num_threads);
+    EXPECT_EQ(before.workspace_bytes, intflash_batch_workspace_bytes(call.plan));
+  }
+}
+
 TEST(Batch, ACancelledRunSaysSoAndLeavesAllUsable) {
   Shape shape;
   Server server(shape);

@@ -78,11 +78,121 @@ TEST(CppInterface, AContextTellsItsPortAndThreads) {
   EXPECT_EQ(context.num_threads(), 3);
 }
 
+// A cache with room for the call's tokens in several sequences.
+struct Server {
+  Server() : cache(context, options()) {}
+  static intflash_cache_options options() {
+    intflash_cache_options options = intflash::cache_options();
+    options.num_kv_heads = kHeads;
+    options.head_dim = kDim;
+    options.num_pages = 4;
+    return options;
+  }
+  void append(const Call& call, const intflash::Sequence& sequence) {
+    const std::int64_t token_indptr[] = {0, kTokens};
+    const std::int32_t number = sequence.number();
+    intflash_append_args args = intflash::append_args();
+    args.num_requests = 1;
+    args.token_indptr = token_indptr;
+    args.key = call.args.key;
+    args.value = call.args.value;
+    cache.append(&number, args);
+  }
+  // The call's queries over a sequence, which holds its tokens.
+  std::vector<float> attend(const Call& call, const intflash::Sequence& sequence) const {
+    intflash_request request{};
+    request.query_len = kTokens;
+    request.kv_len = sequence.kv_len();
+    intflash_batch_desc desc = intflash::batch_desc();
+    desc.num_requests = 1;
+    desc.requests = &request;
+    desc.num_query_heads = kHeads;
+    const intflash::BatchPlan plan(context, cache, desc);
+    intflash::Workspace workspace = plan.make_workspace();
+    EXPECT_EQ(workspace.bytes(), plan.info().workspace_bytes);
+    std::vector<float> out(kElements);
+    const auto [page_ids, num_pages] = sequence.pages();
+    const std::int64_t page_indptr[] = {0, num_pages};
+    intflash_batch_args args = intflash::batch_args();
+    args.query = call.args.query;
+    args.out = intflash::contiguous(out.data(), kHeads, kTokens, kDim);
+    args.pages = {page_indptr, page_ids};
+    plan.run(cache, args, workspace);
+    return out;
+  }
+
+  intflash::Context context;
+  intflash::Cache cache;
+};
+
+TEST(CppInterface, ACacheAndABatchGiveWhatAttendGives) {
+  Call call;
+  Server server;
+  call.desc.center = INTFLASH_CENTER_NONE;
+  server.context.attend(call.desc, call.args);
+  const intflash::Sequence sequence(server.cache);
+  server.append(call, sequence);
+  EXPECT_EQ(server.attend(call, sequence), call.out);
+}
+
+TEST(CppInterface, SequencesAreFreedWithTheirOwners) {
+  Call call;
+  Server server;
+  {
+    intflash::Sequence first(server.cache);
+    server.append(call, first);
+    const intflash::Sequence fork = first.fork();
+    first.truncate(1);
+    EXPECT_EQ(first.kv_len(), 1);
+    EXPECT_EQ(fork.kv_len(), kTokens);
+    EXPECT_EQ(fork.first_key_position(), 0);
+    intflash::Sequence moved = std::move(first);
+    EXPECT_EQ(server.cache.info().num_sequences, 2);
+    moved = intflash::Sequence(server.cache);
+    EXPECT_EQ(moved.kv_len(), 0);
+    EXPECT_EQ(server.cache.info().num_sequences, 2);
+    EXPECT_EQ(server.cache.info().free_pages, 3);
+    EXPECT_THROW(moved.truncate(1), intflash::Error);
+    EXPECT_THROW(moved.drop_before(1), intflash::Error);
+  }
+  EXPECT_EQ(server.cache.info().num_sequences, 0);
+  EXPECT_EQ(server.cache.info().free_pages, 4);
+}
+
+TEST(CppInterface, ASavedSequenceComesBack) {
+  Call call;
+  Server server;
+  const intflash::Sequence sequence(server.cache);
+  server.append(call, sequence);
+  std::string file;
+  const auto write = [](void* user, const void* bytes, std::size_t count) {
+    static_cast<std::string*>(user)->append(static_cast<const char*>(bytes), count);
+    return count;
+  };
+  const auto read = [](void* user, void* bytes, std::size_t count) {
+    std::string& left = *static_cast<std::string*>(user);
+    count = left.copy(static_cast<char*>(bytes), count);
+    left.erase(0, count);
+    return count;
+  };
+  sequence.save(write, &file);
+  const intflash::Sequence loaded = intflash::Sequence::load(server.cache, read, &file);
+  EXPECT_EQ(server.attend(call, loaded), server.attend(call, sequence));
+  EXPECT_THROW(intflash::Sequence::load(server.cache, read, &file), intflash::Error);
+  EXPECT_EQ(server.cache.info().num_sequences, 2);
+}
+
 TEST(CppInterface, OwnersMoveAndDoNotCopy) {
   static_assert(std::is_nothrow_move_constructible_v<intflash::Context>);
   static_assert(std::is_nothrow_move_constructible_v<intflash::Plan>);
   static_assert(!std::is_copy_constructible_v<intflash::Context>);
   static_assert(!std::is_copy_constructible_v<intflash::Plan>);
+  static_assert(std::is_nothrow_move_constructible_v<intflash::Cache>);
+  static_assert(std::is_nothrow_move_assignable_v<intflash::Sequence>);
+  static_assert(std::is_nothrow_move_constructible_v<intflash::BatchPlan>);
+  static_assert(!std::is_copy_constructible_v<intflash::Cache>);
+  static_assert(!std::is_copy_constructible_v<intflash::Sequence>);
+  static_assert(!std::is_copy_constructible_v<intflash::BatchPlan>);
   Call call;
   intflash::Context first;
   const intflash::Context second = std::move(first);
@@ -95,6 +205,12 @@ TEST(CppInterface, StructsBeginZeroedWithTheirSize) {
   EXPECT_EQ(intflash::attend_desc().out_dtype, INTFLASH_F32);
   EXPECT_EQ(intflash::attend_args().struct_size, sizeof(intflash_attend_args));
   EXPECT_EQ(intflash::context_options().struct_size, sizeof(intflash_context_options));
+  EXPECT_EQ(intflash::cache_options().struct_size, sizeof(intflash_cache_options));
+  EXPECT_EQ(intflash::append_args().struct_size, sizeof(intflash_append_args));
+  EXPECT_EQ(intflash::append_args().key_dtype, INTFLASH_F32);
+  EXPECT_EQ(intflash::batch_desc().struct_size, sizeof(intflash_batch_desc));
+  EXPECT_EQ(intflash::batch_desc().query_dtype, INTFLASH_F32);
+  EXPECT_EQ(intflash::batch_args().struct_size, sizeof(intflash_batch_args));
 }
 
 }  // namespace

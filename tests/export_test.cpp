@@ -124,6 +124,21 @@ TEST(Export, IntegersUpTo127ComeBackAsTheyWere) {
   }
 }
 
+TEST(Export, GivesTheSameBitsWhateverTheNumberOfThreads) {
+  std::vector<Exported> found;
+  for (const std::int32_t threads : {1, 3}) {
+    Shape shape;
+    shape.centered = shape.rotate = true;
+    shape.num_threads = threads;
+    Server server(shape);
+    const std::int32_t sequence = server.create_sequence();
+    ASSERT_EQ(server.append(sequence, random_tokens(shape, 1000, 5), 0, 1000), INTFLASH_OK);
+    found.push_back(export_sequence(server, sequence, 70, 983));
+  }
+  EXPECT_EQ(found[0].key, found[1].key);
+  EXPECT_EQ(found[0].value, found[1].value);
+}
+
 TEST(Export, WhatASequenceDoesNotHoldIsRefused) {
   Shape shape;
   Server server(shape);

@@ -195,8 +195,7 @@ TEST(ScoreBias, KeepWordsFollowTheDefinitionKeyByKey) {
         for (std::int64_t first = kv_begin / 128 * 128; first < kv_len; first += 128) {
           std::uint64_t keep[2] = {keep_word({kv_begin, kv_len}, first),
                                    keep_word({kv_begin, kv_len}, first + 64)};
-          const bool biased =
-              mask_row(*scalar_port().kernels, bias, row, bit_row(bias, 0), first, keep);
+          const bool biased = mask_row(*scalar_port().kernels, row, bit_row(bias, 0), first, keep);
           bool any_bias = false;
           for (std::int64_t key = first; key < first + 128; ++key) {
             const bool present = key >= kv_begin && key < kv_len;

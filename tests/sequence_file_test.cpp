@@ -306,6 +306,30 @@ TEST(SequenceFile, ForgedBlocksAreRefusedAtTheirByte) {
       << intflash_last_error();
 }
 
+// The one way to a sequence that ends there, but for appending them all.
+TEST(SequenceFile, PositionsEndBelow2ToThe31) {
+  const Shape shape = small_shape();
+  Server server(shape);
+  File file = small_file(server);
+  const std::int64_t last = (std::int64_t{1} << 31) - 1;
+  const std::int64_t first_key_position = last + 1 - 64;
+  const std::int64_t kv_len = first_key_position + 3;
+  std::memcpy(file.data() + offsetof(FileHeader, first_key_position), &first_key_position, 8);
+  std::memcpy(file.data() + offsetof(FileHeader, kv_len), &kv_len, 8);
+  seal(file, shape);
+  std::int32_t sequence = -1;
+  ASSERT_EQ(load(server, file, sequence), INTFLASH_OK) << intflash_last_error();
+  const Tokens tokens = random_tokens(shape, 61, 1);
+  EXPECT_EQ(server.append(sequence, tokens, 0, 61), INTFLASH_BAD_SHAPE);
+  EXPECT_STREQ(intflash_last_error(),
+               "sequences[0] = 0: 61 tokens behind its 2147483587: must be at most 2147483647 "
+               "together");
+  EXPECT_EQ(server.request_of(sequence).kv_len, kv_len);
+  EXPECT_EQ(server.append(sequence, tokens, 0, 60), INTFLASH_OK) << intflash_last_error();
+  EXPECT_EQ(server.request_of(sequence).kv_len, last);
+  EXPECT_EQ(server.append(sequence, tokens, 60, 61), INTFLASH_BAD_SHAPE);
+}
+
 TEST(SequenceFile, AWriteThatFallsShortIsAnError) {
   Server server(small_shape());
   const std::int32_t sequence = create_filled(server, 3);

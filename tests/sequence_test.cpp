@@ -2,7 +2,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Sequences: shared pages, copies on write, and a pool that runs out.
+#include <pthread.h>
+
 #include <cmath>
+#include <string>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -114,6 +117,65 @@ TEST_F(Sequences, AnAppendWithNanNamesItAndChangesNothing) {
   EXPECT_EQ(kv_len(sequence), 10);
   ASSERT_EQ(server.append(sequence, good, 10, 20), INTFLASH_OK);
   expect_holds(sequence, good);
+}
+
+// Errors of two heads, of which the later one is likely to be met first.
+TEST(SequencesInThreads, TheLowestNanIsNamedWhicheverWorkerMeetsOneFirst) {
+  Shape shape;
+  shape.num_threads = 3;
+  Server server(shape);
+  const std::int32_t sequences[] = {server.create_sequence(), server.create_sequence()};
+  const Tokens good = random_tokens(shape, 1100, 1);
+  Tokens bad = good;
+  const auto key = [&](std::int64_t token, std::int64_t head) -> float& {
+    return bad.key[static_cast<std::size_t>((token * 2 + head) * shape.head_dim)];
+  };
+  key(999, 1) = key(1000, 0) = key(1000, 1) = NAN;
+  for (int i = 0; i < 50; ++i) {
+    ASSERT_EQ(server.append({sequences[0], sequences[1]}, bad, {0, 1000, 1100}),
+              INTFLASH_NONFINITE_INPUT);
+    ASSERT_EQ(std::string(intflash_last_error()).find("key[request 0][token 999][head 1][0]"), 0u)
+        << intflash_last_error();
+  }
+  EXPECT_EQ(server.free_pages(), shape.num_pages);
+  ASSERT_EQ(server.append({sequences[0], sequences[1]}, good, {0, 1000, 1100}), INTFLASH_OK);
+}
+
+TEST_F(Sequences, ASequenceThatABatchNamesTwiceIsNamedWithBothPlaces) {
+  std::vector<std::int32_t> sequences;
+  for (int i = 0; i < 5; ++i) sequences.push_back(create());
+  ASSERT_EQ(server.append(sequences, a, {0, 1, 2, 3, 4, 5}), INTFLASH_OK);
+  const std::vector<std::int32_t> twice = {4, 1, 3, 1, 3};
+  EXPECT_EQ(server.append(twice, a, {0, 1, 2, 3, 4, 5}), INTFLASH_INVALID_ARGUMENT);
+  EXPECT_STREQ(intflash_last_error(), "sequences[3] = 1: is sequences[1] already");
+  for (const std::int32_t sequence : sequences) EXPECT_EQ(kv_len(sequence), 1);
+}
+
+// Rows that are packed have memory of the cache's, whatever their length.
+TEST(SequencesOnASmallStack, AppendTokensOf1024Channels) {
+  Shape shape;
+  shape.head_dim = shape.head_dim_v = 1024;
+  shape.num_pages = 2;
+  struct Appending {
+    Server server;
+    Tokens tokens;
+    std::int32_t sequence;
+    intflash_status status;
+  } appending{Server(shape), random_tokens(shape, 100, 1), -1, INTFLASH_OUT_OF_MEMORY};
+  appending.sequence = appending.server.create_sequence();
+  pthread_attr_t attributes;
+  ASSERT_EQ(pthread_attr_init(&attributes), 0);
+  ASSERT_EQ(pthread_attr_setstacksize(&attributes, 64 << 10), 0);
+  const auto append = [](void* user) -> void* {
+    Appending& call = *static_cast<Appending*>(user);
+    call.status = call.server.append(call.sequence, call.tokens, 0, 100);
+    return nullptr;
+  };
+  pthread_t thread;
+  ASSERT_EQ(pthread_create(&thread, &attributes, append, &appending), 0);
+  pthread_join(thread, nullptr);
+  pthread_attr_destroy(&attributes);
+  EXPECT_EQ(appending.status, INTFLASH_OK);
 }
 
 TEST_F(Sequences, UnknownNumbersAreRefused) {

@@ -95,18 +95,22 @@ intflash_status Server::status_of(const std::vector<Request>& requests) const {
   return batch.run(cache_);
 }
 
-std::vector<Result> Server::attend(const std::vector<Request>& requests, float score_cap) const {
+std::vector<Result> Server::attend(const std::vector<Request>& requests, float score_cap,
+                                   const std::vector<intflash_shared_prefix>& prefixes) const {
   BatchCall batch(shape_, requests, score_cap);
+  batch.share(prefixes);
   batch.args.rope = rope;
   EXPECT_EQ(batch.make_plan(context_, cache_), INTFLASH_OK) << intflash_last_error();
   EXPECT_EQ(batch.run(cache_), INTFLASH_OK) << intflash_last_error();
   return batch.results();
 }
 
-std::vector<Result> Server::attend_by_tasks(const std::vector<Request>& requests,
-                                            std::uint32_t seed) const {
+std::vector<Result> Server::attend_by_tasks(
+    const std::vector<Request>& requests, std::uint32_t seed, float score_cap,
+    const std::vector<intflash_shared_prefix>& prefixes) const {
   std::mt19937 random(seed);
-  BatchCall batch(shape_, requests);
+  BatchCall batch(shape_, requests, score_cap);
+  batch.share(prefixes);
   batch.args.rope = rope;
   EXPECT_EQ(batch.make_plan(context_, cache_), INTFLASH_OK) << intflash_last_error();
   void* workspace = batch.workspace.get();

@@ -46,12 +46,14 @@ class Server {
   Request request_of(std::int32_t sequence) const { return serving::request_of(cache_, sequence); }
 
   // All requests in one batch; results by request.
-  std::vector<Result> attend(const std::vector<Request>& requests, float score_cap = 0) const;
+  std::vector<Result> attend(const std::vector<Request>& requests, float score_cap = 0,
+                             const std::vector<intflash_shared_prefix>& prefixes = {}) const;
   // What one batch comes to, for those that are refused.
   intflash_status status_of(const std::vector<Request>& requests) const;
   // The same through the SPMD form, with tasks of a phase in random order.
-  std::vector<Result> attend_by_tasks(const std::vector<Request>& requests,
-                                      std::uint32_t seed) const;
+  std::vector<Result> attend_by_tasks(
+      const std::vector<Request>& requests, std::uint32_t seed, float score_cap = 0,
+      const std::vector<intflash_shared_prefix>& prefixes = {}) const;
 
   // Query rows [count - query_len, count) of tokens over all of its keys through the dense call.
   Result attend_dense(const Tokens& tokens, const Request& request, float score_cap = 0,

@@ -109,6 +109,12 @@ BatchCall::BatchCall(const Shape& shape, const std::vector<Request>& given, floa
   args.bit_masks = bit_masks.data();
 }
 
+void BatchCall::share(const std::vector<intflash_shared_prefix>& given) {
+  prefixes = given;
+  desc.shared_prefixes = prefixes.data();
+  desc.num_shared_prefixes = static_cast<std::int64_t>(prefixes.size());
+}
+
 intflash_status BatchCall::make_plan(intflash_context* context, const intflash_cache* cache) {
   const intflash_status status = intflash_plan_batch(context, cache, &desc, &plan);
   workspace_bytes = intflash_batch_workspace_bytes(plan);

@@ -83,6 +83,7 @@ struct BatchCall {
   BatchCall(const BatchCall&) = delete;
   BatchCall& operator=(const BatchCall&) = delete;
 
+  void share(const std::vector<intflash_shared_prefix>& prefixes);
   // Makes plan and workspace.
   intflash_status make_plan(intflash_context* context, const intflash_cache* cache);
   intflash_status run(const intflash_cache* cache);
@@ -92,6 +93,7 @@ struct BatchCall {
   std::vector<intflash_request> requests;
   std::vector<intflash_additive_mask> additive_masks;
   std::vector<intflash_bit_mask> bit_masks;
+  std::vector<intflash_shared_prefix> prefixes;
   std::vector<std::int64_t> page_indptr{0};
   std::vector<std::int32_t> page_ids;
   std::vector<float> query, out, lse;

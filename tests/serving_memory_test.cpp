@@ -98,6 +98,7 @@ class SmallServer {
       requests.back().query = queries.query.data();
     }
     BatchCall batch(shape_, requests);
+    batch.share({{0, 2, 200}});
     succeed([&] { return batch.make_plan(context_, cache_); });
     succeed([&] { return batch.run(cache_); });
     return batch.results();
@@ -144,7 +145,8 @@ TEST(ServingMemory, IsNotAllocatedByAppendAndRun) {
     request.kv_len = 700;
     request.pages = pages;
     request.query = tokens.query.data();
-    BatchCall batch(shape, {request});
+    BatchCall batch(shape, {request, request});
+    batch.share({{0, 2, 600}});
     ASSERT_EQ(batch.make_plan(server.context(), server.cache()), INTFLASH_OK);
     const long before = num_allocations();
     const intflash_status appended = intflash_cache_append(server.cache(), &append);

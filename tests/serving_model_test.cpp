@@ -244,7 +244,8 @@ class Script {
     }
     const float score_cap = random_.below(4) == 0 ? 3.0f : 0.0f;
     const bool is_exact_too = random_.below(4) == 0;
-    const std::vector<Result> found = server_.attend(requests, score_cap);
+    const std::vector<Result> found =
+        server_.attend(requests, score_cap, shared_prefixes(requests));
     for (std::size_t i = 0; i < requests.size(); ++i) {
       if (requests[i].query_len == 0) continue;
       const Tokens& held = tokens_[sequences[i]];
@@ -253,6 +254,23 @@ class Script {
       const Result exact = server_.attend_dense(held, requests[i], score_cap, INTFLASH_MODE_EXACT);
       EXPECT_LT(relative_error(found[i].out, exact.out), kMaxRelativeError) << "request " << i;
     }
+  }
+  // What all of the requests share, declared now and then.
+  std::vector<intflash_shared_prefix> shared_prefixes(const std::vector<Request>& requests) {
+    if (requests.empty() || random_.below(3) == 0) return {};
+    const Request& first = requests.front();
+    auto shared_end = first.pages.end();
+    std::int64_t shortest = first.kv_len;
+    for (const Request& request : requests) {
+      if (request.first_key_position != first.first_key_position) return {};
+      shared_end =
+          std::mismatch(first.pages.begin(), shared_end, request.pages.begin(), request.pages.end())
+              .first;
+      shortest = std::min(shortest, request.kv_len);
+    }
+    const std::int64_t pages = shared_end - first.pages.begin();
+    const std::int64_t present = first.first_key_position + pages * shape_.page_size;
+    return {{0, static_cast<std::int64_t>(requests.size()), std::min(shortest, present)}};
   }
   // Where pages have been dropped, the mask leaves out what was in them.
   Request random_request(std::int32_t sequence, const Tokens& queries) {

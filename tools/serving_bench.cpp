@@ -11,6 +11,7 @@
 #include <random>
 
 #include "dispatch.h"
+#include "failure.h"
 #include "intflash/cache.h"
 #include "stopwatch.h"
 
@@ -115,7 +116,8 @@ struct Shape {
 class Batch {
  public:
   Batch(const Context& context, const intflash_cache* cache, const Heads& heads,
-        const std::vector<Shape>& shapes, const std::vector<std::int32_t>& sequences) {
+        const std::vector<Shape>& shapes, const std::vector<std::int32_t>& sequences,
+        const std::vector<intflash_shared_prefix>& prefixes = {}) {
     page_indptr_.push_back(0);
     std::int64_t rows = 0;
     for (std::size_t r = 0; r < shapes.size(); ++r) {
@@ -141,6 +143,8 @@ class Batch {
     desc_.requests = requests_.data();
     desc_.num_query_heads = heads.query;
     desc_.query_dtype = desc_.out_dtype = INTFLASH_F32;
+    desc_.shared_prefixes = prefixes.data();
+    desc_.num_shared_prefixes = static_cast<std::int64_t>(prefixes.size());
     plan_ = make_plan(context, cache);
     workspace_ = Workspace(intflash_batch_workspace_bytes(plan_.get()));
     args_.struct_size = sizeof args_;
@@ -159,6 +163,9 @@ class Batch {
         intflash_batch_run(plan_.get(), cache, &args_, workspace_.data(), workspace_.size()));
   }
   double operations() const { return operations_; }
+  bool has_out_of(const Batch& other) const {
+    return std::equal(out_.data(), out_.data() + out_.size(), other.out_.data());
+  }
   BenchRow row() const {
     intflash_plan_info info{};
     info.struct_size = sizeof info;
@@ -358,6 +365,35 @@ BenchRow measure_chunk(const CaseName& name, const Context& context, const std::
   return row;
 }
 
+// 64 requests that decode behind one prefix and 64 tokens each of their own, beside the same
+// without saying what they share: the share is how many times faster that makes them.
+BenchRow measure_cascade(const CaseName& name, const Context& context, bool quick) {
+  constexpr std::int64_t kRequests = 64;
+  constexpr std::int64_t kOwnTokens = 64;
+  const std::int64_t pages = name.tokens / kPageSize + kRequests * (kOwnTokens / kPageSize);
+  const Cache cache = create_cache(context, name.heads, pages);
+  const std::int32_t prompt = filled_sequence(cache.get(), name.heads, name.tokens);
+  std::vector<std::int32_t> sequences(static_cast<std::size_t>(kRequests));
+  for (std::int32_t& sequence : sequences)
+    require_ok(intflash_sequence_fork(cache.get(), prompt, &sequence));
+  Tokens(name.heads, std::vector<std::int64_t>(sequences.size(), kOwnTokens))
+      .append(cache.get(), sequences);
+  const std::vector<Shape> shapes(sequences.size(), {1, name.tokens + kOwnTokens});
+  Batch cascade(context, cache.get(), name.heads, shapes, sequences, {{0, kRequests, name.tokens}});
+  Batch flat(context, cache.get(), name.heads, shapes, sequences);
+  cascade.run(cache.get());
+  flat.run(cache.get());
+  if (!cascade.has_out_of(flat)) throw Failure("a shared prefix changes the result");
+  const double work = cascade.operations() / kGiga;
+  const Turns turns = time_by_turns(
+      [&] { cascade.run(cache.get()); },
+      [&] { return work / seconds_of([&] { flat.run(cache.get()); }); }, [] { return 0.0; }, quick);
+  BenchRow row = cascade.row();
+  finish(row, turns, work);
+  row.gops = work / row.seconds;
+  return row;
+}
+
 // Planning 256 decode requests, and running one tiny request: microseconds, without a limit.
 BenchRow measure_overhead(const CaseName& name, const Context& context, bool quick) {
   const std::int64_t requests = name.variant == "plan" ? 256 : 1;
@@ -402,8 +438,13 @@ std::vector<std::string> serving_cases(const std::string& suite, bool quick, int
     names = {"append/d128/h32-8/n512/prefill", "append/d128/h32-8/n4096/prefill",
              "append/d128/h32-8/n64/decode"};
   } else if (suite == "batch") {
-    names = {"batch/d128/h32-8/n8192/chunk", "batch/d128/h8-8/n8192/chunk",
-             "batch/d128/h32-8/mixed", "batch/d128/h32-8/n200/plan", "batch/d128/h8-8/n1/tiny"};
+    names = {"batch/d128/h32-8/n8192/chunk",
+             "batch/d128/h8-8/n8192/chunk",
+             "batch/d128/h32-8/mixed",
+             "batch/d128/h32-8/n200/plan",
+             "batch/d128/h8-8/n1/tiny",
+             fmt::format("batch/d128/h32-8/n{}/cascade", quick ? 4096 : 16384),
+             fmt::format("batch/d128/h8-8/n{}/cascade", quick ? 4096 : 16384)};
   }
   const std::vector<std::string> one_thread = names;
   if (threads > 1) names.clear();
@@ -424,6 +465,8 @@ BenchRow measure_serving(const std::string& text, const std::string& port, bool 
     row = measure_append(name, context, quick);
   } else if (name.variant == "mixed") {
     row = measure_mixed(name, context, quick);
+  } else if (name.variant == "cascade") {
+    row = measure_cascade(name, context, quick);
   } else if (name.variant == "chunk") {
     row = measure_chunk(name, context, port, quick);
   } else {

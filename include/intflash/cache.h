@@ -9,9 +9,9 @@
 // which order, is the caller's page table; or the cache keeps it, in sequences. The codes of a
 // token depend on that token alone: appending one by one or all at once gives the same bytes.
 //
-// A batch plan depends on lengths, masks and the number of workers alone: one plan serves all
-// layers of a step. Outputs do not depend on the batch a request is in, on how its prefill was cut,
-// on the page size, or on the number of threads, to the bit.
+// A batch plan depends on lengths, masks, shared prefixes and the number of workers alone: one plan
+// serves all layers of a step. Outputs do not depend on the batch a request is in, on shared
+// prefixes, on how its prefill was cut, on the page size, or on the number of threads, to the bit.
 #ifndef INTFLASH_CACHE_H_
 #define INTFLASH_CACHE_H_
 
@@ -25,6 +25,19 @@ typedef struct intflash_cache intflash_cache;
 typedef struct intflash_batch_plan intflash_batch_plan;
 
 // ---- The cache ----
+
+// What the operating system is advised of the pages that a cache allocates itself, from the default
+// allocator or the context's own: of whole system pages within them, on Linux, and never more than
+// advice. Of an arena nothing is: it is its owner's.
+typedef enum intflash_huge_pages INTFLASH_INT {
+  INTFLASH_HUGE_PAGES_PREFER = 0,  // fewer entries of the system's page tables to walk
+  INTFLASH_HUGE_PAGES_AVOID = 1    // no memory before tokens are stored in it
+} intflash_huge_pages;
+typedef enum intflash_numa INTFLASH_INT {
+  INTFLASH_NUMA_DEFAULT = 0,     // the process's policy: as a rule, the node that first writes
+  INTFLASH_NUMA_INTERLEAVE = 1,  // all nodes in turn: where any thread may attend any sequence
+  INTFLASH_NUMA_LOCAL = 2        // the node that first writes, whatever the process's policy
+} intflash_numa;
 
 typedef struct intflash_cache_options {
   uint32_t struct_size;
@@ -41,6 +54,8 @@ typedef struct intflash_cache_options {
   const float* value_center;  // [num_kv_heads][head_dim_v], the same of values
   int32_t rotate;  // 1 = Hadamard rotation of keys, and of queries that attend them; head_dim = m *
                    // 2^k with m odd and <= 9
+  intflash_huge_pages huge_pages;
+  intflash_numa numa;
 } intflash_cache_options;
 
 typedef struct intflash_cache_info {
@@ -109,8 +124,9 @@ typedef struct intflash_append_args {
 
 // Quantizes and packs the new tokens; what comes in ggml's blocks is widened first, and gets the
 // codes that its elements in f32 would get. NaN or infinity in any is an error that names request,
-// token and head, and nothing is appended. No two requests append to one page. Calls for one cache
-// must not overlap in time.
+// token and head, and nothing is appended. No two requests append to one page. Calls that change
+// one cache must not overlap in time: whichever finds another at work changes nothing, and returns
+// INTFLASH_INVALID_ARGUMENT.
 INTFLASH_API intflash_status intflash_cache_append(intflash_cache* cache,
                                                    const intflash_append_args* args);
 
@@ -130,7 +146,7 @@ INTFLASH_API intflash_status intflash_cache_export(
 // ---- Sequences: page tables that the cache keeps ----
 
 // A sequence is named by a number >= 0, which is used again after it is freed. Calls for one cache
-// must not overlap in time.
+// must not overlap in time; of those that change it, the second is refused.
 INTFLASH_API intflash_status intflash_sequence_create(intflash_cache* cache, int32_t* sequence);
 INTFLASH_API intflash_status intflash_sequence_free(intflash_cache* cache, int32_t sequence);
 // A second sequence with the same tokens. Full pages are shared from then on; a page that is not
@@ -153,7 +169,7 @@ INTFLASH_API intflash_status intflash_sequence_get_pages(const intflash_cache* c
                                                          int64_t* num_pages);
 // intflash_cache_append to sequences [num_requests], each named once: pages come from the pool, and
 // kv_lens, first_key_positions and pages of args are not read. INTFLASH_POOL_EXHAUSTED where the
-// pool lacks pages for the whole batch; then nothing is appended.
+// pool lacks pages for the whole batch; then nothing is appended. kv_len stays below 2^31.
 INTFLASH_API intflash_status intflash_sequences_append(intflash_cache* cache,
                                                        const int32_t* sequences,
                                                        const intflash_append_args* args);
@@ -199,6 +215,17 @@ typedef struct intflash_request {
   int64_t prefix_len;    // PREFIX: keys that every query sees, from position 0 on
 } intflash_request;
 
+#define INTFLASH_MAX_PREFIX_LEVELS 4  // shared prefixes that lie in each other
+
+// Requests first_request ... first_request + num_requests - 1, whose page tables begin with the
+// same pages. Their keys up to position prefix_len, rounded down to whole score blocks of 128 and
+// whole pages, are read once for all of them; no output bit changes.
+typedef struct intflash_shared_prefix {
+  int64_t first_request;
+  int64_t num_requests;  // at least 1, all with the same first_key_position
+  int64_t prefix_len;    // position after the last shared key: at most each one's kv_len
+} intflash_shared_prefix;
+
 typedef struct intflash_batch_desc {
   uint32_t struct_size;
   int64_t num_requests;
@@ -207,6 +234,11 @@ typedef struct intflash_batch_desc {
   intflash_dtype query_dtype;  // F32, F16 or BF16
   intflash_dtype out_dtype;    // F32, F16 or BF16
   float score_cap;             // 0 = none
+  // [num_shared_prefixes], by first_request, an outer one before those in it; NULL where there are
+  // none. Two have no request in common, or the later one lies in the earlier one's requests and
+  // has the larger prefix_len, at most INTFLASH_MAX_PREFIX_LEVELS deep.
+  const intflash_shared_prefix* shared_prefixes;
+  int64_t num_shared_prefixes;
 } intflash_batch_desc;
 
 // The rows of all requests follow one another, in the order of requests.
@@ -228,6 +260,13 @@ typedef struct intflash_batch_args {
   const intflash_bit_mask* bit_masks;  // [num_requests]; NULL = none
 } intflash_batch_args;
 
+// Whether desc can be served over cache, and by what: makes a plan, and destroys it. Fills info
+// (may be NULL) on INTFLASH_OK.
+INTFLASH_API intflash_status intflash_query_batch_support(const intflash_context* context,
+                                                          const intflash_cache* cache,
+                                                          const intflash_batch_desc* desc,
+                                                          intflash_plan_info* info);
+
 // cache gives the shape; the plan runs over it and over any other cache of the same shape and
 // number of pages. The plan is immutable: several threads may run it at once over different
 // workspaces.
@@ -241,7 +280,8 @@ INTFLASH_API intflash_status intflash_batch_get_info(const intflash_batch_plan* 
                                                      intflash_plan_info* info);
 
 // Attends the whole batch. Allocates nothing and takes no lock. NaN or infinity in query is found
-// before anything is written to out or lse.
+// before anything is written to out or lse, and so is a page that requests of a shared prefix
+// should have in common and have not.
 INTFLASH_API intflash_status intflash_batch_run(const intflash_batch_plan* plan,
                                                 const intflash_cache* cache,
                                                 const intflash_batch_args* args, void* workspace,

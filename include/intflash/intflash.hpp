@@ -1,8 +1,8 @@
 // Copyright 2026 The intflash Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// C++17 owners over the C interface of intflash.h. Header only. Errors are exceptions here, and
-// here only: the library itself throws none.
+// C++17 owners over the C interface of intflash.h and cache.h. Header only. Errors are exceptions
+// here, and here only: the library itself throws none.
 #pragma once
 
 #include <cstddef>
@@ -13,6 +13,7 @@
 #include <string>
 #include <utility>
 
+#include "intflash/cache.h"
 #include "intflash/intflash.h"
 
 namespace intflash {
@@ -46,6 +47,29 @@ inline intflash_attend_desc attend_desc() {
 }
 inline intflash_attend_args attend_args() {
   intflash_attend_args args{};
+  args.struct_size = sizeof args;
+  return args;
+}
+
+inline intflash_cache_options cache_options() {
+  intflash_cache_options options{};
+  options.struct_size = sizeof options;
+  return options;
+}
+inline intflash_append_args append_args() {
+  intflash_append_args args{};
+  args.struct_size = sizeof args;
+  args.key_dtype = args.value_dtype = INTFLASH_F32;
+  return args;
+}
+inline intflash_batch_desc batch_desc() {
+  intflash_batch_desc desc{};
+  desc.struct_size = sizeof desc;
+  desc.query_dtype = desc.out_dtype = INTFLASH_F32;
+  return desc;
+}
+inline intflash_batch_args batch_args() {
+  intflash_batch_args args{};
   args.struct_size = sizeof args;
   return args;
 }
@@ -135,6 +159,122 @@ class Plan {
     void operator()(intflash_plan* plan) const noexcept { intflash_plan_destroy(plan); }
   };
   std::unique_ptr<intflash_plan, Destroy> plan_;
+};
+
+// The context must outlive its caches.
+class Cache {
+ public:
+  Cache(const Context& context, const intflash_cache_options& options) {
+    intflash_cache* cache = nullptr;
+    check(intflash_cache_create(context.get(), &options, &cache));
+    cache_.reset(cache);
+  }
+
+  intflash_cache* get() const noexcept { return cache_.get(); }
+  intflash_cache_info info() const {
+    intflash_cache_info info{};
+    info.struct_size = sizeof info;
+    check(intflash_cache_get_info(get(), &info));
+    return info;
+  }
+
+  // To pages of the caller's tables, and to sequences [num_requests].
+  void append(const intflash_append_args& args) { check(intflash_cache_append(get(), &args)); }
+  void append(const std::int32_t* sequences, const intflash_append_args& args) {
+    check(intflash_sequences_append(get(), sequences, &args));
+  }
+
+ private:
+  struct Destroy {
+    void operator()(intflash_cache* cache) const noexcept { intflash_cache_destroy(cache); }
+  };
+  std::unique_ptr<intflash_cache, Destroy> cache_;
+};
+
+// Freed with its owner. The cache must outlive its sequences.
+class Sequence {
+ public:
+  explicit Sequence(Cache& cache) : cache_(cache.get()) {
+    check(intflash_sequence_create(cache_, &number_));
+  }
+  static Sequence load(Cache& cache, intflash_read_fn read, void* user) {
+    std::int32_t number = -1;
+    check(intflash_sequence_load(cache.get(), read, user, &number));
+    return Sequence(cache.get(), number);
+  }
+  Sequence fork() const {
+    std::int32_t number = -1;
+    check(intflash_sequence_fork(cache_, number_, &number));
+    return Sequence(cache_, number);
+  }
+  ~Sequence() {
+    if (cache_ != nullptr) intflash_sequence_free(cache_, number_);
+  }
+  Sequence(Sequence&& other) noexcept
+      : cache_(std::exchange(other.cache_, nullptr)), number_(other.number_) {}
+  Sequence& operator=(Sequence&& other) noexcept {
+    std::swap(cache_, other.cache_);
+    std::swap(number_, other.number_);
+    return *this;
+  }
+
+  std::int32_t number() const noexcept { return number_; }
+  std::int64_t first_key_position() const { return range().first; }
+  std::int64_t kv_len() const { return range().second; }
+  // Valid until the sequence changes.
+  std::pair<const std::int32_t*, std::int64_t> pages() const {
+    std::pair<const std::int32_t*, std::int64_t> pages{};
+    check(intflash_sequence_get_pages(cache_, number_, &pages.first, &pages.second));
+    return pages;
+  }
+
+  void truncate(std::int64_t kv_len) { check(intflash_sequence_truncate(cache_, number_, kv_len)); }
+  void drop_before(std::int64_t position) {
+    check(intflash_sequence_drop_before(cache_, number_, position));
+  }
+  void save(intflash_write_fn write, void* user) const {
+    check(intflash_sequence_save(cache_, number_, write, user));
+  }
+
+ private:
+  Sequence(intflash_cache* cache, std::int32_t number) noexcept : cache_(cache), number_(number) {}
+  std::pair<std::int64_t, std::int64_t> range() const {
+    std::pair<std::int64_t, std::int64_t> range{};
+    check(intflash_sequence_get_range(cache_, number_, &range.first, &range.second));
+    return range;
+  }
+
+  intflash_cache* cache_;
+  std::int32_t number_ = -1;
+};
+
+// The context must outlive its plans; the cache need not.
+class BatchPlan {
+ public:
+  BatchPlan(const Context& context, const Cache& cache, const intflash_batch_desc& desc) {
+    intflash_batch_plan* plan = nullptr;
+    check(intflash_plan_batch(context.get(), cache.get(), &desc, &plan));
+    plan_.reset(plan);
+  }
+
+  intflash_batch_plan* get() const noexcept { return plan_.get(); }
+  Workspace make_workspace() const { return Workspace(intflash_batch_workspace_bytes(get())); }
+  intflash_plan_info info() const {
+    intflash_plan_info info{};
+    info.struct_size = sizeof info;
+    check(intflash_batch_get_info(get(), &info));
+    return info;
+  }
+
+  void run(const Cache& cache, const intflash_batch_args& args, Workspace& workspace) const {
+    check(intflash_batch_run(get(), cache.get(), &args, workspace.data(), workspace.bytes()));
+  }
+
+ private:
+  struct Destroy {
+    void operator()(intflash_batch_plan* plan) const noexcept { intflash_batch_plan_destroy(plan); }
+  };
+  std::unique_ptr<intflash_batch_plan, Destroy> plan_;
 };
 
 }  // namespace intflash

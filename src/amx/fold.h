@@ -43,7 +43,7 @@ class FoldQueue {
 
   INTFLASH_INLINE void fold_eight() {
     if (folded_ >= allowed_) return;
-    const std::int32_t* from = products_[0][0] + from_;
+    const std::int32_t* from = &products_[0][0][0] + from_;
     const float* gain = gain_ + row_;
     float* const* accumulators = accumulators_ + row_;
     const std::int64_t channel = channel_;

@@ -167,7 +167,7 @@ struct WideTiles : Avx2 {
   }
 
   static INTFLASH_INLINE void pv_tile(void* packed, const std::uint8_t* weights, std::int32_t rows,
-                                      const ScoreBlock& block, const ScoreBlock& next,
+                                      const ScoreBlock& block, const KvBlock* next,
                                       std::int32_t /*head_dim*/, std::int32_t num_keys,
                                       std::int32_t head_dim_v, const float* gain,
                                       float* const* accumulators) {
@@ -177,7 +177,7 @@ struct WideTiles : Avx2 {
     for (std::int32_t channel = 0; channel < head_dim_v; channel += 16) {
       for (std::int32_t half = 0; half < num_keys / kBlockTokens; ++half) {
         const std::int32_t offset = channel * kBlockTokens;
-        widen_tile(block.half[half].value_codes + offset, next.half[half].key_codes + offset,
+        widen_tile(block.half[half].value_codes + offset, next[half].key_codes + offset,
                    kBlockTokens / 4, scratch.tile + half * 16);
       }
       for_each_panel<6, 5, 4, 3, 2, 1>(rows, [&](auto panel, std::int32_t r) {

@@ -160,7 +160,7 @@ struct NeonTiles : Products {
   }
 
   static INTFLASH_INLINE void pv_tile(void* packed, const std::uint8_t* weights, std::int32_t rows,
-                                      const ScoreBlock& block, const ScoreBlock& /*next*/,
+                                      const ScoreBlock& block, const KvBlock* /*next*/,
                                       std::int32_t /*head_dim*/, std::int32_t num_keys,
                                       std::int32_t head_dim_v, const float* gain,
                                       float* const* accumulators) {

@@ -153,10 +153,9 @@ BlockWeight general_weights(const TileTask& task, std::int32_t row, std::int64_t
   form.factor = task.query->factor[row];
   form.term = is_capped ? task.query->score_term[row] : 0.0f;
   form.cap = task.score_cap;
-  form.bias = is_biased ? task.bias.rows + row : nullptr;
+  form.bias = is_biased ? task.bias + row : nullptr;
   if (is_biased && form.bias->elements != nullptr)
-    form.elements = mask_elements(task.bias, *form.bias, first_key, scratch.elements);
-  form.elements_dtype = task.bias.dtype;
+    form.elements = mask_elements(*form.bias, first_key, scratch.elements);
   form.value_log2 = scratch.value_log2;
   form.kept = scratch.kept;
   const float largest = general_scores(form, block, first_key, scratch.dots, scratch.scores);

@@ -211,9 +211,9 @@ INTFLASH_NOINLINE void weigh_general_rows(const TileTask& task, std::int64_t fir
       NarrowedOrder<Isa>::expand(keep, general.kept);
       expanded = keep;
     }
-    const BiasRow* bias = (biased >> row & 1) != 0 ? task.bias.rows + row : nullptr;
+    const BiasRow* bias = (biased >> row & 1) != 0 ? task.bias + row : nullptr;
     if (bias != nullptr && bias->elements != nullptr && bias->elements != read) {
-      elements = mask_elements(task.bias, *bias, first_key, general.elements);
+      elements = mask_elements(*bias, first_key, general.elements);
       read = bias->elements;
     }
     const bool is_capped = task.score_cap > 0.0f;
@@ -223,7 +223,6 @@ INTFLASH_NOINLINE void weigh_general_rows(const TileTask& task, std::int64_t fir
     form.cap = task.score_cap;
     form.bias = bias;
     form.elements = elements;
-    form.elements_dtype = task.bias.dtype;
     form.value_log2 = general.value_log2;
     form.kept = general.kept;
     const float largest = general_scores(form, block, first_key, scratch.dots[row], general.scores);
@@ -307,6 +306,12 @@ INTFLASH_INLINE std::int32_t keys_to_multiply(const QueryTile& query, const std:
   return high != 0 ? kScoreBlock : low != 0 ? kBlockTokens : 0;
 }
 
+// The keys that are read after block b's: its own where nothing is known of them.
+INTFLASH_INLINE const KvBlock* next_keys(const TileTask& task, std::int32_t b) {
+  if (b + 1 < task.num_blocks) return task.blocks[b + 1].half;
+  return task.after != nullptr ? task.after : task.blocks[b].half;
+}
+
 template <class Isa>
 void attend_tile(const TileTask& task) {
   const QueryTile& query = *task.query;
@@ -319,7 +324,7 @@ void attend_tile(const TileTask& task) {
     if (num_keys == 0) continue;
     Isa::qk_tile(query, products, block, num_keys, scratch.dots[0]);
     const std::int32_t active = weigh_block(task, b, scratch);
-    const ScoreBlock& next = task.blocks[b + 1 < task.num_blocks ? b + 1 : b];
+    const KvBlock* next = next_keys(task, b);
     Isa::pv_tile(products, scratch.weights[0], active, block, next, query.head_dim, num_keys,
                  task.head_dim_v, scratch.gain, scratch.accumulators);
   }

@@ -21,16 +21,16 @@ constexpr float kMaxScore = 1e38f;
 
 // A row's mask of the 128 keys from first_key on as floats: the elements themselves where they can
 // be read, else the buffer. What stands where the mask has none is not seen.
-[[maybe_unused]] const float* mask_elements(const TileBias& tile, const BiasRow& row,
-                                            std::int64_t first_key, float* buffer) {
-  const std::int64_t begin = max_of(first_key, tile.begin);
-  const std::int64_t count = min_of(first_key + kScoreBlock, tile.end) - begin;
-  const RowSource source = {row.elements, tile.dtype, 1};
-  const void* elements = row_of(source, begin - tile.begin);
-  if (count == kScoreBlock) return widen_row(elements, tile.dtype, kScoreBlock, buffer);
+[[maybe_unused]] const float* mask_elements(const BiasRow& row, std::int64_t first_key,
+                                            float* buffer) {
+  const std::int64_t begin = max_of(first_key, row.begin);
+  const std::int64_t count = min_of(first_key + kScoreBlock, row.end) - begin;
+  const RowSource source = {row.elements, row.dtype, 1};
+  const void* elements = row_of(source, begin - row.begin);
+  if (count == kScoreBlock) return widen_row(elements, row.dtype, kScoreBlock, buffer);
   for (std::int32_t key = 0; key < kScoreBlock; ++key) buffer[key] = 0;
   float* there = buffer + (begin - first_key);
-  const float* widened = widen_row(elements, tile.dtype, count, there);
+  const float* widened = widen_row(elements, row.dtype, count, there);
   for (std::int64_t i = 0; widened != there && i < count; ++i) there[i] = widened[i];
   return buffer;
 }
@@ -47,7 +47,7 @@ constexpr float kMaxScore = 1e38f;
 
 // The rows that have a bias in block b, a bit each.
 INTFLASH_INLINE std::uint32_t biased_rows(const TileTask& task, std::int32_t b) {
-  return task.bias.rows != nullptr && task.keep[b] != nullptr ? task.biased[b] : 0;
+  return task.bias != nullptr && task.keep[b] != nullptr ? task.biased[b] : 0;
 }
 
 // cap * tanh(score / cap), all in units of log2, by tanh z = (1 - e^-2z) / (1 + e^-2z).
@@ -136,7 +136,6 @@ struct GeneralRow {
   float cap;                 // 0 = none
   const BiasRow* bias;       // nullptr = none
   const float* elements;     // [128], of its mask
-  Dtype elements_dtype;      // that they had
   const float* value_log2;   // [128]
   const std::int32_t* kept;  // [128], 0 or -1
 };
@@ -149,7 +148,7 @@ INTFLASH_INLINE float general_scores(const GeneralRow& row, const ScoreBlock& bl
   if (row.cap > 0.0f) cap_scores(row.cap, scores);
   if (row.bias != nullptr && row.bias->elements != nullptr && row.bias->factor != 0.0f) {
     add_elements(row.elements, row.bias->factor, scores);
-    if (row.elements_dtype == Dtype::kF32) bound_scores(scores);
+    if (row.bias->dtype == Dtype::kF32) bound_scores(scores);
   }
   if (row.bias != nullptr && row.bias->slope != 0.0f)
     add_slope(row.bias->position, first_key, row.bias->slope, scores);

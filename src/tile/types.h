@@ -85,15 +85,12 @@ struct AttentionState {
 // What is added to the scores of one row, in units of log2: factor * element - slope * |position -
 // key|.
 struct BiasRow {
-  const void* elements;  // by key, the first at TileBias::begin; nullptr = none
+  const void* elements;     // of a mask, by key; nullptr = none
+  Dtype dtype;              // of elements: kF32 or kF16
+  std::int64_t begin, end;  // positions of the keys that elements has
   float factor;
   float slope;
   std::int64_t position;
-};
-struct TileBias {
-  const BiasRow* rows;      // nullptr = no row has any
-  Dtype dtype;              // of elements: kF32 or kF16
-  std::int64_t begin, end;  // positions of the keys that elements has
 };
 
 // One query tile against keys of one span.
@@ -102,15 +99,16 @@ struct TileTask {
   std::int32_t head_dim_v;
   std::int32_t num_blocks;
   const ScoreBlock* blocks;  // [num_blocks]
+  const KvBlock* after;      // [2]: keys that are read after the last block; nullptr = unknown
   const std::uint64_t* const*
       keep;  // [num_blocks]: nullptr = all keys visible to all rows, else [rows][2] keep words
   const std::uint32_t* biased;  // [num_blocks]: a bit per row that has a bias there, none where
                                 // keep is nullptr
-  TileBias bias;
-  std::int64_t first_key;  // position of the first block's first key
-  float score_cap;         // in units of log2: cap * log2(e); 0 = the plain score form
-  AttentionState state;    // read and written
-  void* scratch;           // KernelTable::scratch_bytes, 64-byte aligned
+  const BiasRow* bias;          // [rows]; nullptr = no row has any
+  std::int64_t first_key;       // position of the first block's first key
+  float score_cap;              // in units of log2: cap * log2(e); 0 = the plain score form
+  AttentionState state;         // read and written
+  void* scratch;                // KernelTable::scratch_bytes, 64-byte aligned
 };
 
 // Rows of a dense tensor as they lie in the caller's memory.

@@ -128,10 +128,10 @@ INTFLASH_INLINE void pv_panel(const std::uint8_t* weights, const KvBlock* half,
   }
 }
 
-// next: the block whose keys are read next.
+// next: the halves of the block whose keys are read next.
 template <class Isa, std::int32_t kRows>
 INTFLASH_NOINLINE void pv_rows(const std::uint8_t* weights, const ScoreBlock& block,
-                               const ScoreBlock& next, std::int32_t head_dim, std::int32_t num_keys,
+                               const KvBlock* next, std::int32_t head_dim, std::int32_t num_keys,
                                std::int32_t head_dim_v, const float* gain,
                                float* const* accumulators) {
   constexpr std::int32_t kVectors = Isa::kPanelVectors;
@@ -141,14 +141,14 @@ INTFLASH_NOINLINE void pv_rows(const std::uint8_t* weights, const ScoreBlock& bl
   std::int32_t c = 0;
   for (; c + kChannels <= padded; c += kChannels) {
     const std::int64_t fetched = c * std::int64_t{num_keys};
-    const Fetch fetch = {next.half[fetched >= half_bytes ? 1 : 0].key_codes +
+    const Fetch fetch = {next[fetched >= half_bytes ? 1 : 0].key_codes +
                          (fetched >= half_bytes ? fetched - half_bytes : fetched)};
     pv_panel<Isa, kRows, kVectors>(weights, block.half, c * std::int64_t{64}, num_keys, fetch, gain,
                                    accumulators, c);
   }
   for (; c < padded; c += 16) {
     pv_panel<Isa, kRows, 16 / Isa::kLanes>(weights, block.half, c * std::int64_t{64}, num_keys,
-                                           {next.half[1].key_codes}, gain, accumulators, c);
+                                           {next[1].key_codes}, gain, accumulators, c);
   }
 }
 
@@ -192,7 +192,7 @@ struct VnniTiles : Base {
   }
   static INTFLASH_INLINE void pv_tile(void* /*bytes*/, const std::uint8_t* weights,
                                       std::int32_t rows, const ScoreBlock& block,
-                                      const ScoreBlock& next, std::int32_t head_dim,
+                                      const KvBlock* next, std::int32_t head_dim,
                                       std::int32_t num_keys, std::int32_t head_dim_v,
                                       const float* gain, float* const* accumulators) {
     for_each_panel<6, 5, 4, 3, 2, 1>(rows, [&](auto panel, std::int32_t r) {

@@ -1,0 +1,145 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// What the kernel knows of a cache's pages is what the cache's options say; and tokens are the same
+// wherever they lie.
+#include "page_memory.h"
+
+#if defined(__linux__)
+#include <linux/mempolicy.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
+#include <cstdint>
+#include <fstream>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "kv_cache.h"
+#include "serving.h"
+
+namespace intflash::serving {
+namespace {
+
+// A cache of some megabytes: whole pages of the system's, and huge ones.
+class PageMemory : public testing::Test {
+ protected:
+  PageMemory() { EXPECT_EQ(intflash_context_create(nullptr, &context), INTFLASH_OK); }
+  ~PageMemory() override {
+    intflash_cache_destroy(cache);
+    intflash_context_destroy(context);
+  }
+  intflash_cache_options options() const {
+    intflash_cache_options options{};
+    options.struct_size = sizeof options;
+    options.num_kv_heads = 2;
+    options.head_dim = 32;
+    options.num_pages = 1000;
+    return options;
+  }
+  intflash_status create(intflash_huge_pages huge_pages, intflash_numa numa) {
+    intflash_cache_options given = options();
+    given.huge_pages = huge_pages;
+    given.numa = numa;
+    return intflash_cache_create(context, &given, &cache);
+  }
+  std::uintptr_t middle_of_pages() const {
+    return reinterpret_cast<std::uintptr_t>(cache->page(500, 0));
+  }
+  void expect_refused(intflash_huge_pages huge_pages, intflash_numa numa, const char* message) {
+    EXPECT_EQ(create(huge_pages, numa), INTFLASH_INVALID_ARGUMENT);
+    EXPECT_STREQ(intflash_last_error(), message);
+    EXPECT_EQ(cache, nullptr);
+  }
+
+  intflash_context* context = nullptr;
+  intflash_cache* cache = nullptr;
+};
+
+#if defined(__linux__)
+
+// The flags of the mapping that an address lies in, as in proc(5); "" where they are not shown.
+std::string mapping_flags(std::uintptr_t address) {
+  std::ifstream smaps("/proc/self/smaps");
+  bool is_wanted = false;
+  for (std::string line; std::getline(smaps, line);) {
+    std::istringstream words(line);
+    std::uintptr_t begin = 0;
+    std::uintptr_t end = 0;
+    char dash = 0;
+    if (words >> std::hex >> begin >> dash >> end && dash == '-')
+      is_wanted = begin <= address && address < end;
+    else if (is_wanted && line.rfind("VmFlags:", 0) == 0)
+      return line + " ";
+  }
+  return "";
+}
+
+// The NUMA policy of an address; -1 where the kernel does not tell.
+int policy_of(std::uintptr_t address) {
+  int policy = -1;
+  return ::syscall(SYS_get_mempolicy, &policy, nullptr, 0, address, MPOL_F_ADDR) == 0 ? policy : -1;
+}
+
+TEST_F(PageMemory, HugePagesArePreferredOrAvoided) {
+  for (const auto& [huge_pages, flag] :
+       {std::pair(INTFLASH_HUGE_PAGES_PREFER, " hg "), {INTFLASH_HUGE_PAGES_AVOID, " nh "}}) {
+    ASSERT_EQ(create(huge_pages, INTFLASH_NUMA_DEFAULT), INTFLASH_OK) << intflash_last_error();
+    const std::string flags = mapping_flags(middle_of_pages());
+    if (flags.empty()) GTEST_SKIP() << "/proc/self/smaps has no VmFlags";
+    EXPECT_NE(flags.find(flag), std::string::npos) << flags;
+    intflash_cache_destroy(cache);
+    cache = nullptr;
+  }
+}
+
+TEST_F(PageMemory, LiesOnNodesByThePolicyAskedFor) {
+  for (const auto& [numa, policy] : {std::pair(INTFLASH_NUMA_DEFAULT, MPOL_DEFAULT),
+                                     {INTFLASH_NUMA_INTERLEAVE, MPOL_INTERLEAVE},
+                                     {INTFLASH_NUMA_LOCAL, MPOL_LOCAL}}) {
+    ASSERT_EQ(create(INTFLASH_HUGE_PAGES_PREFER, numa), INTFLASH_OK) << intflash_last_error();
+    const int found = policy_of(middle_of_pages());
+    if (found < 0) GTEST_SKIP() << "the kernel tells no policy";
+    EXPECT_EQ(found, static_cast<int>(policy));
+    intflash_cache_destroy(cache);
+    cache = nullptr;
+  }
+}
+
+#endif
+
+TEST_F(PageMemory, HoldsTokensWhereverItLies) {
+  const Tokens tokens = random_tokens(Shape{}, 100, 1);
+  const std::int64_t token_indptr[] = {0, 100};
+  intflash_append_args append = append_args(Shape{}, tokens, 0);
+  append.token_indptr = token_indptr;
+  std::vector<float> first;
+  for (const intflash_numa numa :
+       {INTFLASH_NUMA_DEFAULT, INTFLASH_NUMA_INTERLEAVE, INTFLASH_NUMA_LOCAL}) {
+    ASSERT_EQ(create(INTFLASH_HUGE_PAGES_AVOID, numa), INTFLASH_OK) << intflash_last_error();
+    std::int32_t sequence = -1;
+    ASSERT_EQ(intflash_sequence_create(cache, &sequence), INTFLASH_OK);
+    ASSERT_EQ(intflash_sequences_append(cache, &sequence, &append), INTFLASH_OK);
+    std::vector<float> keys(100 * 2 * 32);
+    const intflash_tensor key = tensor_of(keys.data(), 2, 32);
+    ASSERT_EQ(intflash_sequence_export(cache, sequence, 0, 100, &key, nullptr), INTFLASH_OK);
+    if (first.empty()) first = keys;
+    EXPECT_EQ(keys, first);
+    intflash_cache_destroy(cache);
+    cache = nullptr;
+  }
+}
+
+TEST_F(PageMemory, UnknownAdviceIsRefused) {
+  expect_refused(static_cast<intflash_huge_pages>(2), INTFLASH_NUMA_DEFAULT,
+                 "huge_pages = 2: must be 0 ... 1");
+  expect_refused(INTFLASH_HUGE_PAGES_PREFER, static_cast<intflash_numa>(-1),
+                 "numa = -1: must be 0 ... 2");
+}
+
+}  // namespace
+}  // namespace intflash::serving
