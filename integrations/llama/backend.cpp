@@ -145,7 +145,19 @@ void device_properties(ggml_backend_dev_t device, ggml_backend_dev_props* proper
   properties->type = device_type(device);
 }
 
+// A warning, since llama.cpp's programs show nothing less; once, as they make several contexts.
+void log_presence() {
+  static std::once_flag logged;
+  std::call_once(logged, [] {
+    GGML_LOG_WARN(
+        "%s: takes flash attention, port %s; add \"-fa on\", since \"-fa auto\" turns flash "
+        "attention off where another device than the layer's computes it\n",
+        kName, probe().port());
+  });
+}
+
 ggml_backend_t create_backend(ggml_backend_dev_t device, const char*) {
+  log_presence();
   return new ggml_backend{guid(), backend_interface(), device, new BackendContext};
 }
 
@@ -237,10 +249,6 @@ __attribute__((visibility("default"))) ggml_backend_reg_t ggml_backend_init(void
       GGML_BACKEND_API_VERSION,
       {registration_name, num_devices, get_device, get_function},
       nullptr};
-  GGML_LOG_INFO(
-      "%s: takes flash attention, port %s; add \"-fa on\", since \"-fa auto\" turns flash "
-      "attention off where another device than the layer's computes it\n",
-      kName, probe().port());
   return &registration;
 }
 
