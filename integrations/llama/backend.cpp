@@ -23,10 +23,13 @@ namespace {
 
 constexpr const char* kName = "intflash";
 
-bool wants_rotation() {
-  const char* value = std::getenv("INTFLASH_LLAMA_ROTATE");
+bool is_set(const char* variable) {
+  const char* value = std::getenv(variable);
   return value != nullptr && std::strcmp(value, "1") == 0;
 }
+bool wants_rotation() { return is_set("INTFLASH_LLAMA_ROTATE"); }
+// Also what ggml does faster: for tests.
+bool takes_all() { return is_set("INTFLASH_LLAMA_ALL"); }
 
 // ---- Backend: one per context of the host ----
 
@@ -182,7 +185,7 @@ bool supports_op(ggml_backend_dev_t, const ggml_tensor* op) {
       return false;
   }
   std::string reason;
-  if (probe().supports(*op, reason)) return true;
+  if (probe().supports(*op, reason) && (takes_all() || gains(*op, reason))) return true;
   log_once(reason);
   return false;
 }

@@ -8,9 +8,10 @@
 namespace intflash::llama {
 namespace {
 
-// Scores a head, queries times keys, below which ggml's own loops win: a block of 64 keys is packed
-// whole. 1 x 64 keys take 0.06 ms here and 0.07 there, 1 x 1 take 0.03 and 0.005 (docs/llama.md).
-constexpr std::int64_t kMinScores = 64;
+// Where ggml's own loops win (docs/llama.md). Packing a key costs as much as two to three rows do
+// there, so a kv head needs rows to share it; and 64 keys are packed where there is one.
+constexpr std::int64_t kMinRows = 4;
+constexpr std::int64_t kMinScores = 64;  // queries times keys of a head
 
 struct Inputs {
   const ggml_tensor& query;  // [head_dim, tokens, heads, streams], ggml's order
@@ -126,9 +127,7 @@ std::string unfit_parameters(const ggml_tensor& op) {
   const Parameters parameters = parameters_of(op);
   // intflash takes 0 for the default.
   if (!(parameters.scale > 0)) return "a scale of scores that is not positive";
-  if (!(parameters.score_cap >= 0)) return "a negative cap of scores";
-  const Inputs in = inputs_of(op);
-  return in.query.ne[1] * in.key.ne[1] < kMinScores ? "too few keys to gain anything" : "";
+  return parameters.score_cap >= 0 ? "" : "a negative cap of scores";
 }
 
 // The factors of ALiBi (arXiv 2108.12409) as ggml defines them: one sequence for the heads up to a
@@ -195,6 +194,16 @@ bool describe(const ggml_tensor& op, bool rotate, Call& call, std::string& reaso
   desc.center = INTFLASH_CENTER_NONE;
   desc.rotate = rotate ? 1 : 0;
   return true;
+}
+
+bool gains(const ggml_tensor& op, std::string& reason) {
+  const Inputs in = inputs_of(op);
+  const std::int64_t queries = in.query.ne[1];
+  if (queries * in.query.ne[2] / in.key.ne[2] < kMinRows)
+    reason = "fewer than 4 queries for each head of keys, which the CPU backend does faster";
+  else if (queries * in.key.ne[1] < kMinScores)
+    reason = "too few keys, which the CPU backend does faster";
+  return reason.empty();
 }
 
 intflash_attend_args arguments(const ggml_tensor& op, const Call& call, void* converted_key,

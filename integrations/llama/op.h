@@ -28,6 +28,10 @@ struct Call {
 // Fills call, or says in reason why not. Reads shapes, strides and parameters, no data.
 bool describe(const ggml_tensor& op, bool rotate, Call& call, std::string& reason);
 
+// Whether an op that can be served is faster here than in ggml's CPU backend; else reason says why
+// not.
+bool gains(const ggml_tensor& op, std::string& reason);
+
 // The tensors of an op. converted_key and converted_value hold what Call says is converted; slopes
 // is written where the op has ALiBi, and is read by the call.
 intflash_attend_args arguments(const ggml_tensor& op, const Call& call, void* converted_key,

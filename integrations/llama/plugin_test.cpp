@@ -199,9 +199,6 @@ TEST_F(Plugin, RefusesWhatItCannotServe) {
   Attention odd;
   odd.head_dim = 60;
   EXPECT_FALSE(supports(odd));
-  Attention tiny;
-  tiny.query_len = tiny.kv_len = 7;
-  EXPECT_FALSE(supports(tiny));
   const TensorContext tensors;
   ggml_tensor* transposed = build(tensors.context, Attention{});
   transposed->src[2] = ggml_permute(tensors.context, transposed->src[2], 1, 0, 2, 3);
@@ -211,6 +208,18 @@ TEST_F(Plugin, RefusesWhatItCannotServe) {
   EXPECT_FALSE(ggml_backend_dev_supports_op(device(), unscaled));
   ggml_tensor* other = ggml_scale(tensors.context, unscaled, 2);
   EXPECT_FALSE(ggml_backend_dev_supports_op(device(), other));
+}
+
+TEST_F(Plugin, HandsBackWhatTheCpuDoesFaster) {
+  Attention few_keys;
+  few_keys.query_len = few_keys.kv_len = 7;
+  EXPECT_FALSE(supports(few_keys));
+  Attention ungrouped;
+  ungrouped.group_size = 1;
+  ungrouped.query_len = 3;
+  EXPECT_FALSE(supports(ungrouped));
+  ungrouped.query_len = 4;
+  EXPECT_TRUE(supports(ungrouped));
 }
 
 TEST_F(Plugin, FailsAndSaysWhyWhereTheInputIsNotFinite) {
