@@ -7,7 +7,6 @@
 #include "checks.h"
 #include "rope.h"
 #include "scan.h"
-#include "tile/widen.h"
 #include "token_rows.h"
 
 namespace intflash {
@@ -17,29 +16,9 @@ namespace {
 constexpr float kMaxKey = 0x1p100f;
 constexpr float kMaxValue = 0x1p90f;
 
-bool has_blocks(intflash_dtype dtype) { return dtype == INTFLASH_Q8_0 || dtype == INTFLASH_Q4_0; }
-
-// Type, pointer and strides; of ggml's types, that rows are whole blocks.
 intflash_status check_new_tokens(const TensorView& view) {
-  const bool is_element = view.dtype >= INTFLASH_F32 && view.dtype <= INTFLASH_BF16;
-  if (!is_element && !has_blocks(view.dtype)) {
-    return fail(INTFLASH_INVALID_ARGUMENT, "%s_dtype = %d: must be F32, F16, BF16, Q8_0 or Q4_0",
-                view.name, static_cast<int>(view.dtype));
-  }
-  const intflash_status status = check_tensor(view);
-  if (status != INTFLASH_OK || is_element) return status;
-  if (view.dim % kGgmlBlock != 0) {
-    return fail(INTFLASH_BAD_SHAPE, "%s: rows of %lld channels: ggml's blocks hold %lld each",
-                view.name, static_cast<i64>(view.dim), static_cast<i64>(kGgmlBlock));
-  }
-  const intflash_tensor& tensor = *view.tensor;
-  if (tensor.stride_head % kGgmlBlock == 0 && tensor.stride_token % kGgmlBlock == 0)
-    return INTFLASH_OK;
-  return fail(INTFLASH_BAD_STRIDE,
-              "%s.stride_head = %lld, stride_token = %lld: must be multiples of ggml's block of "
-              "%lld",
-              view.name, static_cast<i64>(tensor.stride_head),
-              static_cast<i64>(tensor.stride_token), static_cast<i64>(kGgmlBlock));
+  const intflash_status status = check_kv_dtype(view.name, view.dtype, view.dim, false);
+  return status == INTFLASH_OK ? check_tensor(view) : status;
 }
 
 // One of the two tensors of new tokens, and what its elements must be below.

@@ -10,6 +10,7 @@
 #include <limits>
 
 #include "tile/types.h"
+#include "tile/widen.h"
 
 namespace intflash {
 namespace {
@@ -43,6 +44,16 @@ intflash_status check_strides(const TensorView& view) {
       return fail(INTFLASH_SIZE_OVERFLOW, "%s.%s = %lld: the tensor does not fit the address space",
                   view.name, axis.name, static_cast<i64>(axis.stride));
     }
+  }
+  return INTFLASH_OK;
+}
+
+// Rows of ggml's types begin with a block.
+intflash_status check_block_strides(const TensorView& view) {
+  for (const Axis& axis : axes_of(view)) {
+    if (axis.stride % kGgmlBlock == 0) continue;
+    return fail(INTFLASH_BAD_STRIDE, "%s.%s = %lld: must be a multiple of ggml's block of %lld",
+                view.name, axis.name, static_cast<i64>(axis.stride), static_cast<i64>(kGgmlBlock));
   }
   return INTFLASH_OK;
 }
@@ -120,6 +131,21 @@ intflash_status check_dtype(const char* name, intflash_dtype dtype, bool input) 
   if (known) return INTFLASH_OK;
   return fail(INTFLASH_INVALID_ARGUMENT, "%s = %d: must be %s", name, static_cast<int>(dtype),
               input ? "F32, F16, BF16 or INT8" : "F32, F16 or BF16");
+}
+
+bool has_blocks(intflash_dtype dtype) { return dtype == INTFLASH_Q8_0 || dtype == INTFLASH_Q4_0; }
+
+intflash_status check_kv_dtype(const char* name, intflash_dtype dtype, std::int64_t dim,
+                               bool codes) {
+  const bool is_element = dtype >= INTFLASH_F32 && dtype <= INTFLASH_BF16;
+  if (is_element || (codes && dtype == INTFLASH_INT8)) return INTFLASH_OK;
+  if (!has_blocks(dtype)) {
+    return fail(INTFLASH_INVALID_ARGUMENT, "%s_dtype = %d: must be F32, F16, BF16, %sQ8_0 or Q4_0",
+                name, static_cast<int>(dtype), codes ? "INT8, " : "");
+  }
+  if (dim % kGgmlBlock == 0) return INTFLASH_OK;
+  return fail(INTFLASH_BAD_SHAPE, "%s: rows of %lld channels: ggml's blocks hold %lld each", name,
+              static_cast<i64>(dim), static_cast<i64>(kGgmlBlock));
 }
 
 intflash_status check_scalar(const char* name, float value) {
@@ -206,8 +232,9 @@ intflash_status check_tensor(const TensorView& view) {
     return fail(INTFLASH_INVALID_ARGUMENT, "%s.data = NULL: must point to the tensor", view.name);
   }
   const intflash_status status = check_strides(view);
-  if (status != INTFLASH_OK || view.dtype != INTFLASH_INT8) return status;
-  return check_scales(view);
+  if (status != INTFLASH_OK) return status;
+  if (has_blocks(view.dtype)) return check_block_strides(view);
+  return view.dtype == INTFLASH_INT8 ? check_scales(view) : INTFLASH_OK;
 }
 
 intflash_status check_sinks(const float* sinks, std::int64_t num_query_heads) {

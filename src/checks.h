@@ -31,6 +31,11 @@ intflash_status check_head_dim(const char* name, std::int64_t value);
 // Whether a Hadamard rotation of this many channels is offered.
 intflash_status check_rotated_dim(std::int32_t rotate, std::int64_t head_dim);
 intflash_status check_dtype(const char* name, intflash_dtype dtype, bool input);
+// Whether rows of this type are ggml's blocks.
+bool has_blocks(intflash_dtype dtype);
+// Of keys and values, which may be ggml's blocks: rows of dim elements must then be whole ones.
+intflash_status check_kv_dtype(const char* name, intflash_dtype dtype, std::int64_t dim,
+                               bool codes);
 // Finite and > 0, or 0 for the default.
 intflash_status check_scalar(const char* name, float value);
 // softmax_scale: the same, and below 2^126.
@@ -54,7 +59,7 @@ struct TensorView {
   std::int64_t batch, heads, tokens, dim;
 };
 
-// Pointer, strides, and scales.
+// Pointer, strides, and scales; of ggml's types, that every row begins with a block.
 intflash_status check_tensor(const TensorView& view);
 // Rows of an output must not share elements.
 intflash_status check_no_overlap(const TensorView& view);

@@ -74,6 +74,21 @@ std::uint16_t float_to_bf16(float value) {
   return static_cast<std::uint16_t>(rounded >> 16);
 }
 
+// ---- ggml's blocks ----
+
+constexpr std::int64_t kBlockElements = 32;
+
+std::int64_t block_bytes(intflash_dtype dtype) { return dtype == INTFLASH_Q8_0 ? 34 : 18; }
+
+// A half, then 32 codes: of Q8_0 a byte each; of Q4_0 four bits plus 8, where byte i has element i
+// below and element i + 16 above.
+double block_element(const std::uint8_t* block, intflash_dtype dtype, std::int64_t i) {
+  const double scale = half_to_float(static_cast<std::uint16_t>(block[0] | block[1] << 8));
+  const std::uint8_t* codes = block + 2;
+  if (dtype == INTFLASH_Q8_0) return scale * static_cast<std::int8_t>(codes[i]);
+  return scale * ((i < 16 ? codes[i] & 15 : codes[i - 16] >> 4) - 8);
+}
+
 // ---- Tensors ----
 
 std::int64_t row_offset(const intflash_tensor& tensor, std::int64_t b, std::int64_t h,
@@ -114,8 +129,14 @@ void load_row(const intflash_tensor& tensor, intflash_dtype dtype, std::int64_t 
       return;
     }
     case INTFLASH_Q8_0:
-    case INTFLASH_Q4_0:
-      return;  // a cache takes them, and no dense call
+    case INTFLASH_Q4_0: {
+      const std::int64_t bytes = block_bytes(dtype);
+      const auto* blocks =
+          static_cast<const std::uint8_t*>(tensor.data) + offset / kBlockElements * bytes;
+      for (std::int64_t c = 0; c < dim; ++c)
+        row[c] = block_element(blocks + c / kBlockElements * bytes, dtype, c % kBlockElements);
+      return;
+    }
   }
 }
 
@@ -391,11 +412,14 @@ void attend_reference_row(const Problem& problem, const intflash_attend_args& ar
 
 double tensor_element(const intflash_tensor& tensor, intflash_dtype dtype, std::int64_t b,
                       std::int64_t h, std::int64_t token, std::int64_t c) {
-  intflash_tensor from_c = tensor;  // the same rows, seen from column c on
-  from_c.data = static_cast<std::byte*>(tensor.data) + c * dtype_bytes(dtype);
-  double element = 0;
-  load_row(from_c, dtype, b, h, token, 1, &element);
-  return element;
+  intflash_tensor from_c = tensor;  // the same rows, seen from column c on, or from its block
+  const std::int64_t before = has_blocks(dtype) ? c % kBlockElements : 0;
+  const std::int64_t bytes =
+      has_blocks(dtype) ? c / kBlockElements * block_bytes(dtype) : c * dtype_bytes(dtype);
+  from_c.data = static_cast<std::byte*>(tensor.data) + bytes;
+  double elements[kBlockElements];
+  load_row(from_c, dtype, b, h, token, before + 1, elements);
+  return elements[before];
 }
 
 void store_element(const intflash_tensor& tensor, intflash_dtype dtype, std::int64_t b,

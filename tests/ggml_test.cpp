@@ -10,6 +10,8 @@
 
 #include <gtest/gtest.h>
 
+#include "api_call.h"
+#include "attention_case.h"
 #include "kv_cache.h"
 #include "random.h"
 #include "seed.h"
@@ -183,11 +185,128 @@ TEST_F(GgmlBlocks, AreRefusedWhereverElseATypeIsNamed) {
   dense.struct_size = sizeof dense;
   dense.num_query_heads = dense.num_kv_heads = dense.query_len = dense.kv_len = 1;
   dense.head_dim = 32;
-  dense.query_dtype = dense.value_dtype = dense.out_dtype = INTFLASH_F32;
-  dense.key_dtype = INTFLASH_Q4_0;
+  dense.key_dtype = dense.value_dtype = dense.out_dtype = INTFLASH_F32;
+  dense.query_dtype = INTFLASH_Q4_0;
   EXPECT_EQ(intflash_query_support(server.context(), &dense, nullptr), INTFLASH_INVALID_ARGUMENT);
-  EXPECT_NE(std::string(intflash_last_error()).find("key_dtype = 6"), std::string::npos)
+  EXPECT_NE(std::string(intflash_last_error()).find("query_dtype = 6"), std::string::npos)
       << intflash_last_error();
+}
+
+// A dense call whose keys and values stand ready as blocks and as their elements.
+struct DenseBlocks {
+  explicit DenseBlocks(const AttentionCase& c)
+      : key(random_blocks(key_type(c), c.batch * c.num_kv_heads * c.kv_len * c.head_dim / kBlock,
+                          random)),
+        value(random_blocks(value_type(c),
+                            c.batch * c.num_kv_heads * c.kv_len * c.head_dim_v / kBlock, random)) {}
+
+  static bool has_blocks(intflash_dtype dtype) { return dtype >= INTFLASH_Q8_0; }
+  static intflash_dtype key_type(const AttentionCase& c) {
+    return has_blocks(c.key.dtype) ? c.key.dtype : INTFLASH_Q8_0;
+  }
+  static intflash_dtype value_type(const AttentionCase& c) {
+    return has_blocks(c.value.dtype) ? c.value.dtype : INTFLASH_Q8_0;
+  }
+
+  // Tensors of a case whose types of key and value may be ggml's, tokens first.
+  CaseTensors tensors(AttentionCase c, bool as_blocks, Memory& memory) {
+    const intflash_dtype key_dtype = c.key.dtype;
+    const intflash_dtype value_dtype = c.value.dtype;
+    c.key = c.value = {INTFLASH_F32, Layout::kTokensFirst};
+    CaseTensors made = make_tensors(c, memory);
+    const bool key_blocks = as_blocks && has_blocks(key_dtype);
+    const bool value_blocks = as_blocks && has_blocks(value_dtype);
+    if (key_blocks) made.desc.key_dtype = key_dtype;
+    if (value_blocks) made.desc.value_dtype = value_dtype;
+    made.args.key.data = key_blocks ? static_cast<void*>(key.bytes.data()) : key.elements.data();
+    made.args.value.data =
+        value_blocks ? static_cast<void*>(value.bytes.data()) : value.elements.data();
+    return made;
+  }
+
+  Random random{seed_from_test_name()};
+  Blocks key, value;
+};
+
+AttentionCase dense_case(intflash_dtype key_dtype, intflash_dtype value_dtype) {
+  AttentionCase c;
+  c.batch = 2;
+  c.num_kv_heads = 2;
+  c.group_size = 3;
+  c.query_len = 9;
+  c.kv_len = 150;
+  c.head_dim = 96;
+  c.head_dim_v = 64;
+  c.key.dtype = key_dtype;
+  c.value.dtype = value_dtype;
+  return c;
+}
+
+// The three modes, with and without what the int8 one does to keys and values first.
+std::vector<AttentionCase> dense_cases(intflash_dtype key_dtype, intflash_dtype value_dtype) {
+  std::vector<AttentionCase> cases(4, dense_case(key_dtype, value_dtype));
+  cases[0].center = INTFLASH_CENTER_NONE;
+  cases[1].center = INTFLASH_CENTER_KEY_VALUE;
+  cases[1].rotate = true;
+  cases[2].mode = INTFLASH_MODE_EXACT;
+  cases[3].mode = INTFLASH_MODE_INTFA;
+  return cases;
+}
+
+TEST(DenseGgmlBlocks, AttendAsTheirElementsOnEveryPort) {
+  const std::pair<intflash_dtype, intflash_dtype> types[] = {{INTFLASH_Q8_0, INTFLASH_Q8_0},
+                                                             {INTFLASH_Q4_0, INTFLASH_Q4_0},
+                                                             {INTFLASH_Q8_0, INTFLASH_Q4_0},
+                                                             {INTFLASH_Q4_0, INTFLASH_F32},
+                                                             {INTFLASH_F32, INTFLASH_Q8_0}};
+  for (const auto& [key_dtype, value_dtype] : types) {
+    for (const AttentionCase& c : dense_cases(key_dtype, value_dtype)) {
+      DenseBlocks input(c);
+      for (const PortEntry& port : all_test_ports()) {
+        Memory memory;
+        CaseTensors of_blocks = input.tensors(c, true, memory);
+        CaseTensors of_elements = input.tensors(c, false, memory);
+        const CaseResult found = run_tensors(of_blocks, port, {}, memory);
+        ASSERT_EQ(found.status, INTFLASH_OK) << found.error;
+        EXPECT_EQ(difference(c, found, run_tensors(of_elements, port, {}, memory)), "")
+            << port.name << ": " << describe(c);
+      }
+    }
+  }
+}
+
+TEST(DenseGgmlBlocks, RowsThatAreNotWholeBlocksAreRefused) {
+  const AttentionCase c = dense_case(INTFLASH_Q8_0, INTFLASH_Q4_0);
+  DenseBlocks input(c);
+  const auto expect_refused = [&](intflash_status status, const char* word, auto spoil) {
+    ApiCall call(c);
+    call.tensors = input.tensors(c, true, call.memory);
+    spoil(call);
+    call.expect_refused(status, {word});
+  };
+  expect_refused(INTFLASH_BAD_STRIDE, "key.stride_token",
+                 [](ApiCall& call) { call.args().key.stride_token += 8; });
+  expect_refused(INTFLASH_BAD_STRIDE, "key.stride_head",
+                 [](ApiCall& call) { call.args().key.stride_head = 16; });
+  expect_refused(INTFLASH_BAD_STRIDE, "value.stride_batch",
+                 [](ApiCall& call) { call.args().value.stride_batch += 1; });
+  expect_refused(INTFLASH_BAD_SHAPE, "value: rows of 56 channels",
+                 [](ApiCall& call) { call.desc().head_dim_v = 56; });
+  expect_refused(INTFLASH_INVALID_ARGUMENT, "out_dtype = 5",
+                 [](ApiCall& call) { call.desc().out_dtype = INTFLASH_Q8_0; });
+}
+
+TEST(DenseGgmlBlocks, InfiniteScalesAreNamed) {
+  const AttentionCase c = dense_case(INTFLASH_Q8_0, INTFLASH_Q4_0);
+  DenseBlocks input(c);
+  // Batch 0, token 3, head 1: values of 64 channels are two blocks of 18 bytes.
+  const std::size_t block = static_cast<std::size_t>((3 * 2 + 1) * 2 + 1) * 18;
+  input.value.bytes[block] = 0;
+  input.value.bytes[block + 1] = 0x7c;
+  input.value.bytes[block + 2] = 0x99;
+  ApiCall call(c);
+  call.tensors = input.tensors(c, true, call.memory);
+  call.expect_refused(INTFLASH_NONFINITE_INPUT, {"value[batch 0][head 1][token 3][32]"});
 }
 
 }  // namespace

@@ -64,8 +64,9 @@ typedef enum intflash_dtype INTFLASH_INT {
   INTFLASH_F16 = 2,
   INTFLASH_BF16 = 3,
   INTFLASH_INT8 = 4,  // inputs only: codes in [-127, 127] with scales
-  // Appended keys and values only: rows of ggml's block_q8_0 and block_q4_0, 32 elements a block.
-  // Strides count elements, and are multiples of 32, as is the row.
+  // Keys and values only: rows of ggml's block_q8_0 and block_q4_0, 32 elements a block. Strides
+  // count elements, and are multiples of 32, as is the row. Elements get the codes that they would
+  // get in f32.
   INTFLASH_Q8_0 = 5,
   INTFLASH_Q4_0 = 6
 } intflash_dtype;

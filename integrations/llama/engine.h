@@ -1,0 +1,75 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// Runs flash attention on a number of threads: plans by shape, and memory that grows before it is
+// needed.
+#pragma once
+
+#include <cstddef>
+#include <cstdlib>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "ggml.h"
+#include "intflash/intflash.h"
+#include "op.h"
+
+namespace intflash::llama {
+
+// Memory that only grows, aligned to 64 bytes.
+class Memory {
+ public:
+  bool grow_to(std::size_t bytes);
+  void* data() const { return data_.get(); }
+  std::size_t bytes() const { return bytes_; }
+
+ private:
+  struct Free {
+    void operator()(void* data) const { std::free(data); }
+  };
+  std::unique_ptr<void, Free> data_;
+  std::size_t bytes_ = 0;
+};
+
+// Shared by an engine's plans of all numbers of threads.
+struct Scratch {
+  Memory workspace, key, value;
+  std::vector<float> slopes;
+};
+
+class Engine {
+ public:
+  // num_threads = 0: as many as the library would take.
+  explicit Engine(int num_threads, bool rotate);
+  ~Engine();
+  Engine(const Engine&) = delete;
+  Engine& operator=(const Engine&) = delete;
+
+  bool is_valid() const { return context_ != nullptr; }  // else intflash_last_error() has it
+  int num_threads() const { return num_threads_; }       // as asked for
+  const char* port() const { return intflash_context_port(context_); }
+  const char* port_reason() const { return intflash_context_port_reason(context_); }
+
+  // Whether an op can be served; else reason says why not.
+  bool supports(const ggml_tensor& op, std::string& reason) const;
+  // Makes the op's plan and the memory it needs.
+  ggml_status prepare(const ggml_tensor& op, Scratch& scratch, std::string& error);
+  // Computes an op that was prepared.
+  ggml_status run(const ggml_tensor& op, Scratch& scratch, std::string& error);
+
+ private:
+  struct PlanEntry {
+    intflash_attend_desc desc;
+    intflash_plan* plan;
+  };
+  bool describe_served(const ggml_tensor& op, Call& call, std::string& reason) const;
+  intflash_plan* plan_for(const intflash_attend_desc& desc);
+
+  intflash_context* context_ = nullptr;
+  int num_threads_;
+  bool rotate_;
+  std::vector<PlanEntry> plans_;  // the last used at the end
+};
+
+}  // namespace intflash::llama

@@ -1,0 +1,44 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// GGML_OP_FLASH_ATTN_EXT in intflash's words.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "ggml.h"
+#include "intflash/intflash.h"
+
+namespace intflash::llama {
+
+// What an op asks for. A key or value of a type that intflash does not read is converted to f32
+// first, rows densely packed.
+struct Call {
+  intflash_attend_desc desc{};
+  bool convert_key = false;
+  bool convert_value = false;
+
+  std::size_t key_bytes() const;  // of the converted ones; 0 where none are
+  std::size_t value_bytes() const;
+};
+
+// Fills call, or says in reason why not. Reads shapes, strides and parameters, no data.
+bool describe(const ggml_tensor& op, bool rotate, Call& call, std::string& reason);
+
+// Whether an op that can be served is faster here than in ggml's CPU backend; else reason says why
+// not.
+bool gains(const ggml_tensor& op, std::string& reason);
+
+// The tensors of an op. converted_key and converted_value hold what Call says is converted; slopes
+// is written where the op has ALiBi, and is read by the call.
+intflash_attend_args arguments(const ggml_tensor& op, const Call& call, void* converted_key,
+                               void* converted_value, std::vector<float>& slopes);
+
+// Row i of a key or value tensor in f32, to its place in converted; rows are counted over tokens,
+// then heads, then streams.
+void convert_row(const ggml_tensor& tensor, std::int64_t i, float* converted);
+
+}  // namespace intflash::llama
