@@ -2,8 +2,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Sequences: shared pages, copies on write, and a pool that runs out.
+#include <limits.h>
 #include <pthread.h>
 
+#include <algorithm>
 #include <cmath>
 #include <string>
 #include <vector>
@@ -165,7 +167,8 @@ TEST(SequencesOnASmallStack, AppendTokensOf1024Channels) {
   appending.sequence = appending.server.create_sequence();
   pthread_attr_t attributes;
   ASSERT_EQ(pthread_attr_init(&attributes), 0);
-  ASSERT_EQ(pthread_attr_setstacksize(&attributes, 64 << 10), 0);
+  const std::size_t stack_bytes = std::max<std::size_t>(64 << 10, PTHREAD_STACK_MIN);
+  ASSERT_EQ(pthread_attr_setstacksize(&attributes, stack_bytes), 0);
   const auto append = [](void* user) -> void* {
     Appending& call = *static_cast<Appending*>(user);
     call.status = call.server.append(call.sequence, call.tokens, 0, 100);
