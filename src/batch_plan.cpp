@@ -228,6 +228,7 @@ void make_sections(const intflash_batch_desc& desc, intflash_batch_plan& plan) {
     section.num_requests = 1;
     section.keys = {request.shared_end, request.mask.kv_len};
     section.stage = plan.num_stages - 1;
+    section.level = request.shared_levels;
     section.num_rows = rows;
     section.first_state = request.shared_end > 0 ? plan.num_states : -1;
     if (request.shared_end > 0) plan.num_states += rows;
@@ -249,7 +250,7 @@ void lay_out(intflash_batch_plan& plan, const KernelTable& kernels, const TileSh
   layout.worker =
       worker_layout(kernels, tile, kTilesPerItem, plan.page.head_dim, plan.page.head_dim_v);
   layout.slot_bytes = state_bytes(tile);
-  layout.states_bytes = 2 * handed_state_bytes(plan.num_states, tile);
+  layout.states_bytes = 3 * handed_state_bytes(plan.num_states, tile);
   layout.page_set_offset = round_up(sizeof(BatchRun), 64);
   layout.slots_offset = layout.page_set_offset + round_up(PageSet::bytes(plan.num_pages), 64);
   layout.states_offset = layout.slots_offset + plan.num_slots * layout.slot_bytes;

@@ -19,8 +19,9 @@ namespace intflash {
 
 struct BatchRequest {
   MaskRule mask;
-  std::int64_t first_query;  // row of the batch's query tensor
-  std::int64_t shared_end;   // position after the last key that shared sections attend
+  std::int64_t first_query;    // row of the batch's query tensor
+  std::int64_t shared_end;     // position after the last key that shared sections attend
+  std::int32_t shared_levels;  // how many of them, one after the other
   float softmax_scale;
 };
 
@@ -36,6 +37,7 @@ struct BatchSection {
   std::int64_t first_request, num_requests;
   KeyRange keys;  // in whole score blocks, but for the end of a request's own
   std::int32_t stage;
+  std::int32_t level;        // sections before it that its rows have been through
   bool is_shared;            // leaves states; writes the result otherwise
   std::int64_t num_rows;     // of one kv head
   std::int64_t first_state;  // of its rows' states that are handed over; -1: it has them alone

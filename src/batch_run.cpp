@@ -79,7 +79,19 @@ AttentionState slot_state(const BatchRun& run, std::int64_t slot) {
           layout.worker.tile.accumulator_stride};
 }
 
-enum class HandedState { kTotal, kSpan };
+// The total, and the state of the span in which a section ends: of those of even levels, or of odd
+// ones. A section that takes on the one may be leaving the other at the same time.
+enum class HandedState { kTotal, kEvenSpan, kOddSpan };
+
+HandedState span_after(std::int32_t level) {
+  return level % 2 == 0 ? HandedState::kEvenSpan : HandedState::kOddSpan;
+}
+
+void copy_state(const AttentionState& from, const AttentionState& to, std::int64_t rows) {
+  std::copy_n(from.reference, rows, to.reference);
+  std::copy_n(from.row_sum, rows, to.row_sum);
+  std::copy_n(from.accumulators, rows * from.accumulator_stride, to.accumulators);
+}
 
 // Of a section's row, and the rows behind it.
 AttentionState handed_state(const BatchRun& run, const BatchSection& section, std::int64_t kv_head,
@@ -88,7 +100,7 @@ AttentionState handed_state(const BatchRun& run, const BatchSection& section, st
   const TileShape& shape = plan.layout.worker.tile;
   const std::int64_t index = section.first_state + row;
   char* head = run.workspace + plan.layout.states_offset + kv_head * plan.layout.states_bytes;
-  if (which == HandedState::kSpan) head += handed_state_bytes(plan.num_states, shape);
+  head += static_cast<std::int64_t>(which) * handed_state_bytes(plan.num_states, shape);
   const std::int64_t padded_rows = round_up(plan.num_states, 16);
   float* reference = reinterpret_cast<float*>(head);
   return {reference + index, reference + padded_rows + index,
@@ -178,13 +190,24 @@ struct ItemHead {
 // one after.
 void attend_divided_span(const ItemHead& head, std::int64_t span, std::int64_t index) {
   const Tile& tile = *head.worker.tile(index);
-  const AttentionState state =
-      handed_state(head.run, head.section, head.kv_head, head.first_row(index), HandedState::kSpan);
-  if (!head.section.enters(span)) clear_state(state, tile.query.rows);
-  head.attend_into(span, tile, state);
-  if (head.section.leaves(span)) return;
-  head.group.kernels->merge_states(state, tile.total, tile.query.rows,
-                                   static_cast<std::int32_t>(head.group.head_dim_v));
+  const BatchSection& section = head.section;
+  const auto state_after = [&](std::int32_t level) {
+    return handed_state(head.run, section, head.kv_head, head.first_row(index), span_after(level));
+  };
+  const AttentionState left = state_after(section.level);
+  if (!section.enters(span)) {
+    clear_state(left, tile.query.rows);
+    head.attend_into(span, tile, left);
+    return;
+  }
+  const AttentionState entered = state_after(section.level - 1);
+  head.attend_into(span, tile, entered);
+  if (section.leaves(span)) {
+    copy_state(entered, left, tile.query.rows);
+  } else {
+    head.group.kernels->merge_states(entered, tile.total, tile.query.rows,
+                                     static_cast<std::int32_t>(head.group.head_dim_v));
+  }
 }
 
 // A span of a cut range's later part: its state goes to a slot.

@@ -165,11 +165,13 @@ std::int64_t make_shared_sections(const intflash_batch_desc& desc, std::int64_t 
     section.first_request = prefix.first_request;
     section.num_requests = prefix.num_requests;
     section.keys = keys;
-    section.stage = enclosing.depth();
+    section.stage = section.level = enclosing.depth();
     section.is_shared = true;
     sections[count++] = section;
-    for (std::int64_t r = prefix.first_request; r < end_request(prefix); ++r)
+    for (std::int64_t r = prefix.first_request; r < end_request(prefix); ++r) {
       requests[r].shared_end = keys.end;
+      requests[r].shared_levels = section.level + 1;
+    }
     enclosing.enter(keys, end_request(prefix));
   }
   return count;

@@ -19,9 +19,9 @@ intflash_status check_shared_prefixes(const intflash_batch_desc& desc);
 intflash_status check_shared_pages(const intflash_batch_plan& plan, const BatchSection& section,
                                    const intflash_page_table& table);
 
-// Writes the sections that prefixes make, at most one for each, and the requests' shared_end;
-// returns how many. Left out are those without a whole block or page that more than one request
-// reads.
+// Writes the sections that prefixes make, at most one for each, and the requests' shared_end and
+// shared_levels; returns how many. Left out are those without a whole block or page that more than
+// one request reads.
 std::int64_t make_shared_sections(const intflash_batch_desc& desc, std::int64_t page_size,
                                   BatchRequest* requests, BatchSection* sections);
 
