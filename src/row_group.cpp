@@ -94,6 +94,17 @@ float add_sink(const AttentionState& state, std::int32_t row, std::int64_t dim, 
   return row_sum > 0 ? keys / row_sum : 0.0f;
 }
 
+// Whether two rows see the same keys with the same biases, but for their positions: heads of a
+// group that share a mask.
+bool same_masks(const Tile& tile, std::int32_t a, std::int32_t b) {
+  const BiasRow& row = tile.bias[a];
+  const BiasRow& other = tile.bias[b];
+  return row.elements == other.elements && row.dtype == other.dtype && row.begin == other.begin &&
+         row.end == other.end && row.factor == other.factor && row.slope == other.slope &&
+         tile.bits[a].words == tile.bits[b].words && tile.bits[a].begin == tile.bits[b].begin &&
+         tile.ranges[a].begin == tile.ranges[b].begin && tile.ranges[a].end == tile.ranges[b].end;
+}
+
 // Keep words of a score block's rows; returns the rows that have a bias there, a bit each.
 std::uint32_t mask_block(const KernelTable& kernels, const Tile& tile, std::int64_t first_key,
                          std::uint64_t* words) {
@@ -101,6 +112,11 @@ std::uint32_t mask_block(const KernelTable& kernels, const Tile& tile, std::int6
   write_keep_words(tile.ranges, rows, first_key, words);
   std::uint32_t biased = 0;
   for (std::int32_t r = 0; tile.has_bias && r < rows; ++r) {
+    if (r > 0 && same_masks(tile, r, r - 1)) {
+      std::copy_n(words + 2 * r - 2, 2, words + 2 * r);
+      biased |= (biased >> (r - 1) & 1) << r;
+      continue;
+    }
     if (mask_row(kernels, tile.bias[r], tile.bits[r], first_key, words + 2 * r))
       biased |= std::uint32_t{1} << r;
   }
