@@ -44,6 +44,12 @@ class Cutter {
   Cutter(const intflash_batch_plan& plan, std::int64_t tile_rows)
       : plan_(plan), tile_rows_(tile_rows) {}
 
+  // What a section that has its rows and keys costs, tile by tile.
+  void measure(BatchSection& section) const {
+    section.num_tiles = ceil_div(section.num_rows, tile_rows_);
+    if (section.num_tiles > 0) section.first_tile_keys = tile_keys(section, 0);
+    section.cost = cost(section);
+  }
   float cost(const BatchSection& section) const {
     float sum = 0;
     for (std::int64_t tile = 0; tile < section.num_tiles; ++tile) sum += cost(section, tile);
@@ -84,6 +90,9 @@ class Cutter {
   }
   // Keys of the section that some row of a tile sees.
   KeyRange keys(const BatchSection& section, std::int64_t tile) const {
+    return tile == 0 ? section.first_tile_keys : tile_keys(section, tile);
+  }
+  KeyRange tile_keys(const BatchSection& section, std::int64_t tile) const {
     KeyRange seen{};
     for_each_run(plan_, section, tile * tile_rows_, rows(section, tile),
                  [&](const BatchRequest& request, std::int64_t first_row, std::int64_t num_rows) {
@@ -336,11 +345,7 @@ intflash_batch_plan* make_batch_plan(const intflash_context& context, const intf
   const TileShape tile = tile_shape(std::min<std::int64_t>(kernels.tile_rows, most_rows),
                                     shape.page.head_dim, shape.page.head_dim_v);
   const Cutter cutter(shape, tile.rows);
-  for (std::int64_t s = 0; s < shape.num_sections; ++s) {
-    BatchSection& section = shape.sections[s];
-    section.num_tiles = ceil_div(section.num_rows, tile.rows);
-    section.cost = cutter.cost(section);
-  }
+  for (std::int64_t s = 0; s < shape.num_sections; ++s) cutter.measure(shape.sections[s]);
   for (std::int32_t i = 0; i < shape.num_stages; ++i) count_stage(cutter, shape, shape.stages[i]);
   lay_out(shape, kernels, tile);
 

@@ -42,7 +42,8 @@ struct BatchSection {
   std::int64_t num_rows;     // of one kv head
   std::int64_t first_state;  // of its rows' states that are handed over; -1: it has them alone
   std::int64_t num_tiles;
-  float cost;  // of one kv head
+  KeyRange first_tile_keys;  // that some row of tile 0 sees: of a decoding request all there is
+  float cost;                // of one kv head
 
   // Whether its rows' states that are handed over begin here.
   bool begins_states() const { return first_state >= 0 && keys.begin == 0; }
