@@ -9,6 +9,7 @@
 #include "merge.h"
 #include "reference.h"
 #include "rope.h"
+#include "tile/mask_words.h"
 #include "tile/rope.h"
 #include "tile/state.h"
 #include "token_rows.h"
@@ -99,8 +100,7 @@ float add_sink(const AttentionState& state, std::int32_t row, std::int64_t dim, 
 bool same_masks(const Tile& tile, std::int32_t a, std::int32_t b) {
   const BiasRow& row = tile.bias[a];
   const BiasRow& other = tile.bias[b];
-  return row.elements == other.elements && row.dtype == other.dtype && row.begin == other.begin &&
-         row.end == other.end && row.factor == other.factor && row.slope == other.slope &&
+  return same_elements(row, other) && row.factor == other.factor && row.slope == other.slope &&
          tile.bits[a].words == tile.bits[b].words && tile.bits[a].begin == tile.bits[b].begin &&
          tile.ranges[a].begin == tile.ranges[b].begin && tile.ranges[a].end == tile.ranges[b].end;
 }

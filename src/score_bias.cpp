@@ -7,7 +7,6 @@
 #include <limits>
 
 #include "checks.h"
-#include "reference.h"
 #include "tile/mask_words.h"
 #include "tile/widen.h"
 

@@ -5,7 +5,6 @@
 // one.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 
 #include "intflash/intflash.h"

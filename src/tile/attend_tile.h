@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "tile/mask_words.h"
 #include "tile/online_softmax.h"
 #include "tile/partial_blocks.h"
 #include "tile/state.h"
@@ -195,7 +196,7 @@ INTFLASH_NOINLINE void weigh_general_rows(const TileTask& task, std::int64_t fir
   GeneralScratch& general = scratch.general;
   const ScoreBlock* widened = nullptr;
   const std::uint64_t* expanded = nullptr;
-  const void* read = nullptr;
+  const BiasRow* read = nullptr;
   const float* elements = nullptr;
   if (!Rows::kMasked) {
     for (std::int32_t key = 0; key < kScoreBlock; ++key) general.kept[key] = -1;
@@ -212,9 +213,10 @@ INTFLASH_NOINLINE void weigh_general_rows(const TileTask& task, std::int64_t fir
       expanded = keep;
     }
     const BiasRow* bias = (biased >> row & 1) != 0 ? task.bias + row : nullptr;
-    if (bias != nullptr && bias->elements != nullptr && bias->elements != read) {
+    const bool is_read = bias != nullptr && read != nullptr && same_elements(*bias, *read);
+    if (bias != nullptr && bias->elements != nullptr && !is_read) {
       elements = mask_elements(*bias, first_key, general.elements);
-      read = bias->elements;
+      read = bias;
     }
     const bool is_capped = task.score_cap > 0.0f;
     GeneralRow form{};

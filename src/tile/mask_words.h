@@ -13,6 +13,11 @@
 namespace intflash {
 namespace {
 
+// Whether two rows read the same mask: requests of a tile have masks of their own.
+INTFLASH_INLINE bool same_elements(const BiasRow& a, const BiasRow& b) {
+  return a.elements == b.elements && a.dtype == b.dtype && a.begin == b.begin && a.end == b.end;
+}
+
 template <class Bits>
 struct FloatBits;
 template <>
