@@ -278,9 +278,8 @@ intflash_status intflash_run_packed(const intflash_plan* plan, const intflash_at
 
 intflash_status intflash_run(const intflash_plan* plan, const intflash_attend_args* args,
                              void* workspace, size_t bytes) {
-  intflash_status status = check_run(plan, args, workspace, bytes, ArgsUse::kAll);
-  if (status == INTFLASH_OK) status = plan->backend->pack(*plan, *args, workspace);
-  return status == INTFLASH_OK ? plan->backend->attend(*plan, *args, workspace) : status;
+  const intflash_status status = check_run(plan, args, workspace, bytes, ArgsUse::kAll);
+  return status == INTFLASH_OK ? plan->backend->run(*plan, *args, workspace) : status;
 }
 
 intflash_status intflash_attend(intflash_context* context, const intflash_attend_desc* desc,

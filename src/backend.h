@@ -16,8 +16,12 @@ struct Backend {
   // Key and value into the workspace; nothing where the backend packs nothing.
   intflash_status (*pack)(const intflash_plan& plan, const intflash_attend_args& args,
                           void* workspace);
+  // The query against what pack left.
   intflash_status (*attend)(const intflash_plan& plan, const intflash_attend_args& args,
                             void* workspace);
+  // Both.
+  intflash_status (*run)(const intflash_plan& plan, const intflash_attend_args& args,
+                         void* workspace);
 };
 
 extern const Backend kCpuBackend;        // mode int8

@@ -257,7 +257,7 @@ void make_sections(const intflash_batch_desc& desc, intflash_batch_plan& plan) {
 void lay_out(intflash_batch_plan& plan, const KernelTable& kernels, const TileShape& tile) {
   BatchLayout& layout = plan.layout;
   layout.worker =
-      worker_layout(kernels, tile, kTilesPerItem, plan.page.head_dim, plan.page.head_dim_v);
+      worker_layout(kernels, tile, kTilesPerItem, 1, plan.page.head_dim, plan.page.head_dim_v);
   layout.slot_bytes = state_bytes(tile);
   layout.states_bytes = 3 * handed_state_bytes(plan.num_states, tile);
   layout.page_set_offset = round_up(sizeof(BatchRun), 64);

@@ -181,8 +181,8 @@ struct ItemHead {
   std::int64_t first_row(std::int64_t tile) const {
     return (item.first_tile + tile) * run.plan->layout.worker.tile.rows;
   }
-  void attend_into(std::int64_t span, const Tile& tile, const AttentionState& state) const {
-    if (sees_span(tile, span)) attend_span_into(group, worker, span, keys, tile, state);
+  void attend_into(const Tile& tile, const AttentionState& state) const {
+    if (sees_keys(tile, keys.keys)) intflash::attend_into(group, worker, keys, tile, state);
   }
 };
 
@@ -197,11 +197,11 @@ void attend_divided_span(const ItemHead& head, std::int64_t span, std::int64_t i
   const AttentionState left = state_after(section.level);
   if (!section.enters(span)) {
     clear_state(left, tile.query.rows);
-    head.attend_into(span, tile, left);
+    head.attend_into(tile, left);
     return;
   }
   const AttentionState entered = state_after(section.level - 1);
-  head.attend_into(span, tile, entered);
+  head.attend_into(tile, entered);
   if (section.leaves(span)) {
     copy_state(entered, left, tile.query.rows);
   } else {
@@ -215,7 +215,7 @@ void attend_span_apart(const ItemHead& head, std::int64_t span, std::int64_t ind
   const Tile& tile = *head.worker.tile(index);
   const AttentionState state = slot_state(head.run, head.item.slot + span - head.item.first_span);
   clear_state(state, tile.query.rows);
-  head.attend_into(span, tile, state);
+  head.attend_into(tile, state);
 }
 
 // What is read after a span: the next one, or the first of the next head.
@@ -233,9 +233,10 @@ void announce_next_span(ItemHead& head, const PageRun& pages, std::int64_t span)
 void attend_item_span(ItemHead& head, const PageRun& pages, std::int64_t span) {
   const Worker& worker = head.worker;
   announce_next_span(head, pages, span);
+  head.keys.keys = keys_of_span(span);
   bool is_seen = false;
   for (std::int64_t i = 0; i < head.item.num_tiles; ++i)
-    is_seen |= sees_span(*worker.tile(i), span);
+    is_seen |= sees_keys(*worker.tile(i), head.keys.keys);
   if (is_seen) gather_span(head.run, head.section, pages, head.kv_head, span, worker.blocks);
   for (std::int64_t i = 0; i < head.item.num_tiles; ++i) {
     if (head.section.enters(span) || head.section.leaves(span)) {
@@ -243,7 +244,7 @@ void attend_item_span(ItemHead& head, const PageRun& pages, std::int64_t span) {
     } else if (head.item.is_later_part) {
       attend_span_apart(head, span, i);
     } else {
-      attend_span(head.group, worker, span, head.keys, *worker.tile(i));
+      attend_span(head.group, worker, head.keys, *worker.tile(i));
     }
   }
 }
@@ -255,7 +256,7 @@ void attend_head(const BatchRun& run, const BatchItem& item, std::int64_t kv_hea
   const BatchSection& section = run.plan->sections[item.section];
   const PageRun pages = pages_of(run, section.first_request);
   const RowGroup group = row_group(run, run.plan->requests[section.first_request], kv_head);
-  ItemHead head{run, item, section, group, kv_head, worker, {}, {worker.blocks, nullptr}};
+  ItemHead head{run, item, section, group, kv_head, worker, {}, {{}, worker.blocks, nullptr}};
   for (std::int64_t i = 0; i < item.num_tiles; ++i) {
     Tile& tile = *worker.tile(i);
     begin_section_tile(run, section, kv_head, item.first_tile + i, tile);

@@ -66,7 +66,7 @@ void attend_item(const Call& call, const Worker& worker, std::int64_t index) {
       const std::int64_t end = std::min(super + plan.superblock_spans, call.spans());
       for (std::int64_t i = 0; i < tiles_at_once; ++i) {
         for (std::int64_t span = super; span < end; ++span)
-          attend_span(group, worker, span, {blocks + span * kBlocksPerSpan, nullptr},
+          attend_span(group, worker, {keys_of_span(span), blocks + span * kBlocksPerSpan, nullptr},
                       *worker.tile(i));
       }
     }
@@ -111,18 +111,22 @@ intflash_status scan_bias(const Call& call, const Team& team) {
                          bad % p.query_len);
 }
 
+// What can be said before keys are seen.
+intflash_status scan_query(const Call& call, const Team& team) {
+  const ScannedTensor query = call.query();
+  reset_scan(call.status().query);
+  team.for_each(num_chunks(query), [&](const Worker&, std::int64_t chunk) {
+    scan_chunk(call.kernels(), query, chunk, call.status().query, nullptr);
+  });
+  const intflash_status result = report_bad(query, call.status().query);
+  return result == INTFLASH_OK ? scan_bias(call, team) : result;
+}
+
 intflash_status attend(const intflash_plan& plan, const intflash_attend_args& args,
                        void* workspace) {
   const Call call{plan, args, static_cast<char*>(workspace)};
-  const ScannedTensor query = call.query();
-  CallStatus& status = call.status();
   const Team team = call.team();
-  reset_scan(status.query);
-  team.for_each(num_chunks(query), [&](const Worker&, std::int64_t chunk) {
-    scan_chunk(call.kernels(), query, chunk, status.query, nullptr);
-  });
-  intflash_status result = report_bad(query, status.query);
-  if (result == INTFLASH_OK) result = scan_bias(call, team);
+  intflash_status result = scan_query(call, team);
   if (result == INTFLASH_OK && call.problem().kv_len > 0)
     result = check_score_range(score_range(call));
   if (result != INTFLASH_OK) return result;
@@ -130,6 +134,85 @@ intflash_status attend(const intflash_plan& plan, const intflash_attend_args& ar
     attend_item(call, worker, index);
   });
   return INTFLASH_OK;
+}
+
+// Some kv heads of few rows: each block is packed and attended while it is in the cache, a head
+// after the other, as rows that have tokens first lie side by side.
+struct HeadsAtOnce {
+  const Call& call;
+  const Worker& worker;  // its tiles are the heads'
+  std::int64_t first;
+  std::int64_t count;
+
+  RowGroup group(std::int64_t i) const {
+    const std::int64_t heads = call.problem().num_kv_heads;
+    return row_group(call, (first + i) / heads, (first + i) % heads);
+  }
+};
+
+void attend_block(const HeadsAtOnce& heads, std::int64_t block, std::int64_t i,
+                  const AttentionState& state) {
+  const Call& call = heads.call;
+  ScoreBlock& score_block = call.score_blocks(heads.first)[0];
+  pack_score_block(call, heads.worker, heads.first + i, block, call.page(heads.first, 0),
+                   score_block);
+  const SpanKeys keys = {{block * kScoreBlock, (block + 1) * kScoreBlock}, &score_block, nullptr};
+  const Tile& tile = *heads.worker.tile(i);
+  if (sees_keys(tile, keys.keys)) attend_into(heads.group(i), heads.worker, keys, tile, state);
+}
+
+void attend_heads(const HeadsAtOnce& heads) {
+  const Plan& plan = heads.call.layout();
+  const auto tile = [&](std::int64_t i) -> Tile& { return *heads.worker.tile(i); };
+  for (std::int64_t i = 0; i < heads.count; ++i) begin_tile(heads.group(i), plan.tile, 0, tile(i));
+  for (std::int64_t span = 0; span < heads.call.spans(); ++span) {
+    AttentionState state[kMaxHeadsAtOnce];
+    for (std::int64_t i = 0; i < heads.count; ++i)
+      state[i] = begin_span(tile(i), heads.worker.part(i));
+    const std::int64_t end = std::min((span + 1) * kBlocksPerSpan, plan.num_blocks);
+    for (std::int64_t block = span * kBlocksPerSpan; block < end; ++block) {
+      for (std::int64_t i = 0; i < heads.count; ++i) attend_block(heads, block, i, state[i]);
+    }
+    for (std::int64_t i = 0; i < heads.count; ++i) {
+      if (sees_keys(tile(i), keys_of_span(span)))
+        end_span(heads.group(i), heads.worker.part(i), tile(i));
+    }
+  }
+}
+
+// pack_kv and attend in one pass over the keys. Nothing is written before all is known to be right.
+intflash_status pack_and_attend(const Call& call) {
+  const Team team = call.team();
+  intflash_status result = scan_query(call, team);
+  if (result != INTFLASH_OK) return result;
+  const Plan& plan = call.layout();
+  const std::int64_t heads = call.problem().batch * call.problem().num_kv_heads;
+  const std::int64_t items = ceil_div(heads, plan.heads_at_once);
+  // An item's tiles outlive it: they are in the part of the worker of its number.
+  const auto for_each_item = [&](auto task) {
+    team.for_each(items, [&](const Worker&, std::int64_t index) {
+      const std::int64_t first = index * plan.heads_at_once;
+      const Worker worker = team.worker(static_cast<std::int32_t>(index));
+      task(HeadsAtOnce{call, worker, first, std::min(plan.heads_at_once, heads - first)});
+    });
+  };
+  begin_packing(call);
+  for_each_item([](const HeadsAtOnce& some) { attend_heads(some); });
+  result = end_packing(call);
+  if (result == INTFLASH_OK) result = check_score_range(score_range(call));
+  if (result != INTFLASH_OK) return result;
+  for_each_item([](const HeadsAtOnce& some) {
+    for (std::int64_t i = 0; i < some.count; ++i)
+      finish_tile(some.group(i), 0, *some.worker.tile(i));
+  });
+  return INTFLASH_OK;
+}
+
+intflash_status run(const intflash_plan& plan, const intflash_attend_args& args, void* workspace) {
+  if (plan.layout.heads_at_once > 0 && plan.problem.kv_len > 0)
+    return pack_and_attend({plan, args, static_cast<char*>(workspace)});
+  const intflash_status status = pack_kv(plan, args, workspace);
+  return status == INTFLASH_OK ? attend(plan, args, workspace) : status;
 }
 
 void create_plan(intflash_plan& plan) {
@@ -144,6 +227,6 @@ void create_plan(intflash_plan& plan) {
 
 }  // namespace
 
-const Backend kCpuBackend = {"cpu", create_plan, pack_kv, attend};
+const Backend kCpuBackend = {"cpu", create_plan, pack_kv, attend, run};
 
 }  // namespace intflash

@@ -18,14 +18,14 @@ constexpr double kMaxValue = 0x1p90;
 constexpr double kMaxKey = 0x1p100;
 
 // Absent tokens of the last page have zero codes and zero scales.
-void pack_page(const Call& call, const Worker& worker, std::int64_t b, std::int64_t h,
-               std::int64_t block64) {
+void pack_page(const Call& call, const Worker& worker, std::int64_t head, std::int64_t block64,
+               char* page) {
   const Problem& p = call.problem();
-  const std::int64_t head = call.head_index(b, h);
+  const std::int64_t b = head / p.num_kv_heads;
+  const std::int64_t h = head % p.num_kv_heads;
   const std::int64_t first = block64 * kBlockTokens;
   const std::int32_t tokens =
       static_cast<std::int32_t>(std::clamp<std::int64_t>(p.kv_len - first, 0, kBlockTokens));
-  char* page = call.page(head, block64);
   if (tokens == 0) {
     std::memset(page, 0, static_cast<std::size_t>(call.layout().page.bytes()));
     return;
@@ -56,22 +56,6 @@ void pack_page(const Call& call, const Worker& worker, std::int64_t b, std::int6
                       block.value_codes);
 }
 
-void pack_score_block(const Call& call, const Worker& worker, std::int64_t index) {
-  const std::int64_t blocks = call.layout().num_blocks;
-  const std::int64_t head = index / blocks;
-  const std::int64_t b = head / call.problem().num_kv_heads;
-  const std::int64_t h = head % call.problem().num_kv_heads;
-  const std::int64_t block = index % blocks;
-  ScoreBlock& score_block = call.score_blocks(head)[block];
-  std::uint64_t present[2];
-  for (std::int64_t i = 0; i < 2; ++i) {
-    pack_page(call, worker, b, h, 2 * block + i);
-    score_block.half[i] = call.layout().page.block(call.page(head, 2 * block + i), 0);
-    present[i] = keep_word({0, call.problem().kv_len}, (2 * block + i) * kBlockTokens);
-  }
-  call.kernels().prepare_block(score_block, present);
-}
-
 void compute_center(const Call& call, std::int64_t head) {
   float* center = call.computed_center(head);
   for (std::int64_t c = 0; c < call.dims(); ++c) {
@@ -82,59 +66,86 @@ void compute_center(const Call& call, std::int64_t head) {
   }
 }
 
-intflash_status report_bad_kv(const ScannedTensor& key, const ScannedTensor& value,
-                              const CallStatus& status) {
-  const intflash_status result = report_bad(key, status.key);
-  return result == INTFLASH_OK ? report_bad(value, status.value) : result;
+intflash_status report_bad_kv(const Call& call) {
+  const intflash_status result = report_bad(call.key(), call.status().key);
+  return result == INTFLASH_OK ? report_bad(call.value(), call.status().value) : result;
 }
 
 }  // namespace
 
-intflash_status pack_kv(const intflash_plan& plan, const intflash_attend_args& args,
-                        void* workspace) {
-  const Call call{plan, args, static_cast<char*>(workspace)};
-  const Problem& p = call.problem();
+void begin_packing(const Call& call) {
   CallStatus& status = call.status();
   reset_scan(status.key);
   reset_scan(status.value);
   status.largest_key = 0;
-  if (p.kv_len == 0) return INTFLASH_OK;
+}
 
-  const ScannedTensor key = call.key();
-  const ScannedTensor value = call.value();
-  const Team team = call.team();
-  const std::int64_t heads = p.batch * p.num_kv_heads;
-  const bool sum_keys = p.center_key && args.key_center == nullptr;
-  const bool sum_values = p.center_value && args.value_center == nullptr;
-  // Means need a pass of their own; everything else is found while quantizing.
-  if (sum_keys || sum_values) {
-    team.for_each(num_chunks(key), [&](const Worker&, std::int64_t chunk) {
-      double* sums = call.partial_sums(chunk / call.spans(), chunk % call.spans());
-      if (sum_keys) scan_chunk(call.kernels(), key, chunk, status.key, sums);
-      if (sum_values) scan_chunk(call.kernels(), value, chunk, status.value, sums + p.head_dim);
-    });
-    const intflash_status result = report_bad_kv(key, value, status);
-    if (result != INTFLASH_OK) return result;
-    team.for_each(heads, [&](const Worker&, std::int64_t head) { compute_center(call, head); });
+void pack_score_block(const Call& call, const Worker& worker, std::int64_t head, std::int64_t block,
+                      char* pages, ScoreBlock& score_block) {
+  const PageLayout& page = call.layout().page;
+  std::uint64_t present[2];
+  for (std::int64_t i = 0; i < 2; ++i) {
+    pack_page(call, worker, head, 2 * block + i, pages + i * page.bytes());
+    score_block.half[i] = page.block(pages + i * page.bytes(), 0);
+    present[i] = keep_word({0, call.problem().kv_len}, (2 * block + i) * kBlockTokens);
   }
-  team.for_each(heads * call.layout().num_blocks, [&](const Worker& worker, std::int64_t index) {
-    pack_score_block(call, worker, index);
-  });
-  const intflash_status result = report_bad_kv(key, value, status);
+  call.kernels().prepare_block(score_block, present);
+}
+
+intflash_status end_packing(const Call& call) {
+  CallStatus& status = call.status();
+  const intflash_status result = report_bad_kv(call);
   if (result != INTFLASH_OK) return result;
-  status.largest_key = largest_of(key, status.key);
+  status.largest_key = largest_of(call.key(), status.key);
   if (status.largest_key >= kMaxKey) {
     return fail(INTFLASH_SCORE_OVERFLOW,
                 "key: largest magnitude %g: must be below 2^100, or its sums would leave the range "
                 "of f32",
                 status.largest_key);
   }
-  const double largest_value = largest_of(value, status.value);
+  const double largest_value = largest_of(call.value(), status.value);
   if (largest_value < kMaxValue) return INTFLASH_OK;
   return fail(INTFLASH_SCORE_OVERFLOW,
               "value: largest magnitude %g: must be below 2^90, or sums of weighted values would "
               "leave the range of f32",
               largest_value);
+}
+
+intflash_status pack_kv(const intflash_plan& plan, const intflash_attend_args& args,
+                        void* workspace) {
+  const Call call{plan, args, static_cast<char*>(workspace)};
+  const Problem& p = call.problem();
+  CallStatus& status = call.status();
+  begin_packing(call);
+  if (p.kv_len == 0) return INTFLASH_OK;
+
+  const Team team = call.team();
+  const std::int64_t heads = p.batch * p.num_kv_heads;
+  const bool sum_keys = p.center_key && args.key_center == nullptr;
+  const bool sum_values = p.center_value && args.value_center == nullptr;
+  // Means need a pass of their own; everything else is found while quantizing.
+  if (sum_keys || sum_values) {
+    const ScannedTensor key = call.key();
+    const ScannedTensor value = call.value();
+    team.for_each(num_chunks(key), [&](const Worker&, std::int64_t chunk) {
+      double* sums = call.partial_sums(chunk / call.spans(), chunk % call.spans());
+      if (sum_keys) scan_chunk(call.kernels(), key, chunk, status.key, sums);
+      if (sum_values) scan_chunk(call.kernels(), value, chunk, status.value, sums + p.head_dim);
+    });
+    const intflash_status result = report_bad_kv(call);
+    if (result != INTFLASH_OK) return result;
+    team.for_each(heads, [&](const Worker&, std::int64_t head) { compute_center(call, head); });
+  }
+  // In the order of the memory that is read.
+  const std::int64_t blocks = call.layout().num_blocks;
+  const bool tokens_first = args.key.stride_token > args.key.stride_head;
+  team.for_each(heads * blocks, [&](const Worker& worker, std::int64_t index) {
+    const std::int64_t head = tokens_first ? index % heads : index / blocks;
+    const std::int64_t block = tokens_first ? index / heads : index % blocks;
+    pack_score_block(call, worker, head, block, call.page(head, 2 * block),
+                     call.score_blocks(head)[block]);
+  });
+  return end_packing(call);
 }
 
 }  // namespace intflash

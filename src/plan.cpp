@@ -32,6 +32,16 @@ std::int64_t choose_tiles_per_item(const Problem& problem, const Plan& plan) {
   return std::clamp<std::int64_t>(plan.tiles_per_head / wanted, 1, kTilesPerItem);
 }
 
+// One tile of each head at most: packed keys are then read once, and need not be kept. Means of all
+// keys come first, and workers without a head would not pack.
+std::int64_t choose_heads_at_once(const Problem& problem, const Plan& plan) {
+  const std::int64_t heads = problem.batch * problem.num_kv_heads;
+  if (plan.tiles_per_head > 1 || plan.num_workers > heads) return 0;
+  if (problem.center_key || problem.center_value) return 0;
+  const std::int64_t share = ceil_div(heads, plan.num_workers);
+  return share <= kMaxHeadsAtOnce ? share : 0;
+}
+
 }  // namespace
 
 Plan make_plan(const Problem& problem, const KernelTable& kernels, std::int32_t num_workers,
@@ -51,8 +61,10 @@ Plan make_plan(const Problem& problem, const KernelTable& kernels, std::int32_t 
   plan.page = {problem.head_dim, problem.head_dim_v, kBlockTokens};
   const std::int64_t span_bytes = plan.page.bytes() * (kSpanTokens / kBlockTokens);
   plan.superblock_spans = std::max<std::int64_t>(1, l2_bytes * 5 / 8 / span_bytes);
-  plan.worker =
-      worker_layout(kernels, plan.tile, plan.tiles_per_item, problem.head_dim, problem.head_dim_v);
+  plan.heads_at_once = choose_heads_at_once(problem, plan);
+  plan.worker = worker_layout(kernels, plan.tile, std::max(plan.tiles_per_item, plan.heads_at_once),
+                              std::max<std::int64_t>(1, plan.heads_at_once), problem.head_dim,
+                              problem.head_dim_v);
 
   Layout layout;
   const std::int64_t spans = ceil_div(problem.kv_len, kSpanTokens);

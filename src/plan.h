@@ -16,6 +16,8 @@
 
 namespace intflash {
 
+constexpr std::int64_t kMaxHeadsAtOnce = 16;
+
 // Tiles of consecutive query rows of one kv head. Row r of a head's rows is query r / group_size of
 // query head r % group_size of the group: rows that see the same keys lie together.
 struct WorkItem {
@@ -41,6 +43,8 @@ struct Plan {
   std::int64_t tiles_per_head;
   std::int64_t tiles_per_item;
   std::int64_t num_items;
+  std::int64_t heads_at_once;     // kv heads whose few rows attend each block as soon as it is
+                                  // packed; 0 = all is packed first
   std::int64_t superblock_spans;  // spans whose keys and values stay in L2 while an item's tiles
                                   // pass over them
 

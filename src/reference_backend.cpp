@@ -104,8 +104,13 @@ void create_plan(intflash_plan& plan) {
                 plan.problem.mode == INTFLASH_MODE_EXACT ? "exact" : "intfa");
 }
 
+intflash_status run(const intflash_plan& plan, const intflash_attend_args& args, void* workspace) {
+  const intflash_status status = pack(plan, args, workspace);
+  return status == INTFLASH_OK ? attend(plan, args, workspace) : status;
+}
+
 }  // namespace
 
-const Backend kReferenceBackend = {"reference", create_plan, pack, attend};
+const Backend kReferenceBackend = {"reference", create_plan, pack, attend, run};
 
 }  // namespace intflash

@@ -206,15 +206,15 @@ void clear_state(const AttentionState& state, std::int32_t rows) {
   std::fill_n(state.accumulators, rows * state.accumulator_stride, 0.0f);
 }
 
-bool sees_span(const Tile& tile, std::int64_t span) {
-  return tile.min_begin < (span + 1) * kSpanTokens && tile.max_end > span * kSpanTokens;
+bool sees_keys(const Tile& tile, KeyRange keys) {
+  return tile.min_begin < keys.end && tile.max_end > keys.begin;
 }
 
-void attend_span_into(const RowGroup& group, const Worker& worker, std::int64_t span,
-                      const SpanKeys& keys, const Tile& tile, const AttentionState& state) {
-  const std::int64_t span_begin = span * kSpanTokens;
-  const std::int64_t first_key = std::max(span_begin, tile.min_begin / kScoreBlock * kScoreBlock);
-  const std::int64_t end_key = std::min(span_begin + kSpanTokens, tile.max_end);
+void attend_into(const RowGroup& group, const Worker& worker, const SpanKeys& keys,
+                 const Tile& tile, const AttentionState& state) {
+  const std::int64_t first_key =
+      std::max(keys.keys.begin, tile.min_begin / kScoreBlock * kScoreBlock);
+  const std::int64_t end_key = std::min(keys.keys.end, tile.max_end);
   const std::int32_t rows = tile.query.rows;
   const std::uint64_t* keep[kBlocksPerSpan] = {};
   std::uint32_t biased[kBlocksPerSpan] = {};
@@ -230,7 +230,7 @@ void attend_span_into(const RowGroup& group, const Worker& worker, std::int64_t 
   task.query = &tile.query;
   task.head_dim_v = static_cast<std::int32_t>(group.head_dim_v);
   task.num_blocks = num_blocks;
-  task.blocks = keys.blocks + (first_key - span_begin) / kScoreBlock;
+  task.blocks = keys.blocks + (first_key - keys.keys.begin) / kScoreBlock;
   task.after = keys.after;
   task.keep = keep;
   task.biased = biased;
@@ -243,16 +243,24 @@ void attend_span_into(const RowGroup& group, const Worker& worker, std::int64_t 
   group.kernels->attend_tile(task);
 }
 
-void attend_span(const RowGroup& group, const Worker& worker, std::int64_t span,
-                 const SpanKeys& keys, Tile& tile) {
-  if (!sees_span(tile, span)) return;
-  const AttentionState& state = tile.touched ? worker.part : tile.total;
+AttentionState begin_span(Tile& tile, const AttentionState& part) {
+  const AttentionState& state = tile.touched ? part : tile.total;
   clear_state(state, tile.query.rows);
-  attend_span_into(group, worker, span, keys, tile, state);
+  return state;
+}
+
+void end_span(const RowGroup& group, const AttentionState& part, Tile& tile) {
   if (tile.touched)
-    group.kernels->merge_states(worker.part, tile.total, tile.query.rows,
+    group.kernels->merge_states(part, tile.total, tile.query.rows,
                                 static_cast<std::int32_t>(group.head_dim_v));
   tile.touched = true;
+}
+
+void attend_span(const RowGroup& group, const Worker& worker, const SpanKeys& keys, Tile& tile) {
+  if (!sees_keys(tile, keys.keys)) return;
+  const AttentionState part = worker.part(0);
+  attend_into(group, worker, keys, tile, begin_span(tile, part));
+  end_span(group, part, tile);
 }
 
 void finish_tile(const RowGroup& group, std::int64_t first_row, Tile& tile) {

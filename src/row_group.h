@@ -61,22 +61,28 @@ void clip_tile(KeyRange keys, Tile& tile);
 // No key seen.
 void clear_state(const AttentionState& state, std::int32_t rows);
 
-// Whether some row of the tile sees a key of the span.
-bool sees_span(const Tile& tile, std::int64_t span);
+// Whether some row of the tile sees one of the keys.
+bool sees_keys(const Tile& tile, KeyRange keys);
 
-// A span's score blocks, from key span * kSpanTokens on.
+// Score blocks of a span: all of them, or a part.
 struct SpanKeys {
+  KeyRange keys;  // begin is a multiple of kScoreBlock
   const ScoreBlock* blocks;
-  const KvBlock* after;  // [2]: keys that are read after the span's last; nullptr = unknown
+  const KvBlock* after;  // [2]: keys that are read after the last; nullptr = unknown
 };
 
-// Takes the keys of a span that the tile sees into state, behind those that it holds.
-void attend_span_into(const RowGroup& group, const Worker& worker, std::int64_t span,
-                      const SpanKeys& keys, const Tile& tile, const AttentionState& state);
+// Takes the keys that the tile sees into state, behind those that it holds.
+void attend_into(const RowGroup& group, const Worker& worker, const SpanKeys& keys,
+                 const Tile& tile, const AttentionState& state);
+
+// The state that takes a span's keys alone, with none seen yet: the part, unless the span is the
+// first that the tile sees.
+AttentionState begin_span(Tile& tile, const AttentionState& part);
+// Merges it into the tile's state.
+void end_span(const RowGroup& group, const AttentionState& part, Tile& tile);
 
 // Attends the keys of a span alone, and merges them into the tile's state.
-void attend_span(const RowGroup& group, const Worker& worker, std::int64_t span,
-                 const SpanKeys& keys, Tile& tile);
+void attend_span(const RowGroup& group, const Worker& worker, const SpanKeys& keys, Tile& tile);
 
 // Writes out, and log-sum-exp.
 void finish_tile(const RowGroup& group, std::int64_t first_row, Tile& tile);

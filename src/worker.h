@@ -15,6 +15,9 @@
 namespace intflash {
 
 constexpr std::int64_t kBlocksPerSpan = kSpanTokens / kScoreBlock;
+inline KeyRange keys_of_span(std::int64_t span) {
+  return {span * kSpanTokens, (span + 1) * kSpanTokens};
+}
 
 // Query rows from quantization to the written result; its accumulators and codes follow it.
 struct Tile {
@@ -51,9 +54,17 @@ struct Worker {
     return reinterpret_cast<Tile*>(tiles + index * tile_bytes);
   }
 
+  // Of the span at work, where a tile's total holds an earlier one.
+  AttentionState part(std::int64_t index) const {
+    float* state = reinterpret_cast<float*>(parts + index * part_bytes);
+    return {state, state + kMaxTileRows, state + 2 * kMaxTileRows, accumulator_stride};
+  }
+
   char* tiles;
   std::int64_t tile_bytes;
-  AttentionState part;  // of the span at work, where a tile's total holds an earlier one
+  char* parts;
+  std::int64_t part_bytes;
+  std::int64_t accumulator_stride;
   std::uint64_t* keep;  // [blocks of a span][kMaxTileRows][2]
   ScoreBlock* blocks;   // [blocks of a span]: gathered from pages
   std::int8_t* codes;   // [64][stride of the larger dim]: rows being packed
@@ -63,14 +74,19 @@ struct Worker {
 // Where the parts of a worker's memory begin.
 struct WorkerLayout {
   TileShape tile;
-  std::int64_t part, keep, blocks, codes, scratch, bytes;
+  std::int64_t parts, keep, blocks, codes, scratch, bytes;
+
+  std::int64_t part_bytes() const {
+    return 2 * kMaxTileRows * 4 + tile.rows * tile.accumulator_stride * 4;
+  }
 
   Worker at(char* base) const {
     Worker worker{};
     worker.tiles = base;
     worker.tile_bytes = tile.bytes();
-    float* state = reinterpret_cast<float*>(base + part);
-    worker.part = {state, state + kMaxTileRows, state + 2 * kMaxTileRows, tile.accumulator_stride};
+    worker.parts = base + parts;
+    worker.part_bytes = part_bytes();
+    worker.accumulator_stride = tile.accumulator_stride;
     worker.keep = reinterpret_cast<std::uint64_t*>(base + keep);
     worker.blocks = reinterpret_cast<ScoreBlock*>(base + blocks);
     worker.codes = reinterpret_cast<std::int8_t*>(base + codes);
@@ -80,15 +96,15 @@ struct WorkerLayout {
 };
 
 inline WorkerLayout worker_layout(const KernelTable& kernels, const TileShape& tile,
-                                  std::int64_t num_tiles, std::int64_t head_dim,
-                                  std::int64_t head_dim_v) {
+                                  std::int64_t num_tiles, std::int64_t num_parts,
+                                  std::int64_t head_dim, std::int64_t head_dim_v) {
   const std::int64_t larger_dim = head_dim > head_dim_v ? head_dim : head_dim_v;
   const std::int64_t scratch = static_cast<std::int64_t>(kernels.scratch_bytes(
       static_cast<std::int32_t>(head_dim), static_cast<std::int32_t>(head_dim_v)));
   WorkerLayout at{};
   at.tile = tile;
-  at.part = num_tiles * tile.bytes();
-  at.keep = at.part + 2 * kMaxTileRows * 4 + tile.rows * tile.accumulator_stride * 4;
+  at.parts = num_tiles * tile.bytes();
+  at.keep = at.parts + num_parts * at.part_bytes();
   at.blocks = at.keep + kBlocksPerSpan * kMaxTileRows * 2 * 8;
   at.codes = at.blocks + kBlocksPerSpan * static_cast<std::int64_t>(sizeof(ScoreBlock));
   at.scratch = at.codes + kBlockTokens * round_up(larger_dim, 64);

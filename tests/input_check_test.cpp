@@ -106,8 +106,10 @@ TEST(NonfiniteInput, IsFoundByEveryPortAtEveryChannel) {
 TEST(NonfiniteInput, OfTheLowestPositionIsReported) {
   AttentionCase c = small_call();
   c.kv_len = 2500;  // three chunks of a scan
-  for (const std::int32_t threads : {1, 3}) {
-    ApiCall call(c, threads);
+  for (const bool centered : {false, true}) {
+    c.center = centered ? INTFLASH_CENTER_KEY_VALUE : INTFLASH_CENTER_NONE;
+    c.query_len = centered ? 5 : 3;
+    ApiCall call(c, centered ? 3 : 1);
     const Input key = inputs_of(call)[1];
     const Position order[] = {{1, 1, 2499, 15}, {1, 0, 1024, 0}, {0, 1, 2000, 3}, {0, 1, 1023, 15},
                               {0, 1, 1023, 2},  {0, 0, 2499, 9}, {0, 0, 7, 9},    {0, 0, 0, 0}};

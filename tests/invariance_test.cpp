@@ -271,6 +271,34 @@ TEST(Invariance, PackingFirstChangesNoBit) {
   expect_same_bits(codes, {packed});
 }
 
+// Few rows of each head: without packing first, each block is attended as soon as it is packed.
+TEST(Invariance, PackingAllKeysFirstChangesNoBitOfFewRows) {
+  std::vector<RunOptions> ways;
+  for (const bool packed : {true, false}) {
+    for (const auto loop : {run_forwards, run_backwards, run_on_threads}) {
+      for (const std::int32_t threads : {1, 2, 5, 64}) {
+        ways.push_back({});
+        ways.back().packed = packed;
+        ways.back().num_threads = threads;
+        ways.back().parallel.run = loop;
+      }
+    }
+  }
+  AttentionCase c = wide_case();
+  c.num_kv_heads = 5;
+  c.query_len = 3;
+  c.key.layout = c.value.layout = Layout::kTokensFirst;
+  c.center = INTFLASH_CENTER_NONE;
+  expect_same_bits(c, ways);
+  c.mask = INTFLASH_MASK_WINDOW;
+  c.window_left = 700;
+  c.kv_len = 1500;
+  expect_same_bits(c, ways);
+  c.mask = INTFLASH_MASK_NONE;
+  c.bias = CaseBias::kAdditive;
+  expect_same_bits(c, ways);
+}
+
 TEST(Invariance, PackedKeysAndValuesServeManyCalls) {
   AttentionCase c = causal_case();
   Whole whole(c);

@@ -134,6 +134,23 @@ TEST(Plan, PartsOfTheWorkspaceAreAlignedAndDoNotOverlap) {
   });
 }
 
+TEST(Plan, HeadsAtOnceCoverAllHeadsOnceAndFitTheWorkers) {
+  int taken = 0;
+  for_each_plan([&](const Problem& problem, const Plan& plan, const KernelTable&) {
+    if (plan.heads_at_once == 0) return;
+    ++taken;
+    const std::int64_t heads = problem.batch * problem.num_kv_heads;
+    EXPECT_EQ(plan.tiles_per_head, 1);
+    EXPECT_FALSE(problem.center_key || problem.center_value);
+    EXPECT_LE(plan.heads_at_once, kMaxHeadsAtOnce);
+    EXPECT_GE(plan.heads_at_once * plan.num_workers, heads);
+    EXPECT_LE(ceil_div(heads, plan.heads_at_once), plan.num_workers);
+    EXPECT_GE(plan.worker.parts, plan.heads_at_once * plan.tile.bytes());
+    EXPECT_GE(plan.worker.keep, plan.worker.parts + plan.heads_at_once * plan.worker.part_bytes());
+  });
+  EXPECT_GT(taken, 0);
+}
+
 TEST(Plan, DoesNotGrowWithThePortsOrThreadsWhereItHoldsKeys) {
   for (const Shape& shape : kShapes) {
     const Problem problem = problem_of(shape, true);

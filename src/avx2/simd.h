@@ -158,6 +158,73 @@ struct Avx2 {
     }
   }
 
+  static INTFLASH_INLINE void sum_tokens(const std::int8_t* rows, std::int32_t num_rows,
+                                         std::int32_t* sums) {
+    for (std::int32_t token = 0; token < 16; token += 8) {
+      I32 sum = zero();
+      for (std::int32_t r = 0; r < num_rows; ++r) {
+        const I16 pairs =
+            _mm256_maddubs_epi16(_mm256_set1_epi8(1), load(rows + r * 64 + token * 4));
+        sum = multiply_add_pairs(sum, pairs, broadcast16(1));
+      }
+      store(sums + token, sum);
+    }
+  }
+  static INTFLASH_INLINE void interleave_tokens(const std::int8_t* tokens, std::int64_t stride,
+                                                std::int8_t* rows, std::int64_t row_stride) {
+    for (std::int32_t half = 0; half < 2; ++half) {
+      const std::int8_t* from = tokens + half * 32;
+      std::int8_t* to = rows + 2 * half * row_stride;
+      const I32 a = load_any(from);
+      const I32 b = load_any(from + stride);
+      const I32 c = load_any(from + 2 * stride);
+      const I32 d = load_any(from + 3 * stride);
+      const I32 low_ab = _mm256_unpacklo_epi8(a, b);
+      const I32 low_cd = _mm256_unpacklo_epi8(c, d);
+      const I32 high_ab = _mm256_unpackhi_epi8(a, b);
+      const I32 high_cd = _mm256_unpackhi_epi8(c, d);
+      // In lane l four channels of row l each: 0 ... 3, 4 ... 7, and so on.
+      const I32 four[4] = {
+          _mm256_unpacklo_epi16(low_ab, low_cd), _mm256_unpackhi_epi16(low_ab, low_cd),
+          _mm256_unpacklo_epi16(high_ab, high_cd), _mm256_unpackhi_epi16(high_ab, high_cd)};
+      store(to, _mm256_permute2x128_si256(four[0], four[1], 0x20));
+      store(to + 32, _mm256_permute2x128_si256(four[2], four[3], 0x20));
+      store(to + row_stride, _mm256_permute2x128_si256(four[0], four[1], 0x31));
+      store(to + row_stride + 32, _mm256_permute2x128_si256(four[2], four[3], 0x31));
+    }
+  }
+
+  static INTFLASH_INLINE float widen_half(std::uint16_t half) { return _cvtsh_ss(half); }
+  static INTFLASH_INLINE void widen_halves(const std::uint16_t* halves, std::int64_t count,
+                                           float* elements) {
+    for (std::int64_t i = 0; i < count; i += 8) {
+      const __m128i eight = _mm_loadu_si128(reinterpret_cast<const __m128i*>(halves + i));
+      _mm256_storeu_ps(elements + i, _mm256_cvtph_ps(eight));
+    }
+  }
+  static INTFLASH_INLINE void scale_codes(const std::int8_t* codes, float scale, float* elements) {
+    for (std::int32_t i = 0; i < 32; i += 8) {
+      const __m128i some = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(codes + i));
+      const F32 numbers = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(some));
+      _mm256_storeu_ps(elements + i, _mm256_mul_ps(numbers, broadcast_f32(scale)));
+    }
+  }
+  static INTFLASH_INLINE void quantize_64(const float* row, float inverse, std::int8_t* codes) {
+    for (std::int32_t i = 0; i < 64; i += 32) {
+      I32 part[4];
+      INTFLASH_UNROLL
+      for (int k = 0; k < 4; ++k) {
+        const F32 channels = _mm256_loadu_ps(row + i + 8 * k);
+        part[k] = _mm256_cvtps_epi32(_mm256_mul_ps(channels, broadcast_f32(inverse)));
+      }
+      // Packing goes lane by lane: four codes of each part to a lane.
+      const I32 packed = _mm256_packs_epi16(pack16(part[0], part[1]), pack16(part[2], part[3]));
+      const I32 order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes + i),
+                          _mm256_permutevar8x32_epi32(packed, order));
+    }
+  }
+
   static INTFLASH_INLINE F32 load_f32(const float* p) { return _mm256_load_ps(p); }
   static INTFLASH_INLINE void store_f32(float* p, F32 a) { _mm256_store_ps(p, a); }
   static INTFLASH_INLINE F32 broadcast_f32(float a) { return _mm256_set1_ps(a); }

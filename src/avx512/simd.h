@@ -186,6 +186,67 @@ struct Avx512 {
     }
   }
 
+  static INTFLASH_INLINE void sum_tokens(const std::int8_t* rows, std::int32_t num_rows,
+                                         std::int32_t* sums) {
+    I32 sum = zero();
+    const I32 ones = _mm512_set1_epi8(1);
+    for (std::int32_t r = 0; r < num_rows; ++r)
+      sum = _mm512_dpbusd_epi32(sum, ones, load(rows + r * 64));
+    store(sums, sum);
+  }
+  static INTFLASH_INLINE void interleave_tokens(const std::int8_t* tokens, std::int64_t stride,
+                                                std::int8_t* rows, std::int64_t row_stride) {
+    const I32 a = load_any(tokens);
+    const I32 b = load_any(tokens + stride);
+    const I32 c = load_any(tokens + 2 * stride);
+    const I32 d = load_any(tokens + 3 * stride);
+    const I32 low_ab = _mm512_unpacklo_epi8(a, b);
+    const I32 low_cd = _mm512_unpacklo_epi8(c, d);
+    const I32 high_ab = _mm512_unpackhi_epi8(a, b);
+    const I32 high_cd = _mm512_unpackhi_epi8(c, d);
+    // In lane l four channels of row l each: 0 ... 3, 4 ... 7, and so on.
+    const I32 four[4] = {
+        _mm512_unpacklo_epi16(low_ab, low_cd), _mm512_unpackhi_epi16(low_ab, low_cd),
+        _mm512_unpacklo_epi16(high_ab, high_cd), _mm512_unpackhi_epi16(high_ab, high_cd)};
+    const I32 front = _mm512_shuffle_i32x4(four[0], four[1], 0x44);
+    const I32 front2 = _mm512_shuffle_i32x4(four[2], four[3], 0x44);
+    const I32 back = _mm512_shuffle_i32x4(four[0], four[1], 0xee);
+    const I32 back2 = _mm512_shuffle_i32x4(four[2], four[3], 0xee);
+    store(rows, _mm512_shuffle_i32x4(front, front2, 0x88));
+    store(rows + row_stride, _mm512_shuffle_i32x4(front, front2, 0xdd));
+    store(rows + 2 * row_stride, _mm512_shuffle_i32x4(back, back2, 0x88));
+    store(rows + 3 * row_stride, _mm512_shuffle_i32x4(back, back2, 0xdd));
+  }
+
+  static INTFLASH_INLINE float widen_half(std::uint16_t half) { return _cvtsh_ss(half); }
+  static INTFLASH_INLINE void widen_halves(const std::uint16_t* halves, std::int64_t count,
+                                           float* elements) {
+    for (std::int64_t i = 0; i < count; i += 16) {
+      const __mmask16 some = count - i < 16 ? 0xff : 0xffff;
+      const __m256i sixteen = _mm256_maskz_loadu_epi16(some, halves + i);
+      _mm512_mask_storeu_ps(elements + i, some, _mm512_cvtph_ps(sixteen));
+    }
+  }
+  static INTFLASH_INLINE void scale_codes(const std::int8_t* codes, float scale, float* elements) {
+    for (std::int32_t i = 0; i < 32; i += 16) {
+      const __m128i some = _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes + i));
+      const F32 numbers = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(some));
+      _mm512_storeu_ps(elements + i, _mm512_mul_ps(numbers, broadcast_f32(scale)));
+    }
+  }
+  static INTFLASH_INLINE void quantize_64(const float* row, float inverse, std::int8_t* codes) {
+    I32 part[4];
+    INTFLASH_UNROLL
+    for (int i = 0; i < 4; ++i) {
+      const F32 channels = _mm512_loadu_ps(row + 16 * i);
+      part[i] = _mm512_cvtps_epi32(_mm512_mul_ps(channels, broadcast_f32(inverse)));
+    }
+    // Packing goes lane by lane: four codes of each part to a lane.
+    const I32 packed = _mm512_packs_epi16(pack16(part[0], part[1]), pack16(part[2], part[3]));
+    const I32 order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    _mm512_storeu_si512(codes, _mm512_permutexvar_epi32(order, packed));
+  }
+
   static INTFLASH_INLINE F32 load_f32(const float* p) { return _mm512_load_ps(p); }
   static INTFLASH_INLINE void store_f32(float* p, F32 a) { _mm512_store_ps(p, a); }
   static INTFLASH_INLINE F32 broadcast_f32(float a) { return _mm512_set1_ps(a); }

@@ -9,11 +9,12 @@
 #include <cstdint>
 
 #include "tile/portability.h"
+#include "tile/row_ops.h"
 
 namespace intflash {
 namespace {
 
-struct Neon {
+struct Neon : RowLoops {
   using I32 = int32x4_t;
   using I16 = int16x8_t;
   using F32 = float32x4_t;

@@ -28,12 +28,6 @@ struct NaturalOrder {
   }
 };
 
-struct PlainLayout {
-  static void transpose_quads(const std::int8_t* tokens, std::int64_t stride, std::int8_t* rows) {
-    transpose_quads_plainly(tokens, stride, rows);
-  }
-};
-
 struct Scratch {
   std::int16_t factors[kMaxHeadDim / 4][64];
   std::int32_t dots[kScoreBlock];
@@ -223,14 +217,14 @@ double integer_peak(std::int64_t repeats) {
 extern constexpr KernelTable kernels_scalar = {
     .name = "scalar",
     .tile_rows = kTileRows,
-    .max_magnitude = max_magnitude,
-    .sum_rows = sum_rows,
-    .quantize_rows = quantize_rows,
+    .max_magnitude = max_magnitude<RowLoops>,
+    .sum_rows = sum_rows<RowLoops>,
+    .quantize_rows = quantize_rows<RowLoops>,
     .sum_magnitudes = sum_magnitudes,
-    .pack_keys = pack_keys<PlainLayout>,
-    .pack_values = pack_values,
+    .pack_keys = pack_keys<RowLoops>,
+    .pack_values = pack_values<RowLoops>,
     .prepare_block = prepare_block,
-    .mask_words = mask_words<PlainLayout>,
+    .mask_words = mask_words<RowLoops>,
     .has_bad_element = has_bad_element,
     .scratch_bytes = scratch_bytes,
     .attend_tile = attend_tile,

@@ -5,6 +5,7 @@
 // an integer reduction, so the bits do not depend on how wide a port vectorizes it.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "tile/float_math.h"
@@ -24,37 +25,30 @@ INTFLASH_INLINE std::uint32_t max_magnitude_of(const float* row, std::int64_t di
   return magnitude;
 }
 
+template <class Ops>
 std::uint32_t max_magnitude(const RowSource& source, std::int64_t rows, std::int64_t dim) {
   alignas(64) float buffer[kMaxHeadDim];
   std::uint32_t magnitude = 0;
   for (std::int64_t r = 0; r < rows; ++r) {
-    magnitude =
-        max_magnitude_of(widen_row(row_of(source, r), source.dtype, dim, buffer), dim, magnitude);
+    magnitude = max_magnitude_of(widen_row<Ops>(row_of(source, r), source.dtype, dim, buffer), dim,
+                                 magnitude);
   }
   return magnitude;
 }
 
+template <class Ops>
 std::uint32_t sum_rows(const RowSource& source, std::int64_t rows, std::int64_t dim,
                        float* INTFLASH_RESTRICT sum) {
   alignas(64) float buffer[kMaxHeadDim];
   std::uint32_t magnitude = 0;
   for (std::int64_t r = 0; r < rows; ++r) {
-    const float* row = widen_row(row_of(source, r), source.dtype, dim, buffer);
+    const float* row = widen_row<Ops>(row_of(source, r), source.dtype, dim, buffer);
     for (std::int64_t c = 0; c < dim; ++c) {
       magnitude = max_of(magnitude, bits_as<std::uint32_t>(row[c]) & 0x7fffffffu);
       sum[c] += row[c];
     }
   }
   return magnitude;
-}
-
-// codes = round(row * inverse) over a run of channels whose length the compiler knows.
-template <std::int64_t kCount>
-INTFLASH_INLINE void quantize_run(const float* row, float inverse,
-                                  std::int8_t* INTFLASH_RESTRICT codes) {
-  for (std::int64_t c = 0; c < kCount; ++c) {
-    codes[c] = static_cast<std::int8_t>(round_to_int(row[c] * inverse));
-  }
 }
 
 // The row in the buffer, to be changed there.
@@ -66,52 +60,88 @@ INTFLASH_INLINE const float* copied_row(const float* row, std::int64_t dim, floa
 }
 
 // Of f16 rows of 128 channels 2 KiB, twice what a core has line fill buffers for.
-constexpr std::int64_t kRowsAhead = 8;
+constexpr std::int64_t kRowsAhead = 16;
 
 // Asks for a row some rows ahead: a head's rows in a cache that has tokens first lie pages apart,
 // where no hardware prefetcher follows. May lie beyond the tensor, which is only asked for.
-INTFLASH_INLINE void prefetch_row(const RowSource& source, std::int64_t row, std::int64_t dim) {
-  const char* bytes = static_cast<const char*>(row_of(source, row));
-  for (std::int64_t i = 0; i < bytes_of(source.dtype, dim); i += 64) __builtin_prefetch(bytes + i);
+INTFLASH_INLINE void prefetch_row(const RowSource& source, std::int64_t row, std::int64_t bytes) {
+  const char* first = static_cast<const char*>(row_of(source, row));
+  for (std::int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(first + i);
 }
+
+// Row r of a task in f32, turned, centred and rotated; in the buffer, unless it is taken as it
+// lies.
+template <class Ops>
+INTFLASH_INLINE const float* row_to_quantize(const QuantizeTask& task, std::int32_t r,
+                                             float* buffer) {
+  const std::int64_t dim = task.dim;
+  const float* row = widen_row<Ops>(row_of(task.source, r), task.source.dtype, dim, buffer);
+  if (task.rope.cos != nullptr) {
+    row = copied_row(row, dim, buffer);
+    embed_row(task.rope, r, buffer);
+  }
+  if (task.center != nullptr) {
+    for (std::int64_t c = 0; c < dim; ++c) buffer[c] = row[c] - task.center[c];
+    row = buffer;
+  }
+  if (task.rotate != 0) {
+    row = copied_row(row, dim, buffer);
+    rotate_row(buffer, dim);
+  }
+  return row;
+}
+
+// codes = round(row * inverse), and zeros up to the stride.
+template <class Ops>
+INTFLASH_INLINE void write_codes(const float* row, std::int64_t dim, float inverse,
+                                 std::int8_t* INTFLASH_RESTRICT codes, std::int64_t stride) {
+  std::int64_t c = 0;
+  for (; c + 64 <= dim; c += 64) Ops::quantize_64(row + c, inverse, codes + c);
+  for (; c < dim; ++c) codes[c] = static_cast<std::int8_t>(round_to_int(row[c] * inverse));
+  for (; c < stride; ++c) codes[c] = 0;
+}
+
+// Rows whose largest magnitudes are found before the first is divided by its own: each step of a
+// row waits for the one before.
+constexpr std::int32_t kRowsAtOnce = 8;
 
 // Symmetric per token: scale = max|x| / 127, code = round(x * (127 / max|x|)), to nearest even.
 // Returns the bits of the largest magnitude met, at least 0x7f800000 where one is NaN or infinite.
+template <class Ops>
 std::uint32_t quantize_rows(const QuantizeTask& task) {
-  alignas(64) float buffer[kMaxHeadDim];
+  alignas(64) float buffer[kRowsAtOnce * kMaxHeadDim];
   const std::int64_t dim = task.dim;
+  const std::int64_t row_bytes = bytes_of(task.source.dtype, dim);
+  const std::int64_t stride = round_up(dim, 16);
   std::uint32_t largest_of_all = 0;
-  for (std::int32_t r = 0; r < task.rows; ++r) {
-    prefetch_row(task.source, r + kRowsAhead, dim);
-    const float* row = widen_row(row_of(task.source, r), task.source.dtype, dim, buffer);
-    if (task.rope.cos != nullptr) {
-      row = copied_row(row, dim, buffer);
-      embed_row(task.rope, r, buffer);
+  for (std::int32_t first = 0; first < task.rows; first += kRowsAtOnce) {
+    const std::int32_t rows = min_of(kRowsAtOnce, task.rows - first);
+    const float* row[kRowsAtOnce];
+    std::uint32_t magnitude[kRowsAtOnce] = {};
+    for (std::int32_t i = 0; i < rows; ++i) {
+      prefetch_row(task.source, first + i + kRowsAhead, row_bytes);
+      row[i] = row_to_quantize<Ops>(task, first + i, buffer + i * stride);
+      magnitude[i] = max_magnitude_of(row[i], dim, 0);
     }
-    if (task.center != nullptr) {
-      for (std::int64_t c = 0; c < dim; ++c) buffer[c] = row[c] - task.center[c];
-      row = buffer;
+    float scale[kRowsAtOnce];
+    float inverse[kRowsAtOnce];
+    for (std::int32_t i = 0; i < kRowsAtOnce; ++i) {
+      const float largest = bits_as<float>(magnitude[i]);
+      // What is not finite is an error, and gets codes of 0 until it is reported.
+      const bool none = (largest < kTinyMagnitude) | (magnitude[i] >= 0x7f800000u);
+      inverse[i] = select_float(none, 0.0f, 127.0f / largest);
+      scale[i] = select_float(none, 0.0f, largest / 127.0f);
+      largest_of_all = max_of(largest_of_all, magnitude[i]);
     }
-    if (task.rotate != 0) {
-      row = copied_row(row, dim, buffer);
-      rotate_row(buffer, dim);
+    for (std::int32_t i = 0; i < rows; ++i) {
+      std::int8_t* codes = task.codes + (first + i) * task.code_stride;
+      task.scale[first + i] = scale[i];
+      if (magnitude[i] < 0x7f800000u) {
+        write_codes<Ops>(row[i], dim, inverse[i], codes, task.code_stride);
+      } else {
+        __builtin_memset(codes, 0, static_cast<std::size_t>(task.code_stride));
+      }
     }
-    const std::uint32_t magnitude = max_magnitude_of(row, dim, 0);
-    largest_of_all = max_of(largest_of_all, magnitude);
-    const float largest = bits_as<float>(magnitude);
-    // What is not finite is an error, and gets codes of 0 until it is reported.
-    const bool none = largest < kTinyMagnitude || magnitude >= 0x7f800000u;
-    const float inverse = none ? 0.0f : 127.0f / largest;
-    task.scale[r] = none ? 0.0f : largest / 127.0f;
-    std::int8_t* codes = task.codes + r * task.code_stride;
-    if (magnitude >= 0x7f800000u) {
-      __builtin_memset(codes, 0, static_cast<std::size_t>(task.code_stride));
-      continue;
-    }
-    std::int64_t c = 0;
-    for (; c + 64 <= dim; c += 64) quantize_run<64>(row + c, inverse, codes + c);
-    for (; c < dim; c += 8) quantize_run<8>(row + c, inverse, codes + c);
-    for (; c < task.code_stride; ++c) codes[c] = 0;
   }
   return largest_of_all;
 }

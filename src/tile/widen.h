@@ -7,19 +7,12 @@
 #include <cstdint>
 
 #include "tile/portability.h"
+#include "tile/row_ops.h"
 #include "tile/types.h"
 
 namespace intflash {
 namespace {
 
-INTFLASH_INLINE float widen_f16(std::uint16_t half) {
-  const std::uint32_t sign = (half & 0x8000u) << 16;
-  const std::uint32_t magnitude = (half & 0x7fffu) << 13;
-  // Read with f32's exponent bias the value is 2^112 too small; the product is exact for normal and
-  // subnormal halves.
-  const std::uint32_t finite = bits_as<std::uint32_t>(bits_as<float>(magnitude) * 0x1p112f);
-  return bits_as<float>(sign | (magnitude >= 0x0f800000u ? magnitude | 0x7f800000u : finite));
-}
 INTFLASH_INLINE float widen_bf16(std::uint16_t half) {
   return bits_as<float>(static_cast<std::uint32_t>(half) << 16);
 }
@@ -52,13 +45,14 @@ constexpr std::int64_t kGgmlBlock = 32;
 constexpr std::int64_t kQ8_0BlockBytes = 2 + 32;
 constexpr std::int64_t kQ4_0BlockBytes = 2 + 16;
 
-INTFLASH_INLINE void widen_q8_0(const std::uint8_t* block, float* INTFLASH_RESTRICT elements) {
-  const float scale = widen_f16(load_as<std::uint16_t>(block));
-  const std::int8_t* codes = reinterpret_cast<const std::int8_t*>(block + 2);
-  for (std::int64_t i = 0; i < kGgmlBlock; ++i) elements[i] = static_cast<float>(codes[i]) * scale;
+template <class Ops>
+INTFLASH_INLINE void widen_q8_0(const std::uint8_t* block, float* elements) {
+  const float scale = Ops::widen_half(load_as<std::uint16_t>(block));
+  Ops::scale_codes(reinterpret_cast<const std::int8_t*>(block + 2), scale, elements);
 }
+template <class Ops>
 INTFLASH_INLINE void widen_q4_0(const std::uint8_t* block, float* INTFLASH_RESTRICT elements) {
-  const float scale = widen_f16(load_as<std::uint16_t>(block));
+  const float scale = Ops::widen_half(load_as<std::uint16_t>(block));
   const std::uint8_t* codes = block + 2;
   for (std::int64_t i = 0; i < kGgmlBlock / 2; ++i) {
     elements[i] = static_cast<float>((codes[i] & 15) - 8) * scale;
@@ -88,14 +82,16 @@ INTFLASH_INLINE const void* row_of(const RowSource& source, std::int64_t row) {
   return static_cast<const char*>(source.data) + bytes_of(source.dtype, row * source.stride);
 }
 
-// One row in f32: the row itself where it is f32 already, else the buffer.
+// One row in f32: the row itself where it is f32 already, else the buffer. dim: a multiple of 8,
+// unless Ops are the loops.
+template <class Ops = RowLoops>
 INTFLASH_INLINE const float* widen_row(const void* row, Dtype dtype, std::int64_t dim,
                                        float* INTFLASH_RESTRICT buffer) {
   const std::uint16_t* halves = static_cast<const std::uint16_t*>(row);
   const std::uint8_t* bytes = static_cast<const std::uint8_t*>(row);
   switch (dtype) {
     case Dtype::kF16:
-      for (std::int64_t c = 0; c < dim; ++c) buffer[c] = widen_f16(halves[c]);
+      Ops::widen_halves(halves, dim, buffer);
       return buffer;
     case Dtype::kBf16:
       for (std::int64_t c = 0; c < dim; ++c) buffer[c] = widen_bf16(halves[c]);
@@ -106,11 +102,11 @@ INTFLASH_INLINE const float* widen_row(const void* row, Dtype dtype, std::int64_
       return buffer;
     case Dtype::kQ8_0:
       for (std::int64_t c = 0; c < dim; c += kGgmlBlock)
-        widen_q8_0(bytes + c / kGgmlBlock * kQ8_0BlockBytes, buffer + c);
+        widen_q8_0<Ops>(bytes + c / kGgmlBlock * kQ8_0BlockBytes, buffer + c);
       return buffer;
     case Dtype::kQ4_0:
       for (std::int64_t c = 0; c < dim; c += kGgmlBlock)
-        widen_q4_0(bytes + c / kGgmlBlock * kQ4_0BlockBytes, buffer + c);
+        widen_q4_0<Ops>(bytes + c / kGgmlBlock * kQ4_0BlockBytes, buffer + c);
       return buffer;
     case Dtype::kF32:
       break;

@@ -1,0 +1,77 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// The operations on rows of channels that an instruction set may have a better way for, as loops.
+#pragma once
+
+#include <cstdint>
+
+#include "tile/float_math.h"
+#include "tile/portability.h"
+
+namespace intflash {
+namespace {
+
+INTFLASH_INLINE float widen_f16(std::uint16_t half) {
+  const std::uint32_t sign = (half & 0x8000u) << 16;
+  const std::uint32_t magnitude = (half & 0x7fffu) << 13;
+  // Read with f32's exponent bias the value is 2^112 too small; the product is exact for normal and
+  // subnormal halves.
+  const std::uint32_t finite = bits_as<std::uint32_t>(bits_as<float>(magnitude) * 0x1p112f);
+  return bits_as<float>(sign | (magnitude >= 0x0f800000u ? magnitude | 0x7f800000u : finite));
+}
+
+// A class of an instruction set's operations that has ways of its own hides these.
+struct RowLoops {
+  static INTFLASH_INLINE float widen_half(std::uint16_t half) { return widen_f16(half); }
+  // count: a multiple of 8.
+  static INTFLASH_INLINE void widen_halves(const std::uint16_t* halves, std::int64_t count,
+                                           float* INTFLASH_RESTRICT elements) {
+    for (std::int64_t i = 0; i < count; ++i) elements[i] = widen_f16(halves[i]);
+  }
+  // 32 codes times their scale.
+  static INTFLASH_INLINE void scale_codes(const std::int8_t* codes, float scale,
+                                          float* INTFLASH_RESTRICT elements) {
+    for (std::int64_t i = 0; i < 32; ++i) elements[i] = static_cast<float>(codes[i]) * scale;
+  }
+  // 64 channels times inverse, to the nearest code.
+  static INTFLASH_INLINE void quantize_64(const float* row, float inverse,
+                                          std::int8_t* INTFLASH_RESTRICT codes) {
+    for (std::int64_t c = 0; c < 64; ++c)
+      codes[c] = static_cast<std::int8_t>(round_to_int(row[c] * inverse));
+  }
+
+  // 16 tokens of 64 codes as 16 rows of [16 tokens][4].
+  static INTFLASH_INLINE void transpose_quads(const std::int8_t* tokens, std::int64_t stride,
+                                              std::int8_t* rows) {
+    for (std::int32_t quad = 0; quad < 16; ++quad) {
+      for (std::int32_t token = 0; token < 16; ++token) {
+        store_as(rows + quad * 64 + token * 4,
+                 load_as<std::int32_t>(tokens + token * stride + quad * 4));
+      }
+    }
+  }
+  // The sums of 16 tokens' codes, which lie as rows of [16 tokens][4].
+  static INTFLASH_INLINE void sum_tokens(const std::int8_t* rows, std::int32_t num_rows,
+                                         std::int32_t* sums) {
+    std::int32_t sum[16] = {};
+    for (std::int32_t r = 0; r < num_rows; ++r) {
+      for (std::int32_t i = 0; i < 64; ++i) sum[i / 4] += rows[r * 64 + i];
+    }
+    for (std::int32_t token = 0; token < 16; ++token) sums[token] = sum[token];
+  }
+  // 4 tokens of 64 codes as 4 rows of [16 channels][4 tokens].
+  static INTFLASH_INLINE void interleave_tokens(const std::int8_t* tokens, std::int64_t stride,
+                                                std::int8_t* rows, std::int64_t row_stride) {
+    for (std::int32_t r = 0; r < 4; ++r) {
+      std::int8_t* INTFLASH_RESTRICT row = rows + r * row_stride;
+      for (std::int32_t channel = 0; channel < 16; ++channel) {
+        for (std::int32_t token = 0; token < 4; ++token)
+          row[channel * 4 + token] = tokens[token * stride + r * 16 + channel];
+      }
+    }
+  }
+};
+
+}  // namespace
+}  // namespace intflash
