@@ -34,6 +34,10 @@ struct Call {
   std::int64_t dims() const { return problem().head_dim + problem().head_dim_v; }
   std::int64_t spans() const { return (problem().kv_len + kSpanTokens - 1) / kSpanTokens; }
 
+  // Of the queries of a batch.
+  KeyRange* plain_keys(std::int64_t b) const {
+    return reinterpret_cast<KeyRange*>(workspace + layout().mask_offset) + b * problem().query_len;
+  }
   // Computed means of a head: [head_dim] of key, then [head_dim_v] of value.
   float* computed_center(std::int64_t head) const {
     return reinterpret_cast<float*>(workspace + layout().center_offset) + head * dims();

@@ -41,6 +41,8 @@ RowGroup row_group(const Call& call, std::int64_t b, std::int64_t kv_head) {
   group.score_cap = p.score_cap;
   if (call.args.sinks != nullptr) group.sinks = call.args.sinks + group.first_head;
   group.bias = call.bias();
+  if (group.bias.additive.data != nullptr)
+    group.plain_keys = call.plain_keys(call.args.additive_mask.stride_batch == 0 ? 0 : b);
   group.rotate = p.rotate;
   group.key_center = call.key_center(head);
   group.value_center = call.value_center(head);
@@ -93,7 +95,7 @@ ScoreRange score_range(const Call& call) {
           static_cast<double>(p.softmax_scale), p.head_dim, p.rotate};
 }
 
-// Looks for NaN and +infinity in the additive mask.
+// Looks in the additive mask for NaN and +infinity, and for rows that need not be read again.
 intflash_status scan_bias(const Call& call, const Team& team) {
   const Problem& p = call.problem();
   const ScoreBias bias = call.bias();
@@ -102,8 +104,10 @@ intflash_status scan_bias(const Call& call, const Team& team) {
   first_bad.store(INT64_MAX, std::memory_order_relaxed);
   const std::int64_t batches = bias.additive.stride_batch == 0 ? 1 : p.batch;
   team.for_each(batches * p.query_len, [&](const Worker&, std::int64_t i) {
-    if (has_bad_mask(call.kernels(), bias, i / p.query_len, p.num_query_heads, i % p.query_len))
-      lower_to(first_bad, i);
+    const std::int64_t b = i / p.query_len;
+    const std::int64_t query = i % p.query_len;
+    if (has_bad_mask(call.kernels(), bias, b, p.num_query_heads, query)) lower_to(first_bad, i);
+    call.plain_keys(b)[query] = plain_keys(call.kernels(), bias, b, query);
   });
   const std::int64_t bad = first_bad.load(std::memory_order_relaxed);
   if (bad == INT64_MAX) return INTFLASH_OK;

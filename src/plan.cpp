@@ -71,6 +71,8 @@ Plan make_plan(const Problem& problem, const KernelTable& kernels, std::int32_t 
   const std::int64_t dims = problem.head_dim + problem.head_dim_v;
   const bool centered = problem.center_key || problem.center_value;
   plan.status_offset = layout.take(sizeof(CallStatus));
+  plan.mask_offset =
+      layout.take(problem.batch * problem.query_len * static_cast<std::int64_t>(sizeof(KeyRange)));
   plan.center_offset = layout.take(centered ? heads * dims * 4 : 0);
   plan.partial_offset = layout.take(centered ? heads * spans * dims * 8 : 0);
   plan.blocks_offset =

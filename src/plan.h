@@ -16,7 +16,7 @@
 
 namespace intflash {
 
-constexpr std::int64_t kMaxHeadsAtOnce = 16;
+constexpr std::int64_t kMaxHeadsAtOnce = 64;
 
 // Tiles of consecutive query rows of one kv head. Row r of a head's rows is query r / group_size of
 // query head r % group_size of the group: rows that see the same keys lie together.
@@ -55,6 +55,7 @@ struct Plan {
 
   // Offsets into the workspace; all multiples of 64.
   std::size_t status_offset;   // counters of the running call
+  std::size_t mask_offset;     // KeyRange [batch][query_len]: plain_keys of the additive mask
   std::size_t center_offset;   // computed means: float [batch][num_kv_heads][head_dim + head_dim_v]
   std::size_t partial_offset;  // double [batch][num_kv_heads][spans][head_dim + head_dim_v]; reused
                                // as the packing buffers

@@ -127,6 +127,23 @@ bool all_kept(const std::uint64_t* words, std::int32_t rows) {
   return std::all_of(words, words + 2 * rows, [](std::uint64_t word) { return ~word == 0; });
 }
 
+// Which keys a row sees, and what is added to its scores.
+void set_row_mask(const RowGroup& group, RowPlace place, std::int32_t r, Tile& tile) {
+  KeyRange& keys = tile.ranges[r];
+  BiasRow& bias = tile.bias[r];
+  BitRow& bits = tile.bits[r];
+  keys = visible_keys(group.mask, place.query);
+  bias = bias_row(group.bias, group.batch, place.query_head, place.query);
+  bits = bit_row(group.bias, place.query);
+  if (group.plain_keys != nullptr && group.plain_keys[place.query].begin >= 0) {
+    const KeyRange left = group.plain_keys[place.query];
+    keys.begin = std::max(keys.begin, left.begin);
+    keys.end = std::max(keys.begin, std::min(keys.end, left.end));
+    bias.elements = nullptr;
+  }
+  tile.has_bias |= bias.elements != nullptr || bias.slope != 0 || bits.words != nullptr;
+}
+
 // A tile's accumulators follow it, and its codes follow them.
 char* accumulators_of(Tile& tile) {
   return reinterpret_cast<char*>(&tile) + round_up(sizeof(Tile), 64);
@@ -156,7 +173,6 @@ void add_rows(const RowGroup& group, const TileShape& shape, std::int64_t first_
   const std::int32_t begin = query.rows;
   query.rows += static_cast<std::int32_t>(num_rows);
   query.head_dim = static_cast<std::int32_t>(group.head_dim);
-  tile.has_bias |= !group.bias.is_empty();
   std::int8_t* codes = codes_of(shape, tile);
 
   const bool needs_center = group.key_center != nullptr &&
@@ -177,9 +193,7 @@ void add_rows(const RowGroup& group, const TileShape& shape, std::int64_t first_
     tile.center_score[r] =
         needs_center ? center_dot(group, place) * static_cast<double>(group.softmax_scale) : 0.0;
     query.score_term[r] = static_cast<float>(tile.center_score[r] * kLog2E);
-    tile.bias[r] = bias_row(group.bias, group.batch, place.query_head, place.query);
-    tile.bits[r] = bit_row(group.bias, place.query);
-    tile.ranges[r] = visible_keys(group.mask, place.query);
+    set_row_mask(group, place, r, tile);
     if (tile.ranges[r].begin == tile.ranges[r].end) continue;
     tile.min_begin = std::min(tile.min_begin, tile.ranges[r].begin);
     tile.max_end = std::max(tile.max_end, tile.ranges[r].end);

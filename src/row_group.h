@@ -39,6 +39,7 @@ struct RowGroup {
   float score_cap;     // 0 = none
   const float* sinks;  // [group_size]: of the group's heads; nullptr = none
   ScoreBias bias;
+  const KeyRange* plain_keys;  // of bias.additive, for each query; nullptr = not known
   bool rotate;
   RopeRows rope;            // of the queries
   const float* key_center;  // [head_dim]; nullptr = none

@@ -3,6 +3,7 @@
 #include "score_bias.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <limits>
 
@@ -115,6 +116,30 @@ intflash_status report_bad_mask(const char* name, const ScoreBias& bias, std::in
     }
   }
   return INTFLASH_OK;
+}
+
+KeyRange plain_keys(const KernelTable& kernels, const ScoreBias& bias, std::int64_t batch,
+                    std::int64_t query) {
+  constexpr KeyRange kOther = {-1, -1};
+  if (bias.additive.data == nullptr || bias.additive.stride_head != 0) return kOther;
+  const RowSource source = {elements_of(bias.additive, batch, 0, query),
+                            static_cast<Dtype>(bias.additive.dtype), 1};
+  const std::int64_t count = bias.rule.kv_len - bias.rule.kv_begin;
+  KeyRange keys = {0, 0};
+  for (std::int64_t first = 0; first < count; first += 64) {
+    const std::int64_t some = std::min<std::int64_t>(64, count - first);
+    const MaskWords words = kernels.mask_words(row_of(source, first), source.dtype, some);
+    const std::uint64_t left = ~words.hidden & ~std::uint64_t{0} >> (64 - some);
+    if (left == 0) continue;
+    const int begin = std::countr_zero(left);
+    const int end = 64 - std::countl_zero(left);
+    const bool is_run = std::popcount(left) == end - begin;
+    const bool follows = keys.end == 0 || keys.end == first + begin;
+    if (!is_run || !follows || (words.nonzero & left) != 0) return kOther;
+    if (keys.end == 0) keys.begin = first + begin;
+    keys.end = first + end;
+  }
+  return {bias.rule.kv_begin + keys.begin, bias.rule.kv_begin + keys.end};
 }
 
 BiasRow bias_row(const ScoreBias& bias, std::int64_t batch, std::int64_t head, std::int64_t query) {

@@ -37,6 +37,11 @@ bool has_bad_mask(const KernelTable& kernels, const ScoreBias& bias, std::int64_
 intflash_status report_bad_mask(const char* name, const ScoreBias& bias, std::int64_t batch,
                                 std::int64_t heads, std::int64_t query);
 
+// The keys that a query's additive mask leaves, of all heads, where they lie side by side and it
+// adds nothing to them: causal masks, windows, padding. begin < 0: it is another.
+KeyRange plain_keys(const KernelTable& kernels, const ScoreBias& bias, std::int64_t batch,
+                    std::int64_t query);
+
 // The bits of one query's last keys.
 struct BitRow {
   const std::uint64_t* words;  // nullptr = none

@@ -113,6 +113,8 @@ TEST(Plan, PartsOfTheWorkspaceAreAlignedAndDoNotOverlap) {
     };
     const Part parts[] = {
         {plan.status_offset, sizeof(CallStatus)},
+        {plan.mask_offset,
+         static_cast<std::size_t>(problem.batch * problem.query_len) * sizeof(KeyRange)},
         {plan.center_offset, centered ? heads * dims * 4 : 0},
         {plan.partial_offset, centered ? heads * spans * dims * 8 : 0},
         {plan.blocks_offset, blocks * sizeof(ScoreBlock)},

@@ -211,6 +211,43 @@ TEST(ScoreBias, KeepWordsFollowTheDefinitionKeyByKey) {
   }
 }
 
+TEST(ScoreBias, PlainKeysAreTheOneRunThatIsLeftWithNothingAdded) {
+  std::mt19937 random(4);
+  for (int i = 0; i < 3000; ++i) {
+    const std::int64_t kv_begin = random() % 2 * 64;
+    const std::int64_t count = 1 + random() % (i % 2 == 0 ? 70 : 300);
+    const std::int64_t begin = random() % count;
+    const std::int64_t end = begin + random() % (count - begin + 1);
+    std::vector<float> elements(static_cast<std::size_t>(count), -INFINITY);
+    for (std::int64_t k = begin; k < end; ++k) elements[static_cast<std::size_t>(k)] = 0.0f;
+    bool is_plain = true;
+    // One more element that is hidden, seen or added to, wherever it is.
+    if (i % 3 != 0) {
+      const float changed[] = {-FLT_MAX, 0.0f, -1.0f};
+      elements[random() % elements.size()] = changed[random() % 3];
+      std::int64_t runs = 0;
+      for (std::size_t k = 0; k < elements.size(); ++k) {
+        const bool seen = elements[k] > -FLT_MAX;
+        is_plain &= !seen || elements[k] == 0.0f;
+        runs += seen && (k == 0 || elements[k - 1] <= -FLT_MAX) ? 1 : 0;
+      }
+      is_plain &= runs <= 1;
+    }
+    ScoreBias bias{};
+    bias.additive = {elements.data(), INTFLASH_F32, 0, 0, 0, nullptr};
+    bias.rule = {1, kv_begin, kv_begin + count, -1, -1, 0};
+    for (const PortEntry& port : all_test_ports()) {
+      const KeyRange keys = plain_keys(*port.kernels, bias, 0, 0);
+      ASSERT_EQ(keys.begin >= 0, is_plain) << i;
+      for (std::int64_t k = 0; is_plain && k < count; ++k) {
+        const std::int64_t key = kv_begin + k;
+        const bool seen = elements[static_cast<std::size_t>(k)] > -FLT_MAX;
+        ASSERT_EQ(key >= keys.begin && key < keys.end, seen) << i << " key " << key;
+      }
+    }
+  }
+}
+
 // ---- Batches ----
 
 using serving::page_range;
