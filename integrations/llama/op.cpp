@@ -8,12 +8,14 @@
 namespace intflash::llama {
 namespace {
 
-// Where ggml's own loops win (docs/llama.md). Packing a key costs as much as two to three rows of
-// f16 or q8_0 do there, so a kv head needs rows to share it; other types are slower there. And 64
-// keys are packed where there is one.
-std::int64_t min_rows(ggml_type key_type) {
-  return ggml_is_quantized(key_type) && key_type != GGML_TYPE_Q8_0 ? 1 : 4;
+// Where ggml's own loops win (docs/llama.md). Packing a key costs as much as one to two rows of f16
+// or q8_0 do there, as long as they find the keys in a cache: then a kv head needs rows to share it.
+// Other types are slower there. And 64 keys are packed where there is one.
+bool is_slow_in_ggml(ggml_type key_type) {
+  return ggml_is_quantized(key_type) && key_type != GGML_TYPE_Q8_0;
 }
+constexpr std::int64_t kMinRows = 2;
+constexpr std::int64_t kManyKeys = 1024;
 constexpr std::int64_t kMinScores = 64;  // queries times keys of a head
 
 struct Inputs {
@@ -202,8 +204,9 @@ bool describe(const ggml_tensor& op, bool rotate, Call& call, std::string& reaso
 bool gains(const ggml_tensor& op, std::string& reason) {
   const Inputs in = inputs_of(op);
   const std::int64_t queries = in.query.ne[1];
-  if (queries * in.query.ne[2] / in.key.ne[2] < min_rows(in.key.type))
-    reason = "fewer than 4 queries for each head of keys, which the CPU backend does faster";
+  const std::int64_t rows = queries * in.query.ne[2] / in.key.ne[2];
+  if (rows < kMinRows && in.key.ne[1] < kManyKeys && !is_slow_in_ggml(in.key.type))
+    reason = "one query for each head of few keys, which the CPU backend does faster";
   else if (queries * in.key.ne[1] < kMinScores)
     reason = "too few keys, which the CPU backend does faster";
   return reason.empty();

@@ -85,8 +85,10 @@ int main(int argc, char** argv) {
     for (const std::int64_t kv_len : {1, 64, 256, 1024, 4096, 32768})
       time_case(prefill(1, kv_len, 32, 8, 128, type), device, cpu,
                 rounds * (kv_len > 8192 ? 1 : 20));
-    for (const std::int64_t kv_heads : {32, 16})
-      time_case(prefill(1, 4096, 32, kv_heads, 128, type), device, cpu, rounds * 20);
+    for (const std::int64_t kv_heads : {32, 16}) {
+      for (const std::int64_t kv_len : {64, 256, 4096})
+        time_case(prefill(1, kv_len, 32, kv_heads, 128, type), device, cpu, rounds * 20);
+    }
     for (const std::int64_t query_len : {4, 32})
       time_case(prefill(query_len, 4096, 32, 8, 128, type), device, cpu, rounds);
     time_case(prefill(512, 8192, 32, 8, 128, type), device, cpu, 1);

@@ -216,9 +216,13 @@ TEST_F(Plugin, HandsBackWhatTheCpuDoesFaster) {
   EXPECT_FALSE(supports(few_keys));
   Attention ungrouped;
   ungrouped.group_size = 1;
-  ungrouped.query_len = 3;
+  ungrouped.query_len = 1;
+  ungrouped.kv_len = 512;
   EXPECT_FALSE(supports(ungrouped));
-  ungrouped.query_len = 4;
+  ungrouped.kv_len = 1024;
+  EXPECT_TRUE(supports(ungrouped));
+  ungrouped.kv_len = 512;
+  ungrouped.query_len = 2;
   EXPECT_TRUE(supports(ungrouped));
 }
 
