@@ -1,7 +1,6 @@
 # Copyright 2026 The intflash Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Calls intflash's C interface through ctypes. The structs repeat the headers of
-include/intflash."""
+"""Calls intflash's C interface through ctypes. The structs repeat its headers."""
 
 import ctypes
 from ctypes import POINTER, c_char, c_char_p, c_float, c_int, c_int32, c_int64
@@ -65,7 +64,23 @@ class AttendDesc(ctypes.Structure):
         ("score_cap", c_float),
         ("center", c_int),
         ("rotate", c_int32),
+        ("prefix_len", c_int64),
     ]
+
+
+class AdditiveMask(ctypes.Structure):
+    _fields_ = [
+        ("data", c_void_p),
+        ("dtype", c_int),
+        ("stride_batch", c_int64),
+        ("stride_head", c_int64),
+        ("stride_query", c_int64),
+        ("head_scale", c_void_p),
+    ]
+
+
+class BitMask(ctypes.Structure):
+    _fields_ = [("words", c_void_p), ("num_keys", c_int64)]
 
 
 class AttendArgs(ctypes.Structure):
@@ -78,6 +93,10 @@ class AttendArgs(ctypes.Structure):
         ("lse", c_void_p),
         ("key_center", c_void_p),
         ("value_center", c_void_p),
+        ("sinks", c_void_p),
+        ("additive_mask", AdditiveMask),
+        ("alibi_slopes", c_void_p),
+        ("bit_mask", BitMask),
     ]
 
 
@@ -168,8 +187,8 @@ class BatchArgs(ctypes.Structure):
         ("cancel_user", c_void_p),
         ("sinks", c_void_p),
         ("alibi_slopes", c_void_p),
-        ("additive_masks", c_void_p),
-        ("bit_masks", c_void_p),
+        ("additive_masks", POINTER(AdditiveMask)),
+        ("bit_masks", POINTER(BitMask)),
     ]
 
 
