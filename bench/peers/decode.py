@@ -22,7 +22,7 @@ import ggml_library
 import intflash_library
 
 HEADS, KV_HEADS, HEAD_DIM = 32, 8, 128
-# For each case: its keys, its caches, and how many times as fast as the best peer, and as llama.cpp,
+# For each case: its keys, its caches, and how many times as fast as the best peer and as llama.cpp
 # intflash is to be. Eight caches of 32768 keys are 512 MiB.
 CASES = {
     "cold": (32768, 8, 4.0, 15.0),

@@ -1,6 +1,6 @@
 # Copyright 2026 The intflash Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Attention over llama.cpp's quantized KV cache: ggml's operator on its CPU backend, through ctypes."""
+"""Attention over llama.cpp's quantized KV cache, by ggml's operator on its CPU backend."""
 
 import ctypes
 import pathlib
