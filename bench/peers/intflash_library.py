@@ -1,6 +1,6 @@
 # Copyright 2026 The intflash Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Calls intflash's C interface through ctypes. The structs repeat include/intflash/intflash.h."""
+"""Calls intflash's C interface through ctypes. The structs repeat its headers."""
 
 import ctypes
 from ctypes import POINTER, c_char, c_char_p, c_float, c_int, c_int32, c_int64
@@ -11,6 +11,7 @@ import numpy as np
 F32 = 1
 MASK_NONE, MASK_CAUSAL = 0, 1
 ALIGNMENT = 64
+PAGE_SIZE = 64
 
 
 class ContextOptions(ctypes.Structure):
@@ -63,7 +64,23 @@ class AttendDesc(ctypes.Structure):
         ("score_cap", c_float),
         ("center", c_int),
         ("rotate", c_int32),
+        ("prefix_len", c_int64),
     ]
+
+
+class AdditiveMask(ctypes.Structure):
+    _fields_ = [
+        ("data", c_void_p),
+        ("dtype", c_int),
+        ("stride_batch", c_int64),
+        ("stride_head", c_int64),
+        ("stride_query", c_int64),
+        ("head_scale", c_void_p),
+    ]
+
+
+class BitMask(ctypes.Structure):
+    _fields_ = [("words", c_void_p), ("num_keys", c_int64)]
 
 
 class AttendArgs(ctypes.Structure):
@@ -76,6 +93,102 @@ class AttendArgs(ctypes.Structure):
         ("lse", c_void_p),
         ("key_center", c_void_p),
         ("value_center", c_void_p),
+        ("sinks", c_void_p),
+        ("additive_mask", AdditiveMask),
+        ("alibi_slopes", c_void_p),
+        ("bit_mask", BitMask),
+    ]
+
+
+class CacheOptions(ctypes.Structure):
+    _fields_ = [
+        ("struct_size", c_uint32),
+        ("num_kv_heads", c_int64),
+        ("head_dim", c_int64),
+        ("head_dim_v", c_int64),
+        ("page_size", c_int64),
+        ("num_pages", c_int64),
+        ("arena", c_void_p),
+        ("arena_bytes", c_size_t),
+        ("key_center", c_void_p),
+        ("value_center", c_void_p),
+        ("rotate", c_int32),
+        ("huge_pages", c_int),
+        ("numa", c_int),
+    ]
+
+
+class PageTable(ctypes.Structure):
+    _fields_ = [("page_indptr", c_void_p), ("page_ids", c_void_p)]
+
+
+class Rope(ctypes.Structure):
+    _fields_ = [
+        ("cos", c_void_p),
+        ("sin", c_void_p),
+        ("num_positions", c_int64),
+        ("rope_dim", c_int64),
+        ("pairing", c_int),
+    ]
+
+
+class AppendArgs(ctypes.Structure):
+    _fields_ = [
+        ("struct_size", c_uint32),
+        ("num_requests", c_int64),
+        ("token_indptr", c_void_p),
+        ("kv_lens", c_void_p),
+        ("first_key_positions", c_void_p),
+        ("pages", PageTable),
+        ("key_dtype", c_int),
+        ("value_dtype", c_int),
+        ("key", Tensor),
+        ("value", Tensor),
+        ("rope", Rope),
+    ]
+
+
+class Request(ctypes.Structure):
+    _fields_ = [
+        ("query_len", c_int64),
+        ("kv_len", c_int64),
+        ("first_key_position", c_int64),
+        ("mask", c_int),
+        ("window_left", c_int64),
+        ("window_right", c_int64),
+        ("softmax_scale", c_float),
+        ("prefix_len", c_int64),
+    ]
+
+
+class BatchDesc(ctypes.Structure):
+    _fields_ = [
+        ("struct_size", c_uint32),
+        ("num_requests", c_int64),
+        ("requests", POINTER(Request)),
+        ("num_query_heads", c_int64),
+        ("query_dtype", c_int),
+        ("out_dtype", c_int),
+        ("score_cap", c_float),
+        ("shared_prefixes", c_void_p),
+        ("num_shared_prefixes", c_int64),
+    ]
+
+
+class BatchArgs(ctypes.Structure):
+    _fields_ = [
+        ("struct_size", c_uint32),
+        ("query", Tensor),
+        ("out", Tensor),
+        ("lse", c_void_p),
+        ("pages", PageTable),
+        ("rope", Rope),
+        ("should_cancel", c_void_p),
+        ("cancel_user", c_void_p),
+        ("sinks", c_void_p),
+        ("alibi_slopes", c_void_p),
+        ("additive_masks", POINTER(AdditiveMask)),
+        ("bit_masks", POINTER(BitMask)),
     ]
 
 
@@ -114,6 +227,26 @@ class Library:
         self.c.intflash_plan_attend.argtypes = [c_void_p, POINTER(AttendDesc), POINTER(c_void_p)]
         self.c.intflash_plan_get_info.argtypes = [c_void_p, POINTER(PlanInfo)]
         self.c.intflash_run.argtypes = [c_void_p, POINTER(AttendArgs), c_void_p, c_size_t]
+        self.c.intflash_context_port.restype = c_char_p
+        self.c.intflash_context_port.argtypes = [c_void_p]
+        self.c.intflash_cache_create.argtypes = [c_void_p, POINTER(CacheOptions), POINTER(c_void_p)]
+        self.c.intflash_cache_destroy.argtypes = [c_void_p]
+        self.c.intflash_cache_append.argtypes = [c_void_p, POINTER(AppendArgs)]
+        self.c.intflash_plan_batch.argtypes = [
+            c_void_p,
+            c_void_p,
+            POINTER(BatchDesc),
+            POINTER(c_void_p),
+        ]
+        self.c.intflash_batch_workspace_bytes.restype = c_size_t
+        self.c.intflash_batch_workspace_bytes.argtypes = [c_void_p]
+        self.c.intflash_batch_run.argtypes = [
+            c_void_p,
+            c_void_p,
+            POINTER(BatchArgs),
+            c_void_p,
+            c_size_t,
+        ]
 
     def version(self):
         return self.c.intflash_version().decode()
@@ -121,6 +254,22 @@ class Library:
     def require_ok(self, status):
         if status != 0:
             raise RuntimeError(self.c.intflash_last_error().decode())
+
+    def context(self, threads, isa=None):
+        """isa: name of a port, or None for the best that this CPU has."""
+        options = sized(ContextOptions)
+        options.num_threads = threads
+        options.isa = isa
+        context = c_void_p()
+        self.require_ok(self.c.intflash_context_create(options, context))
+        return context
+
+
+class Workspace:
+    def __init__(self, num_bytes):
+        self.memory = np.zeros(num_bytes + ALIGNMENT, np.uint8)
+        self.address = -(-self.memory.ctypes.data // ALIGNMENT) * ALIGNMENT
+        self.num_bytes = num_bytes
 
 
 class Attention:
@@ -131,11 +280,7 @@ class Attention:
         self.arrays = (query, key, value)
         self.out = np.zeros_like(query)
 
-        options = sized(ContextOptions)
-        options.num_threads = threads
-        options.isa = isa.encode()
-        self.context = c_void_p()
-        library.require_ok(library.c.intflash_context_create(options, self.context))
+        self.context = library.context(threads, isa.encode())
 
         desc = sized(AttendDesc)
         desc.batch, desc.num_query_heads, desc.query_len, desc.head_dim = query.shape
@@ -152,14 +297,90 @@ class Attention:
         self.args = sized(AttendArgs)
         self.args.query, self.args.key, self.args.value = map(tensor, self.arrays)
         self.args.out = tensor(self.out)
-        self.workspace_bytes = library.c.intflash_plan_workspace_bytes(self.plan)
-        self.memory = np.zeros(self.workspace_bytes + ALIGNMENT, np.uint8)
-        self.workspace = -(-self.memory.ctypes.data // ALIGNMENT) * ALIGNMENT
+        self.workspace = Workspace(library.c.intflash_plan_workspace_bytes(self.plan))
 
     def run(self):
+        workspace = self.workspace
         self.library.require_ok(
-            self.library.c.intflash_run(self.plan, self.args, self.workspace, self.workspace_bytes)
+            self.library.c.intflash_run(
+                self.plan, self.args, workspace.address, workspace.num_bytes
+            )
         )
 
     def result(self):
         return self.out
+
+
+class Decoding:
+    """One token of query over the last of key and value and those before it, in any of several
+    caches that hold them: query [1, heads, 1, dim], key and value [1, kv_heads, tokens, dim]."""
+
+    def __init__(self, library, threads, query, key, value, num_caches):
+        self.library = library
+        self.context = library.context(threads)
+        port = library.c.intflash_context_port(self.context).decode()
+        self.name, self.version = f"intflash int8 ({port})", library.version()
+        self.query, self.key, self.value = query, key, value
+        self.kv_len = key.shape[2]
+        self.out = np.zeros_like(query)
+        self.page_ids = np.arange(-(-self.kv_len // PAGE_SIZE), dtype=np.int32)
+        self.page_indptr = np.array([0, len(self.page_ids)], np.int64)
+        self.pages = PageTable(self.page_indptr.ctypes.data, self.page_ids.ctypes.data)
+        self.caches = [self._new_cache() for _ in range(num_caches)]
+        self._plan()
+
+    def close(self):
+        for cache in self.caches:
+            self.library.c.intflash_cache_destroy(cache)
+
+    def run(self, index):
+        """Stores the last token, and attends."""
+        self._append(self.caches[index], self.kv_len - 1)
+        workspace = self.workspace
+        self.library.require_ok(
+            self.library.c.intflash_batch_run(
+                self.plan, self.caches[index], self.args, workspace.address, workspace.num_bytes
+            )
+        )
+
+    def result(self):
+        return self.out
+
+    def _new_cache(self):
+        options = sized(CacheOptions)
+        _, options.num_kv_heads, _, options.head_dim = self.key.shape
+        options.page_size = PAGE_SIZE
+        options.num_pages = len(self.page_ids)
+        cache = c_void_p()
+        self.library.require_ok(self.library.c.intflash_cache_create(self.context, options, cache))
+        self._append(cache, 0)
+        return cache
+
+    def _append(self, cache, begin):
+        """Tokens from begin on."""
+        token_indptr = (c_int64 * 2)(0, self.kv_len - begin)
+        kv_len = c_int64(begin)
+        args = sized(AppendArgs)
+        args.num_requests = 1
+        args.token_indptr = ctypes.addressof(token_indptr)
+        args.kv_lens = ctypes.addressof(kv_len)
+        args.pages = self.pages
+        args.key_dtype = args.value_dtype = F32
+        args.key = tensor(self.key[:, :, begin:])
+        args.value = tensor(self.value[:, :, begin:])
+        self.library.require_ok(self.library.c.intflash_cache_append(cache, args))
+
+    def _plan(self):
+        desc = sized(BatchDesc)
+        desc.num_requests = 1
+        desc.requests = ctypes.pointer(Request(query_len=1, kv_len=self.kv_len, mask=MASK_CAUSAL))
+        desc.num_query_heads = self.query.shape[1]
+        desc.query_dtype = desc.out_dtype = F32
+        self.plan = c_void_p()
+        self.library.require_ok(
+            self.library.c.intflash_plan_batch(self.context, self.caches[0], desc, self.plan)
+        )
+        self.args = sized(BatchArgs)
+        self.args.query, self.args.out = tensor(self.query), tensor(self.out)
+        self.args.pages = self.pages
+        self.workspace = Workspace(self.library.c.intflash_batch_workspace_bytes(self.plan))
