@@ -202,11 +202,13 @@ struct Avx2 {
       _mm256_storeu_ps(elements + i, _mm256_cvtph_ps(eight));
     }
   }
-  static INTFLASH_INLINE void scale_codes(const std::int8_t* codes, float scale, float* elements) {
+  static INTFLASH_INLINE void scale_codes(const std::int8_t* codes, std::uint16_t half,
+                                          float* elements) {
+    const F32 scale = _mm256_cvtph_ps(_mm_set1_epi16(static_cast<std::int16_t>(half)));
     for (std::int32_t i = 0; i < 32; i += 8) {
       const __m128i some = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(codes + i));
       const F32 numbers = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(some));
-      _mm256_storeu_ps(elements + i, _mm256_mul_ps(numbers, broadcast_f32(scale)));
+      _mm256_storeu_ps(elements + i, _mm256_mul_ps(numbers, scale));
     }
   }
   static INTFLASH_INLINE void quantize_64(const float* row, float inverse, std::int8_t* codes) {

@@ -29,9 +29,10 @@ struct RowLoops {
                                            float* INTFLASH_RESTRICT elements) {
     for (std::int64_t i = 0; i < count; ++i) elements[i] = widen_f16(halves[i]);
   }
-  // 32 codes times their scale.
-  static INTFLASH_INLINE void scale_codes(const std::int8_t* codes, float scale,
+  // 32 codes times their scale, a half.
+  static INTFLASH_INLINE void scale_codes(const std::int8_t* codes, std::uint16_t half,
                                           float* INTFLASH_RESTRICT elements) {
+    const float scale = widen_f16(half);
     for (std::int64_t i = 0; i < 32; ++i) elements[i] = static_cast<float>(codes[i]) * scale;
   }
   // 64 channels times inverse, to the nearest code.

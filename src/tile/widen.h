@@ -47,8 +47,8 @@ constexpr std::int64_t kQ4_0BlockBytes = 2 + 16;
 
 template <class Ops>
 INTFLASH_INLINE void widen_q8_0(const std::uint8_t* block, float* elements) {
-  const float scale = Ops::widen_half(load_as<std::uint16_t>(block));
-  Ops::scale_codes(reinterpret_cast<const std::int8_t*>(block + 2), scale, elements);
+  Ops::scale_codes(reinterpret_cast<const std::int8_t*>(block + 2), load_as<std::uint16_t>(block),
+                   elements);
 }
 template <class Ops>
 INTFLASH_INLINE void widen_q4_0(const std::uint8_t* block, float* INTFLASH_RESTRICT elements) {
