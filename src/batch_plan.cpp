@@ -210,7 +210,6 @@ BatchRequest make_request(const intflash_request& given, const intflash_batch_pl
   request.mask.kv_len = given.kv_len;
   set_mask({given.mask, given.window_left, given.window_right, given.prefix_len}, request.mask);
   request.first_query = first_query;
-  const FloatState float_state;  // the caller may round otherwise
   request.softmax_scale = given.softmax_scale > 0
                               ? given.softmax_scale
                               : 1.0f / std::sqrt(static_cast<float>(plan.page.head_dim));
@@ -304,6 +303,7 @@ T* take(char*& memory, std::int64_t count) {
 
 intflash_batch_plan* make_batch_plan(const intflash_context& context, const intflash_cache& cache,
                                      const intflash_batch_desc& desc) {
+  const FloatState float_state;  // the caller may round otherwise
   const KernelTable& kernels = *context.port->kernels;
   intflash_batch_plan shape{};
   shape.context = &context;
