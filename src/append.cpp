@@ -24,7 +24,7 @@ void append_to_block(const Append& append, std::int8_t* codes, std::int64_t kv_h
   const std::int64_t begin = position % kBlockTokens;
   const std::int64_t key_stride = round_up(layout.head_dim, 64);
   const std::int64_t value_stride = round_up(layout.head_dim_v, 64);
-  if (begin == 0) {
+  if (begin == 0 && count < kBlockTokens) {
     std::memset(block.key_codes, 0, static_cast<std::size_t>(kBlockTokens * layout.head_dim));
     std::memset(block.value_codes, 0,
                 static_cast<std::size_t>(kBlockTokens * round_up(layout.head_dim_v, 16)));
