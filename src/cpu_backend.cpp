@@ -157,12 +157,13 @@ struct HeadsAtOnce {
 void attend_block(const HeadsAtOnce& heads, std::int64_t block, std::int64_t i,
                   const AttentionState& state) {
   const Call& call = heads.call;
-  ScoreBlock& score_block = call.score_blocks(heads.first)[0];
-  pack_score_block(call, heads.worker, heads.first + i, block, call.page(heads.first, 0),
-                   score_block);
-  const SpanKeys keys = {{block * kScoreBlock, (block + 1) * kScoreBlock}, &score_block, nullptr};
   const Tile& tile = *heads.worker.tile(i);
-  if (sees_keys(tile, keys.keys)) attend_into(heads.group(i), heads.worker, keys, tile, state);
+  ScoreBlock& score_block = call.score_blocks(heads.first)[0];
+  const SpanKeys keys = {{block * kScoreBlock, (block + 1) * kScoreBlock}, &score_block, nullptr};
+  if (!sees_keys(tile, keys.keys)) return;
+  pack_score_block(call, heads.worker, heads.first + i, block, tile.max_end,
+                   call.page(heads.first, 0), score_block);
+  attend_into(heads.group(i), heads.worker, keys, tile, state);
 }
 
 void attend_heads(const HeadsAtOnce& heads) {

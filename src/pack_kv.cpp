@@ -19,13 +19,13 @@ constexpr double kMaxKey = 0x1p100;
 
 // Absent tokens of the last page have zero codes and zero scales.
 void pack_page(const Call& call, const Worker& worker, std::int64_t head, std::int64_t block64,
-               char* page) {
+               std::int64_t kv_end, char* page) {
   const Problem& p = call.problem();
   const std::int64_t b = head / p.num_kv_heads;
   const std::int64_t h = head % p.num_kv_heads;
   const std::int64_t first = block64 * kBlockTokens;
   const std::int32_t tokens =
-      static_cast<std::int32_t>(std::clamp<std::int64_t>(p.kv_len - first, 0, kBlockTokens));
+      static_cast<std::int32_t>(std::clamp<std::int64_t>(kv_end - first, 0, kBlockTokens));
   if (tokens == 0) {
     std::memset(page, 0, static_cast<std::size_t>(call.layout().page.bytes()));
     return;
@@ -81,13 +81,13 @@ void begin_packing(const Call& call) {
 }
 
 void pack_score_block(const Call& call, const Worker& worker, std::int64_t head, std::int64_t block,
-                      char* pages, ScoreBlock& score_block) {
+                      std::int64_t kv_end, char* pages, ScoreBlock& score_block) {
   const PageLayout& page = call.layout().page;
   std::uint64_t present[2];
   for (std::int64_t i = 0; i < 2; ++i) {
-    pack_page(call, worker, head, 2 * block + i, pages + i * page.bytes());
+    pack_page(call, worker, head, 2 * block + i, kv_end, pages + i * page.bytes());
     score_block.half[i] = page.block(pages + i * page.bytes(), 0);
-    present[i] = keep_word({0, call.problem().kv_len}, (2 * block + i) * kBlockTokens);
+    present[i] = keep_word({0, kv_end}, (2 * block + i) * kBlockTokens);
   }
   call.kernels().prepare_block(score_block, present);
 }
@@ -142,7 +142,7 @@ intflash_status pack_kv(const intflash_plan& plan, const intflash_attend_args& a
   team.for_each(heads * blocks, [&](const Worker& worker, std::int64_t index) {
     const std::int64_t head = tokens_first ? index % heads : index / blocks;
     const std::int64_t block = tokens_first ? index / heads : index % blocks;
-    pack_score_block(call, worker, head, block, call.page(head, 2 * block),
+    pack_score_block(call, worker, head, block, p.kv_len, call.page(head, 2 * block),
                      call.score_blocks(head)[block]);
   });
   return end_packing(call);

@@ -80,6 +80,31 @@ TEST(ScoreBias, AMaskOfZerosAndHiddenKeysIsTheMaskThatItDraws) {
   }
 }
 
+// As caches of a fixed size are attended: what is hidden behind the keys might as well not be there.
+TEST(ScoreBias, AHiddenTailIsAShorterCall) {
+  AttentionCase whole = causal_case();
+  whole.mask = INTFLASH_MASK_NONE;
+  whole.query_len = 2;
+  whole.key.layout = whole.value.layout = Layout::kTokensFirst;
+  for (const std::int64_t length : {1, 30, 63, 64, 65, 127, 128, 129, 1000, 1025}) {
+    const std::vector<float> row = [&] {
+      std::vector<float> elements(static_cast<std::size_t>(whole.kv_len), 0.0f);
+      std::fill(elements.begin() + length, elements.end(), -INFINITY);
+      return elements;
+    }();
+    for (const PortEntry& port : all_test_ports()) {
+      Memory memory;
+      CaseTensors tensors = make_tensors(whole, memory);
+      tensors.args.additive_mask = {row.data(), INTFLASH_F32, 0, 0, 0, nullptr};
+      const CaseResult masked = run_tensors(tensors, port, {}, memory);
+      tensors.args.additive_mask = {};
+      tensors.desc.kv_len = length;
+      EXPECT_EQ(difference(whole, masked, run_tensors(tensors, port, {}, memory)), "")
+          << port.name << " length " << length;
+    }
+  }
+}
+
 TEST(ScoreBias, ATreeThatIsAChainIsTheCausalMask) {
   AttentionCase causal = causal_case();
   for (const std::int64_t num_keys : {70, 100, 1300}) {

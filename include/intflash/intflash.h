@@ -268,9 +268,9 @@ INTFLASH_API intflash_status intflash_plan_get_info(const intflash_plan* plan,
 INTFLASH_API size_t intflash_plan_workspace_bytes(const intflash_plan* plan);
 
 // Checks args, packs key and value into the workspace (64-byte aligned, at least
-// intflash_plan_workspace_bytes), and attends. Allocates nothing. NaN or infinity anywhere in the
+// intflash_plan_workspace_bytes), and attends. Allocates nothing. NaN or infinity in the
 // inputs is an error that names the tensor and its first such element, found before anything is
-// written to out or lse.
+// written to out or lse. Keys and values that the masks hide from all queries may go unread.
 INTFLASH_API intflash_status intflash_run(const intflash_plan* plan,
                                           const intflash_attend_args* args, void* workspace,
                                           size_t workspace_bytes);
