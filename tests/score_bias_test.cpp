@@ -80,7 +80,8 @@ TEST(ScoreBias, AMaskOfZerosAndHiddenKeysIsTheMaskThatItDraws) {
   }
 }
 
-// As caches of a fixed size are attended: what is hidden behind the keys might as well not be there.
+// As caches of a fixed size are attended: what is hidden behind the keys might as well not be
+// there.
 TEST(ScoreBias, AHiddenTailIsAShorterCall) {
   AttentionCase whole = causal_case();
   whole.mask = INTFLASH_MASK_NONE;
