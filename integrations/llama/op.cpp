@@ -9,14 +9,14 @@ namespace intflash::llama {
 namespace {
 
 // Where ggml's own loops win (docs/llama.md). Packing a key costs as much as one to two rows of f16
-// or q8_0 do there, as long as they find the keys in a cache: then a kv head needs rows to share it.
-// Other types are slower there. And 64 keys are packed where there is one.
+// or q8_0 do there, as long as they find the keys in a cache: then a kv head needs rows to share
+// it. Other types are slower there. And every call has its cost, also of cells that the mask hides.
 bool is_slow_in_ggml(ggml_type key_type) {
   return ggml_is_quantized(key_type) && key_type != GGML_TYPE_Q8_0;
 }
 constexpr std::int64_t kMinRows = 2;
 constexpr std::int64_t kManyKeys = 1024;
-constexpr std::int64_t kMinScores = 64;  // queries times keys of a head
+constexpr std::int64_t kMinProducts = 100000;  // of queries with keys, channel by channel
 
 struct Inputs {
   const ggml_tensor& query;  // [head_dim, tokens, heads, streams], ggml's order
@@ -207,7 +207,7 @@ bool gains(const ggml_tensor& op, std::string& reason) {
   const std::int64_t rows = queries * in.query.ne[2] / in.key.ne[2];
   if (rows < kMinRows && in.key.ne[1] < kManyKeys && !is_slow_in_ggml(in.key.type))
     reason = "one query for each head of few keys, which the CPU backend does faster";
-  else if (queries * in.key.ne[1] < kMinScores)
+  else if (ggml_nelements(&in.query) * in.key.ne[1] < kMinProducts)
     reason = "too few keys, which the CPU backend does faster";
   return reason.empty();
 }
