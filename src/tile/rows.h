@@ -59,7 +59,7 @@ INTFLASH_INLINE const float* copied_row(const float* row, std::int64_t dim, floa
   return buffer;
 }
 
-// Of f16 rows of 128 channels 2 KiB, twice what a core has line fill buffers for.
+// With fewer a core waits for memory, with more the first are gone again when they are read.
 constexpr std::int64_t kRowsAhead = 16;
 
 // Asks for a row some rows ahead: a head's rows in a cache that has tokens first lie pages apart,
