@@ -44,12 +44,12 @@ double turned_center_dot(const RowGroup& group, RowPlace place) {
 // query . center in double, for what centring took from the row's scores.
 double center_dot(const RowGroup& group, RowPlace place) {
   if (group.rope.cos != nullptr) return turned_center_dot(group, place);
+  double row[kMaxHeadDim];
+  tensor_row(*group.query, group.query_dtype, group.batch, place.query_head,
+             group.first_token + place.query, group.head_dim, row);
   double dot = 0;
-  for (std::int64_t c = 0; c < group.head_dim; ++c) {
-    dot += tensor_element(*group.query, group.query_dtype, group.batch, place.query_head,
-                          group.first_token + place.query, c) *
-           static_cast<double>(group.key_center[c]);
-  }
+  for (std::int64_t c = 0; c < group.head_dim; ++c)
+    dot += row[c] * static_cast<double>(group.key_center[c]);
   return dot;
 }
 
