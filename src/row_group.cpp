@@ -250,8 +250,10 @@ void attend_into(const RowGroup& group, const Worker& worker, const SpanKeys& ke
   task.biased = biased;
   if (tile.has_bias) task.bias = tile.bias;
   task.first_key = first_key;
-  task.score_cap =
-      static_cast<float>(std::min(static_cast<double>(group.score_cap) * kLog2E, 3e38));
+  // Below 2^-100 all scores are the same, and 1 / score_cap might be no number.
+  if (group.score_cap > 0)
+    task.score_cap = static_cast<float>(
+        std::clamp(static_cast<double>(group.score_cap) * kLog2E, 0x1p-100, 3e38));
   task.state = state;
   task.scratch = worker.scratch;
   group.kernels->attend_tile(task);
