@@ -422,6 +422,11 @@ double tensor_element(const intflash_tensor& tensor, intflash_dtype dtype, std::
   return elements[before];
 }
 
+void tensor_row(const intflash_tensor& tensor, intflash_dtype dtype, std::int64_t b, std::int64_t h,
+                std::int64_t token, std::int64_t dim, double* row) {
+  load_row(tensor, dtype, b, h, token, dim, row);
+}
+
 void store_element(const intflash_tensor& tensor, intflash_dtype dtype, std::int64_t b,
                    std::int64_t h, std::int64_t token, std::int64_t c, float value) {
   const std::int64_t offset = row_offset(tensor, b, h, token) + c;

@@ -44,12 +44,12 @@ double turned_center_dot(const RowGroup& group, RowPlace place) {
 // query . center in double, for what centring took from the row's scores.
 double center_dot(const RowGroup& group, RowPlace place) {
   if (group.rope.cos != nullptr) return turned_center_dot(group, place);
+  double row[kMaxHeadDim];
+  tensor_row(*group.query, group.query_dtype, group.batch, place.query_head,
+             group.first_token + place.query, group.head_dim, row);
   double dot = 0;
-  for (std::int64_t c = 0; c < group.head_dim; ++c) {
-    dot += tensor_element(*group.query, group.query_dtype, group.batch, place.query_head,
-                          group.first_token + place.query, c) *
-           static_cast<double>(group.key_center[c]);
-  }
+  for (std::int64_t c = 0; c < group.head_dim; ++c)
+    dot += row[c] * static_cast<double>(group.key_center[c]);
   return dot;
 }
 
@@ -250,8 +250,10 @@ void attend_into(const RowGroup& group, const Worker& worker, const SpanKeys& ke
   task.biased = biased;
   if (tile.has_bias) task.bias = tile.bias;
   task.first_key = first_key;
-  task.score_cap =
-      static_cast<float>(std::min(static_cast<double>(group.score_cap) * kLog2E, 3e38));
+  // Below 2^-100 all scores are the same, and 1 / score_cap might be no number.
+  if (group.score_cap > 0)
+    task.score_cap = static_cast<float>(
+        std::clamp(static_cast<double>(group.score_cap) * kLog2E, 0x1p-100, 3e38));
   task.state = state;
   task.scratch = worker.scratch;
   group.kernels->attend_tile(task);

@@ -33,10 +33,8 @@ struct Scratch {
   std::int32_t dots[kScoreBlock];
   std::int16_t x[kScoreBlock];
   std::uint8_t weights[kScoreBlock];
-  float scores[kScoreBlock];
   std::int32_t fixed[kScoreBlock];
   float value_log2[kScoreBlock];
-  std::int32_t kept[kScoreBlock];
   float elements[kScoreBlock];
   ScoreBlock row_block;
 };
@@ -138,26 +136,26 @@ BlockWeight plain_weights(const TileTask& task, std::int32_t row, const ScoreBlo
 BlockWeight general_weights(const TileTask& task, std::int32_t row, std::int64_t first_key,
                             bool is_biased, const ScoreBlock& block, const std::uint64_t* keep,
                             Scratch& scratch) {
-  const bool is_capped = task.score_cap > 0.0f;
   for (std::int32_t key = 0; key < kScoreBlock; ++key) {
-    scratch.value_log2[key] = static_cast<float>(block.value_log2[key]) * 0x1p-9f;
-    scratch.kept[key] = keep == nullptr || key_is_kept(keep, key) ? -1 : 0;
+    const bool kept = keep == nullptr || key_is_kept(keep, key);
+    scratch.value_log2[key] =
+        kept ? static_cast<float>(block.value_log2[key]) * 0x1p-9f : kNegativeInfinity;
   }
   GeneralRow form{};
   form.factor = task.query->factor[row];
-  form.term = is_capped ? task.query->score_term[row] : 0.0f;
+  form.term = task.query->score_term[row];
   form.cap = task.score_cap;
   form.bias = is_biased ? task.bias + row : nullptr;
+  form.elements = scratch.elements;
   if (is_biased && form.bias->elements != nullptr)
-    form.elements = mask_elements(*form.bias, first_key, scratch.elements);
+    form.elements = mask_elements<RowLoops>(*form.bias, first_key, scratch.elements);
   form.value_log2 = scratch.value_log2;
-  form.kept = scratch.kept;
-  const float largest = general_scores(form, block, first_key, scratch.dots, scratch.scores);
-  fixed_scores(scratch.scores, largest, scratch.fixed);
+  const float largest = general_scores(form, block, first_key, scratch.dots);
+  fixed_scores(scratch.dots, largest, scratch.fixed);
   NaturalOrder::narrow(scratch.fixed, scratch.x);
   const std::int32_t sum = quantize_weights(0, kGeneralScale, block, keep, scratch);
   const auto distance = [&](std::int32_t key, std::int32_t log2) {
-    return (largest - scratch.scores[key]) + static_cast<float>(log2) * 0x1p-9f;
+    return (largest - bits_as<float>(scratch.dots[key])) + static_cast<float>(log2) * 0x1p-9f;
   };
   return {largest, add_light_keys(static_cast<float>(sum), block, keep, NaturalOrder{}, distance)};
 }

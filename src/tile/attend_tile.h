@@ -186,52 +186,62 @@ INTFLASH_INLINE void weigh_rows(const QueryTile& query, Rows rows, std::int32_t 
   }
 }
 
-// Softmax of the active rows from first on in the general score form. The rows of biased have a
-// bias.
+// Scores of the active rows from first on in the general form, in place of their products. The rows
+// of biased have a bias.
 template <class Isa, class Rows>
-INTFLASH_NOINLINE void weigh_general_rows(const TileTask& task, std::int64_t first_key,
-                                          std::uint32_t biased, Rows rows, std::int32_t first,
-                                          std::int32_t active, TileScratch<Isa>& scratch) {
+INTFLASH_INLINE void score_general_rows(const TileTask& task, std::int64_t first_key,
+                                        std::uint32_t biased, Rows rows, std::int32_t first,
+                                        std::int32_t active, TileScratch<Isa>& scratch) {
+  constexpr std::uint64_t kAll[2] = {~std::uint64_t{0}, ~std::uint64_t{0}};
   const QueryTile& query = *task.query;
   GeneralScratch& general = scratch.general;
   const ScoreBlock* widened = nullptr;
   const std::uint64_t* expanded = nullptr;
   const BiasRow* read = nullptr;
-  const float* elements = nullptr;
-  if (!Rows::kMasked) {
-    for (std::int32_t key = 0; key < kScoreBlock; ++key) general.kept[key] = -1;
-  }
+  const float* elements = general.elements;
   for (std::int32_t a = first; a < active; ++a) {
     const std::int32_t row = rows.row(a);
     const ScoreBlock& block = rows.factors(a);
-    const std::uint64_t* keep = rows.keep(a);
-    if (widened != &block) widen_value_log2<Isa>(block, general.value_log2);
-    widened = &block;
-    if (Rows::kMasked &&
-        (expanded == nullptr || keep[0] != expanded[0] || keep[1] != expanded[1])) {
+    const std::uint64_t* keep = Rows::kMasked ? rows.keep(a) : kAll;
+    if (widened != &block || keep[0] != expanded[0] || keep[1] != expanded[1]) {
       NarrowedOrder<Isa>::expand(keep, general.kept);
+      widen_value_log2<Isa>(block, general.kept, general.value_log2);
+      widened = &block;
       expanded = keep;
     }
     const BiasRow* bias = (biased >> row & 1) != 0 ? task.bias + row : nullptr;
     const bool is_read = bias != nullptr && read != nullptr && same_elements(*bias, *read);
     if (bias != nullptr && bias->elements != nullptr && !is_read) {
-      elements = mask_elements(*bias, first_key, general.elements);
+      elements = mask_elements<Isa>(*bias, first_key, general.elements);
       read = bias;
     }
-    const bool is_capped = task.score_cap > 0.0f;
     GeneralRow form{};
     form.factor = query.factor[row];
-    form.term = is_capped ? query.score_term[row] : 0.0f;
+    form.term = query.score_term[row];
     form.cap = task.score_cap;
     form.bias = bias;
     form.elements = elements;
     form.value_log2 = general.value_log2;
-    form.kept = general.kept;
-    const float largest = general_scores(form, block, first_key, scratch.dots[row], general.scores);
-    const BlockWeight weight = weigh_general_row<Isa, Rows::kMasked>(
-        largest, block, keep, general, scratch.x[a], scratch.weights[a]);
-    scratch.exponent[a] = weight.exponent;
-    scratch.sum[a] = weight.sum;
+    scratch.exponent[a] = general_scores(form, block, first_key, scratch.dots[row]);
+  }
+}
+
+// Softmax of the active rows from first on in the general score form: all scores first here too.
+template <class Isa, class Rows>
+INTFLASH_NOINLINE void weigh_general_rows(const TileTask& task, std::int64_t first_key,
+                                          std::uint32_t biased, Rows rows, std::int32_t first,
+                                          std::int32_t active, TileScratch<Isa>& scratch) {
+  score_general_rows<Isa>(task, first_key, biased, rows, first, active, scratch);
+  for (std::int32_t a = first; a < active; ++a) {
+    scratch.weight_lanes[a] =
+        weigh_general_row<Isa>(scratch.dots[rows.row(a)], scratch.exponent[a], rows.factors(a),
+                               scratch.general, scratch.x[a], scratch.weights[a]);
+  }
+  sum_of_rows<Isa>(scratch.weight_lanes, active, scratch.weight_sum);
+  for (std::int32_t a = first; a < active; ++a) {
+    scratch.sum[a] = add_light_keys_of_scores<Isa>(static_cast<float>(scratch.weight_sum[a]),
+                                                   scratch.exponent[a], rows.factors(a),
+                                                   rows.keep(a), scratch.dots[rows.row(a)]);
   }
 }
 

@@ -17,7 +17,7 @@ constexpr float kNegativeInfinity = -__builtin_inff();
 // a * b + c with one rounding.
 INTFLASH_INLINE float fused(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 
-// 2^exponent for -126 <= exponent <= 127.
+// 2^exponent for -126 <= exponent <= 127; 0 for -127.
 INTFLASH_INLINE float power_of_two(std::int32_t exponent) {
   return bits_as<float>((exponent + 127) << 23);
 }
@@ -45,22 +45,22 @@ INTFLASH_INLINE float select_float(bool condition, float a, float b) {
 // The larger of x and a constant.
 INTFLASH_INLINE float at_least(float x, float floor) { return select_float(x < floor, floor, x); }
 
-// 2^x for x <= 126; 0 below 2^-126. Relative error 2e-7: a minimax polynomial of degree 5 on [0,
-// 1), exact at 0. Written without branches, so that loops over it vectorize.
-INTFLASH_INLINE float exp2_of(float x) {
-  const float clamped = at_least(x, -127.0f);
-  const std::int32_t toward_zero = static_cast<std::int32_t>(clamped);
-  const std::int32_t above = static_cast<float>(toward_zero) > clamped ? 1 : 0;
+// 2^x for -127 <= x <= 126; 0 below 2^-126. Relative error 2e-7: a minimax polynomial of degree 5
+// on [0, 1), exact at 0. Written without branches, so that loops over it vectorize.
+INTFLASH_INLINE float exp2_in_range(float x) {
+  const std::int32_t toward_zero = static_cast<std::int32_t>(x);
+  const std::int32_t above = static_cast<float>(toward_zero) > x ? 1 : 0;
   const std::int32_t whole = toward_zero - above;
-  const float fraction = clamped - static_cast<float>(whole);
+  const float fraction = x - static_cast<float>(whole);
   float power = fused(fraction, 0.00186713f, 0.00901703f);
   power = fused(power, fraction, 0.05579991f);
   power = fused(power, fraction, 0.24016445f);
   power = fused(power, fraction, 0.69315131f);
   power = fused(power, fraction, 1.0f);
-  const std::int32_t normal = whole >= -126 ? -1 : 0;
-  return bits_as<float>(bits_as<std::int32_t>(power * power_of_two(whole)) & normal);
+  return power * power_of_two(whole);
 }
+// The same for all x <= 126.
+INTFLASH_INLINE float exp2_of(float x) { return exp2_in_range(at_least(x, -127.0f)); }
 
 // log2 of a mantissa in [0.5, 1), absolute error 1.3e-5, in [-1, 0].
 INTFLASH_INLINE float log2_of_mantissa(float mantissa) {

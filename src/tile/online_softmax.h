@@ -197,35 +197,48 @@ INTFLASH_INLINE float add_light_keys_of_row(float sum, std::int32_t largest, Row
 
 // What the general score form keeps of the row before, since the next one often shares it.
 struct GeneralScratch {
-  alignas(64) float scores[kScoreBlock];
   alignas(64) std::int32_t fixed[kScoreBlock];
-  alignas(64) float value_log2[kScoreBlock];
   alignas(64) std::int32_t kept[kScoreBlock];
+  alignas(64) float value_log2[kScoreBlock];
   alignas(64) float elements[kScoreBlock];
 };
 
-// value_log2 of a block as floats in natural order.
+// value_log2 of a block as floats in natural order, -infinity where a key is not kept.
 template <class Isa>
-INTFLASH_NOINLINE void widen_value_log2(const ScoreBlock& block, float* value_log2) {
+INTFLASH_NOINLINE void widen_value_log2(const ScoreBlock& block,
+                                        const std::int32_t* INTFLASH_RESTRICT kept,
+                                        float* INTFLASH_RESTRICT value_log2) {
   const NarrowedOrder<Isa> position;
-  for (std::int32_t key = 0; key < kScoreBlock; ++key)
-    value_log2[key] = static_cast<float>(block.value_log2[position(key)]) * 0x1p-9f;
+  std::int16_t natural[kScoreBlock];
+  for (std::int32_t key = 0; key < kScoreBlock; key += 2)  // no port's order parts them
+    store_as(natural + key, load_as<std::uint32_t>(block.value_log2 + position(key)));
+  for (std::int32_t key = 0; key < kScoreBlock; ++key) {
+    const float log2 = static_cast<float>(natural[key]) * 0x1p-9f;
+    value_log2[key] = select_float(kept[key] != 0, log2, kNegativeInfinity);
+  }
 }
 
-// Softmax of one row from its scores in f32, as general_scores left them in scratch.
-template <class Isa, bool kMasked>
-INTFLASH_INLINE BlockWeight weigh_general_row(float largest, const ScoreBlock& block,
-                                              const std::uint64_t* keep, GeneralScratch& scratch,
-                                              std::int16_t* x, std::uint8_t* weights) {
-  const NarrowedOrder<Isa> position;
-  fixed_scores(scratch.scores, largest, scratch.fixed);
-  position.narrow(scratch.fixed, x);
-  const std::int32_t sum =
-      Isa::sum_lanes(weigh_lanes<Isa, kMasked>(x, 0, kGeneralScale.exponent, block, keep, weights));
+// P of one row from its scores, as general_scores left them; the result's lanes add up to the sum
+// of unfolded weights. A key that is not kept is infinitely far from the maximum.
+template <class Isa>
+INTFLASH_INLINE typename Isa::I32 weigh_general_row(const std::int32_t* scores, float largest,
+                                                    const ScoreBlock& block,
+                                                    GeneralScratch& scratch, std::int16_t* x,
+                                                    std::uint8_t* weights) {
+  fixed_scores(scores, largest, scratch.fixed);
+  NarrowedOrder<Isa>::narrow(scratch.fixed, x);
+  return weigh_lanes<Isa, false>(x, 0, kGeneralScale.exponent, block, nullptr, weights);
+}
+
+// Adds the light keys of a row's block to its sum.
+template <class Isa>
+INTFLASH_INLINE float add_light_keys_of_scores(float sum, float largest, const ScoreBlock& block,
+                                               const std::uint64_t* keep,
+                                               const std::int32_t* scores) {
   const auto distance = [&](std::int32_t key, std::int32_t log2) {
-    return (largest - scratch.scores[key]) + static_cast<float>(log2) * 0x1p-9f;
+    return (largest - bits_as<float>(scores[key])) + static_cast<float>(log2) * 0x1p-9f;
   };
-  return {largest, add_light_keys(static_cast<float>(sum), block, keep, position, distance)};
+  return add_light_keys(sum, block, keep, NarrowedOrder<Isa>{}, distance);
 }
 
 }  // namespace
