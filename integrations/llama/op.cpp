@@ -14,9 +14,9 @@ namespace {
 bool is_slow_in_ggml(ggml_type key_type) {
   return ggml_is_quantized(key_type) && key_type != GGML_TYPE_Q8_0;
 }
-constexpr std::int64_t kMinRows = 2;
-constexpr std::int64_t kManyKeys = 1024;
-constexpr std::int64_t kMinProducts = 100000;  // of queries with keys, channel by channel
+std::int64_t min_keys(std::int64_t rows) { return rows == 1 ? 1024 : rows < 4 ? 100 : 0; }
+// Of queries with keys, channel by channel.
+std::int64_t min_products(std::int64_t queries) { return queries == 1 ? 100000 : 50000; }
 
 struct Inputs {
   const ggml_tensor& query;  // [head_dim, tokens, heads, streams], ggml's order
@@ -205,9 +205,9 @@ bool gains(const ggml_tensor& op, std::string& reason) {
   const Inputs in = inputs_of(op);
   const std::int64_t queries = in.query.ne[1];
   const std::int64_t rows = queries * in.query.ne[2] / in.key.ne[2];
-  if (rows < kMinRows && in.key.ne[1] < kManyKeys && !is_slow_in_ggml(in.key.type))
-    reason = "one query for each head of few keys, which the CPU backend does faster";
-  else if (ggml_nelements(&in.query) * in.key.ne[1] < kMinProducts)
+  if (in.key.ne[1] < min_keys(rows) && !is_slow_in_ggml(in.key.type))
+    reason = "one to three queries for each head of few keys, which the CPU backend does faster";
+  else if (ggml_nelements(&in.query) * in.key.ne[1] < min_products(queries))
     reason = "too few keys, which the CPU backend does faster";
   return reason.empty();
 }
