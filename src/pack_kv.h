@@ -11,8 +11,8 @@
 
 namespace intflash {
 
-// The same by score blocks: of a head (b * num_kv_heads + h) into two pages, from any worker. Tokens
-// from kv_end on are taken as absent.
+// The same by score blocks: of a head (b * num_kv_heads + h) into two pages, from any worker.
+// Tokens from kv_end on are taken as absent.
 void begin_packing(const Call& call);
 void pack_score_block(const Call& call, const Worker& worker, std::int64_t head, std::int64_t block,
                       std::int64_t kv_end, char* pages, ScoreBlock& score_block);

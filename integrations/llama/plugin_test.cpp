@@ -215,7 +215,7 @@ TEST_F(Plugin, RefusesWhatItCannotServe) {
 
 TEST_F(Plugin, HandsBackWhatTheCpuDoesFaster) {
   Attention few_keys;
-  few_keys.query_len = few_keys.kv_len = 7;
+  few_keys.query_len = few_keys.kv_len = 6;
   EXPECT_FALSE(supports(few_keys));
   Attention ungrouped;
   ungrouped.group_size = 1;
