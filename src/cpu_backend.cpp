@@ -78,9 +78,8 @@ void attend_item(const Call& call, const Worker& worker, std::int64_t index) {
 }
 
 // What the query's and the key's magnitudes say of the scores.
-ScoreRange score_range(const Call& call) {
+ScoreRange score_range(const Call& call, double largest_key) {
   const Problem& p = call.problem();
-  double largest_key = call.status().largest_key;
   if (p.center_key && call.args.key_center != nullptr) {
     const std::int64_t count = p.batch * p.num_kv_heads * p.head_dim;
     double largest_center = 0;
@@ -129,10 +128,14 @@ intflash_status scan_query(const Call& call, const Team& team) {
 intflash_status attend(const intflash_plan& plan, const intflash_attend_args& args,
                        void* workspace) {
   const Call call{plan, args, static_cast<char*>(workspace)};
+  if (!is_packed(call)) {
+    return fail(INTFLASH_INVALID_ARGUMENT,
+                "workspace: holds no keys and values that intflash_pack of this plan has left");
+  }
   const Team team = call.team();
   intflash_status result = scan_query(call, team);
   if (result == INTFLASH_OK && call.problem().kv_len > 0)
-    result = check_score_range(score_range(call));
+    result = check_score_range(score_range(call, call.status().largest_key));
   if (result != INTFLASH_OK) return result;
   team.for_each(call.layout().num_items, [&](const Worker& worker, std::int64_t index) {
     attend_item(call, worker, index);
@@ -163,6 +166,9 @@ void attend_block(const HeadsAtOnce& heads, std::int64_t block, std::int64_t i,
   if (!sees_keys(tile, keys.keys)) return;
   pack_score_block(call, heads.worker, heads.first + i, block, tile.max_end,
                    call.page(heads.first, 0), score_block);
+  // What is not sound is an error in the end, and nothing to compute with.
+  const double largest_key = largest_of(call.key(), call.status().key);
+  if (!is_sound(call) || !score_range(call, largest_key).is_safe()) return;
   attend_into(heads.group(i), heads.worker, keys, tile, state);
 }
 
@@ -204,7 +210,8 @@ intflash_status pack_and_attend(const Call& call) {
   begin_packing(call);
   for_each_item([](const HeadsAtOnce& some) { attend_heads(some); });
   result = end_packing(call);
-  if (result == INTFLASH_OK) result = check_score_range(score_range(call));
+  if (result == INTFLASH_OK)
+    result = check_score_range(score_range(call, call.status().largest_key));
   if (result != INTFLASH_OK) return result;
   for_each_item([](const HeadsAtOnce& some) {
     for (std::int64_t i = 0; i < some.count; ++i)

@@ -66,6 +66,11 @@ void compute_center(const Call& call, std::int64_t head) {
   }
 }
 
+// Of a workspace that this plan has packed; what else may stand there is unlikely to be it.
+std::uint64_t packed_mark(const intflash_plan& plan) {
+  return 0x706163b5a19e5d4bu ^ reinterpret_cast<std::uintptr_t>(&plan);
+}
+
 intflash_status report_bad_kv(const Call& call) {
   const intflash_status result = report_bad(call.key(), call.status().key);
   return result == INTFLASH_OK ? report_bad(call.value(), call.status().value) : result;
@@ -75,6 +80,7 @@ intflash_status report_bad_kv(const Call& call) {
 
 void begin_packing(const Call& call) {
   CallStatus& status = call.status();
+  status.packed = 0;
   reset_scan(status.key);
   reset_scan(status.value);
   status.largest_key = 0;
@@ -90,6 +96,14 @@ void pack_score_block(const Call& call, const Worker& worker, std::int64_t head,
     present[i] = keep_word({0, kv_end}, (2 * block + i) * kBlockTokens);
   }
   call.kernels().prepare_block(score_block, present);
+}
+
+bool is_sound(const Call& call) {
+  const CallStatus& status = call.status();
+  return status.key.first_bad.load(std::memory_order_relaxed) == INT64_MAX &&
+         status.value.first_bad.load(std::memory_order_relaxed) == INT64_MAX &&
+         largest_of(call.key(), status.key) < kMaxKey &&
+         largest_of(call.value(), status.value) < kMaxValue;
 }
 
 intflash_status end_packing(const Call& call) {
@@ -117,7 +131,10 @@ intflash_status pack_kv(const intflash_plan& plan, const intflash_attend_args& a
   const Problem& p = call.problem();
   CallStatus& status = call.status();
   begin_packing(call);
-  if (p.kv_len == 0) return INTFLASH_OK;
+  if (p.kv_len == 0) {
+    status.packed = packed_mark(plan);
+    return INTFLASH_OK;
+  }
 
   const Team team = call.team();
   const std::int64_t heads = p.batch * p.num_kv_heads;
@@ -145,7 +162,11 @@ intflash_status pack_kv(const intflash_plan& plan, const intflash_attend_args& a
     pack_score_block(call, worker, head, block, p.kv_len, call.page(head, 2 * block),
                      call.score_blocks(head)[block]);
   });
-  return end_packing(call);
+  const intflash_status result = end_packing(call);
+  if (result == INTFLASH_OK) status.packed = packed_mark(plan);
+  return result;
 }
+
+bool is_packed(const Call& call) { return call.status().packed == packed_mark(call.plan); }
 
 }  // namespace intflash

@@ -38,6 +38,8 @@ std::int64_t choose_heads_at_once(const Problem& problem, const Plan& plan) {
   const std::int64_t heads = problem.batch * problem.num_kv_heads;
   if (plan.tiles_per_head > 1 || plan.num_workers > heads) return 0;
   if (problem.center_key || problem.center_value) return 0;
+  // Codes of INT8 are scaled by numbers that are looked at in the end alone.
+  if (problem.key_dtype == INTFLASH_INT8 || problem.value_dtype == INTFLASH_INT8) return 0;
   const std::int64_t share = ceil_div(heads, plan.num_workers);
   return share <= kMaxHeadsAtOnce ? share : 0;
 }

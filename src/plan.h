@@ -16,6 +16,7 @@
 
 namespace intflash {
 
+// Bounds the tiles and states that a worker keeps.
 constexpr std::int64_t kMaxHeadsAtOnce = 64;
 
 // Tiles of consecutive query rows of one kv head. Row r of a head's rows is query r / group_size of
@@ -30,6 +31,7 @@ struct WorkItem {
 // What the workers of a run share; at Plan::status_offset.
 struct CallStatus {
   std::atomic<std::int64_t> next_task;
+  std::uint64_t packed;  // packed_mark(plan) where the pages hold what pack left
   TensorScan query;
   TensorScan key;
   TensorScan value;
@@ -57,8 +59,7 @@ struct Plan {
   std::size_t status_offset;   // counters of the running call
   std::size_t mask_offset;     // KeyRange [batch][query_len]: plain_keys of the additive mask
   std::size_t center_offset;   // computed means: float [batch][num_kv_heads][head_dim + head_dim_v]
-  std::size_t partial_offset;  // double [batch][num_kv_heads][spans][head_dim + head_dim_v]; reused
-                               // as the packing buffers
+  std::size_t partial_offset;  // double [batch][num_kv_heads][spans][head_dim + head_dim_v]
   std::size_t blocks_offset;   // ScoreBlock [batch][num_kv_heads][num_blocks]
   std::size_t pages_offset;    // [batch][num_kv_heads][2 * num_blocks] pages
   std::size_t workers_offset;  // [num_workers] of worker.bytes

@@ -76,8 +76,8 @@ struct SpanKeys {
 void attend_into(const RowGroup& group, const Worker& worker, const SpanKeys& keys,
                  const Tile& tile, const AttentionState& state);
 
-// The state that takes a span's keys alone, with none seen yet: the part, unless the span is the
-// first that the tile sees.
+// The state that takes a span's keys alone, with none seen yet: the part, or the tile's own state
+// as long as that has seen none.
 AttentionState begin_span(Tile& tile, const AttentionState& part);
 // Merges it into the tile's state.
 void end_span(const RowGroup& group, const AttentionState& part, Tile& tile);

@@ -8,6 +8,7 @@
 #include <limits>
 #include <sstream>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -85,31 +86,74 @@ TEST(NonfiniteInput, IsNamedWhereverItIs) {
 
 TEST(NonfiniteInput, IsFoundByEveryPortAtEveryChannel) {
   AttentionCase c = small_call();
-  c.head_dim = 72;
-  c.head_dim_v = 40;
+  c.head_dim = c.head_dim_v = 72;
+  for (const intflash_center center : {INTFLASH_CENTER_KEY_VALUE, INTFLASH_CENTER_NONE}) {
+    c.center = center;
+    for (const PortEntry& port : all_test_ports()) {
+      Memory memory;
+      CaseTensors tensors = make_tensors(c, memory);
+      for (std::int64_t channel = 0; channel < c.head_dim; ++channel) {
+        for (intflash_tensor* tensor :
+             {&tensors.args.query, &tensors.args.key, &tensors.args.value}) {
+          float& element = static_cast<float*>(tensor->data)[channel];
+          const float kept = element;
+          element = kNan;
+          EXPECT_EQ(run_tensors(tensors, port, {}, memory).status, INTFLASH_NONFINITE_INPUT)
+              << port.name << " channel " << channel;
+          element = kept;
+        }
+      }
+    }
+  }
+}
+
+// Rows are quantized several at a time.
+TEST(NonfiniteInput, IsFoundByEveryPortInEveryToken) {
+  AttentionCase c = small_call();
+  c.kv_len = 35;
+  c.center = INTFLASH_CENTER_NONE;
   for (const PortEntry& port : all_test_ports()) {
     Memory memory;
     CaseTensors tensors = make_tensors(c, memory);
-    for (std::int64_t channel = 0; channel < c.head_dim; ++channel) {
-      for (intflash_tensor* tensor : {&tensors.args.query, &tensors.args.key}) {
-        float& element = static_cast<float*>(tensor->data)[channel];
+    for (std::int64_t token = 0; token < c.kv_len; ++token) {
+      for (const intflash_tensor* tensor : {&tensors.args.key, &tensors.args.value}) {
+        float& element = static_cast<float*>(tensor->data)[token * tensor->stride_token + 3];
         const float kept = element;
-        element = kNan;
+        element = -kInfinity;
         EXPECT_EQ(run_tensors(tensors, port, {}, memory).status, INTFLASH_NONFINITE_INPUT)
-            << port.name << " channel " << channel;
+            << port.name << " token " << token;
         element = kept;
       }
     }
   }
 }
 
+// A stride is not used where there is one element, and may then be anything.
+TEST(Strides, OfOneTokenMayBeAnything) {
+  AttentionCase c = small_call();
+  c.query_len = c.kv_len = 1;
+  for (const PortEntry& port : all_test_ports()) {
+    Memory memory;
+    CaseTensors tensors = make_tensors(c, memory);
+    const CaseResult expected = run_tensors(tensors, port, {}, memory);
+    for (intflash_tensor* tensor : {&tensors.args.query, &tensors.args.key, &tensors.args.value})
+      tensor->stride_token = INT64_MAX;
+    EXPECT_EQ(difference(c, run_tensors(tensors, port, {}, memory), expected), "") << port.name;
+  }
+}
+
 TEST(NonfiniteInput, OfTheLowestPositionIsReported) {
   AttentionCase c = small_call();
   c.kv_len = 2500;  // three chunks of a scan
-  for (const bool centered : {false, true}) {
-    c.center = centered ? INTFLASH_CENTER_KEY_VALUE : INTFLASH_CENTER_NONE;
-    c.query_len = centered ? 5 : 3;
-    ApiCall call(c, centered ? 3 : 1);
+  c.query_len = 3;  // one tile of a head's rows on every port
+  const std::pair<intflash_center, std::int32_t> ways[] = {{INTFLASH_CENTER_KEY_VALUE, 1},
+                                                           {INTFLASH_CENTER_KEY_VALUE, 3},
+                                                           {INTFLASH_CENTER_NONE, 1},
+                                                           {INTFLASH_CENTER_NONE, 3},
+                                                           {INTFLASH_CENTER_NONE, 5}};
+  for (const auto& [center, threads] : ways) {
+    c.center = center;
+    ApiCall call(c, threads);
     const Input key = inputs_of(call)[1];
     const Position order[] = {{1, 1, 2499, 15}, {1, 0, 1024, 0}, {0, 1, 2000, 3}, {0, 1, 1023, 15},
                               {0, 1, 1023, 2},  {0, 0, 2499, 9}, {0, 0, 7, 9},    {0, 0, 0, 0}};

@@ -319,6 +319,30 @@ TEST(Invariance, PackedKeysAndValuesServeManyCalls) {
   intflash_plan_destroy(plan);
 }
 
+// Few rows are attended while they are packed, which leaves no packed keys.
+TEST(Invariance, PackedKeysAreThoseThatPackWasTheLastToLeave) {
+  AttentionCase c = causal_case();
+  c.query_len = 2;
+  Whole whole(c);
+  const CaseResult expected = whole.run(scalar_port());
+  intflash_context context = make_context(scalar_port(), {});
+  intflash_plan* plan = nullptr;
+  ASSERT_EQ(intflash_plan_attend(&context, &whole.tensors.desc, &plan), INTFLASH_OK);
+  const std::size_t bytes = intflash_plan_workspace_bytes(plan);
+  std::byte* workspace = whole.memory.take(bytes);
+  const intflash_attend_args& args = whole.tensors.args;
+  EXPECT_EQ(intflash_run_packed(plan, &args, workspace, bytes), INTFLASH_INVALID_ARGUMENT);
+  EXPECT_EQ(intflash_pack(plan, &args, workspace, bytes), INTFLASH_OK);
+  EXPECT_EQ(intflash_run(plan, &args, workspace, bytes), INTFLASH_OK);
+  EXPECT_EQ(intflash_run_packed(plan, &args, workspace, bytes), INTFLASH_INVALID_ARGUMENT);
+  EXPECT_NE(std::string(intflash_last_error()).find("intflash_pack"), std::string::npos);
+  EXPECT_EQ(intflash_pack(plan, &args, workspace, bytes), INTFLASH_OK);
+  whole.take();
+  EXPECT_EQ(intflash_run_packed(plan, &args, workspace, bytes), INTFLASH_OK);
+  EXPECT_EQ(difference(c, whole.take(), expected), "");
+  intflash_plan_destroy(plan);
+}
+
 // intflash_run_packed reads query alone: not the scales of keys and values either.
 TEST(Invariance, PackedCodesNeedNoKeysAndValues) {
   AttentionCase c = causal_case();

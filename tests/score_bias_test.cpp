@@ -6,9 +6,11 @@
 // refused.
 #include "score_bias.h"
 
+#include <algorithm>
 #include <cfloat>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <random>
 #include <string>
 #include <vector>
@@ -103,6 +105,37 @@ TEST(ScoreBias, AHiddenTailIsAShorterCall) {
       EXPECT_EQ(difference(whole, masked, run_tensors(tensors, port, {}, memory)), "")
           << port.name << " length " << length;
     }
+  }
+}
+
+TEST(ScoreBias, BatchesMayHideDifferentTails) {
+  AttentionCase c = causal_case();
+  c.mask = INTFLASH_MASK_NONE;
+  c.query_len = 2;
+  c.batch = 3;
+  const std::int64_t lengths[] = {700, 0, 130};
+  std::vector<std::uint16_t> elements(static_cast<std::size_t>(3 * c.kv_len), 0xfc00);
+  for (std::int64_t b = 0; b < 3; ++b)
+    std::fill_n(elements.begin() + b * c.kv_len, lengths[b], std::uint16_t{0});
+  for (const PortEntry& port : all_test_ports()) {
+    Memory memory;
+    CaseTensors tensors = make_tensors(c, memory);
+    tensors.args.additive_mask = {elements.data(), INTFLASH_F16, c.kv_len, 0, 0, nullptr};
+    const CaseResult together = run_tensors(tensors, port, {}, memory);
+    std::memset(tensors.out, CaseTensors::kPoison, tensors.out_bytes);
+    for (std::int64_t b = 0; b < 3; ++b) {
+      CaseTensors one = tensors;
+      one.desc.batch = 1;
+      one.desc.kv_len = lengths[b];
+      one.args.additive_mask = {};
+      for (intflash_tensor* tensor : {&one.args.query, &one.args.key, &one.args.value})
+        tensor->data = static_cast<float*>(tensor->data) + b * tensor->stride_batch;
+      one.args.out.data = static_cast<float*>(one.args.out.data) + b * one.args.out.stride_batch;
+      one.args.lse = nullptr;
+      one.lse_count = 0;
+      ASSERT_EQ(run_tensors(one, port, {}, memory).status, INTFLASH_OK) << intflash_last_error();
+    }
+    EXPECT_EQ(std::memcmp(tensors.out, together.out.data(), together.out.size()), 0) << port.name;
   }
 }
 
@@ -259,10 +292,17 @@ TEST(ScoreBias, PlainKeysAreTheOneRunThatIsLeftWithNothingAdded) {
       }
       is_plain &= runs <= 1;
     }
+    std::vector<std::uint16_t> halves;
+    for (const float x : elements)
+      halves.push_back(x == 0.0f ? 0 : x == -1.0f ? 0xbc00 : x == -FLT_MAX ? 0xfbff : 0xfc00);
     ScoreBias bias{};
     bias.additive = {elements.data(), INTFLASH_F32, 0, 0, 0, nullptr};
+    if (i % 2 == 0) bias.additive = {halves.data(), INTFLASH_F16, 0, 0, 0, nullptr};
     bias.rule = {1, kv_begin, kv_begin + count, -1, -1, 0};
+    ScoreBias by_head = bias;
+    by_head.additive.stride_head = 1;
     for (const PortEntry& port : all_test_ports()) {
+      EXPECT_LT(plain_keys(*port.kernels, by_head, 0, 0).begin, 0);
       const KeyRange keys = plain_keys(*port.kernels, bias, 0, 0);
       ASSERT_EQ(keys.begin >= 0, is_plain) << i;
       for (std::int64_t k = 0; is_plain && k < count; ++k) {

@@ -83,8 +83,9 @@ struct GeneralRow {
 // ---- The cap ----
 
 // score / cap, by 1 / cap, as a division rounds it: what one step leaves is a unit apart at most,
-// and of such the next one finds the nearest (Markstein's theorem). Division is what the loop over
-// keys would wait for.
+// and of such the next one finds the nearest (Markstein's theorem; below caps of 2^-80, where what
+// is left is denormal, it may be the one beside). Division is what the loop over keys would wait
+// for.
 INTFLASH_INLINE float over_cap(float score, float cap, float inverse) {
   float quotient = score * inverse;
   quotient = fused(fused(-cap, quotient, score), inverse, quotient);

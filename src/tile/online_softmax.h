@@ -195,9 +195,9 @@ INTFLASH_INLINE float add_light_keys_of_row(float sum, std::int32_t largest, Row
   return add_light_keys(sum, block, keep, position, distance);
 }
 
-// What the general score form keeps of the row before, since the next one often shares it.
 struct GeneralScratch {
   alignas(64) std::int32_t fixed[kScoreBlock];
+  // Kept of the row before, since the next one often shares it.
   alignas(64) std::int32_t kept[kScoreBlock];
   alignas(64) float value_log2[kScoreBlock];
   alignas(64) float elements[kScoreBlock];
