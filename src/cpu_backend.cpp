@@ -167,8 +167,8 @@ void attend_block(const HeadsAtOnce& heads, std::int64_t block, std::int64_t i,
   pack_score_block(call, heads.worker, heads.first + i, block, tile.max_end,
                    call.page(heads.first, 0), score_block);
   // What is not sound is an error in the end, and nothing to compute with.
-  const double largest_key = largest_of(call.key(), call.status().key);
-  if (!is_sound(call) || !score_range(call, largest_key).is_safe()) return;
+  if (!is_sound(call) || !score_range(call, largest_of(call.key(), call.status().key)).is_safe())
+    return;
   attend_into(heads.group(i), heads.worker, keys, tile, state);
 }
 

@@ -8,6 +8,17 @@ A contender's `held` says whether it obeys a switch that keeps it to an instruct
 import numpy as np
 
 
+def onnx_options(threads):
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # Its idle threads would otherwise take time from whoever is measured next.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
 class OpenVino:
     """The opset's scaled dot product attention, in one stream."""
 
@@ -51,14 +62,9 @@ class OnnxRuntime:
         self.name = "ONNX Runtime f32"
         self.version = onnxruntime.__version__
         self.shape = query.shape
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        # Its idle threads would otherwise take time from whoever is measured next.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         model = self._grouped(query.shape) if causal else self._multi_head(query.shape)
         self.session = onnxruntime.InferenceSession(
-            model, options, providers=["CPUExecutionProvider"]
+            model, onnx_options(threads), providers=["CPUExecutionProvider"]
         )
         # The operators take [batch, tokens, heads * dim].
         self.feed = {

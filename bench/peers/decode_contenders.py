@@ -11,6 +11,8 @@ import concurrent.futures
 
 import numpy as np
 
+import contenders
+
 
 def last_token(array):
     """Of [1, heads, tokens, dim], in C order."""
@@ -103,14 +105,9 @@ class OnnxRuntime:
         self.name = f"ONNX Runtime int8 {granularity.lower().replace('_', ' ')}"
         self.version = onnxruntime.__version__
         self.shape = query.shape
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        # Its idle threads would otherwise take time from whoever is measured next.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self.session = onnxruntime.InferenceSession(
             self._model(granularity, query.shape, key.shape),
-            options,
+            contenders.onnx_options(threads),
             providers=["CPUExecutionProvider"],
         )
         kv_len = key.shape[2]

@@ -194,7 +194,6 @@ struct Avx2 {
     }
   }
 
-  static INTFLASH_INLINE float widen_half(std::uint16_t half) { return _cvtsh_ss(half); }
   static INTFLASH_INLINE void widen_halves(const std::uint16_t* halves, std::int64_t count,
                                            float* elements) {
     for (std::int64_t i = 0; i < count; i += 8) {
@@ -210,6 +209,16 @@ struct Avx2 {
       const F32 numbers = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(some));
       _mm256_storeu_ps(elements + i, _mm256_mul_ps(numbers, scale));
     }
+  }
+  static INTFLASH_INLINE void scale_nibbles(const std::uint8_t* pairs, std::uint16_t half,
+                                            float* elements) {
+    const __m128i both = _mm_loadu_si128(reinterpret_cast<const __m128i*>(pairs));
+    const __m128i low = _mm_and_si128(both, _mm_set1_epi8(15));
+    const __m128i high = _mm_and_si128(_mm_srli_epi16(both, 4), _mm_set1_epi8(15));
+    alignas(16) std::int8_t codes[32];
+    _mm_store_si128(reinterpret_cast<__m128i*>(codes), _mm_sub_epi8(low, _mm_set1_epi8(8)));
+    _mm_store_si128(reinterpret_cast<__m128i*>(codes + 16), _mm_sub_epi8(high, _mm_set1_epi8(8)));
+    scale_codes(codes, half, elements);
   }
   static INTFLASH_INLINE void quantize_64(const float* row, float inverse, std::int8_t* codes) {
     for (std::int32_t i = 0; i < 64; i += 32) {

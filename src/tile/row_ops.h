@@ -23,7 +23,6 @@ INTFLASH_INLINE float widen_f16(std::uint16_t half) {
 
 // A class of an instruction set's operations that has ways of its own hides these.
 struct RowLoops {
-  static INTFLASH_INLINE float widen_half(std::uint16_t half) { return widen_f16(half); }
   // count: a multiple of 8.
   static INTFLASH_INLINE void widen_halves(const std::uint16_t* halves, std::int64_t count,
                                            float* INTFLASH_RESTRICT elements) {
@@ -34,6 +33,15 @@ struct RowLoops {
                                           float* INTFLASH_RESTRICT elements) {
     const float scale = widen_f16(half);
     for (std::int64_t i = 0; i < 32; ++i) elements[i] = static_cast<float>(codes[i]) * scale;
+  }
+  // 32 codes of 4 bits plus 8 times their scale, a half: i in the lower bits, i + 16 in the upper.
+  static INTFLASH_INLINE void scale_nibbles(const std::uint8_t* pairs, std::uint16_t half,
+                                            float* INTFLASH_RESTRICT elements) {
+    const float scale = widen_f16(half);
+    for (std::int64_t i = 0; i < 16; ++i) {
+      elements[i] = static_cast<float>((pairs[i] & 15) - 8) * scale;
+      elements[i + 16] = static_cast<float>((pairs[i] >> 4) - 8) * scale;
+    }
   }
   // 64 channels times inverse, to the nearest code.
   static INTFLASH_INLINE void quantize_64(const float* row, float inverse,

@@ -51,13 +51,8 @@ INTFLASH_INLINE void widen_q8_0(const std::uint8_t* block, float* elements) {
                    elements);
 }
 template <class Ops>
-INTFLASH_INLINE void widen_q4_0(const std::uint8_t* block, float* INTFLASH_RESTRICT elements) {
-  const float scale = Ops::widen_half(load_as<std::uint16_t>(block));
-  const std::uint8_t* codes = block + 2;
-  for (std::int64_t i = 0; i < kGgmlBlock / 2; ++i) {
-    elements[i] = static_cast<float>((codes[i] & 15) - 8) * scale;
-    elements[i + kGgmlBlock / 2] = static_cast<float>((codes[i] >> 4) - 8) * scale;
-  }
+INTFLASH_INLINE void widen_q4_0(const std::uint8_t* block, float* elements) {
+  Ops::scale_nibbles(block + 2, load_as<std::uint16_t>(block), elements);
 }
 
 // Bytes of consecutive elements: of whole blocks where the type has them.
