@@ -10,9 +10,9 @@
 #include <string>
 #include <vector>
 
-#include "dispatch.h"
+#include "machine/dispatch.h"
 
-namespace intflash {
+namespace intflash::internal {
 namespace {
 
 constexpr std::int64_t kDim = 128;
@@ -129,4 +129,4 @@ const int registered = [] {
 }();
 
 }  // namespace
-}  // namespace intflash
+}  // namespace intflash::internal

@@ -3,7 +3,7 @@
 #
 # intflash_add_port(<name> ARCH x86_64|aarch64|any SOURCES ... [FLAGS ...])
 # compiles one port, the kernels of one instruction set, as an object library that exports a single
-# symbol, intflash::kernels_<name>. A port of another architecture is left out; so is one that this
+# symbol, intflash::internal::kernels_<name>. A port of another architecture is left out; so is one that this
 # compiler cannot build, and a message says so. Call it best port first: built_ports.inc keeps the
 # order.
 include(CheckCXXCompilerFlag)
@@ -58,7 +58,7 @@ function(intflash_add_port name)
     string(LENGTH ${table} length)
     add_test(NAME firewall.${name}
              COMMAND ${CMAKE_COMMAND} -DNM=${CMAKE_NM} -DREADELF=${CMAKE_READELF}
-                     "-DOBJECTS=$<TARGET_OBJECTS:${target}>" -DTABLE=_ZN8intflash${length}${table}E
+                     "-DOBJECTS=$<TARGET_OBJECTS:${target}>" -DTABLE=_ZN8intflash8internal${length}${table}E
                      -P ${PROJECT_SOURCE_DIR}/cmake/check_isa_object.cmake)
     set_tests_properties(firewall.${name} PROPERTIES LABELS quick)
   endif()

@@ -17,7 +17,7 @@
 #include "seed.h"
 #include "test_ports.h"
 
-namespace intflash {
+namespace intflash::internal {
 namespace {
 
 // A case of one head in contiguous f32, whose tensors a test may change before it runs.
@@ -260,4 +260,4 @@ TEST(Algebra, ACapFarAboveTheScoresChangesLittle) {
 }
 
 }  // namespace
-}  // namespace intflash
+}  // namespace intflash::internal

@@ -52,7 +52,7 @@ void* __wrap__Znam(std::size_t bytes) {
 }
 }  // extern "C"
 
-namespace intflash {
+namespace intflash::internal {
 
 long num_allocations() { return allocations; }
 
@@ -144,4 +144,4 @@ TEST(Memory, IsNotAllocatedByRun) {
 }
 
 }  // namespace
-}  // namespace intflash
+}  // namespace intflash::internal

@@ -12,7 +12,7 @@
 #include "attention_case.h"
 #include "intflash/intflash.h"
 
-namespace intflash {
+namespace intflash::internal {
 
 // batch 2, 4 query heads over 2 kv heads, 5 queries, 7 keys, head_dim 16 and 8.
 inline AttentionCase small_call() {
@@ -75,4 +75,4 @@ struct ApiCall {
   intflash_context* context = nullptr;
 };
 
-}  // namespace intflash
+}  // namespace intflash::internal

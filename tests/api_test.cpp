@@ -17,7 +17,7 @@
 
 #include "api_call.h"
 
-namespace intflash {
+namespace intflash::internal {
 namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
@@ -589,4 +589,4 @@ TEST(Interface, InputsAreNotWritten) {
 }
 
 }  // namespace
-}  // namespace intflash
+}  // namespace intflash::internal

@@ -12,7 +12,7 @@
 
 #include "serving_input.h"
 
-namespace intflash::serving {
+namespace intflash::internal::serving {
 namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
@@ -200,4 +200,4 @@ TEST(AppendInput, HandlesAndSequencesAreChecked) {
 }
 
 }  // namespace
-}  // namespace intflash::serving
+}  // namespace intflash::internal::serving

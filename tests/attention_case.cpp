@@ -13,9 +13,9 @@
 #include <sstream>
 
 #include "random.h"
-#include "reference.h"
+#include "reference/reference.h"
 
-namespace intflash {
+namespace intflash::internal {
 namespace {
 
 constexpr std::size_t kAlignment = 64;
@@ -405,4 +405,4 @@ Numbers numbers_of(const AttentionCase& c, const CaseResult& result) {
   return numbers;
 }
 
-}  // namespace intflash
+}  // namespace intflash::internal

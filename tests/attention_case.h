@@ -11,10 +11,10 @@
 #include <string>
 #include <vector>
 
-#include "context.h"
 #include "intflash/intflash.h"
+#include "machine/context.h"
 
-namespace intflash {
+namespace intflash::internal {
 
 // How a tensor lies in memory.
 enum class Layout {
@@ -145,4 +145,4 @@ struct Numbers {
 };
 Numbers numbers_of(const AttentionCase& c, const CaseResult& result);
 
-}  // namespace intflash
+}  // namespace intflash::internal

@@ -19,7 +19,7 @@
 #include "seed.h"
 #include "test_ports.h"
 
-namespace intflash {
+namespace intflash::internal {
 namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
@@ -367,4 +367,4 @@ TEST(ErrorBound, OfOrdinaryCodesIsSmallBesideTheValues) {
 }
 
 }  // namespace
-}  // namespace intflash
+}  // namespace intflash::internal

@@ -13,7 +13,7 @@
 
 #include "serving_input.h"
 
-namespace intflash::serving {
+namespace intflash::internal::serving {
 namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
@@ -344,4 +344,4 @@ TEST(BatchInput, HandlesAreChecked) {
 }
 
 }  // namespace
-}  // namespace intflash::serving
+}  // namespace intflash::internal::serving

@@ -13,7 +13,7 @@
 #include "serving.h"
 #include "test_ports.h"
 
-namespace intflash::serving {
+namespace intflash::internal::serving {
 namespace {
 
 const float* query_of(const Shape& shape, const Tokens& tokens, std::int64_t first) {
@@ -333,4 +333,4 @@ TEST(Batch, RequestsWithoutQueriesOrKeysAreServed) {
 }
 
 }  // namespace
-}  // namespace intflash::serving
+}  // namespace intflash::internal::serving

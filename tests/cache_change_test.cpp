@@ -11,7 +11,7 @@
 
 #include "serving.h"
 
-namespace intflash::serving {
+namespace intflash::internal::serving {
 namespace {
 
 void expect_overlap(intflash_status status) {
@@ -113,4 +113,4 @@ TEST(CacheChange, WithinAnAppendIsRefused) {
 }
 
 }  // namespace
-}  // namespace intflash::serving
+}  // namespace intflash::internal::serving

@@ -20,7 +20,7 @@
 
 #include "npy.h"
 
-namespace intflash {
+namespace intflash::internal {
 namespace {
 
 namespace fs = std::filesystem;
@@ -435,4 +435,4 @@ TEST_F(Command, BenchFindsOutFirstThatItsReportCannotBeWritten) {
 }
 
 }  // namespace
-}  // namespace intflash
+}  // namespace intflash::internal

@@ -12,7 +12,7 @@
 
 #include "intflash/intflash.h"
 
-namespace intflash {
+namespace intflash::internal {
 
 // What this program has taken from malloc and operator new so far, the library in it included.
 long num_allocations();
@@ -57,4 +57,4 @@ class CountingAllocator {
   std::map<void*, std::size_t> held_;
 };
 
-}  // namespace intflash
+}  // namespace intflash::internal

@@ -3,7 +3,7 @@
 //
 // Decoding of CPUID and XCR0, and of what the OS tells about an AArch64 CPU, driven by CPUs made up
 // here.
-#include "cpu_features.h"
+#include "machine/cpu_features.h"
 
 #include <cstring>
 #include <map>
@@ -12,7 +12,7 @@
 
 #include <gtest/gtest.h>
 
-namespace intflash {
+namespace intflash::internal {
 namespace {
 
 constexpr std::uint32_t bit(int index) { return 1u << index; }
@@ -234,4 +234,4 @@ TEST(ArmFeatures, TheReasonNamesWhatIsMissing) {
 }
 
 }  // namespace
-}  // namespace intflash
+}  // namespace intflash::internal

@@ -6,9 +6,9 @@
 #include <cmath>
 #include <limits>
 
-#include "reference.h"
+#include "reference/reference.h"
 
-namespace intflash {
+namespace intflash::internal {
 namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
@@ -114,4 +114,4 @@ Numbers oracle(const AttentionCase& c, const CaseTensors& tensors) {
   return numbers;
 }
 
-}  // namespace intflash
+}  // namespace intflash::internal

@@ -11,7 +11,7 @@
 
 #include "attention_case.h"
 
-namespace intflash {
+namespace intflash::internal {
 
 // Rows are tokens, columns are channels.
 Eigen::MatrixXd matrix_of(const intflash_tensor& tensor, intflash_dtype dtype, std::int64_t b,
@@ -30,4 +30,4 @@ OracleHead oracle_head(const AttentionCase& c, const CaseTensors& tensors, std::
                        std::int64_t query_head);
 Numbers oracle(const AttentionCase& c, const CaseTensors& tensors);
 
-}  // namespace intflash
+}  // namespace intflash::internal

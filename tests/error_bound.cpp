@@ -28,7 +28,7 @@
 
 #include "tile/types.h"
 
-namespace intflash {
+namespace intflash::internal {
 namespace {
 
 using Eigen::MatrixXd;
@@ -287,4 +287,4 @@ Numbers error_bound(const AttentionCase& c, const CaseTensors& tensors) {
   return bound;
 }
 
-}  // namespace intflash
+}  // namespace intflash::internal

@@ -8,10 +8,10 @@
 #include "attention_case.h"
 #include "eigen_oracle.h"
 
-namespace intflash {
+namespace intflash::internal {
 
 // Bounds on |int8 - exact|, as Numbers are laid out; infinity where the inputs allow no bound.
 // lse: 0 where the row sees no key.
 Numbers error_bound(const AttentionCase& c, const CaseTensors& tensors);
 
-}  // namespace intflash
+}  // namespace intflash::internal

@@ -12,7 +12,7 @@
 
 #include <gtest/gtest.h>
 
-namespace intflash {
+namespace intflash::internal {
 namespace {
 
 constexpr float kInf = std::numeric_limits<float>::infinity();
@@ -102,4 +102,4 @@ TEST(ErrorMetrics, AnExpectedInfinityIsRightAndAnyOtherIsWrong) {
 }
 
 }  // namespace
-}  // namespace intflash
+}  // namespace intflash::internal

@@ -13,7 +13,7 @@
 #include "seed.h"
 #include "serving.h"
 
-namespace intflash::serving {
+namespace intflash::internal::serving {
 namespace {
 
 intflash_tensor token_major(std::vector<float>& data, std::int64_t heads, std::int64_t dim) {
@@ -200,4 +200,4 @@ TEST(CopyPage, NeitherUnknownPagesNorAPageOfASequenceAreWritten) {
 }
 
 }  // namespace
-}  // namespace intflash::serving
+}  // namespace intflash::internal::serving

@@ -17,7 +17,7 @@
 
 namespace {
 
-using namespace intflash;
+using namespace intflash::internal;
 
 float magnitude(Bytes& bytes) {
   const int exponent = bytes.below(8) == 0 ? static_cast<std::int8_t>(bytes.byte()) : 0;

@@ -18,7 +18,7 @@
 
 namespace {
 
-using namespace intflash;
+using namespace intflash::internal;
 
 constexpr std::int64_t kKvHeads = 2;
 constexpr std::int64_t kHeads = 4;

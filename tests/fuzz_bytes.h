@@ -8,7 +8,7 @@
 #include <cstdint>
 #include <cstring>
 
-namespace intflash {
+namespace intflash::internal {
 
 // Takes values from the fuzzer's bytes; zeros where they have run out.
 class Bytes {
@@ -36,4 +36,4 @@ class Bytes {
   std::size_t used_ = 0;
 };
 
-}  // namespace intflash
+}  // namespace intflash::internal

@@ -9,12 +9,12 @@
 #include <cstring>
 #include <vector>
 
+#include "cache/sequence_file.h"
 #include "intflash/cache.h"
-#include "sequence_file.h"
 
 namespace {
 
-using namespace intflash;
+using namespace intflash::internal;
 
 constexpr std::int64_t kHeads = 2;
 constexpr std::int64_t kDim = 8;

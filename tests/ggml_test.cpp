@@ -12,13 +12,13 @@
 
 #include "api_call.h"
 #include "attention_case.h"
-#include "kv_cache.h"
+#include "cache/kv_cache.h"
 #include "random.h"
 #include "seed.h"
 #include "serving.h"
 #include "test_ports.h"
 
-namespace intflash::serving {
+namespace intflash::internal::serving {
 namespace {
 
 constexpr std::int64_t kBlock = 32;
@@ -310,4 +310,4 @@ TEST(DenseGgmlBlocks, InfiniteScalesAreNamed) {
 }
 
 }  // namespace
-}  // namespace intflash::serving
+}  // namespace intflash::internal::serving

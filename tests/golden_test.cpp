@@ -16,7 +16,7 @@
 #include "attention_inputs.h"
 #include "test_ports.h"
 
-namespace intflash {
+namespace intflash::internal {
 namespace {
 
 struct Hashes {
@@ -199,4 +199,4 @@ INSTANTIATE_TEST_SUITE_P(, GoldenBits, testing::ValuesIn(kGolden),
                          [](const auto& info) { return std::string(info.param.name); });
 
 }  // namespace
-}  // namespace intflash
+}  // namespace intflash::internal

@@ -22,7 +22,7 @@
 #include "seed.h"
 #include "test_ports.h"
 
-namespace intflash {
+namespace intflash::internal {
 namespace {
 
 enum class Side { kBefore, kAfter };
@@ -240,4 +240,4 @@ TEST_F(Guard, StopsAnAccessBesideABuffer) {
 }
 
 }  // namespace
-}  // namespace intflash
+}  // namespace intflash::internal

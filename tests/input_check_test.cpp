@@ -14,11 +14,11 @@
 #include <gtest/gtest.h>
 
 #include "api_call.h"
-#include "reference.h"
+#include "reference/reference.h"
 #include "seed.h"
 #include "test_ports.h"
 
-namespace intflash {
+namespace intflash::internal {
 namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
@@ -297,4 +297,4 @@ TEST(Magnitudes, OfTheSoftmaxScaleDoNotSpoilZeroRows) {
 }
 
 }  // namespace
-}  // namespace intflash
+}  // namespace intflash::internal

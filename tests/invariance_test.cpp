@@ -18,11 +18,11 @@
 #endif
 
 #include "attention_case.h"
-#include "reference.h"
+#include "reference/reference.h"
 #include "seed.h"
 #include "test_ports.h"
 
-namespace intflash {
+namespace intflash::internal {
 namespace {
 
 // A case's tensors, and parts of it as calls of their own.
@@ -533,4 +533,4 @@ TEST(Invariance, TheCallersFloatingPointStateChangesNoBit) {
 }
 
 }  // namespace
-}  // namespace intflash
+}  // namespace intflash::internal

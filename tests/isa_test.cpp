@@ -11,7 +11,7 @@
 
 #include "api_call.h"
 
-namespace intflash {
+namespace intflash::internal {
 namespace {
 
 // The environment's INTFLASH_ISA while it lives, and what it was afterwards.
@@ -169,4 +169,4 @@ TEST(Ports, TheReasonNamesEveryBetterPort) {
 }
 
 }  // namespace
-}  // namespace intflash
+}  // namespace intflash::internal

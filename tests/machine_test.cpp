@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Detection of caches, cores and limits, on file trees made up here and on the machine at hand.
-#include "machine.h"
+#include "machine/machine.h"
 
 #include <cstdlib>
 #include <filesystem>
@@ -12,7 +12,7 @@
 
 #include <gtest/gtest.h>
 
-namespace intflash {
+namespace intflash::internal {
 namespace {
 
 CpuSet cpus(std::initializer_list<std::size_t> members) {
@@ -178,4 +178,4 @@ TEST(Machine, ThisMachineHasSensibleFigures) {
 }
 
 }  // namespace
-}  // namespace intflash
+}  // namespace intflash::internal

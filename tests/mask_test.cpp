@@ -3,8 +3,8 @@
 //
 // Masks: ranges of visible keys, the keep words and the classes of blocks derived from them,
 // against the definition of each mask key by key.
-#include "mask.h"
-#include "problem.h"
+#include "core/mask.h"
+#include "api/problem.h"
 
 #include <algorithm>
 #include <cstdint>
@@ -12,7 +12,7 @@
 
 #include <gtest/gtest.h>
 
-namespace intflash {
+namespace intflash::internal {
 namespace {
 
 // As the interface words it: query i stands at position p = kv_len - query_len + i.
@@ -137,4 +137,4 @@ TEST(KeepWords, EqualThePredicateForEveryRowAndKey) {
 }
 
 }  // namespace
-}  // namespace intflash
+}  // namespace intflash::internal

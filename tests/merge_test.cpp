@@ -10,7 +10,7 @@
 
 #include "serving.h"
 
-namespace intflash::serving {
+namespace intflash::internal::serving {
 namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
@@ -111,4 +111,4 @@ TEST(MergeStates, BadStatesAreRefusedAndNothingIsWritten) {
 }
 
 }  // namespace
-}  // namespace intflash::serving
+}  // namespace intflash::internal::serving

@@ -20,7 +20,7 @@
 
 #include "failure.h"
 
-namespace intflash {
+namespace intflash::internal {
 namespace {
 
 namespace fs = std::filesystem;
@@ -274,4 +274,4 @@ TEST_F(Npy, ADeviceIsWrittenAndNotReplaced) {
 }
 
 }  // namespace
-}  // namespace intflash
+}  // namespace intflash::internal

@@ -3,7 +3,7 @@
 //
 // What the kernel knows of a cache's pages is what the cache's options say; and tokens are the same
 // wherever they lie.
-#include "page_memory.h"
+#include "machine/page_memory.h"
 
 #if defined(__linux__)
 #include <linux/mempolicy.h>
@@ -20,10 +20,10 @@
 
 #include <gtest/gtest.h>
 
-#include "kv_cache.h"
+#include "cache/kv_cache.h"
 #include "serving.h"
 
-namespace intflash::serving {
+namespace intflash::internal::serving {
 namespace {
 
 // A cache of some megabytes: whole pages of the system's, and huge ones.
@@ -155,4 +155,4 @@ TEST_F(PageMemory, UnknownAdviceIsRefused) {
 }
 
 }  // namespace
-}  // namespace intflash::serving
+}  // namespace intflash::internal::serving

@@ -8,7 +8,7 @@
 
 #include "random.h"
 
-namespace intflash {
+namespace intflash::internal {
 namespace {
 
 constexpr int kFree = -1;
@@ -148,4 +148,4 @@ std::vector<std::vector<int>> pairwise_cover(const std::vector<int>& num_levels,
   return Cover(num_levels, allowed).rows();
 }
 
-}  // namespace intflash
+}  // namespace intflash::internal

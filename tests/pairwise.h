@@ -8,7 +8,7 @@
 #include <functional>
 #include <vector>
 
-namespace intflash {
+namespace intflash::internal {
 
 // Whether level a of factor f may meet level b of factor g, f < g.
 using PairRule = std::function<bool(int f, int a, int g, int b)>;
@@ -20,4 +20,4 @@ using PairRule = std::function<bool(int f, int a, int g, int b)>;
 std::vector<std::vector<int>> pairwise_cover(const std::vector<int>& num_levels,
                                              const PairRule& allowed);
 
-}  // namespace intflash
+}  // namespace intflash::internal

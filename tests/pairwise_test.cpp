@@ -10,7 +10,7 @@
 
 #include <gtest/gtest.h>
 
-namespace intflash {
+namespace intflash::internal {
 namespace {
 
 using Rows = std::vector<std::vector<int>>;
@@ -80,4 +80,4 @@ TEST(PairwiseCover, LeavesOutAPairThatNoRowCanHold) {
 }
 
 }  // namespace
-}  // namespace intflash
+}  // namespace intflash::internal

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // run_parallel calls each worker exactly once, whoever's threads it runs on.
-#include "parallel.h"
+#include "machine/parallel.h"
 
 #include <atomic>
 #include <thread>
@@ -10,7 +10,7 @@
 
 #include <gtest/gtest.h>
 
-namespace intflash {
+namespace intflash::internal {
 namespace {
 
 struct Calls {
@@ -103,4 +103,4 @@ TEST(RunParallel, RunsAfterItsTeamWasWarmed) {
 }
 
 }  // namespace
-}  // namespace intflash
+}  // namespace intflash::internal

@@ -22,7 +22,7 @@
 #include "stopwatch.h"
 #include "synthetic.h"
 
-namespace intflash {
+namespace intflash::internal {
 namespace {
 
 // ---- FP8 ----
@@ -243,4 +243,4 @@ TEST(PipelinesFull, ErrOnOutliersAsKnown) {
 }
 
 }  // namespace
-}  // namespace intflash
+}  // namespace intflash::internal

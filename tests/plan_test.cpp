@@ -3,7 +3,7 @@
 //
 // Plans: items cover every row of every head once, the costliest first, and the parts of the
 // workspace do not overlap.
-#include "plan.h"
+#include "engine/plan.h"
 
 #include <algorithm>
 #include <cstdint>
@@ -11,10 +11,10 @@
 
 #include <gtest/gtest.h>
 
+#include "engine/worker.h"
 #include "test_ports.h"
-#include "worker.h"
 
-namespace intflash {
+namespace intflash::internal {
 namespace {
 
 struct Shape {
@@ -165,4 +165,4 @@ TEST(Plan, DoesNotGrowWithThePortsOrThreadsWhereItHoldsKeys) {
 }
 
 }  // namespace
-}  // namespace intflash
+}  // namespace intflash::internal

@@ -21,12 +21,12 @@
 #endif
 
 #include "attention_case.h"
-#include "cpu_features.h"
+#include "machine/cpu_features.h"
 #include "pairwise.h"
 #include "seed.h"
 #include "test_ports.h"
 
-namespace intflash {
+namespace intflash::internal {
 namespace {
 
 // One case, and how the ports under test run it.
@@ -455,4 +455,4 @@ GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(RequiredPort);
 #endif
 
 }  // namespace
-}  // namespace intflash
+}  // namespace intflash::internal

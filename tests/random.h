@@ -6,7 +6,7 @@
 
 #include <cstdint>
 
-namespace intflash {
+namespace intflash::internal {
 
 class Random {
  public:
@@ -36,4 +36,4 @@ class Random {
   std::uint64_t state_;
 };
 
-}  // namespace intflash
+}  // namespace intflash::internal

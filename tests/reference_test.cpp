@@ -3,7 +3,7 @@
 //
 // The reference backend: mode exact against a dense softmax written with Eigen and against algebra,
 // mode intfa against Algorithm 1 in double and against the figures of its paper.
-#include "reference.h"
+#include "reference/reference.h"
 
 #include <algorithm>
 #include <cmath>
@@ -15,11 +15,11 @@
 #include <Eigen/Dense>
 #include <gtest/gtest.h>
 
-#include "problem.h"
+#include "api/problem.h"
 #include "seed.h"
 #include "synthetic.h"
 
-namespace intflash {
+namespace intflash::internal {
 namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
@@ -533,4 +533,4 @@ TEST(PaperFigures, ModeIntfaErrsOnUniformInputsAsMuchAsThePaperSays) {
 }
 
 }  // namespace
-}  // namespace intflash
+}  // namespace intflash::internal

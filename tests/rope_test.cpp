@@ -13,7 +13,7 @@
 #include "test_ports.h"
 #include "tile/widen.h"
 
-namespace intflash::serving {
+namespace intflash::internal::serving {
 namespace {
 
 struct Tables {
@@ -219,4 +219,4 @@ TEST(Rope, QueriesWithoutAPositionInTheTablesAreRefused) {
 }
 
 }  // namespace
-}  // namespace intflash::serving
+}  // namespace intflash::internal::serving

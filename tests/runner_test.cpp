@@ -24,7 +24,7 @@
 
 #include "test_ports.h"
 
-namespace intflash {
+namespace intflash::internal {
 namespace {
 
 namespace fs = std::filesystem;
@@ -244,4 +244,4 @@ TEST_F(Runner, MissingFilesAndWrongUsageAreErrors) {
 }
 
 }  // namespace
-}  // namespace intflash
+}  // namespace intflash::internal

@@ -4,7 +4,7 @@
 // Masks that are data: additive masks, ALiBi, and bits of the last keys. Their numbers are tested
 // with the other cases of attention (CaseBias); here is what they must not change, and what is
 // refused.
-#include "score_bias.h"
+#include "core/score_bias.h"
 
 #include <algorithm>
 #include <cfloat>
@@ -21,7 +21,7 @@
 #include "serving.h"
 #include "test_ports.h"
 
-namespace intflash {
+namespace intflash::internal {
 namespace {
 
 // A case whose queries see the same keys by rule and by data.
@@ -475,4 +475,4 @@ TEST(ScoreBias, ModeIntfaKnowsNone) {
 }
 
 }  // namespace
-}  // namespace intflash
+}  // namespace intflash::internal

@@ -9,7 +9,7 @@
 
 #include <gtest/gtest.h>
 
-namespace intflash {
+namespace intflash::internal {
 
 // FNV-1a of "Suite.Name" of the running test.
 inline std::uint64_t seed_from_test_name() {
@@ -21,4 +21,4 @@ inline std::uint64_t seed_from_test_name() {
   return hash;
 }
 
-}  // namespace intflash
+}  // namespace intflash::internal

@@ -13,13 +13,13 @@
 
 #include <gtest/gtest.h>
 
+#include "cache/sequence_file.h"
 #include "random.h"
 #include "seed.h"
-#include "sequence_file.h"
 #include "serving.h"
 #include "test_ports.h"
 
-namespace intflash::serving {
+namespace intflash::internal::serving {
 namespace {
 
 using File = std::vector<char>;
@@ -394,4 +394,4 @@ TEST(SequenceFile, WithoutMemoryNothingIsLoaded) {
 }
 
 }  // namespace
-}  // namespace intflash::serving
+}  // namespace intflash::internal::serving

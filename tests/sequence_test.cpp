@@ -14,7 +14,7 @@
 
 #include "serving.h"
 
-namespace intflash::serving {
+namespace intflash::internal::serving {
 namespace {
 
 class Sequences : public testing::Test {
@@ -196,4 +196,4 @@ TEST_F(Sequences, UnknownNumbersAreRefused) {
 }
 
 }  // namespace
-}  // namespace intflash::serving
+}  // namespace intflash::internal::serving

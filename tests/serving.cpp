@@ -8,7 +8,7 @@
 
 #include <gtest/gtest.h>
 
-namespace intflash::serving {
+namespace intflash::internal::serving {
 Server::Server(const Shape& shape) : shape_(shape) {
   if (shape.centered) {
     const Tokens centers = random_tokens(shape, 1, 99);
@@ -178,4 +178,4 @@ Result Server::attend_dense(const Tokens& tokens, const Request& request, float 
   return result;
 }
 
-}  // namespace intflash::serving
+}  // namespace intflash::internal::serving

@@ -9,7 +9,7 @@
 
 #include "serving_calls.h"
 
-namespace intflash::serving {
+namespace intflash::internal::serving {
 
 // A context, a cache, and what is asked of them. Failures of the library fail the test.
 class Server {
@@ -66,4 +66,4 @@ class Server {
   intflash_cache* cache_ = nullptr;
 };
 
-}  // namespace intflash::serving
+}  // namespace intflash::internal::serving

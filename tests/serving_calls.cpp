@@ -7,7 +7,7 @@
 
 #include <gtest/gtest.h>
 
-namespace intflash::serving {
+namespace intflash::internal::serving {
 
 Tokens random_tokens(const Shape& shape, std::int64_t count, std::uint32_t seed) {
   std::mt19937 random(seed);
@@ -140,4 +140,4 @@ std::vector<Result> BatchCall::results() const {
   return results;
 }
 
-}  // namespace intflash::serving
+}  // namespace intflash::internal::serving

@@ -14,7 +14,7 @@
 
 #include "intflash/cache.h"
 
-namespace intflash::serving {
+namespace intflash::internal::serving {
 
 struct Shape {
   std::int64_t num_kv_heads = 2;
@@ -107,4 +107,4 @@ struct BatchCall {
 // [tokens][heads][dim] without gaps.
 intflash_tensor tensor_of(const float* data, std::int64_t heads, std::int64_t dim);
 
-}  // namespace intflash::serving
+}  // namespace intflash::internal::serving

@@ -17,7 +17,7 @@
 
 #include "serving_calls.h"
 
-namespace intflash::serving {
+namespace intflash::internal::serving {
 
 // Two requests over a cache of 8 pages of 64: 100 tokens appended to the one, which is empty, and
 // 30 to the other, which has 64; then batch attends 3 and 2 queries of them.
@@ -120,4 +120,4 @@ struct BadInput {
 inline void PrintTo(const BadInput& input, std::ostream* out) { *out << input.name; }
 inline std::string name_of(const testing::TestParamInfo<BadInput>& info) { return info.param.name; }
 
-}  // namespace intflash::serving
+}  // namespace intflash::internal::serving

@@ -12,7 +12,7 @@
 #include "counting_allocator.h"
 #include "serving.h"
 
-namespace intflash::serving {
+namespace intflash::internal::serving {
 namespace {
 
 // Everything a small server does from its start to its end, each call again where memory was
@@ -161,4 +161,4 @@ TEST(ServingMemory, IsNotAllocatedByAppendAndRun) {
 }
 
 }  // namespace
-}  // namespace intflash::serving
+}  // namespace intflash::internal::serving

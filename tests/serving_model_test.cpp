@@ -17,7 +17,7 @@
 #include "serving.h"
 #include "test_ports.h"
 
-namespace intflash::serving {
+namespace intflash::internal::serving {
 namespace {
 
 constexpr std::int64_t kMaxTokens = 130;
@@ -313,4 +313,4 @@ TEST(ServingModel, RandomOperationsGiveTheModelsPagesAndTheDenseCallsBits) {
 }
 
 }  // namespace
-}  // namespace intflash::serving
+}  // namespace intflash::internal::serving

@@ -15,7 +15,7 @@
 #include "serving.h"
 #include "test_ports.h"
 
-namespace intflash::serving {
+namespace intflash::internal::serving {
 namespace {
 
 using Prefixes = std::vector<intflash_shared_prefix>;
@@ -404,4 +404,4 @@ TEST(SharedPrefix, OfRandomTreesChangesNoBit) {
 }
 
 }  // namespace
-}  // namespace intflash::serving
+}  // namespace intflash::internal::serving

@@ -10,7 +10,7 @@
 
 #include "serving.h"
 
-namespace intflash::serving {
+namespace intflash::internal::serving {
 namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
@@ -125,4 +125,4 @@ TEST(Sinks, ThatAreNotNumbersAreRefused) {
 }
 
 }  // namespace
-}  // namespace intflash::serving
+}  // namespace intflash::internal::serving

@@ -10,9 +10,9 @@
 
 #include <gtest/gtest.h>
 
-#include "reference.h"
+#include "reference/reference.h"
 
-namespace intflash {
+namespace intflash::internal {
 namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
@@ -105,4 +105,4 @@ TEST(SixteenBitFormats, NanStaysNanWhateverBitsMakeIt) {
 }
 
 }  // namespace
-}  // namespace intflash
+}  // namespace intflash::internal

@@ -6,9 +6,9 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "cpu_features.h"
+#include "machine/cpu_features.h"
 
-namespace intflash {
+namespace intflash::internal {
 
 #if defined(INTFLASH_TEST_EMULATED_PORTS)
 extern const KernelTable kernels_amx_int8_emulated;
@@ -66,4 +66,4 @@ std::int64_t quick_length(std::int64_t length, std::int64_t most) {
   return quick_tests() ? std::min(length, most) : length;
 }
 
-}  // namespace intflash
+}  // namespace intflash::internal

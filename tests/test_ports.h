@@ -8,9 +8,9 @@
 #include <cstdint>
 #include <vector>
 
-#include "dispatch.h"
+#include "machine/dispatch.h"
 
-namespace intflash {
+namespace intflash::internal {
 
 const PortEntry& scalar_port();
 
@@ -26,4 +26,4 @@ bool quick_tests();
 // length, or in quick tests at most `most`.
 std::int64_t quick_length(std::int64_t length, std::int64_t most);
 
-}  // namespace intflash
+}  // namespace intflash::internal

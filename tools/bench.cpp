@@ -18,7 +18,7 @@
 #include "bench_measure.h"
 #include "bench_report.h"
 #include "failure.h"
-#include "machine.h"
+#include "machine/machine.h"
 #include "machine_report.h"
 #include "serving_bench.h"
 
@@ -54,7 +54,7 @@ std::vector<std::string> chosen_ports(const BenchOptions& options) {
 }
 
 std::vector<Step> steps_of(const std::string& port, const BenchOptions& options) {
-  const int max_threads = this_machine().num_threads;
+  const int max_threads = internal::this_machine().num_threads;
   std::vector<Step> steps;
   if (options.suite == "dense") {
     const BenchSize size = port == "scalar" ? BenchSize::kScalar

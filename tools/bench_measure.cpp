@@ -15,9 +15,9 @@
 #include <random>
 #include <vector>
 
-#include "dispatch.h"
 #include "error_metrics.h"
 #include "failure.h"
+#include "machine/dispatch.h"
 #include "stopwatch.h"
 
 namespace intflash {
@@ -200,7 +200,8 @@ const Context& BenchPort::context(int threads) {
 IntegerPeak& BenchPort::integer_peak(int threads) {
   std::unique_ptr<IntegerPeak>& peak = peaks_[threads];
   if (!peak) {
-    peak = std::make_unique<IntegerPeak>(*find_kernels(name_.c_str()), threads, kSampleSeconds);
+    peak = std::make_unique<IntegerPeak>(*internal::find_kernels(name_.c_str()), threads,
+                                         kSampleSeconds);
   }
   return *peak;
 }

@@ -12,7 +12,7 @@
 #include "call.h"
 #include "failure.h"
 #include "npy.h"
-#include "reference.h"
+#include "reference/reference.h"
 
 namespace intflash {
 namespace {
@@ -35,7 +35,8 @@ Means means_of(const std::string& path) {
     for (std::int64_t c = 0; c < axes.dim; ++c) {
       double sum = 0;
       for (std::int64_t t = 0; t < tokens; ++t)
-        sum += tensor_element(tensor, array.dtype, t / axes.tokens, h, t % axes.tokens, c);
+        sum +=
+            internal::tensor_element(tensor, array.dtype, t / axes.tokens, h, t % axes.tokens, c);
       if (!std::isfinite(sum))
         throw Failure(fmt::format("{}: head {}, channel {} is not finite", path, h, c));
       means.elements.push_back(static_cast<float>(sum / static_cast<double>(tokens)));

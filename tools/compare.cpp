@@ -16,7 +16,7 @@
 #include "call.h"
 #include "error_metrics.h"
 #include "pipelines.h"
-#include "reference.h"
+#include "reference/reference.h"
 
 namespace intflash {
 namespace {
@@ -77,7 +77,7 @@ Matrix matrix_of(const intflash_tensor& tensor, intflash_dtype dtype, std::int64
   Matrix matrix(tokens, dim);
   for (std::int64_t t = 0; t < tokens; ++t) {
     for (std::int64_t c = 0; c < dim; ++c)
-      matrix.row(t)[c] = tensor_element(tensor, dtype, b, h, t, c);
+      matrix.row(t)[c] = internal::tensor_element(tensor, dtype, b, h, t, c);
   }
   return matrix;
 }

@@ -12,9 +12,9 @@
 #include <nlohmann/json.hpp>
 
 #include "call.h"
-#include "dispatch.h"
 #include "failure.h"
-#include "machine.h"
+#include "machine/dispatch.h"
+#include "machine/machine.h"
 #include "machine_report.h"
 #include "peaks.h"
 #include "stopwatch.h"
@@ -36,7 +36,7 @@ double median_of_samples(const Sample& sample) {
 }
 
 double measure_peak(const char* port, int threads) {
-  IntegerPeak peak(*find_kernels(port), threads, kPeakSeconds);
+  IntegerPeak peak(*internal::find_kernels(port), threads, kPeakSeconds);
   return median_of_samples([&] { return peak.measure(); }) / kGiga;
 }
 
@@ -65,14 +65,15 @@ void add_choice(Json& report) {
 Json make_report() {
   Json report = describe_machine();
   add_choice(report);
-  const int threads = this_machine().num_threads;
+  const int threads = internal::this_machine().num_threads;
   for (Json& port : report["ports"]) {
     if (!port["supported"]) continue;
     const std::string name = port["name"];
     port["peak_gops_1_thread"] = measure_peak(name.c_str(), 1);
     if (threads > 1) port["peak_gops_all_threads"] = measure_peak(name.c_str(), threads);
   }
-  if (this_machine().l3_bytes > 0) report["read_l3"] = measure_reading(l3_test_bytes(), threads);
+  if (internal::this_machine().l3_bytes > 0)
+    report["read_l3"] = measure_reading(l3_test_bytes(), threads);
   report["read_dram"] = measure_reading(dram_test_bytes(), threads);
   return report;
 }
@@ -111,7 +112,7 @@ void print_reading(const Json& report, const char* key, const char* name, int th
 }
 
 void print_text(const Json& report) {
-  const Machine& machine = this_machine();
+  const internal::Machine& machine = internal::this_machine();
   const auto text = [&](const char* key) { return report[key].get<std::string>(); };
   fmt::print("intflash {}, {}\n", text("version"), text("compiler"));
   fmt::print("{}: {} cores, {} threads, {} NUMA node{}\n", text("cpu"), machine.num_cores,

@@ -9,9 +9,9 @@
 #include <string_view>
 
 #include "call.h"
-#include "cpu_features.h"
 #include "failure.h"
-#include "machine.h"
+#include "machine/cpu_features.h"
+#include "machine/machine.h"
 
 #ifndef INTFLASH_GIT_HASH
 #define INTFLASH_GIT_HASH ""
@@ -31,7 +31,7 @@ std::string compiler_name() {
 }
 
 std::string cpu_name() {
-  const std::string name = this_cpu().model_name;
+  const std::string name = internal::this_cpu().model_name;
   return name.empty() ? "unknown" : name;
 }
 
@@ -59,7 +59,7 @@ void require_port_name(const std::string& name) {
 }
 
 nlohmann::ordered_json describe_machine() {
-  const Machine& machine = this_machine();
+  const internal::Machine& machine = internal::this_machine();
   nlohmann::ordered_json report = {
       {"cpu", cpu_name()},
       {"cores", machine.num_cores},

@@ -12,8 +12,8 @@
 #include <cstring>
 #include <vector>
 
-#include "machine.h"
-#include "parallel.h"
+#include "machine/machine.h"
+#include "machine/parallel.h"
 #include "stopwatch.h"
 
 namespace intflash {
@@ -25,7 +25,7 @@ double seconds_on_threads(int threads, const Work& work) {
   const auto call = [](void* context, std::int32_t worker) {
     (*static_cast<const Work*>(context))(worker);
   };
-  return seconds_of([&] { run_parallel({}, threads, call, const_cast<Work*>(&work)); });
+  return seconds_of([&] { internal::run_parallel({}, threads, call, const_cast<Work*>(&work)); });
 }
 
 // Keeps the compiler from dropping a result nobody reads.
@@ -64,7 +64,7 @@ constexpr std::size_t kMebibyte = std::size_t{1} << 20;
 
 }  // namespace
 
-IntegerPeak::IntegerPeak(const KernelTable& kernels, int threads, double sample_seconds)
+IntegerPeak::IntegerPeak(const internal::KernelTable& kernels, int threads, double sample_seconds)
     : kernels_(kernels), threads_(threads) {
   // Doubled until a sample is long enough: the first ones also wake the clock up.
   const auto sample = [&] { keep(kernels_.integer_peak(repeats_)); };
@@ -111,7 +111,7 @@ double MemoryRate::copy(int threads) {
 }
 
 std::size_t l3_test_bytes() {
-  const Machine& machine = this_machine();
+  const internal::Machine& machine = internal::this_machine();
   const auto l2 = static_cast<std::size_t>(machine.l2_bytes * std::max(machine.num_cores, 1));
   const auto l3 = static_cast<std::size_t>(machine.l3_bytes);
   // Eight times the L2 caches leaves them little to contribute; half of the L3 leaves room for what
@@ -120,7 +120,7 @@ std::size_t l3_test_bytes() {
 }
 
 std::size_t dram_test_bytes() {
-  const auto l3 = static_cast<std::size_t>(this_machine().l3_bytes);
+  const auto l3 = static_cast<std::size_t>(internal::this_machine().l3_bytes);
   const auto available = static_cast<std::size_t>(::sysconf(_SC_AVPHYS_PAGES)) *
                          static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
   // Four times the L3: at most a quarter of what is read again can come from it.

@@ -17,12 +17,12 @@ namespace intflash {
 class IntegerPeak {
  public:
   // One sample of measure() takes about this long on each thread.
-  IntegerPeak(const KernelTable& kernels, int threads, double sample_seconds);
+  IntegerPeak(const internal::KernelTable& kernels, int threads, double sample_seconds);
 
   double measure();  // operations per second of all threads, two per multiply-add
 
  private:
-  const KernelTable& kernels_;
+  const internal::KernelTable& kernels_;
   int threads_;
   std::int64_t repeats_ = 1;
 };

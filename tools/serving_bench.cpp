@@ -10,9 +10,9 @@
 #include <numeric>
 #include <random>
 
-#include "dispatch.h"
 #include "failure.h"
 #include "intflash/cache.h"
+#include "machine/dispatch.h"
 #include "stopwatch.h"
 
 namespace intflash {
@@ -354,7 +354,7 @@ BenchRow measure_chunk(const CaseName& name, const Context& context, const std::
   const Cache cache = create_cache(context, name.heads, name.tokens / kPageSize);
   filled_sequence(cache.get(), name.heads, name.tokens);
   Batch batch(context, cache.get(), name.heads, {{512, name.tokens}}, {0});
-  IntegerPeak peak(*find_kernels(port.c_str()), name.threads, 0.01);
+  IntegerPeak peak(*internal::find_kernels(port.c_str()), name.threads, 0.01);
   const Turns turns =
       time_by_turns([&] { batch.run(cache.get()); }, [&] { return peak.measure() / kGiga; },
                     [] { return 0.0; }, quick);

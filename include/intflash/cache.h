@@ -4,10 +4,10 @@
 // The quantized KV cache, and attention of ragged batches over it.
 //
 // A cache holds the keys and values of one layer as INT8 codes with a scale per token and kv head,
-// in pages (layout version INTFLASH_PAGE_LAYOUT_VERSION; src/page.h has it byte by byte). Page p
-// stores page_size tokens of every kv head, contiguously. Which pages belong to a request, and in
-// which order, is the caller's page table; or the cache keeps it, in sequences. The codes of a
-// token depend on that token alone: appending one by one or all at once gives the same bytes.
+// in pages (layout version INTFLASH_PAGE_LAYOUT_VERSION; src/cache/page.h has it byte by byte).
+// Page p stores page_size tokens of every kv head, contiguously. Which pages belong to a request,
+// and in which order, is the caller's page table; or the cache keeps it, in sequences. The codes of
+// a token depend on that token alone: appending one by one or all at once gives the same bytes.
 //
 // A batch plan depends on lengths, masks, shared prefixes and the number of workers alone: one plan
 // serves all layers of a step. Outputs do not depend on the batch a request is in, on shared
@@ -181,7 +181,7 @@ INTFLASH_API intflash_status intflash_sequence_export(const intflash_cache* cach
 
 // ---- Saved sequences ----
 
-#define INTFLASH_SEQUENCE_FILE_VERSION 1  // src/sequence_file.h has it byte by byte
+#define INTFLASH_SEQUENCE_FILE_VERSION 1  // src/cache/sequence_file.h has it byte by byte
 
 // Takes or gives up to num_bytes bytes, and returns how many it did; 0 where no more will come or
 // fit.

@@ -9,7 +9,7 @@
 #include "amx/products.h"
 #include "amx/simd.h"
 
-namespace intflash {
+namespace intflash::internal {
 namespace {
 
 // Tiles between the store of one and the fold of it: vectors cannot take the bytes of a tile store
@@ -85,4 +85,4 @@ class FoldQueue {
 };
 
 }  // namespace
-}  // namespace intflash
+}  // namespace intflash::internal

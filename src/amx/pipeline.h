@@ -17,7 +17,7 @@
 #include "amx/softmax.h"
 #include "amx/tile_products.h"
 
-namespace intflash {
+namespace intflash::internal {
 namespace {
 
 // Spreads rows evenly over the ticks of a phase: after half of the ticks, half of the rows are
@@ -318,4 +318,4 @@ std::size_t scratch_bytes_amx(std::int32_t head_dim, std::int32_t) {
 }
 
 }  // namespace
-}  // namespace intflash
+}  // namespace intflash::internal

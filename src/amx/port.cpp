@@ -9,7 +9,7 @@
 #include "tile/rows.h"
 #include "tile/state.h"
 
-namespace intflash {
+namespace intflash::internal {
 namespace {
 
 double integer_peak(std::int64_t repeats) {
@@ -40,4 +40,4 @@ extern constexpr KernelTable kernels_amx_int8 = {
     .integer_peak = integer_peak,
 };
 
-}  // namespace intflash
+}  // namespace intflash::internal

@@ -21,7 +21,7 @@
 #include "amx/tiles.h"
 #include "tile/types.h"
 
-namespace intflash {
+namespace intflash::internal {
 namespace {
 
 constexpr std::int32_t kRowsPerTile = 16;
@@ -267,4 +267,4 @@ INTFLASH_INLINE void long_key_step(const TileMatrix& out, const KeyTiles& keys,
 }
 
 }  // namespace
-}  // namespace intflash
+}  // namespace intflash::internal

@@ -12,7 +12,7 @@
 #include "amx/softmax.h"
 #include "tile/attend_tile.h"
 
-namespace intflash {
+namespace intflash::internal {
 namespace {
 
 // Products of 16 rows and 64 keys, rows 256 bytes apart; or folded scores of 16 rows and 128 keys.
@@ -212,4 +212,4 @@ INTFLASH_NOINLINE std::int32_t weigh_special_block(const TileTask& task, std::in
 }
 
 }  // namespace
-}  // namespace intflash
+}  // namespace intflash::internal

@@ -13,7 +13,7 @@
 #include "avx512/simd.h"
 #include "tile/online_softmax.h"
 
-namespace intflash {
+namespace intflash::internal {
 namespace {
 
 struct Amx : Avx512 {
@@ -80,4 +80,4 @@ struct NarrowedOrder<Amx> {
 };
 
 }  // namespace
-}  // namespace intflash
+}  // namespace intflash::internal

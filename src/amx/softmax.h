@@ -12,7 +12,7 @@
 #include "amx/simd.h"
 #include "tile/attend_tile.h"
 
-namespace intflash {
+namespace intflash::internal {
 namespace {
 
 constexpr std::int32_t kKeyVectors = kScoreBlock / 32;  // of 16-bit numbers
@@ -165,4 +165,4 @@ INTFLASH_INLINE Amx::I32 weigh_plain_row(const std::int16_t* x, std::int32_t top
 }
 
 }  // namespace
-}  // namespace intflash
+}  // namespace intflash::internal

@@ -6,7 +6,7 @@
 
 #include <cstdint>
 
-namespace intflash {
+namespace intflash::internal {
 namespace {
 
 struct alignas(64) TileConfig {
@@ -24,4 +24,4 @@ struct alignas(64) TileConfig {
 static_assert(sizeof(TileConfig) == 64);
 
 }  // namespace
-}  // namespace intflash
+}  // namespace intflash::internal

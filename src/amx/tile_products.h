@@ -10,7 +10,7 @@
 #include "amx/products.h"
 #include "tile/types.h"
 
-namespace intflash {
+namespace intflash::internal {
 namespace {
 
 // Which tiles follow those of a phase, so that their loads begin with its last multiplications.
@@ -212,4 +212,4 @@ class TileProducts {
 };
 
 }  // namespace
-}  // namespace intflash
+}  // namespace intflash::internal

@@ -10,7 +10,7 @@
 
 #include "tile/portability.h"
 
-namespace intflash {
+namespace intflash::internal {
 namespace {
 
 // sum += four products of unsigned bytes of a with signed bytes of b, per lane. As an instruction
@@ -40,4 +40,4 @@ INTFLASH_INLINE void repeat_dot_bytes(std::int64_t repeats) {
 }
 
 }  // namespace
-}  // namespace intflash
+}  // namespace intflash::internal

@@ -5,8 +5,8 @@
 #include "tile/port.h"
 #include "avx2/wide_tiles.h"
 
-namespace intflash {
+namespace intflash::internal {
 
 extern constexpr KernelTable kernels_avx2 = make_kernel_table<WideTiles>("avx2");
 
-}  // namespace intflash
+}  // namespace intflash::internal

@@ -7,7 +7,7 @@
 #include "tile/port.h"
 #include "tile/vnni_tiles.h"
 
-namespace intflash {
+namespace intflash::internal {
 namespace {
 
 struct AvxVnniBase : Avx2 {
@@ -31,4 +31,4 @@ using AvxVnni = VnniTiles<AvxVnniBase>;
 
 extern constexpr KernelTable kernels_avx_vnni = make_kernel_table<AvxVnni>("avx_vnni");
 
-}  // namespace intflash
+}  // namespace intflash::internal

@@ -11,7 +11,7 @@
 
 #include "tile/portability.h"
 
-namespace intflash {
+namespace intflash::internal {
 namespace {
 
 struct Avx2 {
@@ -244,4 +244,4 @@ struct Avx2 {
 };
 
 }  // namespace
-}  // namespace intflash
+}  // namespace intflash::internal

@@ -13,7 +13,7 @@
 #include "tile/panels.h"
 #include "tile/types.h"
 
-namespace intflash {
+namespace intflash::internal {
 namespace {
 
 struct WideTiles : Avx2 {
@@ -208,4 +208,4 @@ struct WideTiles : Avx2 {
 };
 
 }  // namespace
-}  // namespace intflash
+}  // namespace intflash::internal

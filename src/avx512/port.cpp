@@ -6,7 +6,7 @@
 #include "avx512/simd.h"
 #include "tile/vnni_tiles.h"
 
-namespace intflash {
+namespace intflash::internal {
 namespace {
 
 struct Avx512VnniBase : Avx512 {
@@ -51,4 +51,4 @@ using Avx512Vnni = VnniTiles<Avx512VnniBase>;
 
 extern constexpr KernelTable kernels_avx512_vnni = make_kernel_table<Avx512Vnni>("avx512_vnni");
 
-}  // namespace intflash
+}  // namespace intflash::internal

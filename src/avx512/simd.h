@@ -11,7 +11,7 @@
 #include "tile/mask_words.h"
 #include "tile/portability.h"
 
-namespace intflash {
+namespace intflash::internal {
 namespace {
 
 struct Avx512 {
@@ -266,4 +266,4 @@ struct Avx512 {
 };
 
 }  // namespace
-}  // namespace intflash
+}  // namespace intflash::internal

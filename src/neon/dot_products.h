@@ -8,7 +8,7 @@
 
 #include "neon/rdm.h"
 
-namespace intflash {
+namespace intflash::internal {
 namespace {
 
 struct DotProducts : NeonRdm {
@@ -78,4 +78,4 @@ struct DotProducts : NeonRdm {
 };
 
 }  // namespace
-}  // namespace intflash
+}  // namespace intflash::internal

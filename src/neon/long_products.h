@@ -9,7 +9,7 @@
 
 #include "neon/simd.h"
 
-namespace intflash {
+namespace intflash::internal {
 namespace {
 
 struct LongProducts : Neon {
@@ -87,4 +87,4 @@ struct LongProducts : Neon {
 };
 
 }  // namespace
-}  // namespace intflash
+}  // namespace intflash::internal

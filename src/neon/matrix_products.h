@@ -9,7 +9,7 @@
 
 #include "neon/rdm.h"
 
-namespace intflash {
+namespace intflash::internal {
 namespace {
 
 struct MatrixProducts : NeonRdm {
@@ -93,4 +93,4 @@ struct MatrixProducts : NeonRdm {
 };
 
 }  // namespace
-}  // namespace intflash
+}  // namespace intflash::internal

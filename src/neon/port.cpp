@@ -6,8 +6,8 @@
 #include "neon/long_products.h"
 #include "neon/tiles.h"
 
-namespace intflash {
+namespace intflash::internal {
 
 extern constexpr KernelTable kernels_neon = make_kernel_table<NeonTiles<LongProducts>>("neon");
 
-}  // namespace intflash
+}  // namespace intflash::internal

@@ -6,9 +6,9 @@
 #include "neon/tiles.h"
 #include "tile/port.h"
 
-namespace intflash {
+namespace intflash::internal {
 
 extern constexpr KernelTable kernels_neon_dotprod =
     make_kernel_table<NeonTiles<DotProducts>>("neon_dotprod");
 
-}  // namespace intflash
+}  // namespace intflash::internal

@@ -6,9 +6,9 @@
 #include "neon/tiles.h"
 #include "tile/port.h"
 
-namespace intflash {
+namespace intflash::internal {
 
 extern constexpr KernelTable kernels_neon_i8mm =
     make_kernel_table<NeonTiles<MatrixProducts>>("neon_i8mm");
 
-}  // namespace intflash
+}  // namespace intflash::internal

@@ -6,7 +6,7 @@
 
 #include "neon/simd.h"
 
-namespace intflash {
+namespace intflash::internal {
 namespace {
 
 struct NeonRdm : Neon {
@@ -16,4 +16,4 @@ struct NeonRdm : Neon {
 };
 
 }  // namespace
-}  // namespace intflash
+}  // namespace intflash::internal

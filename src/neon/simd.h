@@ -11,7 +11,7 @@
 #include "tile/portability.h"
 #include "tile/row_ops.h"
 
-namespace intflash {
+namespace intflash::internal {
 namespace {
 
 struct Neon : RowLoops {
@@ -141,4 +141,4 @@ struct Neon : RowLoops {
 };
 
 }  // namespace
-}  // namespace intflash
+}  // namespace intflash::internal

@@ -14,7 +14,7 @@
 #include "tile/panels.h"
 #include "tile/types.h"
 
-namespace intflash {
+namespace intflash::internal {
 namespace {
 
 template <class Products>
@@ -178,4 +178,4 @@ struct NeonTiles : Products {
 };
 
 }  // namespace
-}  // namespace intflash
+}  // namespace intflash::internal

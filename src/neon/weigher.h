@@ -11,7 +11,7 @@
 #include "neon/simd.h"
 #include "tile/online_softmax.h"
 
-namespace intflash {
+namespace intflash::internal {
 namespace {
 
 template <class Products>
@@ -68,4 +68,4 @@ class Weigher<NeonTiles<Products>, kCoarse> {
 };
 
 }  // namespace
-}  // namespace intflash
+}  // namespace intflash::internal

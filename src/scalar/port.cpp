@@ -11,7 +11,7 @@
 #include "tile/state.h"
 #include "tile/weights.h"
 
-namespace intflash {
+namespace intflash::internal {
 namespace {
 
 constexpr std::int32_t kTileRows = 8;
@@ -231,4 +231,4 @@ extern constexpr KernelTable kernels_scalar = {
     .integer_peak = integer_peak,
 };
 
-}  // namespace intflash
+}  // namespace intflash::internal

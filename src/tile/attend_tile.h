@@ -13,7 +13,7 @@
 #include "tile/state.h"
 #include "tile/types.h"
 
-namespace intflash {
+namespace intflash::internal {
 namespace {
 
 // Fixed scratch of attend_tile; the port's own follows it. Rows that see no key of a block are left
@@ -353,4 +353,4 @@ void prepare_block(ScoreBlock& block, const std::uint64_t* keep) {
 }
 
 }  // namespace
-}  // namespace intflash
+}  // namespace intflash::internal

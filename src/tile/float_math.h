@@ -9,7 +9,7 @@
 
 #include "tile/portability.h"
 
-namespace intflash {
+namespace intflash::internal {
 namespace {
 
 constexpr float kNegativeInfinity = -__builtin_inff();
@@ -74,4 +74,4 @@ INTFLASH_INLINE float log2_of_mantissa(float mantissa) {
 }
 
 }  // namespace
-}  // namespace intflash
+}  // namespace intflash::internal

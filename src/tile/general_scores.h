@@ -13,7 +13,7 @@
 #include "tile/types.h"
 #include "tile/widen.h"
 
-namespace intflash {
+namespace intflash::internal {
 namespace {
 
 // Where elements may be as large as f32 goes, scores are cut off here, so that differences of two
@@ -190,4 +190,4 @@ INTFLASH_INLINE float general_scores(const GeneralRow& row, const ScoreBlock& bl
 }
 
 }  // namespace
-}  // namespace intflash
+}  // namespace intflash::internal

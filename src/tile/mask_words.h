@@ -10,7 +10,7 @@
 #include "tile/portability.h"
 #include "tile/types.h"
 
-namespace intflash {
+namespace intflash::internal {
 namespace {
 
 // Whether two rows read the same mask: requests of a tile have masks of their own.
@@ -106,4 +106,4 @@ MaskWords mask_words(const void* elements, Dtype dtype, std::int64_t count) {
 }
 
 }  // namespace
-}  // namespace intflash
+}  // namespace intflash::internal

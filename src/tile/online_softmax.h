@@ -12,7 +12,7 @@
 #include "tile/score_block.h"
 #include "tile/weights.h"
 
-namespace intflash {
+namespace intflash::internal {
 namespace {
 
 // Narrowing two vectors of int32 interleaves their groups of four; narrowing again keeps every
@@ -242,4 +242,4 @@ INTFLASH_INLINE float add_light_keys_of_scores(float sum, float largest, const S
 }
 
 }  // namespace
-}  // namespace intflash
+}  // namespace intflash::internal

@@ -10,7 +10,7 @@
 #include "tile/row_ops.h"
 #include "tile/types.h"
 
-namespace intflash {
+namespace intflash::internal {
 namespace {
 
 template <class Ops>
@@ -59,4 +59,4 @@ void pack_values(const std::int8_t* codes, std::int64_t code_stride, std::int32_
 }
 
 }  // namespace
-}  // namespace intflash
+}  // namespace intflash::internal

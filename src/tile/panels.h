@@ -8,7 +8,7 @@
 
 #include "tile/portability.h"
 
-namespace intflash {
+namespace intflash::internal {
 namespace {
 
 // A number of rows as a type.
@@ -26,4 +26,4 @@ INTFLASH_INLINE void for_each_panel(std::int32_t rows, Fn panel, std::int32_t fi
 }
 
 }  // namespace
-}  // namespace intflash
+}  // namespace intflash::internal

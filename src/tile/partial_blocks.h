@@ -10,7 +10,7 @@
 #include "tile/score_block.h"
 #include "tile/types.h"
 
-namespace intflash {
+namespace intflash::internal {
 namespace {
 
 // The largest of 128 scales >= 0 whose keys are kept, as bits.
@@ -85,4 +85,4 @@ INTFLASH_INLINE LargestScales largest_seen(const ScoreBlock& block, const std::u
 }
 
 }  // namespace
-}  // namespace intflash
+}  // namespace intflash::internal

@@ -9,7 +9,7 @@
 #include "tile/pack.h"
 #include "tile/rows.h"
 
-namespace intflash {
+namespace intflash::internal {
 namespace {
 
 template <class Isa>
@@ -35,4 +35,4 @@ constexpr KernelTable make_kernel_table(const char* name) {
 }
 
 }  // namespace
-}  // namespace intflash
+}  // namespace intflash::internal

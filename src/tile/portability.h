@@ -20,7 +20,7 @@
 #define INTFLASH_UNROLL _Pragma("GCC unroll 64")
 #endif
 
-namespace intflash {
+namespace intflash::internal {
 
 // Reads and writes memory as another type without breaking the aliasing rules; compiles to one
 // move.
@@ -55,4 +55,4 @@ INTFLASH_INLINE constexpr std::int64_t round_up(std::int64_t value, std::int64_t
   return ceil_div(value, multiple) * multiple;
 }
 
-}  // namespace intflash
+}  // namespace intflash::internal

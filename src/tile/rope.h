@@ -9,7 +9,7 @@
 #include "tile/portability.h"
 #include "tile/types.h"
 
-namespace intflash {
+namespace intflash::internal {
 namespace {
 
 INTFLASH_INLINE void turn_pair(float& x, float& y, float cos, float sin) {
@@ -34,4 +34,4 @@ INTFLASH_INLINE void embed_row(const RopeRows& rope, std::int64_t row,
 }
 
 }  // namespace
-}  // namespace intflash
+}  // namespace intflash::internal

@@ -8,7 +8,7 @@
 
 #include "tile/float_math.h"
 
-namespace intflash {
+namespace intflash::internal {
 namespace {
 
 // The sign that rotation gives channel c: bit 31 of a multiplicative hash, so that no natural
@@ -50,4 +50,4 @@ INTFLASH_INLINE void unrotate_row(float* row, std::int64_t dim) {
 }
 
 }  // namespace
-}  // namespace intflash
+}  // namespace intflash::internal

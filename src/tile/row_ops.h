@@ -9,7 +9,7 @@
 #include "tile/float_math.h"
 #include "tile/portability.h"
 
-namespace intflash {
+namespace intflash::internal {
 namespace {
 
 INTFLASH_INLINE float widen_f16(std::uint16_t half) {
@@ -83,4 +83,4 @@ struct RowLoops {
 };
 
 }  // namespace
-}  // namespace intflash
+}  // namespace intflash::internal

@@ -14,7 +14,7 @@
 #include "tile/types.h"
 #include "tile/widen.h"
 
-namespace intflash {
+namespace intflash::internal {
 namespace {
 
 INTFLASH_INLINE std::uint32_t max_magnitude_of(const float* row, std::int64_t dim,
@@ -180,4 +180,4 @@ void write_row(const float* accumulators, float row_sum, std::int32_t dim, const
 }
 
 }  // namespace
-}  // namespace intflash
+}  // namespace intflash::internal

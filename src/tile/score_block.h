@@ -10,7 +10,7 @@
 #include "tile/float_math.h"
 #include "tile/types.h"
 
-namespace intflash {
+namespace intflash::internal {
 namespace {
 
 INTFLASH_INLINE bool key_is_kept(const std::uint64_t* keep, std::int32_t key) {
@@ -165,4 +165,4 @@ INTFLASH_INLINE float add_light_keys(float sum, const ScoreBlock& block, const s
 }
 
 }  // namespace
-}  // namespace intflash
+}  // namespace intflash::internal

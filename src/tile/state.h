@@ -11,7 +11,7 @@
 #include "tile/score_block.h"
 #include "tile/types.h"
 
-namespace intflash {
+namespace intflash::internal {
 namespace {
 
 INTFLASH_INLINE float ceil_of(float x) {
@@ -70,4 +70,4 @@ INTFLASH_INLINE void keep_in_reach(const AttentionState& state, std::int32_t row
 }
 
 }  // namespace
-}  // namespace intflash
+}  // namespace intflash::internal

@@ -7,7 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 
-namespace intflash {
+namespace intflash::internal {
 
 constexpr int kBlockTokens =
     64;  // tokens of a KvBlock: the unit of the page layout and of keep words
@@ -181,4 +181,4 @@ struct KernelTable {
   double (*integer_peak)(std::int64_t repeats);
 };
 
-}  // namespace intflash
+}  // namespace intflash::internal

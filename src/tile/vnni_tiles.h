@@ -12,7 +12,7 @@
 #include "tile/portability.h"
 #include "tile/types.h"
 
-namespace intflash {
+namespace intflash::internal {
 namespace {
 
 // Query codes as bytes above 128, row by row.
@@ -203,4 +203,4 @@ struct VnniTiles : Base {
 };
 
 }  // namespace
-}  // namespace intflash
+}  // namespace intflash::internal

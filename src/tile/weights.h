@@ -8,7 +8,7 @@
 
 #include "tile/score_block.h"
 
-namespace intflash {
+namespace intflash::internal {
 namespace {
 
 // 2^-f on [0, 1) as 1 - f (a - f b) in Q15, with 255 * 128 for one: relative error at most 2.4e-3,
@@ -39,4 +39,4 @@ INTFLASH_INLINE std::int32_t weight_of(std::int32_t distance, std::int32_t expon
 }
 
 }  // namespace
-}  // namespace intflash
+}  // namespace intflash::internal

@@ -10,7 +10,7 @@
 #include "tile/row_ops.h"
 #include "tile/types.h"
 
-namespace intflash {
+namespace intflash::internal {
 namespace {
 
 INTFLASH_INLINE float widen_bf16(std::uint16_t half) {
@@ -110,4 +110,4 @@ INTFLASH_INLINE const float* widen_row(const void* row, Dtype dtype, std::int64_
 }
 
 }  // namespace
-}  // namespace intflash
+}  // namespace intflash::internal

@@ -10,7 +10,7 @@
 #include "amx/tile_config.h"
 #include "tile/portability.h"
 
-namespace intflash {
+namespace intflash::internal {
 namespace {
 namespace tiles {
 
@@ -122,4 +122,4 @@ inline void repeat_dot(const TileConfig& config, std::int64_t repeats) {
 
 }  // namespace tiles
 }  // namespace
-}  // namespace intflash
+}  // namespace intflash::internal

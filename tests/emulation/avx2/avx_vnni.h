@@ -10,7 +10,7 @@
 
 #include "tile/portability.h"
 
-namespace intflash {
+namespace intflash::internal {
 namespace {
 
 // sum += two products of signed words, per lane.
@@ -37,4 +37,4 @@ INTFLASH_INLINE void repeat_dot_bytes(std::int64_t repeats) {
 }
 
 }  // namespace
-}  // namespace intflash
+}  // namespace intflash::internal

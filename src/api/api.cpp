@@ -1,0 +1,301 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// The C entry points: arguments -> Problem -> Backend. No arithmetic.
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+
+#include "engine/backend.h"
+#include "machine/context.h"
+#include "machine/dispatch.h"
+#include "machine/machine.h"
+
+namespace {
+
+using namespace intflash::internal;
+
+constexpr std::int32_t kMaxThreads = 4096;
+constexpr std::size_t kAlignment = 64;
+
+void* default_allocate(void*, std::size_t bytes, std::size_t alignment) {
+  return std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
+}
+void default_deallocate(void*, void* pointer) { std::free(pointer); }
+
+intflash_status check_options(const intflash_context_options& options) {
+  if (options.struct_size != sizeof options) {
+    return fail(INTFLASH_INVALID_ARGUMENT,
+                "options.struct_size = %u: must be sizeof(intflash_context_options) = %zu",
+                options.struct_size, sizeof options);
+  }
+  if (options.num_threads < 0 || options.num_threads > kMaxThreads) {
+    return fail(INTFLASH_INVALID_ARGUMENT, "options.num_threads = %d: must be 0 ... %d",
+                options.num_threads, kMaxThreads);
+  }
+  if ((options.allocate == nullptr) != (options.deallocate == nullptr)) {
+    return fail(INTFLASH_INVALID_ARGUMENT, "options.allocate and deallocate: give both or neither");
+  }
+  if (options.l1_bytes < 0 || options.l2_bytes < 0) {
+    return fail(INTFLASH_INVALID_ARGUMENT, "options.l1_bytes = %lld, l2_bytes = %lld: must be >= 0",
+                static_cast<long long>(options.l1_bytes), static_cast<long long>(options.l2_bytes));
+  }
+  return INTFLASH_OK;
+}
+
+// "amx_int8: CPU lacks AMX-INT8; ..." for the ports that are better than the chosen one.
+void write_port_reason(const PortEntry* chosen, char* text, std::size_t size) {
+  std::size_t used = 0;
+  text[0] = '\0';
+  for (const PortEntry& port : ports()) {
+    if (&port == chosen || used + 1 >= size) break;
+    const char* reason = port.supported ? "passed over by request" : port.reason;
+    const int written = std::snprintf(text + used, size - used, "%s%s: %s", used == 0 ? "" : "; ",
+                                      port.name, reason);
+    used = std::min(size - 1, used + static_cast<std::size_t>(std::max(written, 0)));
+  }
+}
+
+const char* mode_name(intflash_mode mode) {
+  return mode == INTFLASH_MODE_INT8 ? "int8" : mode == INTFLASH_MODE_EXACT ? "exact" : "intfa";
+}
+
+// Fills everything of plan from a checked context and an unchecked description.
+intflash_status make_whole_plan(const intflash_context* context, const intflash_attend_desc* desc,
+                                intflash_plan& plan) {
+  if (context == nullptr)
+    return fail(INTFLASH_INVALID_ARGUMENT, "context = NULL: create one first");
+  const intflash_status status = make_problem(desc, plan.problem);
+  if (status != INTFLASH_OK) return status;
+  plan.context = context;
+  plan.backend = plan.problem.mode == INTFLASH_MODE_INT8 ? &kCpuBackend : &kReferenceBackend;
+  plan.backend->create_plan(plan);
+  return INTFLASH_OK;
+}
+
+void fill_info(const intflash_plan& plan, intflash_plan_info* info) {
+  info->mode = mode_name(plan.problem.mode);
+  info->port = plan.backend == &kCpuBackend ? plan.context->port->name : "reference";
+  std::memcpy(info->kernel, plan.kernel, sizeof info->kernel);
+  info->num_threads = plan.context->num_threads;
+  info->workspace_bytes = plan.workspace_bytes;
+}
+
+intflash_status check_run(const intflash_plan* plan, const intflash_attend_args* args,
+                          const void* workspace, std::size_t bytes, ArgsUse use) {
+  if (plan == nullptr) return fail(INTFLASH_INVALID_ARGUMENT, "plan = NULL: create one first");
+  const intflash_status status = check_args(plan->problem, args, use);
+  if (status != INTFLASH_OK || plan->workspace_bytes == 0) return status;
+  if (workspace == nullptr || bytes < plan->workspace_bytes ||
+      reinterpret_cast<std::uintptr_t>(workspace) % kAlignment != 0) {
+    return fail(INTFLASH_WORKSPACE_TOO_SMALL,
+                "workspace = %p of %zu bytes: must be %zu bytes at a multiple of %zu", workspace,
+                bytes, plan->workspace_bytes, kAlignment);
+  }
+  return INTFLASH_OK;
+}
+
+}  // namespace
+
+extern "C" {
+
+#define INTFLASH_STRING(x) #x
+#define INTFLASH_VERSION_TEXT(major, minor, patch) \
+  INTFLASH_STRING(major) "." INTFLASH_STRING(minor) "." INTFLASH_STRING(patch)
+const char* intflash_version(void) {
+  return INTFLASH_VERSION_TEXT(INTFLASH_VERSION_MAJOR, INTFLASH_VERSION_MINOR,
+                               INTFLASH_VERSION_PATCH);
+}
+int32_t intflash_abi_version(void) { return INTFLASH_ABI_VERSION; }
+int32_t intflash_page_layout_version(void) { return INTFLASH_PAGE_LAYOUT_VERSION; }
+
+const char* intflash_status_name(intflash_status status) {
+  switch (status) {
+    case INTFLASH_OK:
+      return "INTFLASH_OK";
+    case INTFLASH_INVALID_ARGUMENT:
+      return "INTFLASH_INVALID_ARGUMENT";
+    case INTFLASH_BAD_SHAPE:
+      return "INTFLASH_BAD_SHAPE";
+    case INTFLASH_BAD_STRIDE:
+      return "INTFLASH_BAD_STRIDE";
+    case INTFLASH_SIZE_OVERFLOW:
+      return "INTFLASH_SIZE_OVERFLOW";
+    case INTFLASH_BAD_SCALE:
+      return "INTFLASH_BAD_SCALE";
+    case INTFLASH_NONFINITE_INPUT:
+      return "INTFLASH_NONFINITE_INPUT";
+    case INTFLASH_SCORE_OVERFLOW:
+      return "INTFLASH_SCORE_OVERFLOW";
+    case INTFLASH_UNSUPPORTED:
+      return "INTFLASH_UNSUPPORTED";
+    case INTFLASH_UNKNOWN_ISA:
+      return "INTFLASH_UNKNOWN_ISA";
+    case INTFLASH_ISA_UNAVAILABLE:
+      return "INTFLASH_ISA_UNAVAILABLE";
+    case INTFLASH_WORKSPACE_TOO_SMALL:
+      return "INTFLASH_WORKSPACE_TOO_SMALL";
+    case INTFLASH_OUT_OF_MEMORY:
+      return "INTFLASH_OUT_OF_MEMORY";
+    case INTFLASH_POOL_EXHAUSTED:
+      return "INTFLASH_POOL_EXHAUSTED";
+    case INTFLASH_CANCELLED:
+      return "INTFLASH_CANCELLED";
+    case INTFLASH_BAD_FILE:
+      return "INTFLASH_BAD_FILE";
+  }
+  return "unknown status";
+}
+
+const char* intflash_last_error(void) { return last_error(); }
+
+int32_t intflash_num_ports(void) { return static_cast<int32_t>(ports().size()); }
+
+intflash_status intflash_get_port(int32_t index, intflash_port_info* info) {
+  if (info == nullptr || info->struct_size != sizeof *info) {
+    return fail(INTFLASH_INVALID_ARGUMENT,
+                "info: must point to a struct with struct_size = sizeof(intflash_port_info) = %zu",
+                sizeof *info);
+  }
+  if (index < 0 || index >= intflash_num_ports()) {
+    return fail(INTFLASH_INVALID_ARGUMENT, "index = %d: must be 0 ... %d", index,
+                intflash_num_ports() - 1);
+  }
+  const PortEntry& port = ports()[static_cast<std::size_t>(index)];
+  info->name = port.name;
+  info->built = port.kernels != nullptr ? 1 : 0;
+  info->supported = port.supported ? 1 : 0;
+  info->reason = port.reason;
+  return INTFLASH_OK;
+}
+
+intflash_status intflash_context_create(const intflash_context_options* given,
+                                        intflash_context** context) {
+  if (context == nullptr)
+    return fail(INTFLASH_INVALID_ARGUMENT, "context = NULL: must point to where the handle goes");
+  intflash_context_options options{};
+  options.struct_size = sizeof options;
+  if (given != nullptr) {
+    const intflash_status status = check_options(*given);
+    if (status != INTFLASH_OK) return status;
+    options = *given;
+  }
+  const PortEntry* port = nullptr;
+  const intflash_status status = choose_port(options.isa, port);
+  if (status != INTFLASH_OK) return status;
+
+  const bool own_allocator = options.allocate == nullptr;
+  const auto allocate = own_allocator ? default_allocate : options.allocate;
+  void* memory = allocate(options.allocator_user, sizeof(intflash_context), kAlignment);
+  if (memory == nullptr)
+    return fail(INTFLASH_OUT_OF_MEMORY, "no memory for a context of %zu bytes",
+                sizeof(intflash_context));
+  const Machine& machine = this_machine();
+  intflash_context* created = new (memory) intflash_context{};
+  created->port = port;
+  created->num_threads =
+      options.num_threads > 0 ? options.num_threads : std::max(1, machine.num_threads);
+  created->parallel = {options.parallel_for, options.parallel_for_user};
+  created->allocate = allocate;
+  created->deallocate = own_allocator ? default_deallocate : options.deallocate;
+  created->allocator_user = options.allocator_user;
+  created->l1_bytes = options.l1_bytes > 0 ? options.l1_bytes : machine.l1_bytes;
+  created->l2_bytes = options.l2_bytes > 0 ? options.l2_bytes : machine.l2_bytes;
+  write_port_reason(port, created->port_reason, sizeof created->port_reason);
+  if (created->parallel.run == nullptr) warm_team(created->num_threads);
+  *context = created;
+  return INTFLASH_OK;
+}
+
+void intflash_context_destroy(intflash_context* context) {
+  if (context != nullptr) context->deallocate(context->allocator_user, context);
+}
+
+const char* intflash_context_port(const intflash_context* context) {
+  return context == nullptr ? "" : context->port->name;
+}
+const char* intflash_context_port_reason(const intflash_context* context) {
+  return context == nullptr ? "" : context->port_reason;
+}
+int32_t intflash_context_num_threads(const intflash_context* context) {
+  return context == nullptr ? 0 : context->num_threads;
+}
+
+intflash_status intflash_query_support(const intflash_context* context,
+                                       const intflash_attend_desc* desc, intflash_plan_info* info) {
+  if (info != nullptr) {
+    const intflash_status status = check_info(info);
+    if (status != INTFLASH_OK) return status;
+  }
+  intflash_plan plan{};
+  const intflash_status status = make_whole_plan(context, desc, plan);
+  if (status == INTFLASH_OK && info != nullptr) fill_info(plan, info);
+  return status;
+}
+
+intflash_status intflash_plan_attend(intflash_context* context, const intflash_attend_desc* desc,
+                                     intflash_plan** plan) {
+  if (plan == nullptr)
+    return fail(INTFLASH_INVALID_ARGUMENT, "plan = NULL: must point to where the handle goes");
+  intflash_plan whole{};
+  const intflash_status status = make_whole_plan(context, desc, whole);
+  if (status != INTFLASH_OK) return status;
+  void* memory = context->allocate(context->allocator_user, sizeof whole, kAlignment);
+  if (memory == nullptr)
+    return fail(INTFLASH_OUT_OF_MEMORY, "no memory for a plan of %zu bytes", sizeof whole);
+  *plan = new (memory) intflash_plan(whole);
+  return INTFLASH_OK;
+}
+
+void intflash_plan_destroy(intflash_plan* plan) {
+  if (plan != nullptr) plan->context->deallocate(plan->context->allocator_user, plan);
+}
+
+intflash_status intflash_plan_get_info(const intflash_plan* plan, intflash_plan_info* info) {
+  if (plan == nullptr) return fail(INTFLASH_INVALID_ARGUMENT, "plan = NULL: create one first");
+  const intflash_status status = check_info(info);
+  if (status == INTFLASH_OK) fill_info(*plan, info);
+  return status;
+}
+
+size_t intflash_plan_workspace_bytes(const intflash_plan* plan) {
+  return plan == nullptr ? 0 : plan->workspace_bytes;
+}
+
+intflash_status intflash_pack(const intflash_plan* plan, const intflash_attend_args* args,
+                              void* workspace, size_t bytes) {
+  const intflash_status status = check_run(plan, args, workspace, bytes, ArgsUse::kPackOnly);
+  return status == INTFLASH_OK ? plan->backend->pack(*plan, *args, workspace) : status;
+}
+
+intflash_status intflash_run_packed(const intflash_plan* plan, const intflash_attend_args* args,
+                                    void* workspace, size_t bytes) {
+  const intflash_status status = check_run(plan, args, workspace, bytes, ArgsUse::kPacked);
+  return status == INTFLASH_OK ? plan->backend->attend(*plan, *args, workspace) : status;
+}
+
+intflash_status intflash_run(const intflash_plan* plan, const intflash_attend_args* args,
+                             void* workspace, size_t bytes) {
+  const intflash_status status = check_run(plan, args, workspace, bytes, ArgsUse::kAll);
+  return status == INTFLASH_OK ? plan->backend->run(*plan, *args, workspace) : status;
+}
+
+intflash_status intflash_attend(intflash_context* context, const intflash_attend_desc* desc,
+                                const intflash_attend_args* args) {
+  intflash_plan plan{};
+  intflash_status status = make_whole_plan(context, desc, plan);
+  if (status == INTFLASH_OK) status = check_args(plan.problem, args, ArgsUse::kAll);
+  if (status != INTFLASH_OK) return status;
+  void* workspace = context->allocate(context->allocator_user,
+                                      std::max(plan.workspace_bytes, kAlignment), kAlignment);
+  if (workspace == nullptr)
+    return fail(INTFLASH_OUT_OF_MEMORY, "no memory for a workspace of %zu bytes",
+                plan.workspace_bytes);
+  status = intflash_run(&plan, args, workspace, plan.workspace_bytes);
+  context->deallocate(context->allocator_user, workspace);
+  return status;
+}
+
+}  // extern "C"

@@ -1,0 +1,281 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// The C entry points of batches: arguments -> plan -> run.
+#include <cstdint>
+#include <cstdio>
+#include <new>
+
+#include "core/checks.h"
+#include "core/rope.h"
+#include "core/score_bias.h"
+#include "engine/batch_plan.h"
+#include "engine/batch_run.h"
+#include "engine/shared_prefix.h"
+
+namespace {
+
+using namespace intflash::internal;
+constexpr std::size_t kAlignment = 64;
+
+intflash_status check_request(const intflash_request& request, std::int64_t index,
+                              std::int64_t page_size) {
+  intflash_status status = check_extent("query_len", request.query_len, 0);
+  if (status == INTFLASH_OK) status = check_extent("kv_len", request.kv_len, 0);
+  if (status == INTFLASH_OK) status = check_softmax_scale(request.softmax_scale);
+  MaskRule rule{};
+  rule.kv_len = request.kv_len;
+  if (status == INTFLASH_OK)
+    status = set_mask({request.mask, request.window_left, request.window_right, request.prefix_len},
+                      rule);
+  if (status != INTFLASH_OK) return status;
+  if (request.first_key_position < 0 || request.first_key_position % page_size != 0 ||
+      request.first_key_position > request.kv_len) {
+    return fail(INTFLASH_BAD_SHAPE,
+                "requests[%lld].first_key_position = %lld: must be a multiple of page_size = %lld "
+                "up to kv_len = %lld",
+                static_cast<i64>(index), static_cast<i64>(request.first_key_position),
+                static_cast<i64>(page_size), static_cast<i64>(request.kv_len));
+  }
+  return INTFLASH_OK;
+}
+
+intflash_status check_desc(const intflash_cache& cache, const intflash_batch_desc* desc) {
+  if (desc == nullptr || desc->struct_size != sizeof *desc) {
+    return fail(INTFLASH_INVALID_ARGUMENT,
+                "desc: must point to a struct with struct_size = sizeof(intflash_batch_desc) = %zu",
+                sizeof *desc);
+  }
+  intflash_status status = check_extent("num_requests", desc->num_requests, 0);
+  if (status == INTFLASH_OK) status = check_extent("num_query_heads", desc->num_query_heads, 1);
+  if (status == INTFLASH_OK) status = check_dtype("query_dtype", desc->query_dtype, false);
+  if (status == INTFLASH_OK) status = check_dtype("out_dtype", desc->out_dtype, false);
+  if (status == INTFLASH_OK) status = check_scalar("score_cap", desc->score_cap);
+  if (status != INTFLASH_OK) return status;
+  if (desc->num_query_heads % cache.num_kv_heads != 0) {
+    return fail(INTFLASH_BAD_SHAPE,
+                "num_query_heads = %lld: must be a multiple of the cache's num_kv_heads = %lld",
+                static_cast<i64>(desc->num_query_heads), static_cast<i64>(cache.num_kv_heads));
+  }
+  if (desc->requests == nullptr && desc->num_requests > 0)
+    return fail(INTFLASH_INVALID_ARGUMENT, "requests = NULL: must point to num_requests of them");
+  std::int64_t queries = 0;
+  for (std::int64_t r = 0; r < desc->num_requests; ++r) {
+    status = check_request(desc->requests[r], r, cache.layout.page_size);
+    if (status != INTFLASH_OK) return status;
+    queries += desc->requests[r].query_len;
+  }
+  if (queries > kMaxExtent / desc->num_query_heads) {
+    return fail(INTFLASH_SIZE_OVERFLOW,
+                "%lld queries of %lld heads in one batch: must be at most 2^31 - 1 rows",
+                static_cast<i64>(queries), static_cast<i64>(desc->num_query_heads));
+  }
+  return check_shared_prefixes(*desc);
+}
+
+intflash_status make_plan(const intflash_context* context, const intflash_cache* cache,
+                          const intflash_batch_desc* desc, intflash_batch_plan*& plan) {
+  if (context == nullptr || cache == nullptr) {
+    return fail(INTFLASH_INVALID_ARGUMENT, "context = %p, cache = %p: must not be NULL",
+                static_cast<const void*>(context), static_cast<const void*>(cache));
+  }
+  const intflash_status status = check_desc(*cache, desc);
+  if (status != INTFLASH_OK) return status;
+  intflash_batch_plan* made = make_batch_plan(*context, *cache, *desc);
+  if (made == nullptr) {
+    return fail(INTFLASH_OUT_OF_MEMORY, "no memory for a plan of %lld requests",
+                static_cast<i64>(desc->num_requests));
+  }
+  plan = made;
+  return INTFLASH_OK;
+}
+
+void fill_info(const intflash_batch_plan& plan, intflash_plan_info* info) {
+  info->mode = "int8";
+  info->port = plan.context->port->name;
+  std::snprintf(info->kernel, sizeof info->kernel, "batch/int8%s/%s/rows%dx%d",
+                plan.score_cap > 0 ? "+cap" : "", info->port,
+                static_cast<int>(plan.layout.worker.tile.rows), kScoreBlock);
+  info->num_threads = plan.num_workers;
+  info->workspace_bytes = intflash_batch_workspace_bytes(&plan);
+}
+
+intflash_status check_cache(const intflash_batch_plan& plan, const intflash_cache* cache) {
+  if (cache == nullptr) return fail(INTFLASH_INVALID_ARGUMENT, "cache = NULL: create one first");
+  const PageLayout& page = plan.page;
+  if (cache->layout.head_dim == page.head_dim && cache->layout.head_dim_v == page.head_dim_v &&
+      cache->layout.page_size == page.page_size && cache->num_kv_heads == plan.num_kv_heads &&
+      cache->num_pages == plan.num_pages && cache->rotate == plan.rotate)
+    return INTFLASH_OK;
+  return fail(INTFLASH_BAD_SHAPE,
+              "cache: %lld kv heads of %lld and %lld channels, %lld pages of %lld, rotate = %d: "
+              "the plan is for %lld of %lld and %lld, %lld of %lld, rotate = %d",
+              static_cast<i64>(cache->num_kv_heads), static_cast<i64>(cache->layout.head_dim),
+              static_cast<i64>(cache->layout.head_dim_v), static_cast<i64>(cache->num_pages),
+              static_cast<i64>(cache->layout.page_size), cache->rotate ? 1 : 0,
+              static_cast<i64>(plan.num_kv_heads), static_cast<i64>(page.head_dim),
+              static_cast<i64>(page.head_dim_v), static_cast<i64>(plan.num_pages),
+              static_cast<i64>(page.page_size), plan.rotate ? 1 : 0);
+}
+
+intflash_status check_masks(const intflash_batch_plan& plan, const intflash_batch_args& args) {
+  intflash_status status = check_slopes(args.alibi_slopes, plan.num_query_heads);
+  for (std::int64_t r = 0; r < plan.num_requests; ++r) {
+    if (status == INTFLASH_OK && args.additive_masks != nullptr)
+      status = check_additive_mask(args.additive_masks[r], plan.num_query_heads);
+    if (status == INTFLASH_OK && args.bit_masks != nullptr)
+      status = check_bit_mask(args.bit_masks[r], plan.requests[r].mask.kv_len);
+  }
+  return status;
+}
+
+intflash_status check_batch_args(const intflash_batch_plan& plan, const intflash_batch_args* args) {
+  if (args == nullptr || args->struct_size != sizeof *args) {
+    return fail(INTFLASH_INVALID_ARGUMENT,
+                "args: must point to a struct with struct_size = sizeof(intflash_batch_args) = %zu",
+                sizeof *args);
+  }
+  intflash_status status =
+      check_tensor({"query", &args->query, plan.query_dtype, 1, plan.num_query_heads,
+                    plan.num_queries, plan.page.head_dim});
+  const TensorView out = {"out",
+                          &args->out,
+                          plan.out_dtype,
+                          1,
+                          plan.num_query_heads,
+                          plan.num_queries,
+                          plan.page.head_dim_v};
+  if (status == INTFLASH_OK) status = check_tensor(out);
+  if (status == INTFLASH_OK) status = check_sinks(args->sinks, plan.num_query_heads);
+  if (status == INTFLASH_OK) status = check_no_overlap(out);
+  if (status == INTFLASH_OK) status = check_rope(args->rope, plan.page.head_dim);
+  for (std::int64_t r = 0; status == INTFLASH_OK && r < plan.num_requests; ++r)
+    status = check_rope_positions(args->rope, r, first_position(plan.requests[r]),
+                                  plan.requests[r].mask.kv_len);
+  if (status == INTFLASH_OK) status = check_masks(plan, *args);
+  if (status == INTFLASH_OK) status = check_page_table(args->pages, plan.num_requests);
+  return status;
+}
+
+intflash_status check_batch_pages(const intflash_batch_plan& plan, const intflash_cache& cache,
+                                  const intflash_page_table& table, char* workspace) {
+  const PageSet seen{reinterpret_cast<std::uint64_t*>(workspace + plan.layout.page_set_offset)};
+  intflash_status status = INTFLASH_OK;
+  for (std::int64_t r = 0; status == INTFLASH_OK && r < plan.num_requests; ++r) {
+    const MaskRule& mask = plan.requests[r].mask;
+    status = check_pages(cache, r, page_run(table, r, mask.kv_begin), mask.kv_len, seen);
+  }
+  for (std::int64_t s = 0; status == INTFLASH_OK && s < plan.num_sections; ++s) {
+    if (plan.sections[s].is_shared) status = check_shared_pages(plan, plan.sections[s], table);
+  }
+  return status;
+}
+
+}  // namespace
+
+extern "C" {
+
+intflash_status intflash_plan_batch(intflash_context* context, const intflash_cache* cache,
+                                    const intflash_batch_desc* desc, intflash_batch_plan** plan) {
+  if (plan == nullptr)
+    return fail(INTFLASH_INVALID_ARGUMENT, "plan = NULL: must point to where the handle goes");
+  return make_plan(context, cache, desc, *plan);
+}
+
+intflash_status intflash_query_batch_support(const intflash_context* context,
+                                             const intflash_cache* cache,
+                                             const intflash_batch_desc* desc,
+                                             intflash_plan_info* info) {
+  if (info != nullptr) {
+    const intflash_status status = check_info(info);
+    if (status != INTFLASH_OK) return status;
+  }
+  intflash_batch_plan* plan = nullptr;
+  const intflash_status status = make_plan(context, cache, desc, plan);
+  if (status == INTFLASH_OK && info != nullptr) fill_info(*plan, info);
+  intflash_batch_plan_destroy(plan);
+  return status;
+}
+
+void intflash_batch_plan_destroy(intflash_batch_plan* plan) {
+  if (plan != nullptr) plan->context->deallocate(plan->context->allocator_user, plan);
+}
+
+size_t intflash_batch_workspace_bytes(const intflash_batch_plan* plan) {
+  return plan == nullptr ? 0 : static_cast<size_t>(plan->layout.total_bytes);
+}
+
+intflash_status intflash_batch_get_info(const intflash_batch_plan* plan, intflash_plan_info* info) {
+  if (plan == nullptr) return fail(INTFLASH_INVALID_ARGUMENT, "plan = NULL: create one first");
+  const intflash_status status = check_info(info);
+  if (status == INTFLASH_OK) fill_info(*plan, info);
+  return status;
+}
+
+intflash_status intflash_batch_begin(const intflash_batch_plan* plan, const intflash_cache* cache,
+                                     const intflash_batch_args* args, void* workspace,
+                                     size_t workspace_bytes) {
+  if (plan == nullptr) return fail(INTFLASH_INVALID_ARGUMENT, "plan = NULL: create one first");
+  intflash_status status = check_cache(*plan, cache);
+  if (status == INTFLASH_OK) status = check_batch_args(*plan, args);
+  if (status != INTFLASH_OK) return status;
+  if (workspace == nullptr || workspace_bytes < intflash_batch_workspace_bytes(plan) ||
+      reinterpret_cast<std::uintptr_t>(workspace) % kAlignment != 0) {
+    return fail(INTFLASH_WORKSPACE_TOO_SMALL,
+                "workspace = %p of %zu bytes: must be %zu bytes at a multiple of %zu", workspace,
+                workspace_bytes, intflash_batch_workspace_bytes(plan), kAlignment);
+  }
+  status = check_batch_pages(*plan, *cache, args->pages, static_cast<char*>(workspace));
+  if (status != INTFLASH_OK) return status;
+  BatchRun* run = new (workspace) BatchRun{};
+  run->plan = plan;
+  run->cache = cache;
+  run->args = args;
+  run->workspace = static_cast<char*>(workspace);
+  reset_scan(run->query);
+  run->first_bad_bias.store(INT64_MAX, std::memory_order_relaxed);
+  return INTFLASH_OK;
+}
+
+int32_t intflash_batch_num_phases(const intflash_batch_plan* plan) {
+  return plan == nullptr ? 0 : num_phases(*plan);
+}
+
+int64_t intflash_batch_num_tasks(const intflash_batch_plan* plan, int32_t phase) {
+  return plan == nullptr || phase < 0 || phase >= num_phases(*plan) ? 0 : num_tasks(*plan, phase);
+}
+
+void intflash_batch_run_task(const intflash_batch_plan* plan, void* workspace, int32_t phase,
+                             int64_t task, int32_t worker) {
+  if (plan == nullptr || workspace == nullptr || worker < 0 || worker >= plan->num_workers ||
+      task < 0 || task >= intflash_batch_num_tasks(plan, phase))
+    return;
+  BatchRun& run = *static_cast<BatchRun*>(workspace);
+  const FloatState float_state;
+  run_task(run, phase, task, run.team().worker(worker));
+}
+
+intflash_status intflash_batch_end(const intflash_batch_plan* plan, void* workspace) {
+  if (plan == nullptr || workspace == nullptr) {
+    return fail(INTFLASH_INVALID_ARGUMENT, "plan = %p, workspace = %p: must not be NULL",
+                static_cast<const void*>(plan), workspace);
+  }
+  return result_of(*static_cast<const BatchRun*>(workspace));
+}
+
+intflash_status intflash_batch_run(const intflash_batch_plan* plan, const intflash_cache* cache,
+                                   const intflash_batch_args* args, void* workspace,
+                                   size_t workspace_bytes) {
+  const intflash_status status =
+      intflash_batch_begin(plan, cache, args, workspace, workspace_bytes);
+  if (status != INTFLASH_OK) return status;
+  BatchRun& run = *static_cast<BatchRun*>(workspace);
+  for (std::int32_t phase = 0; phase < num_phases(*plan); ++phase) {
+    run.team().for_each(num_tasks(*plan, phase), [&](const Worker& worker, std::int64_t task) {
+      run_task(run, phase, task, worker);
+    });
+  }
+  return result_of(run);
+}
+
+}  // extern "C"

@@ -1,0 +1,46 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// The validated, immutable description of one attention call.
+#pragma once
+
+#include <cstdint>
+
+#include "core/checks.h"
+#include "core/mask.h"
+#include "intflash/intflash.h"
+
+namespace intflash::internal {
+
+struct Problem {
+  intflash_mode mode;
+  std::int64_t batch;
+  std::int64_t num_query_heads;
+  std::int64_t num_kv_heads;
+  std::int64_t group_size;  // query heads that share one kv head
+  std::int64_t query_len;
+  std::int64_t kv_len;
+  std::int64_t head_dim;
+  std::int64_t head_dim_v;
+  intflash_dtype query_dtype;
+  intflash_dtype key_dtype;
+  intflash_dtype value_dtype;
+  intflash_dtype out_dtype;
+  MaskRule mask;
+  float softmax_scale;
+  float score_cap;  // 0 = none
+  bool center_key;
+  bool center_value;
+  bool rotate;
+};
+
+// Fills problem from desc, or sets the last error and returns a status.
+intflash_status make_problem(const intflash_attend_desc* desc, Problem& problem);
+
+// Which tensors of args a call reads and writes.
+enum class ArgsUse { kPackOnly, kPacked, kAll };
+// Pointers, strides, scales and centres of args against problem. Contents of the float tensors are
+// checked where they are first read.
+intflash_status check_args(const Problem& problem, const intflash_attend_args* args, ArgsUse use);
+
+}  // namespace intflash::internal

@@ -1,0 +1,125 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+#include <bit>
+#include <cmath>
+
+#include "cache/append.h"
+#include "core/checks.h"
+#include "core/rope.h"
+#include "core/scan.h"
+#include "core/token_rows.h"
+
+namespace intflash::internal {
+namespace {
+
+// Beyond these the f32 arithmetic of scores and outputs would leave its range.
+constexpr float kMaxKey = 0x1p100f;
+constexpr float kMaxValue = 0x1p90f;
+
+intflash_status check_new_tokens(const TensorView& view) {
+  const intflash_status status = check_kv_dtype(view.name, view.dtype, view.dim, false);
+  return status == INTFLASH_OK ? check_tensor(view) : status;
+}
+
+// One of the two tensors of new tokens, and what its elements must be below.
+struct NewTokens {
+  const char* name;
+  const intflash_tensor& tensor;
+  intflash_dtype dtype;
+  std::int64_t dim;
+  float limit;
+};
+NewTokens new_keys(const Append& append) {
+  return {"key", append.args.key, append.args.key_dtype, append.cache.layout.head_dim, kMaxKey};
+}
+NewTokens new_values(const Append& append) {
+  return {"value", append.args.value, append.args.value_dtype, append.cache.layout.head_dim_v,
+          kMaxValue};
+}
+
+bool has_good_tokens(const Append& append, std::int64_t request, std::int64_t head) {
+  const auto is_good = [&](const NewTokens& tokens) {
+    const RowSource rows =
+        rows_of(tokens.tensor, tokens.dtype, 0, head, append.first_token(request));
+    // A NaN compares as false.
+    return std::bit_cast<float>(append.kernels().max_magnitude(rows, append.count(request),
+                                                               tokens.dim)) < tokens.limit;
+  };
+  return append.count(request) == 0 || (is_good(new_keys(append)) && is_good(new_values(append)));
+}
+
+// The error for the lowest bad element of one head's new tokens, keys before values.
+intflash_status report_bad_tokens(const Append& append, std::int64_t request, std::int64_t head) {
+  const FloatState float_state;
+  for (const NewTokens& tokens : {new_keys(append), new_values(append)}) {
+    float buffer[kMaxHeadDim];
+    for (std::int64_t token = 0; token < append.count(request); ++token) {
+      const float* row = widened_token(tokens.tensor, tokens.dtype, 0, head,
+                                       append.first_token(request) + token, tokens.dim, buffer);
+      for (std::int64_t c = 0; c < tokens.dim; ++c) {
+        if (std::fabs(row[c]) < tokens.limit) continue;
+        return fail(
+            std::isfinite(row[c]) ? INTFLASH_SCORE_OVERFLOW : INTFLASH_NONFINITE_INPUT,
+            "%s[request %lld][token %lld][head %lld][%lld] = %g: must be finite and below %g",
+            tokens.name, static_cast<i64>(request), static_cast<i64>(token), static_cast<i64>(head),
+            static_cast<i64>(c), static_cast<double>(row[c]), static_cast<double>(tokens.limit));
+      }
+    }
+  }
+  return INTFLASH_OK;
+}
+
+}  // namespace
+
+intflash_status check_append_args(const intflash_cache* cache, const intflash_append_args* args,
+                                  bool own_pages) {
+  if (cache == nullptr) return fail(INTFLASH_INVALID_ARGUMENT, "cache = NULL: create one first");
+  if (args == nullptr || args->struct_size != sizeof *args) {
+    return fail(INTFLASH_INVALID_ARGUMENT,
+                "args: must point to a struct with struct_size = sizeof(intflash_append_args) = "
+                "%zu",
+                sizeof *args);
+  }
+  if (args->token_indptr == nullptr || (!own_pages && args->kv_lens == nullptr))
+    return fail(INTFLASH_INVALID_ARGUMENT, "token_indptr and kv_lens: must not be NULL");
+  intflash_status status = check_extent("num_requests", args->num_requests, 0);
+  if (status != INTFLASH_OK) return status;
+  if (args->token_indptr[0] != 0) {
+    return fail(INTFLASH_BAD_SHAPE, "token_indptr[0] = %lld: must be 0",
+                static_cast<i64>(args->token_indptr[0]));
+  }
+  for (std::int64_t r = 0; r < args->num_requests; ++r) {
+    if (args->token_indptr[r + 1] >= args->token_indptr[r] &&
+        args->token_indptr[r + 1] <= kMaxExtent)
+      continue;
+    return fail(INTFLASH_BAD_SHAPE, "token_indptr[%lld] = %lld: must be %lld ... %lld",
+                static_cast<i64>(r + 1), static_cast<i64>(args->token_indptr[r + 1]),
+                static_cast<i64>(args->token_indptr[r]), static_cast<i64>(kMaxExtent));
+  }
+  const std::int64_t tokens = args->token_indptr[args->num_requests];
+  status = check_new_tokens(
+      {"key", &args->key, args->key_dtype, 1, cache->num_kv_heads, tokens, cache->layout.head_dim});
+  if (status != INTFLASH_OK) return status;
+  status = check_new_tokens({"value", &args->value, args->value_dtype, 1, cache->num_kv_heads,
+                             tokens, cache->layout.head_dim_v});
+  return status == INTFLASH_OK ? check_rope(args->rope, cache->layout.head_dim) : status;
+}
+
+intflash_status check_tokens(const Append& append) {
+  const intflash_append_args& args = append.args;
+  for (std::int64_t r = 0; r < args.num_requests; ++r) {
+    const std::int64_t kv_len = append.kv_len(r);
+    const intflash_status status =
+        check_rope_positions(args.rope, r, kv_len, kv_len + append.count(r));
+    if (status != INTFLASH_OK) return status;
+  }
+  const std::int64_t heads = append.cache.num_kv_heads;
+  std::atomic<std::int64_t> first_bad{INT64_MAX};
+  append.for_each_head([&](std::int32_t, std::int64_t request, std::int64_t head) {
+    if (!has_good_tokens(append, request, head)) lower_to(first_bad, request * heads + head);
+  });
+  const std::int64_t bad = first_bad.load(std::memory_order_relaxed);
+  return bad == INT64_MAX ? INTFLASH_OK : report_bad_tokens(append, bad / heads, bad % heads);
+}
+
+}  // namespace intflash::internal

@@ -1,0 +1,129 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// Tokens out of the pages of a cache, in f32.
+#include "cache/kv_cache.h"
+#include "core/checks.h"
+#include "engine/team.h"
+#include "tile/rotation.h"
+
+namespace intflash::internal {
+namespace {
+
+intflash_status check_target(const char* name, const intflash_tensor* tensor, std::int64_t heads,
+                             std::int64_t tokens, std::int64_t dim) {
+  if (tensor == nullptr) return INTFLASH_OK;
+  const TensorView view{name, tensor, INTFLASH_F32, 1, heads, tokens, dim};
+  const intflash_status status = check_tensor(view);
+  return status == INTFLASH_OK ? check_no_overlap(view) : status;
+}
+
+float* row_of(const intflash_tensor& tensor, std::int64_t head, std::int64_t token) {
+  return static_cast<float*>(tensor.data) + head * tensor.stride_head + token * tensor.stride_token;
+}
+
+// What the codes of a row stand for.
+void dequantize(const std::int8_t* codes, float scale, std::int64_t dim, bool rotated,
+                const float* center, float* row) {
+  for (std::int64_t c = 0; c < dim; ++c) row[c] = static_cast<float>(codes[c]) * scale;
+  if (rotated) unrotate_row(row, dim);
+  if (center == nullptr) return;
+  for (std::int64_t c = 0; c < dim; ++c) row[c] += center[c];
+}
+
+// Positions [begin, end) of a run of pages; what was checked of them is the caller's part.
+struct Export {
+  const intflash_cache& cache;
+  PageRun run;
+  std::int64_t begin, end;
+  const intflash_tensor* key;  // either may be nullptr
+  const intflash_tensor* value;
+};
+
+// The tokens of one block of 64, which begins at a position.
+void export_block(const Export& wanted, std::int64_t kv_head, std::int64_t position) {
+  const intflash_cache& cache = wanted.cache;
+  const KvBlock block = cache.block(wanted.run, kv_head, position);
+  const std::int64_t first = std::max<std::int64_t>(wanted.begin - position, 0);
+  const std::int64_t end = std::min<std::int64_t>(wanted.end - position, kBlockTokens);
+  std::int8_t codes[kMaxHeadDim];
+  for (std::int64_t at = first; at < end; ++at) {
+    const std::int64_t row = position + at - wanted.begin;
+    if (wanted.key != nullptr) {
+      load_key(cache.layout, block, at, codes);
+      dequantize(codes, block.key_scale[at], cache.layout.head_dim, cache.rotate,
+                 cache.key_center_of(kv_head), row_of(*wanted.key, kv_head, row));
+    }
+    if (wanted.value != nullptr) {
+      load_value(cache.layout, block, at, codes);
+      dequantize(codes, block.value_scale[at], cache.layout.head_dim_v, false,
+                 cache.value_center_of(kv_head), row_of(*wanted.value, kv_head, row));
+    }
+  }
+}
+
+intflash_status export_tokens(const Export& wanted) {
+  const intflash_cache& cache = wanted.cache;
+  const PageLayout& layout = cache.layout;
+  const std::int64_t tokens = wanted.end - wanted.begin;
+  intflash_status status =
+      check_target("key", wanted.key, cache.num_kv_heads, tokens, layout.head_dim);
+  if (status == INTFLASH_OK)
+    status = check_target("value", wanted.value, cache.num_kv_heads, tokens, layout.head_dim_v);
+  if (status != INTFLASH_OK || tokens == 0) return status;
+  const std::int64_t first_block = wanted.begin / kBlockTokens;
+  const std::int64_t num_blocks = (wanted.end - 1) / kBlockTokens + 1 - first_block;
+  std::atomic<std::int64_t> next;
+  for_each_task(cache.context->parallel, workers_for(*cache.context, tokens * cache.num_kv_heads),
+                cache.num_kv_heads * num_blocks, next, [&](std::int32_t, std::int64_t task) {
+                  export_block(wanted, task / num_blocks,
+                               (first_block + task % num_blocks) * kBlockTokens);
+                });
+  return INTFLASH_OK;
+}
+
+}  // namespace
+}  // namespace intflash::internal
+
+using namespace intflash::internal;
+
+extern "C" {
+
+intflash_status intflash_cache_export(const intflash_cache* cache, const int32_t* page_ids,
+                                      int64_t begin, int64_t end, const intflash_tensor* key,
+                                      const intflash_tensor* value) {
+  if (cache == nullptr) return fail(INTFLASH_INVALID_ARGUMENT, "cache = NULL: create one first");
+  if (begin < 0 || end < begin || end > kMaxExtent) {
+    return fail(INTFLASH_BAD_SHAPE, "begin = %lld, end = %lld: must be 0 <= begin <= end <= %lld",
+                static_cast<i64>(begin), static_cast<i64>(end), static_cast<i64>(kMaxExtent));
+  }
+  const std::int64_t page_size = cache->layout.page_size;
+  const std::int64_t pages = (end + page_size - 1) / page_size;
+  if (page_ids == nullptr && pages > 0)
+    return fail(INTFLASH_INVALID_ARGUMENT, "page_ids = NULL: must name the pages");
+  for (std::int64_t i = 0; i < pages; ++i) {
+    if (page_ids[i] >= 0 && page_ids[i] < cache->num_pages) continue;
+    return fail(INTFLASH_INVALID_ARGUMENT, "page_ids[%lld] = %d: must be 0 ... %lld",
+                static_cast<i64>(i), page_ids[i], static_cast<i64>(cache->num_pages - 1));
+  }
+  return export_tokens({*cache, {page_ids, pages, 0}, begin, end, key, value});
+}
+
+intflash_status intflash_sequence_export(const intflash_cache* cache, int32_t sequence,
+                                         int64_t begin, int64_t end, const intflash_tensor* key,
+                                         const intflash_tensor* value) {
+  if (cache == nullptr) return fail(INTFLASH_INVALID_ARGUMENT, "cache = NULL: create one first");
+  const intflash_status status = check_sequence(*cache, sequence);
+  if (status != INTFLASH_OK) return status;
+  const Sequence& held = cache->sequences[sequence];
+  if (begin < held.first_key_position || end < begin || end > held.kv_len) {
+    return fail(INTFLASH_BAD_SHAPE,
+                "begin = %lld, end = %lld: sequence %d holds positions %lld ... %lld",
+                static_cast<i64>(begin), static_cast<i64>(end), sequence,
+                static_cast<i64>(held.first_key_position), static_cast<i64>(held.kv_len));
+  }
+  const PageRun run{held.pages.data(), held.pages.size(), held.first_key_position};
+  return export_tokens({*cache, run, begin, end, key, value});
+}
+
+}  // extern "C"

@@ -1,0 +1,50 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// A saved sequence, version 1. Little-endian, and made of records: bytes, then their u64 checksum,
+// XXH64 seeded with the file offset of the bytes, so that a record in another's place is found too.
+//   FileHeader
+//   of each kv head  key_center    f32 [head_dim]    where the header has kKeyCenter
+//   of each kv head  value_center  f32 [head_dim_v]  where the header has kValueCenter
+//   of each 64 positions from first_key_position on, of each kv head
+//                    its keys and values as a page of page_size 64 (page.h)
+// Positions from kv_len on, and the padding of values, are zeros: equal tokens give equal files.
+#pragma once
+
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+
+#include "cache/page.h"
+#include "intflash/cache.h"
+
+namespace intflash::internal {
+
+static_assert(std::endian::native == std::endian::little, "files and pages are little-endian");
+
+constexpr char kFileMagic[8] = {'i', 'n', 't', 'f', 'l', 'a', 's', 'h'};
+constexpr std::uint32_t kKeyCenter = 1;
+constexpr std::uint32_t kValueCenter = 2;
+
+struct FileHeader {
+  char magic[8];
+  std::uint32_t version;      // INTFLASH_SEQUENCE_FILE_VERSION
+  std::uint32_t page_layout;  // INTFLASH_PAGE_LAYOUT_VERSION
+  std::int64_t num_kv_heads;
+  std::int64_t head_dim;
+  std::int64_t head_dim_v;
+  std::int64_t first_key_position;
+  std::int64_t kv_len;
+  std::uint32_t rotate;   // 0 or 1
+  std::uint32_t centers;  // kKeyCenter, kValueCenter, both or none
+};
+static_assert(sizeof(FileHeader) == 64);
+
+std::uint64_t record_checksum(const void* bytes, std::size_t num_bytes, std::int64_t offset);
+
+// One block of one kv head in a file.
+inline PageLayout file_page(const PageLayout& layout) {
+  return {layout.head_dim, layout.head_dim_v, kBlockTokens};
+}
+
+}  // namespace intflash::internal

@@ -1,0 +1,280 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "cache/kv_cache.h"
+#include "cache/sequence_file.h"
+#include "core/checks.h"
+#include "core/scan.h"
+
+namespace intflash::internal {
+namespace {
+
+// No scale that append writes reaches these: elements stay below 2^91 and 2^106, whatever a
+// rotation of 1024 channels and an embedding make of them.
+constexpr float kMaxKeyScale = 0x1p110f;
+constexpr float kMaxValueScale = 0x1p90f;
+constexpr float kMinScale = kTinyMagnitude / 127.0f;
+
+// Records from the caller's function.
+class RecordReader {
+ public:
+  RecordReader(intflash_read_fn read, void* user) : read_(read), user_(user) {}
+
+  // Of the last record.
+  std::int64_t offset() const { return record_offset_; }
+
+  intflash_status get(void* bytes, std::int64_t num_bytes) {
+    const intflash_status status = get_bytes(bytes, num_bytes);
+    return status == INTFLASH_OK ? verify(bytes, num_bytes) : status;
+  }
+  // The two halves of get.
+  intflash_status get_bytes(void* bytes, std::int64_t num_bytes) {
+    record_offset_ = offset_;
+    return fill(bytes, static_cast<std::size_t>(num_bytes));
+  }
+  intflash_status verify(const void* bytes, std::int64_t num_bytes) {
+    std::uint64_t checksum = 0;
+    const intflash_status status = fill(&checksum, sizeof checksum);
+    if (status != INTFLASH_OK ||
+        checksum == record_checksum(bytes, static_cast<std::size_t>(num_bytes), record_offset_))
+      return status;
+    return fail(INTFLASH_BAD_FILE, "byte %lld: %lld bytes from here do not have their checksum",
+                static_cast<i64>(record_offset_), static_cast<i64>(num_bytes));
+  }
+
+ private:
+  intflash_status fill(void* bytes, std::size_t num_bytes) {
+    for (std::size_t done = 0; done < num_bytes;) {
+      const std::size_t wanted = num_bytes - done;
+      const std::size_t given = read_(user_, static_cast<char*>(bytes) + done, wanted);
+      if (given == 0 || given > wanted) {
+        return fail(INTFLASH_BAD_FILE, "byte %lld: read returned %zu of %zu bytes",
+                    static_cast<i64>(offset_), given, wanted);
+      }
+      done += given;
+      offset_ += static_cast<std::int64_t>(given);
+    }
+    return INTFLASH_OK;
+  }
+
+  intflash_read_fn read_;
+  void* user_;
+  std::int64_t offset_ = 0;
+  std::int64_t record_offset_ = 0;
+};
+
+// ---- The header ----
+
+// The file's part of the contract with the cache.
+intflash_status check_shape(const FileHeader& header, const intflash_cache& cache) {
+  const struct {
+    const char* name;
+    std::size_t offset;
+    std::int64_t in_file, in_cache;
+  } fields[] = {
+      {"page layout", offsetof(FileHeader, page_layout), header.page_layout,
+       INTFLASH_PAGE_LAYOUT_VERSION},
+      {"num_kv_heads", offsetof(FileHeader, num_kv_heads), header.num_kv_heads, cache.num_kv_heads},
+      {"head_dim", offsetof(FileHeader, head_dim), header.head_dim, cache.layout.head_dim},
+      {"head_dim_v", offsetof(FileHeader, head_dim_v), header.head_dim_v, cache.layout.head_dim_v},
+      {"rotate", offsetof(FileHeader, rotate), header.rotate, cache.rotate ? 1 : 0}};
+  for (const auto& field : fields) {
+    if (field.in_file == field.in_cache) continue;
+    return fail(INTFLASH_BAD_FILE, "byte %zu: %s = %lld in the file, %lld in the cache",
+                field.offset, field.name, static_cast<i64>(field.in_file),
+                static_cast<i64>(field.in_cache));
+  }
+  return INTFLASH_OK;
+}
+
+intflash_status check_positions(const FileHeader& header, const intflash_cache& cache) {
+  if (header.kv_len < 0 || header.kv_len > kMaxExtent) {
+    return fail(INTFLASH_BAD_FILE, "byte %zu: kv_len = %lld: must be 0 ... %lld",
+                offsetof(FileHeader, kv_len), static_cast<i64>(header.kv_len),
+                static_cast<i64>(kMaxExtent));
+  }
+  if (header.first_key_position < 0 || header.first_key_position > header.kv_len ||
+      header.first_key_position % cache.layout.page_size != 0) {
+    return fail(INTFLASH_BAD_FILE,
+                "byte %zu: first_key_position = %lld: must be a multiple of page_size = %lld up to "
+                "kv_len = %lld",
+                offsetof(FileHeader, first_key_position),
+                static_cast<i64>(header.first_key_position),
+                static_cast<i64>(cache.layout.page_size), static_cast<i64>(header.kv_len));
+  }
+  if (header.centers <= (kKeyCenter | kValueCenter)) return INTFLASH_OK;
+  return fail(INTFLASH_BAD_FILE, "byte %zu: centers = %u: must be 0 ... 3",
+              offsetof(FileHeader, centers), header.centers);
+}
+
+intflash_status load_header(RecordReader& reader, const intflash_cache& cache, FileHeader& header) {
+  intflash_status status = reader.get_bytes(&header, sizeof header);
+  if (status != INTFLASH_OK) return status;
+  if (std::memcmp(header.magic, kFileMagic, sizeof kFileMagic) != 0)
+    return fail(INTFLASH_BAD_FILE, "byte 0: not a saved sequence");
+  // A later version's header may be another one.
+  if (header.version != INTFLASH_SEQUENCE_FILE_VERSION) {
+    return fail(INTFLASH_BAD_FILE, "byte %zu: file version %u: this library reads version %d",
+                offsetof(FileHeader, version), header.version, INTFLASH_SEQUENCE_FILE_VERSION);
+  }
+  status = reader.verify(&header, sizeof header);
+  if (status == INTFLASH_OK) status = check_shape(header, cache);
+  return status == INTFLASH_OK ? check_positions(header, cache) : status;
+}
+
+// Centres that are absent, in the file or in the cache, are zeros.
+intflash_status check_centers(RecordReader& reader, const char* name, bool in_file,
+                              const float* center, std::int64_t heads, std::int64_t dim) {
+  float saved[kMaxHeadDim] = {};
+  for (std::int64_t h = 0; h < heads; ++h) {
+    if (in_file) {
+      const intflash_status status = reader.get(saved, dim * 4);
+      if (status != INTFLASH_OK) return status;
+    }
+    for (std::int64_t c = 0; c < dim; ++c) {
+      const float own = center == nullptr ? 0.0f : center[h * dim + c];
+      if (saved[c] == own) continue;
+      return fail(INTFLASH_BAD_FILE,
+                  "byte %lld: %s[head %lld][%lld] = %g in the file, %g in the cache",
+                  static_cast<i64>(in_file ? reader.offset() + c * 4
+                                           : static_cast<i64>(offsetof(FileHeader, centers))),
+                  name, static_cast<i64>(h), static_cast<i64>(c), static_cast<double>(saved[c]),
+                  static_cast<double>(own));
+    }
+  }
+  return INTFLASH_OK;
+}
+
+// ---- Blocks ----
+
+bool is_scale(float scale, float limit) {
+  return scale == 0.0f ? !std::signbit(scale) : scale >= kMinScale && scale < limit;
+}
+
+// The first code that is not 0; nullptr: none.
+const std::int8_t* find_nonzero(const std::int8_t* codes, std::int64_t count) {
+  const std::int8_t* found =
+      std::find_if(codes, codes + count, [](std::int8_t code) { return code != 0; });
+  return found == codes + count ? nullptr : found;
+}
+
+// Whether a block is one that append could have written, as far as kernels rely on it, with its
+// first tokens present. What is not is returned as the place in the page; else nullptr.
+const void* find_damage(const PageLayout& layout, const KvBlock& block, std::int64_t tokens) {
+  const std::int64_t code_bytes = layout.key_bytes() + layout.value_bytes();
+  const std::int8_t* end = block.key_codes + code_bytes;
+  const std::int8_t* minus_128 = std::find(block.key_codes, end, std::int8_t{-128});
+  if (minus_128 != end) return minus_128;
+  std::int32_t sums[kBlockTokens] = {};
+  for (std::int64_t i = 0; i < layout.key_bytes(); ++i)
+    sums[i / (16 * layout.head_dim) * 16 + i / 4 % 16] += block.key_codes[i];
+  for (std::int64_t at = 0; at < kBlockTokens; ++at) {
+    if (!is_scale(block.key_scale[at], at < tokens ? kMaxKeyScale : 0.0f))
+      return block.key_scale + at;
+    if (!is_scale(block.value_scale[at], at < tokens ? kMaxValueScale : 0.0f))
+      return block.value_scale + at;
+    if (block.key_sum[at] != sums[at]) return block.key_sum + at;
+  }
+  std::int8_t codes[kMaxHeadDim];
+  for (std::int64_t at = tokens; at < kBlockTokens; ++at) {
+    load_key(layout, block, at, codes);
+    if (find_nonzero(codes, layout.head_dim) != nullptr) return block.key_codes;
+    load_value(layout, block, at, codes);
+    if (find_nonzero(codes, layout.head_dim_v) != nullptr) return block.value_codes;
+  }
+  // Half of the last 16 channels, where head_dim_v is an odd multiple of 8.
+  for (std::int64_t row = 0; layout.head_dim_v % 16 != 0 && row < 16; ++row) {
+    const std::int8_t* padding = block.value_codes + layout.head_dim_v / 16 * 1024 + row * 64 + 32;
+    if (const std::int8_t* found = find_nonzero(padding, 32)) return found;
+  }
+  return nullptr;
+}
+
+// Fills the pages of a sequence that has them; largest: of the key scales.
+intflash_status load_blocks(RecordReader& reader, intflash_cache& cache, const Sequence& sequence,
+                            char* page, float& largest) {
+  const PageLayout layout = file_page(cache.layout);
+  const KvBlock from = layout.block(page, 0);
+  for (std::int64_t position = sequence.first_key_position; position < sequence.kv_len;
+       position += kBlockTokens) {
+    const std::int64_t tokens = std::min<std::int64_t>(kBlockTokens, sequence.kv_len - position);
+    const std::int64_t offset = position - sequence.first_key_position;
+    const std::int64_t page_size = cache.layout.page_size;
+    for (std::int64_t h = 0; h < cache.num_kv_heads; ++h) {
+      const intflash_status status = reader.get(page, layout.bytes());
+      if (status != INTFLASH_OK) return status;
+      if (const void* damage = find_damage(layout, from, tokens)) {
+        return fail(INTFLASH_BAD_FILE, "byte %lld: no such block of tokens is ever saved",
+                    static_cast<i64>(reader.offset() + (static_cast<const char*>(damage) - page)));
+      }
+      char* to = cache.page(sequence.pages[offset / page_size], h);
+      copy_block(layout, from, writable_block(cache.layout, to, offset % page_size / kBlockTokens));
+      largest = std::max(largest, *std::max_element(from.key_scale, from.key_scale + kBlockTokens));
+    }
+  }
+  return INTFLASH_OK;
+}
+
+// A sequence with room for the header's tokens, filled; where that fails, none.
+intflash_status load_tokens(RecordReader& reader, intflash_cache& cache, const FileHeader& header,
+                            char* page, std::int32_t& sequence) {
+  std::int32_t created = -1;
+  intflash_status status = create_sequence(cache, created);
+  if (status != INTFLASH_OK) return status;
+  Sequence& loaded = cache.sequences[created];
+  loaded.first_key_position = loaded.kv_len = header.first_key_position;
+  const std::int64_t token_indptr[] = {0, header.kv_len - header.first_key_position};
+  float largest = 0;
+  status = extend_sequences(cache, &created, 1, token_indptr);
+  if (status == INTFLASH_OK) status = load_blocks(reader, cache, loaded, page, largest);
+  if (status != INTFLASH_OK) {
+    free_sequence(cache, created);
+    return status;
+  }
+  // 127 * scale, and what the scale's rounding may have taken from it.
+  const auto magnitude = std::bit_cast<std::uint32_t>(largest * 127.001f);
+  raise_to(cache.largest_key, magnitude);
+  sequence = created;
+  return INTFLASH_OK;
+}
+
+}  // namespace
+}  // namespace intflash::internal
+
+using namespace intflash::internal;
+
+extern "C" {
+
+intflash_status intflash_sequence_load(intflash_cache* cache, intflash_read_fn read, void* user,
+                                       int32_t* sequence) {
+  if (cache == nullptr || read == nullptr || sequence == nullptr) {
+    return fail(INTFLASH_INVALID_ARGUMENT, "cache = %p, read = %s, sequence = %p: must not be NULL",
+                static_cast<void*>(cache), read == nullptr ? "NULL" : "given",
+                static_cast<void*>(sequence));
+  }
+  const CacheChange change(*cache);
+  intflash_status status = change.status();
+  RecordReader reader(read, user);
+  FileHeader header{};
+  if (status == INTFLASH_OK) status = load_header(reader, *cache, header);
+  if (status == INTFLASH_OK)
+    status = check_centers(reader, "key_center", (header.centers & kKeyCenter) != 0,
+                           cache->key_center, cache->num_kv_heads, cache->layout.head_dim);
+  if (status == INTFLASH_OK)
+    status = check_centers(reader, "value_center", (header.centers & kValueCenter) != 0,
+                           cache->value_center, cache->num_kv_heads, cache->layout.head_dim_v);
+  if (status != INTFLASH_OK) return status;
+  const intflash_context& context = *cache->context;
+  const std::size_t bytes = static_cast<std::size_t>(file_page(cache->layout).bytes());
+  char* page = static_cast<char*>(context.allocate(context.allocator_user, bytes, 64));
+  if (page == nullptr)
+    return fail(INTFLASH_OUT_OF_MEMORY, "no memory for a block of %zu bytes", bytes);
+  status = load_tokens(reader, *cache, header, page, *sequence);
+  context.deallocate(context.allocator_user, page);
+  return status;
+}
+
+}  // extern "C"

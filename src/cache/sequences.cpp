@@ -1,0 +1,264 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+#include "cache/kv_cache.h"
+
+#include "core/checks.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace intflash::internal {
+namespace {
+
+std::int64_t pages_for(const intflash_cache& cache, const Sequence& sequence, std::int64_t kv_len) {
+  const std::int64_t tokens = kv_len - sequence.first_key_position;
+  return (tokens + cache.layout.page_size - 1) / cache.layout.page_size;
+}
+
+// Whether new tokens begin within the last page.
+bool writes_last(const intflash_cache& cache, const Sequence& sequence, std::int64_t count) {
+  return count > 0 && (sequence.kv_len - sequence.first_key_position) % cache.layout.page_size != 0;
+}
+
+// What a batch adds to its sequences.
+struct Extension {
+  const std::int32_t* sequences;
+  std::int64_t num_sequences;
+  const std::int64_t* token_indptr;
+
+  std::int64_t count(std::int64_t i) const { return token_indptr[i + 1] - token_indptr[i]; }
+};
+
+// Pages that the batch takes. Of sequences that write to one page, the last needs no copy where
+// nobody else holds it: while they are counted, each gives up its reference.
+std::int64_t pages_needed(intflash_cache& cache, const Extension& extension) {
+  std::int64_t needed = 0;
+  for (std::int64_t i = 0; i < extension.num_sequences; ++i) {
+    const Sequence& sequence = cache.sequences[extension.sequences[i]];
+    const std::int64_t count = extension.count(i);
+    needed += pages_for(cache, sequence, sequence.kv_len + count) - sequence.pages.size();
+    if (writes_last(cache, sequence, count) && --cache.references[sequence.pages.back()] > 0)
+      ++needed;
+  }
+  for (std::int64_t i = 0; i < extension.num_sequences; ++i) {
+    const Sequence& sequence = cache.sequences[extension.sequences[i]];
+    if (writes_last(cache, sequence, extension.count(i))) ++cache.references[sequence.pages.back()];
+  }
+  return needed;
+}
+
+std::int32_t take_page(intflash_cache& cache) {
+  const std::int32_t id = cache.free_pages[--cache.num_free];
+  cache.references[id] = 1;
+  return id;
+}
+
+void release_page(intflash_cache& cache, std::int32_t id) {
+  if (--cache.references[id] == 0) cache.free_pages[cache.num_free++] = id;
+}
+
+}  // namespace
+
+intflash_status check_sequence(const intflash_cache& cache, std::int32_t sequence) {
+  if (sequence >= 0 && sequence < cache.sequences.size() && cache.sequences[sequence].kv_len >= 0)
+    return INTFLASH_OK;
+  return fail(INTFLASH_INVALID_ARGUMENT, "sequence = %d: names no sequence of the cache", sequence);
+}
+
+intflash_status extend_sequences(intflash_cache& cache, const std::int32_t* sequences,
+                                 std::int64_t num_sequences, const std::int64_t* token_indptr) {
+  const Extension extension{sequences, num_sequences, token_indptr};
+  for (std::int64_t i = 0; i < num_sequences; ++i) {
+    const std::int64_t kv_len = cache.sequences[sequences[i]].kv_len;
+    if (kv_len <= kMaxExtent - extension.count(i)) continue;
+    return fail(INTFLASH_BAD_SHAPE,
+                "sequences[%lld] = %d: %lld tokens behind its %lld: must be at most %lld together",
+                static_cast<i64>(i), sequences[i], static_cast<i64>(extension.count(i)),
+                static_cast<i64>(kv_len), static_cast<i64>(kMaxExtent));
+  }
+  const std::int64_t needed = pages_needed(cache, extension);
+  if (needed > cache.num_free) {
+    return fail(INTFLASH_POOL_EXHAUSTED, "the batch needs %lld more pages: the cache has %lld free",
+                static_cast<i64>(needed), static_cast<i64>(cache.num_free));
+  }
+  for (std::int64_t i = 0; i < num_sequences; ++i) {
+    Sequence& sequence = cache.sequences[sequences[i]];
+    const std::int64_t pages = pages_for(cache, sequence, sequence.kv_len + extension.count(i));
+    if (sequence.pages.reserve(*cache.context, pages)) continue;
+    return fail(INTFLASH_OUT_OF_MEMORY, "no memory for a page table of %lld pages",
+                static_cast<i64>(pages));
+  }
+  for (std::int64_t i = 0; i < num_sequences; ++i) {
+    Sequence& sequence = cache.sequences[sequences[i]];
+    if (writes_last(cache, sequence, extension.count(i)) &&
+        cache.references[sequence.pages.back()] > 1) {
+      std::int32_t& last = sequence.pages.back();
+      const std::int32_t copy = take_page(cache);
+      std::memcpy(cache.page(copy, 0), cache.page(last, 0),
+                  static_cast<std::size_t>(cache.page_bytes()));
+      release_page(cache, last);
+      last = copy;
+    }
+    sequence.kv_len += extension.count(i);
+    const std::int64_t pages = pages_for(cache, sequence, sequence.kv_len);
+    while (sequence.pages.size() < pages) sequence.pages.push(take_page(cache));
+  }
+  return INTFLASH_OK;
+}
+
+void shrink_sequence(intflash_cache& cache, Sequence& sequence, std::int64_t kv_len) {
+  sequence.kv_len = kv_len;
+  const std::int64_t pages = pages_for(cache, sequence, kv_len);
+  while (sequence.pages.size() > pages) {
+    release_page(cache, sequence.pages.back());
+    sequence.pages.pop();
+  }
+}
+
+intflash_status create_sequence(intflash_cache& cache, std::int32_t& sequence) {
+  std::int32_t slot = 0;
+  while (slot < cache.sequences.size() && cache.sequences[slot].kv_len >= 0) ++slot;
+  if (slot == cache.sequences.size()) {
+    if (slot == INT32_MAX || !cache.sequences.reserve(*cache.context, slot + 1)) {
+      return fail(INTFLASH_OUT_OF_MEMORY, "no memory for %lld sequences",
+                  static_cast<i64>(slot) + 1);
+    }
+    cache.sequences.push(Sequence{});
+  }
+  cache.sequences[slot].first_key_position = cache.sequences[slot].kv_len = 0;
+  ++cache.num_sequences;
+  sequence = slot;
+  return INTFLASH_OK;
+}
+
+void free_sequence(intflash_cache& cache, std::int32_t sequence) {
+  Sequence& freed = cache.sequences[sequence];
+  shrink_sequence(cache, freed, freed.first_key_position);
+  freed.pages.release(*cache.context);
+  freed.kv_len = -1;
+  --cache.num_sequences;
+}
+
+}  // namespace intflash::internal
+
+using namespace intflash::internal;
+
+extern "C" {
+
+intflash_status intflash_sequence_create(intflash_cache* cache, int32_t* sequence) {
+  if (cache == nullptr || sequence == nullptr)
+    return fail(INTFLASH_INVALID_ARGUMENT, "cache = %p, sequence = %p: must not be NULL",
+                static_cast<void*>(cache), static_cast<void*>(sequence));
+  const CacheChange change(*cache);
+  const intflash_status status = change.status();
+  return status == INTFLASH_OK ? create_sequence(*cache, *sequence) : status;
+}
+
+intflash_status intflash_sequence_free(intflash_cache* cache, int32_t sequence) {
+  if (cache == nullptr) return fail(INTFLASH_INVALID_ARGUMENT, "cache = NULL: create one first");
+  const CacheChange change(*cache);
+  intflash_status status = change.status();
+  if (status == INTFLASH_OK) status = check_sequence(*cache, sequence);
+  if (status == INTFLASH_OK) free_sequence(*cache, sequence);
+  return status;
+}
+
+intflash_status intflash_sequence_fork(intflash_cache* cache, int32_t sequence, int32_t* fork) {
+  if (cache == nullptr || fork == nullptr)
+    return fail(INTFLASH_INVALID_ARGUMENT, "cache = %p, fork = %p: must not be NULL",
+                static_cast<void*>(cache), static_cast<void*>(fork));
+  const CacheChange change(*cache);
+  intflash_status status = change.status();
+  if (status == INTFLASH_OK) status = check_sequence(*cache, sequence);
+  if (status != INTFLASH_OK) return status;
+  for (std::int64_t i = 0; i < cache->sequences[sequence].pages.size(); ++i) {
+    if (cache->references[cache->sequences[sequence].pages[i]] < INT32_MAX) continue;
+    return fail(INTFLASH_UNSUPPORTED, "sequence = %d: a page of it is at its %d references",
+                sequence, INT32_MAX);
+  }
+  std::int32_t created = 0;
+  status = create_sequence(*cache, created);
+  if (status != INTFLASH_OK) return status;
+  const Sequence& from = cache->sequences[sequence];
+  Sequence& to = cache->sequences[created];
+  if (!to.pages.reserve(*cache->context, from.pages.size())) {
+    free_sequence(*cache, created);
+    return fail(INTFLASH_OUT_OF_MEMORY, "no memory for a page table of %lld pages",
+                static_cast<i64>(from.pages.size()));
+  }
+  for (std::int64_t i = 0; i < from.pages.size(); ++i) {
+    ++cache->references[from.pages[i]];
+    to.pages.push(from.pages[i]);
+  }
+  to.first_key_position = from.first_key_position;
+  to.kv_len = from.kv_len;
+  *fork = created;
+  return INTFLASH_OK;
+}
+
+intflash_status intflash_sequence_truncate(intflash_cache* cache, int32_t sequence,
+                                           int64_t kv_len) {
+  if (cache == nullptr) return fail(INTFLASH_INVALID_ARGUMENT, "cache = NULL: create one first");
+  const CacheChange change(*cache);
+  intflash_status status = change.status();
+  if (status == INTFLASH_OK) status = check_sequence(*cache, sequence);
+  if (status != INTFLASH_OK) return status;
+  Sequence& truncated = cache->sequences[sequence];
+  if (kv_len < truncated.first_key_position || kv_len > truncated.kv_len) {
+    return fail(INTFLASH_BAD_SHAPE, "kv_len = %lld: sequence %d holds positions %lld ... %lld",
+                static_cast<i64>(kv_len), sequence, static_cast<i64>(truncated.first_key_position),
+                static_cast<i64>(truncated.kv_len));
+  }
+  shrink_sequence(*cache, truncated, kv_len);
+  return INTFLASH_OK;
+}
+
+intflash_status intflash_sequence_drop_before(intflash_cache* cache, int32_t sequence,
+                                              int64_t position) {
+  if (cache == nullptr) return fail(INTFLASH_INVALID_ARGUMENT, "cache = NULL: create one first");
+  const CacheChange change(*cache);
+  intflash_status status = change.status();
+  if (status == INTFLASH_OK) status = check_sequence(*cache, sequence);
+  if (status != INTFLASH_OK) return status;
+  Sequence& dropped = cache->sequences[sequence];
+  if (position < 0 || position > dropped.kv_len) {
+    return fail(INTFLASH_BAD_SHAPE, "position = %lld: must be 0 ... kv_len = %lld of sequence %d",
+                static_cast<i64>(position), static_cast<i64>(dropped.kv_len), sequence);
+  }
+  const std::int64_t page_size = cache->layout.page_size;
+  const std::int64_t first = position / page_size * page_size;
+  const std::int64_t pages = (first - dropped.first_key_position) / page_size;
+  if (pages <= 0) return INTFLASH_OK;
+  for (std::int64_t i = 0; i < pages; ++i) release_page(*cache, dropped.pages[i]);
+  dropped.pages.erase_front(pages);
+  dropped.first_key_position = first;
+  return INTFLASH_OK;
+}
+
+intflash_status intflash_sequence_get_range(const intflash_cache* cache, int32_t sequence,
+                                            int64_t* first_key_position, int64_t* kv_len) {
+  if (cache == nullptr) return fail(INTFLASH_INVALID_ARGUMENT, "cache = NULL: create one first");
+  const intflash_status status = check_sequence(*cache, sequence);
+  if (status != INTFLASH_OK) return status;
+  if (first_key_position != nullptr)
+    *first_key_position = cache->sequences[sequence].first_key_position;
+  if (kv_len != nullptr) *kv_len = cache->sequences[sequence].kv_len;
+  return INTFLASH_OK;
+}
+
+intflash_status intflash_sequence_get_pages(const intflash_cache* cache, int32_t sequence,
+                                            const int32_t** page_ids, int64_t* num_pages) {
+  if (cache == nullptr || page_ids == nullptr || num_pages == nullptr) {
+    return fail(INTFLASH_INVALID_ARGUMENT,
+                "cache = %p, page_ids = %p, num_pages = %p: must not be NULL",
+                static_cast<const void*>(cache), static_cast<void*>(page_ids),
+                static_cast<void*>(num_pages));
+  }
+  const intflash_status status = check_sequence(*cache, sequence);
+  if (status != INTFLASH_OK) return status;
+  *page_ids = cache->sequences[sequence].pages.data();
+  *num_pages = cache->sequences[sequence].pages.size();
+  return INTFLASH_OK;
+}
+
+}  // extern "C"

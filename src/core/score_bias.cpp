@@ -1,0 +1,208 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+#include "core/score_bias.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <limits>
+
+#include "core/checks.h"
+#include "tile/mask_words.h"
+#include "tile/widen.h"
+
+namespace intflash::internal {
+namespace {
+
+constexpr double kLog2E = 1.44269504088896340736;
+constexpr float kMaxFactor = 1e20f;
+
+const void* elements_of(const intflash_additive_mask& mask, std::int64_t batch, std::int64_t head,
+                        std::int64_t query) {
+  if (mask.data == nullptr) return nullptr;
+  const std::int64_t offset =
+      batch * mask.stride_batch + head * mask.stride_head + query * mask.stride_query;
+  return static_cast<const char*>(mask.data) + offset * dtype_bytes(mask.dtype);
+}
+
+double element_of(const intflash_additive_mask& mask, const void* elements, std::int64_t key) {
+  return mask.dtype == INTFLASH_F32
+             ? static_cast<double>(static_cast<const float*>(elements)[key])
+             : static_cast<double>(widen_f16(static_cast<const std::uint16_t*>(elements)[key]));
+}
+bool is_hidden(const intflash_additive_mask& mask, const void* elements, std::int64_t key) {
+  return mask.dtype == INTFLASH_F32 ? hides_key(static_cast<const std::uint32_t*>(elements)[key])
+                                    : hides_key(static_cast<const std::uint16_t*>(elements)[key]);
+}
+
+// Heads whose masks differ.
+std::int64_t distinct_heads(const intflash_additive_mask& mask, std::int64_t heads) {
+  return mask.stride_head == 0 ? 1 : heads;
+}
+
+// The bits of the keys at [first, first + 64); those before the row's first are set.
+std::uint64_t word_of_bits(const BitRow& row, std::int64_t first) {
+  const std::int64_t words = ceil_div(row.end - row.begin, 64);
+  const auto word = [&](std::int64_t i) {
+    return i < 0 ? ~std::uint64_t{0} : i < words ? row.words[i] : std::uint64_t{0};
+  };
+  const std::int64_t bit = std::max<std::int64_t>(first - row.begin, -64);
+  const std::int64_t index = bit >= 0 ? bit / 64 : -1;
+  const std::int64_t shift = bit - index * 64;
+  return shift == 0 ? word(index) : word(index) >> shift | word(index + 1) << (64 - shift);
+}
+
+intflash_status check_factors(const char* name, const float* factors, std::int64_t heads) {
+  for (std::int64_t h = 0; factors != nullptr && h < heads; ++h) {
+    if (std::fabs(factors[h]) <= kMaxFactor) continue;
+    return fail(INTFLASH_NONFINITE_INPUT, "%s[%lld] = %g: must be at most %g in magnitude", name,
+                static_cast<i64>(h), static_cast<double>(factors[h]),
+                static_cast<double>(kMaxFactor));
+  }
+  return INTFLASH_OK;
+}
+
+}  // namespace
+
+intflash_status check_additive_mask(const intflash_additive_mask& mask, std::int64_t heads) {
+  if (mask.data == nullptr) return INTFLASH_OK;
+  if (mask.dtype != INTFLASH_F32 && mask.dtype != INTFLASH_F16) {
+    return fail(INTFLASH_INVALID_ARGUMENT, "additive_mask.dtype = %d: must be F32 or F16",
+                static_cast<int>(mask.dtype));
+  }
+  if (mask.stride_batch < 0 || mask.stride_head < 0 || mask.stride_query < 0) {
+    return fail(INTFLASH_BAD_STRIDE,
+                "additive_mask: strides %lld (batch), %lld (head), %lld (query): must be >= 0",
+                static_cast<i64>(mask.stride_batch), static_cast<i64>(mask.stride_head),
+                static_cast<i64>(mask.stride_query));
+  }
+  return check_factors("additive_mask.head_scale", mask.head_scale, heads);
+}
+
+intflash_status check_bit_mask(const intflash_bit_mask& mask, std::int64_t kv_len) {
+  if (mask.words == nullptr || (mask.num_keys >= 0 && mask.num_keys <= kv_len)) return INTFLASH_OK;
+  return fail(INTFLASH_BAD_SHAPE, "bit_mask.num_keys = %lld: must be 0 ... kv_len = %lld",
+              static_cast<i64>(mask.num_keys), static_cast<i64>(kv_len));
+}
+
+intflash_status check_slopes(const float* slopes, std::int64_t heads) {
+  return check_factors("alibi_slopes", slopes, heads);
+}
+
+bool has_bad_mask(const KernelTable& kernels, const ScoreBias& bias, std::int64_t batch,
+                  std::int64_t heads, std::int64_t query) {
+  if (bias.additive.data == nullptr) return false;
+  const std::int64_t count = bias.rule.kv_len - bias.rule.kv_begin;
+  bool bad = false;
+  for (std::int64_t h = 0; h < distinct_heads(bias.additive, heads); ++h) {
+    bad |= kernels.has_bad_element(elements_of(bias.additive, batch, h, query),
+                                   static_cast<Dtype>(bias.additive.dtype), count);
+  }
+  return bad;
+}
+
+intflash_status report_bad_mask(const char* name, const ScoreBias& bias, std::int64_t batch,
+                                std::int64_t heads, std::int64_t query) {
+  for (std::int64_t h = 0; h < distinct_heads(bias.additive, heads); ++h) {
+    const void* elements = elements_of(bias.additive, batch, h, query);
+    for (std::int64_t key = 0; key < bias.rule.kv_len - bias.rule.kv_begin; ++key) {
+      const double element = element_of(bias.additive, elements, key);
+      if (element < std::numeric_limits<double>::infinity()) continue;
+      return fail(INTFLASH_NONFINITE_INPUT,
+                  "%s[batch %lld][head %lld][query %lld][key %lld] = %g: must be finite, or "
+                  "-infinity to hide the key",
+                  name, static_cast<i64>(batch), static_cast<i64>(h), static_cast<i64>(query),
+                  static_cast<i64>(key), element);
+    }
+  }
+  return INTFLASH_OK;
+}
+
+KeyRange plain_keys(const KernelTable& kernels, const ScoreBias& bias, std::int64_t batch,
+                    std::int64_t query) {
+  constexpr KeyRange kOther = {-1, -1};
+  if (bias.additive.data == nullptr || bias.additive.stride_head != 0) return kOther;
+  const RowSource source = {elements_of(bias.additive, batch, 0, query),
+                            static_cast<Dtype>(bias.additive.dtype), 1};
+  const std::int64_t count = bias.rule.kv_len - bias.rule.kv_begin;
+  KeyRange keys = {0, 0};
+  for (std::int64_t first = 0; first < count; first += 64) {
+    const std::int64_t some = std::min<std::int64_t>(64, count - first);
+    const MaskWords words = kernels.mask_words(row_of(source, first), source.dtype, some);
+    const std::uint64_t left = ~words.hidden & ~std::uint64_t{0} >> (64 - some);
+    if (left == 0) continue;
+    const int begin = std::countr_zero(left);
+    const int end = 64 - std::countl_zero(left);
+    const bool is_run = std::popcount(left) == end - begin;
+    const bool follows = keys.end == 0 || keys.end == first + begin;
+    if (!is_run || !follows || (words.nonzero & left) != 0) return kOther;
+    if (keys.end == 0) keys.begin = first + begin;
+    keys.end = first + end;
+  }
+  return {bias.rule.kv_begin + keys.begin, bias.rule.kv_begin + keys.end};
+}
+
+BiasRow bias_row(const ScoreBias& bias, std::int64_t batch, std::int64_t head, std::int64_t query) {
+  const float* scale = bias.additive.head_scale;
+  const double head_scale = scale != nullptr ? static_cast<double>(scale[head]) : 1.0;
+  const double slope =
+      bias.alibi_slopes != nullptr ? static_cast<double>(bias.alibi_slopes[head]) : 0.0;
+  BiasRow row{};
+  row.elements = elements_of(bias.additive, batch, head, query);
+  row.dtype = static_cast<Dtype>(bias.additive.dtype);
+  row.begin = bias.rule.kv_begin;
+  row.end = bias.rule.kv_len;
+  row.factor = static_cast<float>(kLog2E * head_scale);
+  row.slope = static_cast<float>(kLog2E * slope);
+  row.position = bias.rule.kv_len - bias.rule.query_len + query;
+  return row;
+}
+
+BitRow bit_row(const ScoreBias& bias, std::int64_t query) {
+  if (bias.bits.words == nullptr) return {};
+  const std::int64_t words = ceil_div(bias.bits.num_keys, 64);
+  return {bias.bits.words + query * words, bias.rule.kv_len - bias.bits.num_keys, bias.rule.kv_len};
+}
+
+bool mask_row(const KernelTable& kernels, const BiasRow& row, const BitRow& bits,
+              std::int64_t first_key, std::uint64_t* keep) {
+  std::uint64_t nonzero = 0;
+  for (int half = 0; half < 2; ++half) {
+    const std::int64_t first = first_key + half * kBlockTokens;
+    if (bits.words != nullptr) keep[half] &= word_of_bits(bits, first);
+    const std::int64_t begin = std::max(first, row.begin);
+    const std::int64_t end = std::min(first + kBlockTokens, row.end);
+    if (row.elements == nullptr || keep[half] == 0 || begin >= end) continue;
+    const RowSource source = {row.elements, row.dtype, 1};
+    const MaskWords words =
+        kernels.mask_words(row_of(source, begin - row.begin), row.dtype, end - begin);
+    keep[half] &= ~(words.hidden << (begin - first));
+    nonzero |= words.nonzero << (begin - first) & keep[half];
+  }
+  return (keep[0] | keep[1]) != 0 && (row.slope != 0 || (nonzero != 0 && row.factor != 0));
+}
+
+double bias_of_key(const ScoreBias& bias, std::int64_t batch, std::int64_t head, std::int64_t query,
+                   std::int64_t key) {
+  constexpr double kHidden = -std::numeric_limits<double>::infinity();
+  if (const BitRow bits = bit_row(bias, query); bits.words != nullptr && key >= bits.begin) {
+    const std::int64_t bit = key - bits.begin;
+    if ((bits.words[bit / 64] >> (bit % 64) & 1) == 0) return kHidden;
+  }
+  double sum = 0;
+  if (const void* elements = elements_of(bias.additive, batch, head, query)) {
+    const std::int64_t index = key - bias.rule.kv_begin;
+    if (is_hidden(bias.additive, elements, index)) return kHidden;
+    const float* scale = bias.additive.head_scale;
+    sum = element_of(bias.additive, elements, index) *
+          (scale != nullptr ? static_cast<double>(scale[head]) : 1);
+  }
+  if (bias.alibi_slopes != nullptr) {
+    const std::int64_t position = bias.rule.kv_len - bias.rule.query_len + query;
+    sum -= static_cast<double>(bias.alibi_slopes[head]) *
+           static_cast<double>(std::abs(position - key));
+  }
+  return sum;
+}
+
+}  // namespace intflash::internal

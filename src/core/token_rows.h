@@ -1,0 +1,34 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// Rows of the caller's tensors: where they lie, and as codes and scales.
+#pragma once
+
+#include <cstdint>
+
+#include "intflash/intflash.h"
+#include "tile/types.h"
+
+namespace intflash::internal {
+
+// The rows of one head of a tensor from a token on.
+RowSource rows_of(const intflash_tensor& tensor, intflash_dtype dtype, std::int64_t b,
+                  std::int64_t h, std::int64_t token);
+
+// One of those rows in f32: the row itself where it is f32 already, else the buffer [dim]. Codes of
+// INT8 are widened as numbers.
+const float* widened_token(const intflash_tensor& tensor, intflash_dtype dtype, std::int64_t b,
+                           std::int64_t h, std::int64_t token, std::int64_t dim, float* buffer);
+
+// The scale of a token of an INT8 tensor; 0 where its products would be denormal.
+float scale_of(const intflash_tensor& tensor, std::int64_t b, std::int64_t h, std::int64_t token);
+
+// Rows of dim elements as codes and scales, quantized, or as the caller gave them. Returns the bits
+// of the largest magnitude met. rope: of those rows; not for INT8.
+std::uint32_t quantize_tokens(const KernelTable& kernels, const intflash_tensor& tensor,
+                              intflash_dtype dtype, std::int64_t b, std::int64_t h,
+                              std::int64_t token, std::int32_t rows, std::int64_t dim,
+                              const float* center, bool rotate, std::int64_t code_stride,
+                              std::int8_t* codes, float* scale, const RopeRows& rope = {});
+
+}  // namespace intflash::internal

@@ -1,0 +1,312 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/row_group.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+
+#include "core/rope.h"
+#include "core/token_rows.h"
+#include "engine/merge.h"
+#include "reference/reference.h"
+#include "tile/mask_words.h"
+#include "tile/rope.h"
+#include "tile/state.h"
+
+namespace intflash::internal {
+namespace {
+
+constexpr double kLog2E = 1.44269504088896340736;
+
+struct RowPlace {
+  std::int64_t query_head;
+  std::int64_t query;
+};
+
+RowPlace place_of(const RowGroup& group, std::int64_t row) {
+  return {group.first_head + row % group.group_size, row / group.group_size};
+}
+
+// query . center of a row that is turned first, in f32 as quantize_rows does it.
+double turned_center_dot(const RowGroup& group, RowPlace place) {
+  float buffer[kMaxHeadDim];
+  const float* row = widened_token(*group.query, group.query_dtype, group.batch, place.query_head,
+                                   group.first_token + place.query, group.head_dim, buffer);
+  if (row != buffer) std::copy_n(row, group.head_dim, buffer);
+  embed_row(later_rows(group.rope, place.query), 0, buffer);
+  double dot = 0;
+  for (std::int64_t c = 0; c < group.head_dim; ++c)
+    dot += static_cast<double>(buffer[c]) * static_cast<double>(group.key_center[c]);
+  return dot;
+}
+
+// query . center in double, for what centring took from the row's scores.
+double center_dot(const RowGroup& group, RowPlace place) {
+  if (group.rope.cos != nullptr) return turned_center_dot(group, place);
+  double row[kMaxHeadDim];
+  tensor_row(*group.query, group.query_dtype, group.batch, place.query_head,
+             group.first_token + place.query, group.head_dim, row);
+  double dot = 0;
+  for (std::int64_t c = 0; c < group.head_dim; ++c)
+    dot += row[c] * static_cast<double>(group.key_center[c]);
+  return dot;
+}
+
+// Rows beyond the last become copies of the first.
+void pad_rows(QueryTile& query) {
+  for (std::int32_t r = query.rows; r < kMaxTileRows; ++r) {
+    query.multiplier[r] = query.multiplier[0];
+    query.exponent[r] = query.exponent[0];
+    query.mantissa[r] = query.mantissa[0];
+    query.factor[r] = query.factor[0];
+    query.score_bits[r] = query.score_bits[0];
+    query.score_term[r] = query.score_term[0];
+  }
+}
+
+// query_scale * softmax_scale * log2(e) as the fixed point wants it.
+void set_row_factor(QueryTile& query, std::int32_t r, float factor) {
+  query.factor[r] = factor;
+  if (factor < kTinyMagnitude) {  // scores this small are all the same
+    query.multiplier[r] = 0;
+    query.mantissa[r] = 0.5f;
+    query.exponent[r] = -100;
+    return;
+  }
+  int exponent = 0;
+  query.mantissa[r] = std::frexp(factor, &exponent);
+  query.exponent[r] = exponent;
+  query.multiplier[r] =
+      static_cast<std::int32_t>(std::min(std::nearbyint(query.mantissa[r] * 32768.0f), 32767.0f));
+}
+
+// Adds a sink of logit 2^exponent to a row's denominator; returns the share of it that its keys had
+// before. docs/numerics.md, section 4.
+float add_sink(const AttentionState& state, std::int32_t row, std::int64_t dim, float exponent) {
+  float& reference = state.reference[row];
+  float& row_sum = state.row_sum[row];
+  const float higher = max_of(reference, ceil_of(exponent));
+  const float factor = reference == kNegativeInfinity ? 0.0f : scale_down(reference, higher);
+  const float keys = row_sum * factor;
+  if (factor != 1.0f) scale_row(state.accumulators + row * state.accumulator_stride, dim, factor);
+  row_sum = keys + exp2_of(exponent - higher) * static_cast<float>(kWeightOne * kValueWeightOne);
+  reference = higher;
+  return row_sum > 0 ? keys / row_sum : 0.0f;
+}
+
+// Whether two rows see the same keys with the same biases, but for their positions: heads of a
+// group that share a mask.
+bool same_masks(const Tile& tile, std::int32_t a, std::int32_t b) {
+  const BiasRow& row = tile.bias[a];
+  const BiasRow& other = tile.bias[b];
+  return same_elements(row, other) && row.factor == other.factor && row.slope == other.slope &&
+         tile.bits[a].words == tile.bits[b].words && tile.bits[a].begin == tile.bits[b].begin &&
+         tile.ranges[a].begin == tile.ranges[b].begin && tile.ranges[a].end == tile.ranges[b].end;
+}
+
+// Keep words of a score block's rows; returns the rows that have a bias there, a bit each.
+std::uint32_t mask_block(const KernelTable& kernels, const Tile& tile, std::int64_t first_key,
+                         std::uint64_t* words) {
+  const std::int32_t rows = tile.query.rows;
+  write_keep_words(tile.ranges, rows, first_key, words);
+  std::uint32_t biased = 0;
+  for (std::int32_t r = 0; tile.has_bias && r < rows; ++r) {
+    if (r > 0 && same_masks(tile, r, r - 1)) {
+      std::copy_n(words + 2 * r - 2, 2, words + 2 * r);
+      biased |= (biased >> (r - 1) & 1) << r;
+      continue;
+    }
+    if (mask_row(kernels, tile.bias[r], tile.bits[r], first_key, words + 2 * r))
+      biased |= std::uint32_t{1} << r;
+  }
+  return biased;
+}
+
+bool all_kept(const std::uint64_t* words, std::int32_t rows) {
+  return std::all_of(words, words + 2 * rows, [](std::uint64_t word) { return ~word == 0; });
+}
+
+// Which keys a row sees, and what is added to its scores.
+void set_row_mask(const RowGroup& group, RowPlace place, std::int32_t r, Tile& tile) {
+  KeyRange& keys = tile.ranges[r];
+  BiasRow& bias = tile.bias[r];
+  BitRow& bits = tile.bits[r];
+  keys = visible_keys(group.mask, place.query);
+  bias = bias_row(group.bias, group.batch, place.query_head, place.query);
+  bits = bit_row(group.bias, place.query);
+  if (group.plain_keys != nullptr && group.plain_keys[place.query].begin >= 0) {
+    const KeyRange left = group.plain_keys[place.query];
+    keys.begin = std::max(keys.begin, left.begin);
+    keys.end = std::max(keys.begin, std::min(keys.end, left.end));
+    bias.elements = nullptr;
+  }
+  tile.has_bias |= bias.elements != nullptr || bias.slope != 0 || bits.words != nullptr;
+}
+
+// A tile's accumulators follow it, and its codes follow them.
+char* accumulators_of(Tile& tile) {
+  return reinterpret_cast<char*>(&tile) + round_up(sizeof(Tile), 64);
+}
+std::int8_t* codes_of(const TileShape& shape, Tile& tile) {
+  return reinterpret_cast<std::int8_t*>(accumulators_of(tile)) +
+         shape.rows * shape.accumulator_stride * 4;
+}
+
+}  // namespace
+
+void begin_tile(const TileShape& shape, Tile& tile) {
+  tile.total = {tile.reference, tile.row_sum, reinterpret_cast<float*>(accumulators_of(tile)),
+                shape.accumulator_stride};
+  tile.touched = false;
+  tile.has_bias = false;
+  tile.query.rows = 0;
+  tile.query.code_stride = static_cast<std::int32_t>(shape.code_stride);
+  tile.query.codes = codes_of(shape, tile);
+  tile.min_begin = INT64_MAX;
+  tile.max_end = 0;
+}
+
+void add_rows(const RowGroup& group, const TileShape& shape, std::int64_t first_row,
+              std::int64_t num_rows, Tile& tile) {
+  QueryTile& query = tile.query;
+  const std::int32_t begin = query.rows;
+  query.rows += static_cast<std::int32_t>(num_rows);
+  query.head_dim = static_cast<std::int32_t>(group.head_dim);
+  std::int8_t* codes = codes_of(shape, tile);
+
+  const bool needs_center = group.key_center != nullptr &&
+                            (group.lse != nullptr || group.score_cap > 0 || group.sinks != nullptr);
+  const float to_log2 = static_cast<float>(static_cast<double>(group.softmax_scale) * kLog2E);
+  for (std::int32_t r = begin; r < query.rows; ++r) {
+    const RowPlace place = place_of(group, first_row + r - begin);
+    std::int8_t* row_codes = codes + r * shape.code_stride;
+    float scale = 0;
+    quantize_tokens(*group.kernels, *group.query, group.query_dtype, group.batch, place.query_head,
+                    group.first_token + place.query, 1, group.head_dim, nullptr, group.rotate,
+                    shape.code_stride, row_codes, &scale, later_rows(group.rope, place.query));
+    set_row_factor(query, r, scale * to_log2);
+    // |query . key| <= 127 * sum of |code| for every key.
+    const std::int32_t bound = 127 * group.kernels->sum_magnitudes(row_codes, group.head_dim);
+    query.score_bits[r] =
+        static_cast<std::int32_t>(std::bit_width(static_cast<std::uint32_t>(bound)));
+    tile.center_score[r] =
+        needs_center ? center_dot(group, place) * static_cast<double>(group.softmax_scale) : 0.0;
+    query.score_term[r] = static_cast<float>(tile.center_score[r] * kLog2E);
+    set_row_mask(group, place, r, tile);
+    if (tile.ranges[r].begin == tile.ranges[r].end) continue;
+    tile.min_begin = std::min(tile.min_begin, tile.ranges[r].begin);
+    tile.max_end = std::max(tile.max_end, tile.ranges[r].end);
+  }
+  pad_rows(query);
+}
+
+void begin_tile(const RowGroup& group, const TileShape& shape, std::int64_t first_row, Tile& tile) {
+  begin_tile(shape, tile);
+  add_rows(group, shape, first_row, std::min(shape.rows, group.num_rows - first_row), tile);
+}
+
+void clip_tile(KeyRange keys, Tile& tile) {
+  tile.min_begin = std::max(tile.min_begin, keys.begin);
+  tile.max_end = std::min(tile.max_end, keys.end);
+  if (tile.min_begin < tile.max_end) return;
+  tile.min_begin = INT64_MAX;
+  tile.max_end = 0;
+}
+
+void clear_state(const AttentionState& state, std::int32_t rows) {
+  std::fill_n(state.reference, rows, -INFINITY);
+  std::fill_n(state.row_sum, rows, 0.0f);
+  std::fill_n(state.accumulators, rows * state.accumulator_stride, 0.0f);
+}
+
+bool sees_keys(const Tile& tile, KeyRange keys) {
+  return tile.min_begin < keys.end && tile.max_end > keys.begin;
+}
+
+void attend_into(const RowGroup& group, const Worker& worker, const SpanKeys& keys,
+                 const Tile& tile, const AttentionState& state) {
+  const std::int64_t first_key =
+      std::max(keys.keys.begin, tile.min_begin / kScoreBlock * kScoreBlock);
+  const std::int64_t end_key = std::min(keys.keys.end, tile.max_end);
+  const std::int32_t rows = tile.query.rows;
+  const std::uint64_t* keep[kBlocksPerSpan] = {};
+  std::uint32_t biased[kBlocksPerSpan] = {};
+  std::int32_t num_blocks = 0;
+  for (std::int64_t key = first_key; key < end_key; key += kScoreBlock, ++num_blocks) {
+    const bool whole = classify_block(tile.ranges, rows, key) == BlockKind::kVisible;
+    if (whole && !tile.has_bias) continue;
+    std::uint64_t* words = worker.keep + num_blocks * kMaxTileRows * 2;
+    biased[num_blocks] = mask_block(*group.kernels, tile, key, words);
+    if (!whole || biased[num_blocks] != 0 || !all_kept(words, rows)) keep[num_blocks] = words;
+  }
+  TileTask task{};
+  task.query = &tile.query;
+  task.head_dim_v = static_cast<std::int32_t>(group.head_dim_v);
+  task.num_blocks = num_blocks;
+  task.blocks = keys.blocks + (first_key - keys.keys.begin) / kScoreBlock;
+  task.after = keys.after;
+  task.keep = keep;
+  task.biased = biased;
+  if (tile.has_bias) task.bias = tile.bias;
+  task.first_key = first_key;
+  // Below 2^-100 all scores are the same, and 1 / score_cap might be no number.
+  if (group.score_cap > 0)
+    task.score_cap = static_cast<float>(
+        std::clamp(static_cast<double>(group.score_cap) * kLog2E, 0x1p-100, 3e38));
+  task.state = state;
+  task.scratch = worker.scratch;
+  group.kernels->attend_tile(task);
+}
+
+AttentionState begin_span(Tile& tile, const AttentionState& part) {
+  const AttentionState& state = tile.touched ? part : tile.total;
+  clear_state(state, tile.query.rows);
+  return state;
+}
+
+void end_span(const RowGroup& group, const AttentionState& part, Tile& tile) {
+  if (tile.touched)
+    group.kernels->merge_states(part, tile.total, tile.query.rows,
+                                static_cast<std::int32_t>(group.head_dim_v));
+  tile.touched = true;
+}
+
+void attend_span(const RowGroup& group, const Worker& worker, const SpanKeys& keys, Tile& tile) {
+  if (!sees_keys(tile, keys.keys)) return;
+  const AttentionState part = worker.part(0);
+  attend_into(group, worker, keys, tile, begin_span(tile, part));
+  end_span(group, part, tile);
+}
+
+void finish_tile(const RowGroup& group, std::int64_t first_row, Tile& tile) {
+  if (!tile.touched) clear_state(tile.total, tile.query.rows);
+  alignas(64) float scaled_center[kMaxHeadDim];
+  for (std::int32_t r = 0; r < tile.query.rows; ++r) {
+    const RowPlace place = place_of(group, first_row + r);
+    const std::int64_t head = place.query_head - group.first_head;
+    // Below a cap the centre's part of the score has been in it all along.
+    const double center_score = group.score_cap > 0 ? 0.0 : tile.center_score[r];
+    const float* center = group.value_center;
+    if (group.sinks != nullptr && group.sinks[head] > kNegativeInfinity) {
+      const double logit = static_cast<double>(group.sinks[head]) - center_score;
+      const float share =
+          add_sink(tile.total, r, group.head_dim_v, static_cast<float>(logit * kLog2E));
+      // The mean of the values has the keys' part of the weight alone.
+      for (std::int64_t c = 0; center != nullptr && c < group.head_dim_v; ++c)
+        scaled_center[c] = center[c] * share;
+      if (center != nullptr) center = scaled_center;
+    }
+    const RowSource out = rows_of(*group.out, group.out_dtype, group.batch, place.query_head,
+                                  group.first_token + place.query);
+    group.kernels->write_row(tile.total.accumulators + r * tile.total.accumulator_stride,
+                             tile.total.row_sum[r], static_cast<std::int32_t>(group.head_dim_v),
+                             center, static_cast<Dtype>(group.out_dtype),
+                             const_cast<void*>(out.data));
+    if (group.lse == nullptr) continue;
+    group.lse[head * group.lse_stride_head + place.query * group.lse_stride_token] =
+        log_sum_exp(tile.total.reference[r], tile.total.row_sum[r], center_score);
+  }
+}
+
+}  // namespace intflash::internal

@@ -1,0 +1,28 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// Prefixes that requests of a batch share: checked, and which sections they make.
+#pragma once
+
+#include <cstdint>
+
+#include "cache/page_table.h"
+#include "engine/batch_plan.h"
+#include "intflash/cache.h"
+
+namespace intflash::internal {
+
+// The prefixes of a batch whose requests have been checked.
+intflash_status check_shared_prefixes(const intflash_batch_desc& desc);
+
+// That the requests of a shared section have its pages in common. Their tables have been checked.
+intflash_status check_shared_pages(const intflash_batch_plan& plan, const BatchSection& section,
+                                   const intflash_page_table& table);
+
+// Writes the sections that prefixes make, at most one for each, and the requests' shared_end and
+// shared_levels; returns how many. Left out are those without a whole block or page that more than
+// one request reads.
+std::int64_t make_shared_sections(const intflash_batch_desc& desc, std::int64_t page_size,
+                                  BatchRequest* requests, BatchSection* sections);
+
+}  // namespace intflash::internal

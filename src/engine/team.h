@@ -1,0 +1,59 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// The workers of a run, and how tasks are handed out to them.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+
+#include "core/float_state.h"
+#include "engine/worker.h"
+#include "machine/parallel.h"
+
+namespace intflash::internal {
+
+// Calls task(worker, index) for each index below count, from so many workers at most, in the order
+// of the counter `next`.
+template <class TaskFn>
+void for_each_task(const Parallel& parallel, std::int64_t num_workers, std::int64_t count,
+                   std::atomic<std::int64_t>& next, TaskFn task) {
+  if (count == 0) return;
+  struct Context {
+    std::int64_t count;
+    std::atomic<std::int64_t>& next;
+    TaskFn& task;
+  } context{count, next, task};
+  next.store(0, std::memory_order_relaxed);
+  const auto run_worker = [](void* opaque, std::int32_t worker) {
+    const Context& shared = *static_cast<Context*>(opaque);
+    const FloatState float_state;
+    for (std::int64_t i = shared.next.fetch_add(1, std::memory_order_relaxed); i < shared.count;
+         i = shared.next.fetch_add(1, std::memory_order_relaxed)) {
+      shared.task(worker, i);
+    }
+  };
+  const std::int64_t workers = std::min(num_workers, count);
+  run_parallel(parallel, static_cast<std::int32_t>(workers), run_worker, &context);
+}
+
+struct Team {
+  const Parallel& parallel;
+  std::int32_t num_workers;
+  WorkerLayout layout;
+  char* memory;  // [num_workers] of layout.bytes
+  std::atomic<std::int64_t>& next_task;
+
+  Worker worker(std::int32_t index) const { return layout.at(memory + index * layout.bytes); }
+
+  // Calls task(worker, index) for each index below count, from all workers, in the order of a
+  // shared counter.
+  template <class TaskFn>
+  void for_each(std::int64_t count, TaskFn task) const {
+    for_each_task(parallel, num_workers, count, next_task,
+                  [&](std::int32_t index, std::int64_t i) { task(worker(index), i); });
+  }
+};
+
+}  // namespace intflash::internal

@@ -1,0 +1,39 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// What the handles of the C interface point to.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "api/problem.h"
+#include "engine/plan.h"
+#include "intflash/intflash.h"
+#include "machine/dispatch.h"
+#include "machine/parallel.h"
+
+struct intflash_context {
+  const intflash::internal::PortEntry* port;
+  std::int32_t num_threads;
+  intflash::internal::Parallel parallel;
+  void* (*allocate)(void* user, std::size_t bytes, std::size_t alignment);
+  void (*deallocate)(void* user, void* pointer);
+  void* allocator_user;
+  std::int64_t l1_bytes;
+  std::int64_t l2_bytes;
+  char port_reason[512];
+};
+
+namespace intflash::internal {
+struct Backend;
+}
+
+struct intflash_plan {
+  const intflash_context* context;
+  const intflash::internal::Backend* backend;
+  intflash::internal::Problem problem;
+  intflash::internal::Plan layout;
+  std::size_t workspace_bytes;
+  char kernel[64];
+};

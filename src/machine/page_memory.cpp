@@ -1,0 +1,64 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+#include "machine/page_memory.h"
+
+#if defined(__linux__)
+#include <linux/mempolicy.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
+#include <cstdint>
+
+namespace intflash::internal {
+
+#if defined(__linux__)
+
+namespace {
+
+// The most NUMA nodes that Linux can be built for.
+constexpr unsigned long kMaxNodes = 1024;
+constexpr unsigned long kBitsPerWord = 8 * sizeof(unsigned long);
+
+struct Range {
+  char* begin;
+  std::size_t bytes;
+};
+
+Range whole_pages(void* memory, std::size_t bytes) {
+  const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+  const std::size_t to_page = (page - reinterpret_cast<std::uintptr_t>(memory) % page) % page;
+  if (bytes < to_page) return {static_cast<char*>(memory), 0};
+  return {static_cast<char*>(memory) + to_page, (bytes - to_page) / page * page};
+}
+
+}  // namespace
+
+void advise_huge_pages(void* memory, std::size_t bytes, intflash_huge_pages huge_pages) {
+  const Range range = whole_pages(memory, bytes);
+  const int advice = huge_pages == INTFLASH_HUGE_PAGES_PREFER ? MADV_HUGEPAGE : MADV_NOHUGEPAGE;
+  if (range.bytes > 0) ::madvise(range.begin, range.bytes, advice);
+}
+
+void advise_numa(void* memory, std::size_t bytes, intflash_numa numa) {
+  const Range range = whole_pages(memory, bytes);
+  if (numa == INTFLASH_NUMA_DEFAULT || range.bytes == 0) return;
+  unsigned long nodes[kMaxNodes / kBitsPerWord] = {};
+  if (numa == INTFLASH_NUMA_INTERLEAVE)
+    ::syscall(SYS_get_mempolicy, nullptr, nodes, kMaxNodes, nullptr, MPOL_F_MEMS_ALLOWED);
+  // MOVE: memory that the allocator hands out again has its place already.
+  ::syscall(SYS_mbind, range.begin, range.bytes,
+            numa == INTFLASH_NUMA_INTERLEAVE ? MPOL_INTERLEAVE : MPOL_LOCAL,
+            numa == INTFLASH_NUMA_INTERLEAVE ? nodes : nullptr,
+            numa == INTFLASH_NUMA_INTERLEAVE ? kMaxNodes + 1 : 0, MPOL_MF_MOVE);
+}
+
+#else
+
+void advise_huge_pages(void*, std::size_t, intflash_huge_pages) {}
+void advise_numa(void*, std::size_t, intflash_numa) {}
+
+#endif
+
+}  // namespace intflash::internal

@@ -1,0 +1,17 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// What the operating system is advised of a cache's pages.
+#pragma once
+
+#include <cstddef>
+
+#include "intflash/cache.h"
+
+namespace intflash::internal {
+
+// For the system's pages that lie wholly within memory. Does nothing where there is no such advice.
+void advise_huge_pages(void* memory, std::size_t bytes, intflash_huge_pages huge_pages);
+void advise_numa(void* memory, std::size_t bytes, intflash_numa numa);
+
+}  // namespace intflash::internal
