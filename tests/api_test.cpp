@@ -15,6 +15,8 @@
 
 #include <gtest/gtest.h>
 
+#include "core/checks.h"
+
 #include "api_call.h"
 
 namespace intflash::internal {

@@ -12,8 +12,9 @@
 #include <new>
 #include <sstream>
 
+#include "core/checks.h"
+#include "core/tensor.h"
 #include "random.h"
-#include "reference/reference.h"
 
 namespace intflash::internal {
 namespace {

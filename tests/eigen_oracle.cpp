@@ -6,7 +6,7 @@
 #include <cmath>
 #include <limits>
 
-#include "reference/reference.h"
+#include "core/tensor.h"
 
 namespace intflash::internal {
 namespace {

@@ -14,7 +14,7 @@
 #include <gtest/gtest.h>
 
 #include "api_call.h"
-#include "reference/reference.h"
+#include "core/tensor.h"
 #include "seed.h"
 #include "test_ports.h"
 

@@ -18,7 +18,8 @@
 #endif
 
 #include "attention_case.h"
-#include "reference/reference.h"
+#include "core/checks.h"
+#include "core/tensor.h"
 #include "seed.h"
 #include "test_ports.h"
 

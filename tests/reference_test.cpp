@@ -4,6 +4,7 @@
 // The reference backend: mode exact against a dense softmax written with Eigen and against algebra,
 // mode intfa against Algorithm 1 in double and against the figures of its paper.
 #include "reference/reference.h"
+#include "core/tensor.h"
 
 #include <algorithm>
 #include <cmath>

@@ -10,7 +10,7 @@
 
 #include <gtest/gtest.h>
 
-#include "reference/reference.h"
+#include "core/tensor.h"
 
 namespace intflash::internal {
 namespace {

@@ -10,9 +10,9 @@
 
 #include "attention_inputs.h"
 #include "call.h"
+#include "core/tensor.h"
 #include "failure.h"
 #include "npy.h"
-#include "reference/reference.h"
 
 namespace intflash {
 namespace {

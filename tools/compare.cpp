@@ -14,9 +14,9 @@
 
 #include "attention_inputs.h"
 #include "call.h"
+#include "core/tensor.h"
 #include "error_metrics.h"
 #include "pipelines.h"
-#include "reference/reference.h"
 
 namespace intflash {
 namespace {

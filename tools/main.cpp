@@ -21,6 +21,7 @@
 #include "info.h"
 #include "intflash/intflash.h"
 #include "machine_report.h"
+#include "plan.h"
 #include "serve_sim.h"
 
 namespace intflash {
@@ -180,6 +181,40 @@ void add_serve_sim(CLI::App& app, ServeSimOptions& options) {
       "--verify");
 }
 
+void add_plan(CLI::App& app, PlanOptions& options) {
+  CLI::App& command =
+      *app.add_subcommand("plan", "how a batch of equal requests is cut for so many workers");
+  constexpr std::int64_t kMost = (std::int64_t{1} << 31) - 1;
+  const auto add = [&](const char* name, std::int64_t& value, const char* text,
+                       std::int64_t least) {
+    command.add_option(name, value, text)
+        ->check(CLI::Range(least, kMost).description(""))
+        ->type_name("N")
+        ->capture_default_str();
+  };
+  add("--query-heads", options.query_heads, "query heads", 1);
+  add("--kv-heads", options.kv_heads, "key and value heads", 1);
+  add("--query-len", options.query_len, "queries of a request", 1);
+  add("--kv-len", options.kv_len, "keys of a request", 0);
+  add("--head-dim", options.head_dim, "channels of a head", 1);
+  add("--batch", options.batch, "requests", 1);
+  command.add_option("--mask", options.mask, "what a query sees")
+      ->check(CLI::IsMember({"none", "causal", "window", "prefix"}))
+      ->type_name("MASK")
+      ->capture_default_str();
+  add("--window", options.window, "with --mask window: keys before the query that stay visible", 0);
+  add("--prefix-len", options.prefix_len, "with --mask prefix: keys that every query sees", 0);
+  command.add_option("--workers", options.workers, "workers")
+      ->check(CLI::Range(1, kMaxThreads).description(""))
+      ->type_name("N")
+      ->capture_default_str();
+  command.add_option("--isa", options.isa, "port whose tiles are cut")->type_name("NAME");
+  command.add_flag("--json", options.json, "prints one JSON object");
+  command.footer(
+      "Example:\n  intflash plan --query-heads 32 --kv-heads 8 --query-len 1 --kv-len 131072 "
+      "--workers 64");
+}
+
 void add_calibrate(CLI::App& app, CalibrateOptions& options) {
   CLI::App& command =
       *app.add_subcommand("calibrate", "centres of a cache: means of sample keys and values");
@@ -202,6 +237,7 @@ struct Options {
   CompareOptions compare;
   SyntheticOptions synthetic;
   BenchOptions bench;
+  PlanOptions plan;
   ServeSimOptions serve_sim;
   bool info_json = false;
 };
@@ -216,6 +252,7 @@ int run_subcommand(const CLI::App& app, const Options& options) {
   if (app.got_subcommand("calibrate")) return run_calibrate(options.calibrate);
   if (app.got_subcommand("compare")) return run_compare(options.compare, options.synthetic);
   if (app.got_subcommand("bench")) return run_bench(options.bench);
+  if (app.got_subcommand("plan")) return run_plan(options.plan);
   if (app.got_subcommand("serve-sim")) return run_serve_sim(options.serve_sim);
   return run_info(options.info_json);
 }
@@ -227,7 +264,8 @@ void check_options(const CLI::App& app, const Options& options) {
       (files.query.empty() || files.key.empty() || files.value.empty())) {
     throw UsageError("compare needs --query, --key and --value, or --synthetic");
   }
-  for (const std::string& isa : {options.attend.isa, options.bench.isa, options.serve_sim.isa}) {
+  for (const std::string& isa :
+       {options.attend.isa, options.bench.isa, options.plan.isa, options.serve_sim.isa}) {
     if (!isa.empty()) require_port_name(isa);
   }
   if (!options.attend.out.empty() && options.attend.out == options.attend.lse) {
@@ -253,6 +291,7 @@ int run(int argc, char** argv) {
   info.add_flag("--json", options.info_json, "prints one JSON object");
   info.footer("Example:\n  intflash info --json");
   add_bench(app, options.bench);
+  add_plan(app, options.plan);
   add_serve_sim(app, options.serve_sim);
   add_calibrate(app, options.calibrate);
   try {

@@ -62,16 +62,22 @@ const char* mode_name(intflash_mode mode) {
   return mode == INTFLASH_MODE_INT8 ? "int8" : mode == INTFLASH_MODE_EXACT ? "exact" : "intfa";
 }
 
-// Fills everything of plan from a checked context and an unchecked description.
-intflash_status make_whole_plan(const intflash_context* context, const intflash_attend_desc* desc,
-                                intflash_plan& plan) {
+// The plan of a checked context and an unchecked description.
+intflash_status make_plan(const intflash_context* context, const intflash_attend_desc* desc,
+                          intflash_plan*& plan) {
   if (context == nullptr)
     return fail(INTFLASH_INVALID_ARGUMENT, "context = NULL: create one first");
-  const intflash_status status = make_problem(desc, plan.problem);
+  Problem problem{};
+  const intflash_status status = make_problem(desc, problem);
   if (status != INTFLASH_OK) return status;
-  plan.context = context;
-  plan.backend = plan.problem.mode == INTFLASH_MODE_INT8 ? &kCpuBackend : &kReferenceBackend;
-  plan.backend->create_plan(plan);
+  const Backend& backend = problem.mode == INTFLASH_MODE_INT8 ? kCpuBackend : kReferenceBackend;
+  intflash_plan* const made = backend.create_plan(*context, problem);
+  if (made == nullptr) return fail(INTFLASH_OUT_OF_MEMORY, "no memory for a plan of at least %zu bytes",
+                sizeof(intflash_plan));
+  made->context = context;
+  made->backend = &backend;
+  made->problem = problem;
+  plan = made;
   return INTFLASH_OK;
 }
 
@@ -229,9 +235,10 @@ intflash_status intflash_query_support(const intflash_context* context,
     const intflash_status status = check_info(info);
     if (status != INTFLASH_OK) return status;
   }
-  intflash_plan plan{};
-  const intflash_status status = make_whole_plan(context, desc, plan);
-  if (status == INTFLASH_OK && info != nullptr) fill_info(plan, info);
+  intflash_plan* plan = nullptr;
+  const intflash_status status = make_plan(context, desc, plan);
+  if (status == INTFLASH_OK && info != nullptr) fill_info(*plan, info);
+  intflash_plan_destroy(plan);
   return status;
 }
 
@@ -239,18 +246,11 @@ intflash_status intflash_plan_attend(intflash_context* context, const intflash_a
                                      intflash_plan** plan) {
   if (plan == nullptr)
     return fail(INTFLASH_INVALID_ARGUMENT, "plan = NULL: must point to where the handle goes");
-  intflash_plan whole{};
-  const intflash_status status = make_whole_plan(context, desc, whole);
-  if (status != INTFLASH_OK) return status;
-  void* memory = context->allocate(context->allocator_user, sizeof whole, kAlignment);
-  if (memory == nullptr)
-    return fail(INTFLASH_OUT_OF_MEMORY, "no memory for a plan of %zu bytes", sizeof whole);
-  *plan = new (memory) intflash_plan(whole);
-  return INTFLASH_OK;
+  return make_plan(context, desc, *plan);
 }
 
 void intflash_plan_destroy(intflash_plan* plan) {
-  if (plan != nullptr) plan->context->deallocate(plan->context->allocator_user, plan);
+  if (plan != nullptr) plan->backend->destroy_plan(*plan);
 }
 
 intflash_status intflash_plan_get_info(const intflash_plan* plan, intflash_plan_info* info) {
@@ -284,17 +284,19 @@ intflash_status intflash_run(const intflash_plan* plan, const intflash_attend_ar
 
 intflash_status intflash_attend(intflash_context* context, const intflash_attend_desc* desc,
                                 const intflash_attend_args* args) {
-  intflash_plan plan{};
-  intflash_status status = make_whole_plan(context, desc, plan);
-  if (status == INTFLASH_OK) status = check_args(plan.problem, args, ArgsUse::kAll);
+  intflash_plan* plan = nullptr;
+  intflash_status status = make_plan(context, desc, plan);
   if (status != INTFLASH_OK) return status;
-  void* workspace = context->allocate(context->allocator_user,
-                                      std::max(plan.workspace_bytes, kAlignment), kAlignment);
-  if (workspace == nullptr)
-    return fail(INTFLASH_OUT_OF_MEMORY, "no memory for a workspace of %zu bytes",
-                plan.workspace_bytes);
-  status = intflash_run(&plan, args, workspace, plan.workspace_bytes);
-  context->deallocate(context->allocator_user, workspace);
+  const std::size_t bytes = plan->workspace_bytes;
+  void* const workspace =
+      context->allocate(context->allocator_user, std::max(bytes, kAlignment), kAlignment);
+  if (workspace == nullptr) {
+    status = fail(INTFLASH_OUT_OF_MEMORY, "no memory for a workspace of %zu bytes", bytes);
+  } else {
+    status = intflash_run(plan, args, workspace, bytes);
+    context->deallocate(context->allocator_user, workspace);
+  }
+  intflash_plan_destroy(plan);
   return status;
 }
 

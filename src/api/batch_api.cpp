@@ -9,8 +9,7 @@
 #include "core/checks.h"
 #include "core/rope.h"
 #include "core/score_bias.h"
-#include "engine/batch_plan.h"
-#include "engine/batch_run.h"
+#include "cpu/batch.h"
 #include "engine/shared_prefix.h"
 
 namespace {
@@ -95,8 +94,8 @@ void fill_info(const intflash_batch_plan& plan, intflash_plan_info* info) {
   info->port = plan.context->port->name;
   std::snprintf(info->kernel, sizeof info->kernel, "batch/int8%s/%s/rows%dx%d",
                 plan.score_cap > 0 ? "+cap" : "", info->port,
-                static_cast<int>(plan.layout.worker.tile.rows), kScoreBlock);
-  info->num_threads = plan.num_workers;
+                static_cast<int>(plan.schedule.tile_rows), kScoreBlock);
+  info->num_threads = plan.num_workers();
   info->workspace_bytes = intflash_batch_workspace_bytes(&plan);
 }
 
@@ -120,11 +119,11 @@ intflash_status check_cache(const intflash_batch_plan& plan, const intflash_cach
 
 intflash_status check_masks(const intflash_batch_plan& plan, const intflash_batch_args& args) {
   intflash_status status = check_slopes(args.alibi_slopes, plan.num_query_heads);
-  for (std::int64_t r = 0; r < plan.num_requests; ++r) {
+  for (std::int64_t r = 0; r < plan.schedule.num_requests; ++r) {
     if (status == INTFLASH_OK && args.additive_masks != nullptr)
       status = check_additive_mask(args.additive_masks[r], plan.num_query_heads);
     if (status == INTFLASH_OK && args.bit_masks != nullptr)
-      status = check_bit_mask(args.bit_masks[r], plan.requests[r].mask.kv_len);
+      status = check_bit_mask(args.bit_masks[r], plan.schedule.requests[r].mask.kv_len);
   }
   return status;
 }
@@ -137,23 +136,23 @@ intflash_status check_batch_args(const intflash_batch_plan& plan, const intflash
   }
   intflash_status status =
       check_tensor({"query", &args->query, plan.query_dtype, 1, plan.num_query_heads,
-                    plan.num_queries, plan.page.head_dim});
+                    plan.schedule.num_queries, plan.page.head_dim});
   const TensorView out = {"out",
                           &args->out,
                           plan.out_dtype,
                           1,
                           plan.num_query_heads,
-                          plan.num_queries,
+                          plan.schedule.num_queries,
                           plan.page.head_dim_v};
   if (status == INTFLASH_OK) status = check_tensor(out);
   if (status == INTFLASH_OK) status = check_sinks(args->sinks, plan.num_query_heads);
   if (status == INTFLASH_OK) status = check_no_overlap(out);
   if (status == INTFLASH_OK) status = check_rope(args->rope, plan.page.head_dim);
-  for (std::int64_t r = 0; status == INTFLASH_OK && r < plan.num_requests; ++r)
-    status = check_rope_positions(args->rope, r, first_position(plan.requests[r]),
-                                  plan.requests[r].mask.kv_len);
+  for (std::int64_t r = 0; status == INTFLASH_OK && r < plan.schedule.num_requests; ++r)
+    status = check_rope_positions(args->rope, r, first_position(plan.schedule.requests[r]),
+                                  plan.schedule.requests[r].mask.kv_len);
   if (status == INTFLASH_OK) status = check_masks(plan, *args);
-  if (status == INTFLASH_OK) status = check_page_table(args->pages, plan.num_requests);
+  if (status == INTFLASH_OK) status = check_page_table(args->pages, plan.schedule.num_requests);
   return status;
 }
 
@@ -161,12 +160,14 @@ intflash_status check_batch_pages(const intflash_batch_plan& plan, const intflas
                                   const intflash_page_table& table, char* workspace) {
   const PageSet seen{reinterpret_cast<std::uint64_t*>(workspace + plan.layout.page_set_offset)};
   intflash_status status = INTFLASH_OK;
-  for (std::int64_t r = 0; status == INTFLASH_OK && r < plan.num_requests; ++r) {
-    const MaskRule& mask = plan.requests[r].mask;
+  for (std::int64_t r = 0; status == INTFLASH_OK && r < plan.schedule.num_requests; ++r) {
+    const MaskRule& mask = plan.schedule.requests[r].mask;
     status = check_pages(cache, r, page_run(table, r, mask.kv_begin), mask.kv_len, seen);
   }
-  for (std::int64_t s = 0; status == INTFLASH_OK && s < plan.num_sections; ++s) {
-    if (plan.sections[s].is_shared) status = check_shared_pages(plan, plan.sections[s], table);
+  for (std::int64_t s = 0; status == INTFLASH_OK && s < plan.schedule.num_sections; ++s) {
+    const Section& section = plan.schedule.sections[s];
+    if (section.is_shared)
+      status = check_shared_pages(plan.schedule, plan.page.page_size, section, table);
   }
   return status;
 }
@@ -198,7 +199,7 @@ intflash_status intflash_query_batch_support(const intflash_context* context,
 }
 
 void intflash_batch_plan_destroy(intflash_batch_plan* plan) {
-  if (plan != nullptr) plan->context->deallocate(plan->context->allocator_user, plan);
+  if (plan != nullptr) free_batch_plan(*plan);
 }
 
 size_t intflash_batch_workspace_bytes(const intflash_batch_plan* plan) {
@@ -227,13 +228,7 @@ intflash_status intflash_batch_begin(const intflash_batch_plan* plan, const intf
   }
   status = check_batch_pages(*plan, *cache, args->pages, static_cast<char*>(workspace));
   if (status != INTFLASH_OK) return status;
-  BatchRun* run = new (workspace) BatchRun{};
-  run->plan = plan;
-  run->cache = cache;
-  run->args = args;
-  run->workspace = static_cast<char*>(workspace);
-  reset_scan(run->query);
-  run->first_bad_bias.store(INT64_MAX, std::memory_order_relaxed);
+  begin_run(*plan, *cache, *args, workspace);
   return INTFLASH_OK;
 }
 
@@ -247,7 +242,7 @@ int64_t intflash_batch_num_tasks(const intflash_batch_plan* plan, int32_t phase)
 
 void intflash_batch_run_task(const intflash_batch_plan* plan, void* workspace, int32_t phase,
                              int64_t task, int32_t worker) {
-  if (plan == nullptr || workspace == nullptr || worker < 0 || worker >= plan->num_workers ||
+  if (plan == nullptr || workspace == nullptr || worker < 0 || worker >= plan->num_workers() ||
       task < 0 || task >= intflash_batch_num_tasks(plan, phase))
     return;
   BatchRun& run = *static_cast<BatchRun*>(workspace);

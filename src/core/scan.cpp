@@ -6,8 +6,9 @@
 #include <bit>
 #include <cmath>
 
+#include "core/checks.h"
+#include "core/tensor.h"
 #include "core/token_rows.h"
-#include "reference/reference.h"
 
 namespace intflash::internal {
 namespace {

@@ -7,25 +7,24 @@
 #include <cstdint>
 
 #include "core/score_bias.h"
+#include "cpu/dense_plan.h"
 #include "engine/team.h"
-#include "machine/context.h"
 
 namespace intflash::internal {
 
 struct Call {
-  const intflash_plan& plan;
+  const DensePlan& plan;
   const intflash_attend_args& args;
   char* workspace;
 
   const Problem& problem() const { return plan.problem; }
-  const Plan& layout() const { return plan.layout; }
   const KernelTable& kernels() const { return *plan.context->port->kernels; }
   CallStatus& status() const {
-    return *reinterpret_cast<CallStatus*>(workspace + layout().status_offset);
+    return *reinterpret_cast<CallStatus*>(workspace + plan.status_offset);
   }
   Team team() const {
-    return {plan.context->parallel, layout().num_workers, layout().worker,
-            workspace + layout().workers_offset, status().next_task};
+    return {plan.context->parallel, plan.schedule.shape.num_workers, plan.worker,
+            workspace + plan.workers_offset, status().next_task};
   }
 
   std::int64_t head_index(std::int64_t b, std::int64_t kv_head) const {
@@ -36,14 +35,14 @@ struct Call {
 
   // Of the queries of a batch.
   KeyRange* plain_keys(std::int64_t b) const {
-    return reinterpret_cast<KeyRange*>(workspace + layout().mask_offset) + b * problem().query_len;
+    return reinterpret_cast<KeyRange*>(workspace + plan.mask_offset) + b * problem().query_len;
   }
   // Computed means of a head: [head_dim] of key, then [head_dim_v] of value.
   float* computed_center(std::int64_t head) const {
-    return reinterpret_cast<float*>(workspace + layout().center_offset) + head * dims();
+    return reinterpret_cast<float*>(workspace + plan.center_offset) + head * dims();
   }
   double* partial_sums(std::int64_t head, std::int64_t span) const {
-    return reinterpret_cast<double*>(workspace + layout().partial_offset) +
+    return reinterpret_cast<double*>(workspace + plan.partial_offset) +
            (head * spans() + span) * dims();
   }
   const float* key_center(std::int64_t head) const {
@@ -56,13 +55,8 @@ struct Call {
     return args.value_center != nullptr ? args.value_center + head * problem().head_dim_v
                                         : computed_center(head) + problem().head_dim;
   }
-  ScoreBlock* score_blocks(std::int64_t head) const {
-    return reinterpret_cast<ScoreBlock*>(workspace + layout().blocks_offset) +
-           head * layout().num_blocks;
-  }
-  char* page(std::int64_t head, std::int64_t block64) const {
-    return workspace + layout().pages_offset +
-           (head * layout().num_blocks * 2 + block64) * layout().page.bytes();
+  char* page(std::int64_t head, std::int64_t index) const {
+    return workspace + plan.pages_offset + (head * plan.pages_per_head + index) * plan.page.bytes();
   }
 
   ScoreBias bias() const {

@@ -18,19 +18,18 @@ constexpr double kMaxValue = 0x1p90;
 constexpr double kMaxKey = 0x1p100;
 
 // Absent tokens of the last page have zero codes and zero scales.
-void pack_page(const Call& call, const Worker& worker, std::int64_t head, std::int64_t block64,
+void pack_page(const Call& call, const Worker& worker, std::int64_t head, std::int64_t first,
                std::int64_t kv_end, char* page) {
   const Problem& p = call.problem();
   const std::int64_t b = head / p.num_kv_heads;
   const std::int64_t h = head % p.num_kv_heads;
-  const std::int64_t first = block64 * kBlockTokens;
   const std::int32_t tokens =
       static_cast<std::int32_t>(std::clamp<std::int64_t>(kv_end - first, 0, kBlockTokens));
   if (tokens == 0) {
-    std::memset(page, 0, static_cast<std::size_t>(call.layout().page.bytes()));
+    std::memset(page, 0, static_cast<std::size_t>(call.plan.page.bytes()));
     return;
   }
-  const WritableBlock block = writable_block(call.layout().page, page, 0);
+  const WritableBlock block = writable_block(call.plan.page, page, 0);
   std::fill_n(block.key_scale, kBlockTokens, 0.0f);
   std::fill_n(block.value_scale, kBlockTokens, 0.0f);
 
@@ -86,14 +85,16 @@ void begin_packing(const Call& call) {
   status.largest_key = 0;
 }
 
-void pack_score_block(const Call& call, const Worker& worker, std::int64_t head, std::int64_t block,
-                      std::int64_t kv_end, char* pages, ScoreBlock& score_block) {
-  const PageLayout& page = call.layout().page;
+void pack_score_block(const Call& call, const Worker& worker, std::int64_t head,
+                      std::int64_t first_key, std::int64_t kv_end, ScoreBlock& score_block) {
+  const PageLayout& page = call.plan.page;
   std::uint64_t present[2];
   for (std::int64_t i = 0; i < 2; ++i) {
-    pack_page(call, worker, head, 2 * block + i, kv_end, pages + i * page.bytes());
-    score_block.half[i] = page.block(pages + i * page.bytes(), 0);
-    present[i] = keep_word({0, kv_end}, (2 * block + i) * kBlockTokens);
+    const std::int64_t first = first_key + i * kBlockTokens;
+    char* const memory = worker.pages + i * page.bytes();
+    pack_page(call, worker, head, first, kv_end, memory);
+    score_block.half[i] = page.block(memory, 0);
+    present[i] = keep_word({0, kv_end}, first);
   }
   call.kernels().prepare_block(score_block, present);
 }
@@ -127,7 +128,7 @@ intflash_status end_packing(const Call& call) {
 
 intflash_status pack_kv(const intflash_plan& plan, const intflash_attend_args& args,
                         void* workspace) {
-  const Call call{plan, args, static_cast<char*>(workspace)};
+  const Call call{dense(plan), args, static_cast<char*>(workspace)};
   const Problem& p = call.problem();
   CallStatus& status = call.status();
   begin_packing(call);
@@ -154,13 +155,12 @@ intflash_status pack_kv(const intflash_plan& plan, const intflash_attend_args& a
     team.for_each(heads, [&](const Worker&, std::int64_t head) { compute_center(call, head); });
   }
   // In the order of the memory that is read.
-  const std::int64_t blocks = call.layout().num_blocks;
+  const std::int64_t pages = call.plan.pages_per_head;
   const bool tokens_first = args.key.stride_token > args.key.stride_head;
-  team.for_each(heads * blocks, [&](const Worker& worker, std::int64_t index) {
-    const std::int64_t head = tokens_first ? index % heads : index / blocks;
-    const std::int64_t block = tokens_first ? index / heads : index % blocks;
-    pack_score_block(call, worker, head, block, p.kv_len, call.page(head, 2 * block),
-                     call.score_blocks(head)[block]);
+  team.for_each(heads * pages, [&](const Worker& worker, std::int64_t index) {
+    const std::int64_t head = tokens_first ? index % heads : index / pages;
+    const std::int64_t page = tokens_first ? index / heads : index % pages;
+    pack_page(call, worker, head, page * kBlockTokens, p.kv_len, call.page(head, page));
   });
   const intflash_status result = end_packing(call);
   if (result == INTFLASH_OK) status.packed = packed_mark(plan);

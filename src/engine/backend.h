@@ -5,14 +5,31 @@
 // reference.
 #pragma once
 
+#include <cstddef>
+
+#include "api/problem.h"
 #include "machine/context.h"
+
+namespace intflash::internal {
+struct Backend;
+}
+
+// What every backend's plan begins with.
+struct intflash_plan {
+  const intflash_context* context;
+  const intflash::internal::Backend* backend;
+  intflash::internal::Problem problem;
+  std::size_t workspace_bytes;
+  char kernel[64];
+};
 
 namespace intflash::internal {
 
 struct Backend {
   const char* name;
-  // Fills plan.layout, workspace_bytes and kernel; the problem has been validated.
-  void (*create_plan)(intflash_plan& plan);
+  // A plan for a problem that has been validated, from the context's allocator; nullptr: no memory.
+  intflash_plan* (*create_plan)(const intflash_context& context, const Problem& problem);
+  void (*destroy_plan)(intflash_plan& plan);
   // Key and value into the workspace; nothing where the backend packs nothing.
   intflash_status (*pack)(const intflash_plan& plan, const intflash_attend_args& args,
                           void* workspace);

@@ -7,9 +7,9 @@
 #include <cmath>
 
 #include "core/rope.h"
+#include "core/tensor.h"
 #include "core/token_rows.h"
 #include "engine/merge.h"
-#include "reference/reference.h"
 #include "tile/mask_words.h"
 #include "tile/rope.h"
 #include "tile/state.h"
@@ -144,25 +144,34 @@ void set_row_mask(const RowGroup& group, RowPlace place, std::int32_t r, Tile& t
   tile.has_bias |= bias.elements != nullptr || bias.slope != 0 || bits.words != nullptr;
 }
 
-// A tile's accumulators follow it, and its codes follow them.
-char* accumulators_of(Tile& tile) {
-  return reinterpret_cast<char*>(&tile) + round_up(sizeof(Tile), 64);
+std::int8_t* codes_of(Tile& tile) {
+  return reinterpret_cast<std::int8_t*>(reinterpret_cast<char*>(&tile) +
+                                        round_up(sizeof(Tile), 64));
 }
-std::int8_t* codes_of(const TileShape& shape, Tile& tile) {
-  return reinterpret_cast<std::int8_t*>(accumulators_of(tile)) +
-         shape.rows * shape.accumulator_stride * 4;
+
+// What centring took from a row's scores, where that matters to the result.
+double center_score(const RowGroup& group, RowPlace place) {
+  const bool is_needed = group.key_center != nullptr &&
+                         (group.lse != nullptr || group.score_cap > 0 || group.sinks != nullptr);
+  return is_needed ? center_dot(group, place) * static_cast<double>(group.softmax_scale) : 0.0;
+}
+
+auto merge_into_left(const RowGroup& group, const Tile& tile) {
+  return [&group, &tile](std::int32_t left) {
+    group.kernels->merge_states(tile.states[left + 1], tile.states[left], tile.query.rows,
+                                static_cast<std::int32_t>(group.head_dim_v));
+  };
 }
 
 }  // namespace
 
-void begin_tile(const TileShape& shape, Tile& tile) {
-  tile.total = {tile.reference, tile.row_sum, reinterpret_cast<float*>(accumulators_of(tile)),
-                shape.accumulator_stride};
-  tile.touched = false;
+void begin_tile(const TileShape& shape, const StateStack& states, Tile& tile) {
+  tile.tree = SpanTree();
+  tile.states = states;
   tile.has_bias = false;
   tile.query.rows = 0;
   tile.query.code_stride = static_cast<std::int32_t>(shape.code_stride);
-  tile.query.codes = codes_of(shape, tile);
+  tile.query.codes = codes_of(tile);
   tile.min_begin = INT64_MAX;
   tile.max_end = 0;
 }
@@ -173,10 +182,8 @@ void add_rows(const RowGroup& group, const TileShape& shape, std::int64_t first_
   const std::int32_t begin = query.rows;
   query.rows += static_cast<std::int32_t>(num_rows);
   query.head_dim = static_cast<std::int32_t>(group.head_dim);
-  std::int8_t* codes = codes_of(shape, tile);
+  std::int8_t* codes = codes_of(tile);
 
-  const bool needs_center = group.key_center != nullptr &&
-                            (group.lse != nullptr || group.score_cap > 0 || group.sinks != nullptr);
   const float to_log2 = static_cast<float>(static_cast<double>(group.softmax_scale) * kLog2E);
   for (std::int32_t r = begin; r < query.rows; ++r) {
     const RowPlace place = place_of(group, first_row + r - begin);
@@ -190,8 +197,7 @@ void add_rows(const RowGroup& group, const TileShape& shape, std::int64_t first_
     const std::int32_t bound = 127 * group.kernels->sum_magnitudes(row_codes, group.head_dim);
     query.score_bits[r] =
         static_cast<std::int32_t>(std::bit_width(static_cast<std::uint32_t>(bound)));
-    tile.center_score[r] =
-        needs_center ? center_dot(group, place) * static_cast<double>(group.softmax_scale) : 0.0;
+    tile.center_score[r] = center_score(group, place);
     query.score_term[r] = static_cast<float>(tile.center_score[r] * kLog2E);
     set_row_mask(group, place, r, tile);
     if (tile.ranges[r].begin == tile.ranges[r].end) continue;
@@ -201,9 +207,10 @@ void add_rows(const RowGroup& group, const TileShape& shape, std::int64_t first_
   pad_rows(query);
 }
 
-void begin_tile(const RowGroup& group, const TileShape& shape, std::int64_t first_row, Tile& tile) {
-  begin_tile(shape, tile);
-  add_rows(group, shape, first_row, std::min(shape.rows, group.num_rows - first_row), tile);
+void add_seen_rows(const RowGroup& group, std::int64_t first_row, std::int64_t num_rows,
+                   Tile& tile) {
+  for (std::int64_t i = 0; i < num_rows; ++i)
+    tile.center_score[tile.query.rows++] = center_score(group, place_of(group, first_row + i));
 }
 
 void clip_tile(KeyRange keys, Tile& tile) {
@@ -259,28 +266,21 @@ void attend_into(const RowGroup& group, const Worker& worker, const SpanKeys& ke
   group.kernels->attend_tile(task);
 }
 
-AttentionState begin_span(Tile& tile, const AttentionState& part) {
-  const AttentionState& state = tile.touched ? part : tile.total;
-  clear_state(state, tile.query.rows);
+AttentionState enter_span(const RowGroup& group, std::int64_t span, Tile& tile) {
+  const bool is_open = tile.tree.has_open(span);
+  if (!is_open) tile.tree.push(span, merge_into_left(group, tile));
+  const AttentionState state = tile.states[tile.tree.size() - 1];
+  if (!is_open) clear_state(state, tile.query.rows);
   return state;
 }
 
-void end_span(const RowGroup& group, const AttentionState& part, Tile& tile) {
-  if (tile.touched)
-    group.kernels->merge_states(part, tile.total, tile.query.rows,
-                                static_cast<std::int32_t>(group.head_dim_v));
-  tile.touched = true;
-}
-
-void attend_span(const RowGroup& group, const Worker& worker, const SpanKeys& keys, Tile& tile) {
-  if (!sees_keys(tile, keys.keys)) return;
-  const AttentionState part = worker.part(0);
-  attend_into(group, worker, keys, tile, begin_span(tile, part));
-  end_span(group, part, tile);
+void merge_all(const RowGroup& group, Tile& tile) {
+  tile.tree.finish(merge_into_left(group, tile));
 }
 
 void finish_tile(const RowGroup& group, std::int64_t first_row, Tile& tile) {
-  if (!tile.touched) clear_state(tile.total, tile.query.rows);
+  const AttentionState total = tile.states[0];
+  if (tile.tree.size() == 0) clear_state(total, tile.query.rows);
   alignas(64) float scaled_center[kMaxHeadDim];
   for (std::int32_t r = 0; r < tile.query.rows; ++r) {
     const RowPlace place = place_of(group, first_row + r);
@@ -290,8 +290,7 @@ void finish_tile(const RowGroup& group, std::int64_t first_row, Tile& tile) {
     const float* center = group.value_center;
     if (group.sinks != nullptr && group.sinks[head] > kNegativeInfinity) {
       const double logit = static_cast<double>(group.sinks[head]) - center_score;
-      const float share =
-          add_sink(tile.total, r, group.head_dim_v, static_cast<float>(logit * kLog2E));
+      const float share = add_sink(total, r, group.head_dim_v, static_cast<float>(logit * kLog2E));
       // The mean of the values has the keys' part of the weight alone.
       for (std::int64_t c = 0; center != nullptr && c < group.head_dim_v; ++c)
         scaled_center[c] = center[c] * share;
@@ -299,13 +298,12 @@ void finish_tile(const RowGroup& group, std::int64_t first_row, Tile& tile) {
     }
     const RowSource out = rows_of(*group.out, group.out_dtype, group.batch, place.query_head,
                                   group.first_token + place.query);
-    group.kernels->write_row(tile.total.accumulators + r * tile.total.accumulator_stride,
-                             tile.total.row_sum[r], static_cast<std::int32_t>(group.head_dim_v),
-                             center, static_cast<Dtype>(group.out_dtype),
-                             const_cast<void*>(out.data));
+    group.kernels->write_row(total.accumulators + r * total.accumulator_stride, total.row_sum[r],
+                             static_cast<std::int32_t>(group.head_dim_v), center,
+                             static_cast<Dtype>(group.out_dtype), const_cast<void*>(out.data));
     if (group.lse == nullptr) continue;
     group.lse[head * group.lse_stride_head + place.query * group.lse_stride_token] =
-        log_sum_exp(tile.total.reference[r], tile.total.row_sum[r], center_score);
+        log_sum_exp(total.reference[r], total.row_sum[r], center_score);
   }
 }
 

@@ -46,14 +46,15 @@ struct RowGroup {
   const float* value_center;
 };
 
-// Quantizes rows [first_row, first_row + plan.tile_rows) into tile, with nothing seen yet.
-void begin_tile(const RowGroup& group, const TileShape& shape, std::int64_t first_row, Tile& tile);
-
-// The same in steps, for tiles of several groups' rows: none yet, then num_rows more from first_row
-// on, as often as there are groups. Groups of one tile have the same dims.
-void begin_tile(const TileShape& shape, Tile& tile);
+// An empty tile whose states come to lie in states, and whose rows are of this shape.
+void begin_tile(const TileShape& shape, const StateStack& states, Tile& tile);
+// Quantizes num_rows more of a group's rows, from first_row on, as often as there are groups.
+// Groups of one tile have the same dims.
 void add_rows(const RowGroup& group, const TileShape& shape, std::int64_t first_row,
               std::int64_t num_rows, Tile& tile);
+// What finish_tile wants to know of rows that are not to see any more keys.
+void add_seen_rows(const RowGroup& group, std::int64_t first_row, std::int64_t num_rows,
+                   Tile& tile);
 
 // Leaves the tile keys alone. keys.begin is a multiple of kScoreBlock, and so is keys.end unless no
 // row sees a key behind it.
@@ -64,6 +65,10 @@ void clear_state(const AttentionState& state, std::int32_t rows);
 
 // Whether some row of the tile sees one of the keys.
 bool sees_keys(const Tile& tile, KeyRange keys);
+
+// The state that takes a span's keys: it is new where the tile's last one is not of this span, and
+// those before it are then merged as far as they can be.
+AttentionState enter_span(const RowGroup& group, std::int64_t span, Tile& tile);
 
 // Score blocks of a span: all of them, or a part.
 struct SpanKeys {
@@ -76,16 +81,9 @@ struct SpanKeys {
 void attend_into(const RowGroup& group, const Worker& worker, const SpanKeys& keys,
                  const Tile& tile, const AttentionState& state);
 
-// The state that takes a span's keys alone, with none seen yet: the part, or the tile's own state
-// as long as that has seen none.
-AttentionState begin_span(Tile& tile, const AttentionState& part);
-// Merges it into the tile's state.
-void end_span(const RowGroup& group, const AttentionState& part, Tile& tile);
-
-// Attends the keys of a span alone, and merges them into the tile's state.
-void attend_span(const RowGroup& group, const Worker& worker, const SpanKeys& keys, Tile& tile);
-
-// Writes out, and log-sum-exp.
+// Merges what is left of the tile's states.
+void merge_all(const RowGroup& group, Tile& tile);
+// Writes out, and log-sum-exp, from the tile's only state, or from none.
 void finish_tile(const RowGroup& group, std::int64_t first_row, Tile& tile);
 
 }  // namespace intflash::internal

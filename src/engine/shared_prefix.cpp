@@ -126,13 +126,12 @@ intflash_status check_shared_prefixes(const intflash_batch_desc& desc) {
   return INTFLASH_OK;
 }
 
-intflash_status check_shared_pages(const intflash_batch_plan& plan, const BatchSection& section,
-                                   const intflash_page_table& table) {
-  const std::int64_t first_key = plan.requests[section.first_request].mask.kv_begin;
+intflash_status check_shared_pages(const Schedule& schedule, std::int64_t page_size,
+                                   const Section& section, const intflash_page_table& table) {
+  const std::int64_t first_key = schedule.requests[section.first_request].mask.kv_begin;
   const PageRun expected = page_run(table, section.first_request, first_key);
-  const std::int64_t begin =
-      std::max<std::int64_t>(section.keys.begin - first_key, 0) / plan.page.page_size;
-  const std::int64_t end = (section.keys.end - first_key) / plan.page.page_size;
+  const std::int64_t begin = std::max<std::int64_t>(section.keys.begin - first_key, 0) / page_size;
+  const std::int64_t end = (section.keys.end - first_key) / page_size;
   for (std::int64_t r = 1; r < section.num_requests; ++r) {
     const PageRun run = page_run(table, section.first_request + r, first_key);
     for (std::int64_t i = begin; i < end; ++i) {
@@ -148,29 +147,28 @@ intflash_status check_shared_pages(const intflash_batch_plan& plan, const BatchS
   return INTFLASH_OK;
 }
 
-std::int64_t make_shared_sections(const intflash_batch_desc& desc, std::int64_t page_size,
-                                  BatchRequest* requests, BatchSection* sections) {
+std::int64_t make_shared_sections(const Batch& batch, Request* requests, Section* sections) {
   // A page that is not full has been copied for the request that appends to it.
-  const std::int64_t unit = std::max<std::int64_t>(page_size, kScoreBlock);
+  const std::int64_t unit = std::max<std::int64_t>(batch.page_size, kScoreBlock);
   std::int64_t count = 0;
   Enclosing<KeyRange> enclosing;
-  for (std::int64_t i = 0; i < desc.num_shared_prefixes; ++i) {
-    const intflash_shared_prefix& prefix = desc.shared_prefixes[i];
+  for (std::int64_t i = 0; i < batch.num_shared_prefixes; ++i) {
+    const intflash_shared_prefix& prefix = batch.shared_prefixes[i];
     enclosing.leave(prefix.first_request);
     const KeyRange keys = {enclosing.depth() > 0 ? enclosing.innermost().end : 0,
                            prefix.prefix_len / unit * unit};
     const std::int64_t first_key = requests[prefix.first_request].mask.kv_begin;
     if (keys.end <= std::max(keys.begin, first_key) || prefix.num_requests == 1) continue;
-    BatchSection section{};
+    Section section{};
     section.first_request = prefix.first_request;
     section.num_requests = prefix.num_requests;
     section.keys = keys;
-    section.stage = section.level = enclosing.depth();
+    section.stage = enclosing.depth();
     section.is_shared = true;
     sections[count++] = section;
     for (std::int64_t r = prefix.first_request; r < end_request(prefix); ++r) {
       requests[r].shared_end = keys.end;
-      requests[r].shared_levels = section.level + 1;
+      requests[r].shared_levels = section.stage + 1;
     }
     enclosing.enter(keys, end_request(prefix));
   }

@@ -7,7 +7,7 @@
 #include <cstdint>
 
 #include "cache/page_table.h"
-#include "engine/batch_plan.h"
+#include "engine/schedule.h"
 #include "intflash/cache.h"
 
 namespace intflash::internal {
@@ -16,13 +16,12 @@ namespace intflash::internal {
 intflash_status check_shared_prefixes(const intflash_batch_desc& desc);
 
 // That the requests of a shared section have its pages in common. Their tables have been checked.
-intflash_status check_shared_pages(const intflash_batch_plan& plan, const BatchSection& section,
-                                   const intflash_page_table& table);
+intflash_status check_shared_pages(const Schedule& schedule, std::int64_t page_size,
+                                   const Section& section, const intflash_page_table& table);
 
-// Writes the sections that prefixes make, at most one for each, and the requests' shared_end and
-// shared_levels; returns how many. Left out are those without a whole block or page that more than
-// one request reads.
-std::int64_t make_shared_sections(const intflash_batch_desc& desc, std::int64_t page_size,
-                                  BatchRequest* requests, BatchSection* sections);
+// Writes the sections that a batch's prefixes make, at most one for each, and the requests'
+// shared_end and shared_levels; returns how many. Left out are those without a whole block or page
+// that more than one request reads.
+std::int64_t make_shared_sections(const Batch& batch, Request* requests, Section* sections);
 
 }  // namespace intflash::internal

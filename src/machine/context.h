@@ -7,8 +7,6 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "api/problem.h"
-#include "engine/plan.h"
 #include "intflash/intflash.h"
 #include "machine/dispatch.h"
 #include "machine/parallel.h"
@@ -23,17 +21,4 @@ struct intflash_context {
   std::int64_t l1_bytes;
   std::int64_t l2_bytes;
   char port_reason[512];
-};
-
-namespace intflash::internal {
-struct Backend;
-}
-
-struct intflash_plan {
-  const intflash_context* context;
-  const intflash::internal::Backend* backend;
-  intflash::internal::Problem problem;
-  intflash::internal::Plan layout;
-  std::size_t workspace_bytes;
-  char kernel[64];
 };

@@ -22,15 +22,4 @@ std::size_t reference_scratch_bytes(const Problem& problem);
 void attend_reference_row(const Problem& problem, const intflash_attend_args& args, std::int64_t b,
                           std::int64_t h, std::int64_t i, void* scratch);
 
-// Element (b, h, token, c) of an input tensor of the given dtype, as a double (codes times scale
-// for INT8).
-double tensor_element(const intflash_tensor& tensor, intflash_dtype dtype, std::int64_t b,
-                      std::int64_t h, std::int64_t token, std::int64_t c);
-// Its first dim elements from c = 0 on.
-void tensor_row(const intflash_tensor& tensor, intflash_dtype dtype, std::int64_t b, std::int64_t h,
-                std::int64_t token, std::int64_t dim, double* row);
-// Rounds value to dtype (to nearest even) and stores it at (b, h, token, c) of an output tensor.
-void store_element(const intflash_tensor& tensor, intflash_dtype dtype, std::int64_t b,
-                   std::int64_t h, std::int64_t token, std::int64_t c, float value);
-
 }  // namespace intflash::internal

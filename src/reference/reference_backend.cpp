@@ -6,9 +6,11 @@
 #include <atomic>
 #include <cmath>
 #include <cstdio>
+#include <new>
 
 #include "core/float_state.h"
 #include "core/score_bias.h"
+#include "core/tensor.h"
 #include "engine/backend.h"
 #include "reference/reference.h"
 #include "tile/portability.h"
@@ -47,8 +49,15 @@ intflash_status check_finite(const char* name, const intflash_tensor& tensor, in
   return INTFLASH_OK;
 }
 
+struct ReferencePlan : intflash_plan {
+  std::int64_t worker_bytes;
+};
+const ReferencePlan& own(const intflash_plan& plan) {
+  return static_cast<const ReferencePlan&>(plan);
+}
+
 struct RowLoop {
-  const intflash_plan& plan;
+  const ReferencePlan& plan;
   const intflash_attend_args& args;
   char* workspace;
   std::atomic<std::int64_t> next_row{0};
@@ -58,7 +67,7 @@ void run_worker(void* opaque, std::int32_t worker) {
   RowLoop& loop = *static_cast<RowLoop*>(opaque);
   const Problem& p = loop.plan.problem;
   const FloatState float_state;
-  void* scratch = loop.workspace + worker * loop.plan.layout.worker.bytes;
+  void* scratch = loop.workspace + worker * loop.plan.worker_bytes;
   const std::int64_t rows = p.batch * p.num_query_heads * p.query_len;
   for (std::int64_t i = loop.next_row.fetch_add(1); i < rows; i = loop.next_row.fetch_add(1)) {
     const std::int64_t head = i / p.query_len;
@@ -88,20 +97,24 @@ intflash_status attend(const intflash_plan& plan, const intflash_attend_args& ar
     if (has_bad_mask(*plan.context->port->kernels, bias, b, p.num_query_heads, i % p.query_len))
       return report_bad_mask("additive_mask", bias, b, p.num_query_heads, i % p.query_len);
   }
-  RowLoop loop{plan, args, static_cast<char*>(workspace)};
-  run_parallel(plan.context->parallel, plan.layout.num_workers, run_worker, &loop);
+  RowLoop loop{own(plan), args, static_cast<char*>(workspace)};
+  run_parallel(plan.context->parallel, plan.context->num_threads, run_worker, &loop);
   return INTFLASH_OK;
 }
 
-void create_plan(intflash_plan& plan) {
-  plan.layout = Plan{};
-  plan.layout.num_workers = plan.context->num_threads;
-  plan.layout.worker.bytes =
-      round_up(static_cast<std::int64_t>(reference_scratch_bytes(plan.problem)), 64);
-  plan.workspace_bytes =
-      static_cast<std::size_t>(plan.layout.worker.bytes * plan.layout.num_workers);
+intflash_plan* create_plan(const intflash_context& context, const Problem& problem) {
+  void* const memory = context.allocate(context.allocator_user, sizeof(ReferencePlan), 64);
+  if (memory == nullptr) return nullptr;
+  ReferencePlan& plan = *new (memory) ReferencePlan{};
+  plan.worker_bytes = round_up(static_cast<std::int64_t>(reference_scratch_bytes(problem)), 64);
+  plan.workspace_bytes = static_cast<std::size_t>(plan.worker_bytes * context.num_threads);
   std::snprintf(plan.kernel, sizeof plan.kernel, "attend/%s/reference",
-                plan.problem.mode == INTFLASH_MODE_EXACT ? "exact" : "intfa");
+                problem.mode == INTFLASH_MODE_EXACT ? "exact" : "intfa");
+  return &plan;
+}
+
+void destroy_plan(intflash_plan& plan) {
+  plan.context->deallocate(plan.context->allocator_user, &plan);
 }
 
 intflash_status run(const intflash_plan& plan, const intflash_attend_args& args, void* workspace) {
@@ -111,6 +124,6 @@ intflash_status run(const intflash_plan& plan, const intflash_attend_args& args,
 
 }  // namespace
 
-const Backend kReferenceBackend = {"reference", create_plan, pack, attend, run};
+const Backend kReferenceBackend = {"reference", create_plan, destroy_plan, pack, attend, run};
 
 }  // namespace intflash::internal

@@ -56,12 +56,18 @@ INTFLASH_INLINE void keep_in_reach(const AttentionState& state, std::int32_t row
   for (std::int32_t r = 0; r < rows; ++r) {
     // Two empty states would give -infinity minus -infinity, a NaN.
     if (part.reference[r] == kNegativeInfinity) continue;
-    const float reference = max_of(part.reference[r], total.reference[r]);
-    const float part_factor = scale_down(part.reference[r], reference);
-    const float total_factor =
-        total.reference[r] == kNegativeInfinity ? 0.0f : scale_down(total.reference[r], reference);
     const float* INTFLASH_RESTRICT from = part.accumulators + r * part.accumulator_stride;
     float* INTFLASH_RESTRICT to = total.accumulators + r * total.accumulator_stride;
+    // An empty state changes nothing, not even the sign of a zero.
+    if (total.reference[r] == kNegativeInfinity) {
+      for (std::int32_t c = 0; c < dim; ++c) to[c] = from[c];
+      total.row_sum[r] = part.row_sum[r];
+      total.reference[r] = part.reference[r];
+      continue;
+    }
+    const float reference = max_of(part.reference[r], total.reference[r]);
+    const float part_factor = scale_down(part.reference[r], reference);
+    const float total_factor = scale_down(total.reference[r], reference);
     for (std::int32_t c = 0; c < dim; ++c)
       to[c] = fused(from[c], part_factor, to[c] * total_factor);
     total.row_sum[r] = fused(part.row_sum[r], part_factor, total.row_sum[r] * total_factor);

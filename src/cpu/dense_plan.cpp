@@ -1,0 +1,106 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+#include "cpu/dense_plan.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <new>
+
+namespace intflash::internal {
+namespace {
+
+class Layout {
+ public:
+  std::size_t take(std::int64_t bytes) {
+    const std::size_t offset = used_;
+    used_ += static_cast<std::size_t>(round_up(bytes, 64));
+    return offset;
+  }
+  std::size_t used() const { return used_; }
+
+ private:
+  std::size_t used_ = 0;
+};
+
+// One tile of each head: packed keys are then read once, and need not be kept.
+bool may_pack_as_it_attends(const Problem& problem, const KernelTable& kernels) {
+  if (problem.kv_len == 0 || problem.group_size * problem.query_len > kernels.tile_rows)
+    return false;
+  // Means of all keys come first.
+  if (problem.center_key || problem.center_value) return false;
+  // Codes of INT8 are scaled by numbers that are looked at in the end alone.
+  return problem.key_dtype != INTFLASH_INT8 && problem.value_dtype != INTFLASH_INT8;
+}
+
+void make_request(const void* user, std::int64_t, Request& request) {
+  const Problem& problem = *static_cast<const Problem*>(user);
+  request.mask = problem.mask;
+  request.softmax_scale = problem.softmax_scale;
+}
+
+void lay_out(const KernelTable& kernels, DensePlan& plan) {
+  const Problem& problem = plan.problem;
+  const std::int64_t heads = problem.batch * problem.num_kv_heads;
+  const std::int64_t spans = ceil_div(problem.kv_len, kSpanTokens);
+  const std::int64_t dims = problem.head_dim + problem.head_dim_v;
+  const bool centered = problem.center_key || problem.center_value;
+  plan.page = {problem.head_dim, problem.head_dim_v, kBlockTokens};
+  plan.pages_per_head = ceil_div(problem.kv_len, kBlockTokens);
+  plan.spans_at_once = spans_in_cache(plan.page, plan.context->l2_bytes);
+  plan.tile = tile_shape(plan.schedule.tile_rows, problem.head_dim, problem.head_dim_v);
+  plan.worker = worker_layout(
+      kernels, plan.tile,
+      {plan.schedule.tiles_per_worker(), plan.schedule.most_states,
+       std::min(plan.spans_at_once, std::max<std::int64_t>(spans, 1)), problem.head_dim,
+       problem.head_dim_v,
+       plan.packs_as_it_attends ? kScoreBlock / kBlockTokens * plan.page.bytes() : 0});
+
+  Layout layout;
+  plan.status_offset = layout.take(sizeof(CallStatus));
+  plan.mask_offset =
+      layout.take(problem.batch * problem.query_len * static_cast<std::int64_t>(sizeof(KeyRange)));
+  plan.center_offset = layout.take(centered ? heads * dims * 4 : 0);
+  plan.partial_offset = layout.take(centered ? heads * spans * dims * 8 : 0);
+  plan.pages_offset = layout.take(heads * plan.pages_per_head * plan.page.bytes());
+  plan.slots_offset = layout.take(plan.schedule.num_slots * plan.tile.state_floats() * 4);
+  plan.workers_offset = layout.used();
+  layout.take(plan.worker.bytes * plan.schedule.shape.num_workers);
+  plan.workspace_bytes = layout.used();
+}
+
+}  // namespace
+
+intflash_plan* create_dense_plan(const intflash_context& context, const Problem& problem) {
+  const KernelTable& kernels = *context.port->kernels;
+  void* const memory = context.allocate(context.allocator_user, sizeof(DensePlan), 64);
+  if (memory == nullptr) return nullptr;
+  DensePlan& plan = *new (memory) DensePlan{};
+  plan.context = &context;
+  plan.problem = problem;
+  plan.packs_as_it_attends = may_pack_as_it_attends(problem, kernels);
+  Batch batch{};
+  batch.shape = {problem.num_kv_heads, problem.group_size,
+                 kernels.tile_rows,    plan.packs_as_it_attends ? kernels.tile_rows : kFewRows,
+                 context.num_threads,  plan.packs_as_it_attends};
+  batch.num_requests = problem.batch;
+  batch.make_request = make_request;
+  batch.user = &problem;
+  batch.page_size = kBlockTokens;
+  if (!make_schedule(context, batch, plan.schedule)) {
+    destroy_dense_plan(plan);
+    return nullptr;
+  }
+  lay_out(kernels, plan);
+  std::snprintf(plan.kernel, sizeof plan.kernel, "attend/int8%s/%s/rows%dx%d",
+                problem.score_cap > 0 ? "+cap" : "", context.port->name, kernels.tile_rows,
+                kScoreBlock);
+  return &plan;
+}
+
+void destroy_dense_plan(intflash_plan& plan) {
+  const intflash_context& context = *plan.context;
+  free_schedule(context, static_cast<DensePlan&>(plan).schedule);
+  context.deallocate(context.allocator_user, &plan);
+}
+
+}  // namespace intflash::internal

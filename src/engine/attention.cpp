@@ -1,0 +1,485 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// A work item: quantize its rows, then gather blocks -> keep words -> attend_tile -> merge ->
+// write.
+#include "engine/attention.h"
+
+#include <algorithm>
+
+#include "core/rope.h"
+
+namespace intflash::internal {
+namespace {
+
+const Section& section_of(const Attention& attention, std::int32_t index) {
+  return attention.schedule->sections[index];
+}
+
+// The rows of one kv head of a request.
+RowGroup row_group(const Attention& attention, const Request& request, std::int64_t kv_head) {
+  const std::int64_t index = &request - attention.schedule->requests;
+  const std::int64_t group_size = attention.schedule->shape.group_size;
+  const std::int64_t query_heads = group_size * attention.schedule->shape.num_kv_heads;
+  RowGroup group{};
+  group.kernels = attention.kernels;
+  group.query = attention.query;
+  group.out = attention.out;
+  group.query_dtype = attention.query_dtype;
+  group.out_dtype = attention.out_dtype;
+  group.batch = attention.requests_are_batches ? index : 0;
+  group.first_head = kv_head * group_size;
+  group.first_token = attention.requests_are_batches ? 0 : request.first_query;
+  if (attention.lse != nullptr)
+    group.lse = attention.lse + request.first_query * query_heads +
+                group.first_head * attention.lse_stride_head;
+  group.lse_stride_head = attention.lse_stride_head;
+  group.lse_stride_token = attention.lse_stride_token;
+  group.group_size = group_size;
+  group.num_rows = group_size * request.mask.query_len;
+  group.head_dim = attention.head_dim;
+  group.head_dim_v = attention.head_dim_v;
+  group.mask = request.mask;
+  group.softmax_scale = request.softmax_scale;
+  group.score_cap = attention.score_cap;
+  if (attention.sinks != nullptr) group.sinks = attention.sinks + group.first_head;
+  group.bias = score_bias(attention, index);
+  if (attention.plain_keys != nullptr)
+    group.plain_keys = attention.plain_keys + index * attention.plain_keys_stride;
+  group.rotate = attention.rotate;
+  group.rope = rope_rows(attention.rope, first_position(request));
+  group.key_center = attention.key_center.of(index, kv_head);
+  group.value_center = attention.value_center.of(index, kv_head);
+  return group;
+}
+
+// ---- Keys ----
+
+// Where the keys of a section's lie for one kv head: in the pages of its first request.
+class SectionKeys {
+ public:
+  SectionKeys(const Attention& attention, const Section& section, std::int64_t kv_head)
+      : attention_(attention), request_(section.first_request), kv_head_(kv_head) {
+    const MaskRule& mask = attention.schedule->requests[request_].mask;
+    present_ = {std::max(mask.kv_begin, section.keys.begin), section.keys.end};
+    first_position_ = mask.kv_begin;
+    const KeyPages& pages = attention.pages;
+    memory_ = pages.memory + kv_head * pages.head_stride;
+    if (pages.table != nullptr) {
+      page_ids_ = page_run(*pages.table, request_, mask.kv_begin).page_ids;
+    } else if (pages.memory != nullptr) {
+      memory_ += request_ * pages.request_stride;
+    }
+  }
+
+  KeyRange present() const { return present_; }
+
+  // The score block at a position that has some of the keys. False: there is nothing to attend.
+  bool gather(std::int64_t first, std::int64_t kv_end, const Worker& worker,
+              ScoreBlock& block) const {
+    if (attention_.bring_block != nullptr)
+      return attention_.bring_block(attention_.bring_user, worker, request_, kv_head_, first,
+                                    kv_end, block);
+    std::uint64_t keep[2];
+    for (std::int64_t half = 0; half < 2; ++half) {
+      const std::int64_t position = first + half * kBlockTokens;
+      keep[half] = keep_word(present_, position);
+      // Where no token is, the other half stands in: it is multiplied, and not seen.
+      if (keep[half] != 0) block.half[half] = block_at(position);
+    }
+    if (keep[0] == 0) block.half[0] = block.half[1];
+    if (keep[1] == 0) block.half[1] = block.half[0];
+    attention_.kernels->prepare_block(block, keep);
+    return true;
+  }
+
+  // The blocks of a span that have some of the keys.
+  void gather_span(std::int64_t span, const Worker& worker, ScoreBlock* blocks) const {
+    for (std::int64_t b = 0; b < kBlocksPerSpan; ++b) {
+      const std::int64_t first = span * kSpanTokens + b * kScoreBlock;
+      if (first + kScoreBlock <= present_.begin || first >= present_.end) continue;
+      gather(first, present_.end, worker, blocks[b]);
+    }
+  }
+
+  // The halves of the score block at a position, where it has some of the keys.
+  bool halves(std::int64_t first, KvBlock* halves) const {
+    if (attention_.bring_block != nullptr || first + kScoreBlock <= present_.begin ||
+        first >= present_.end)
+      return false;
+    const std::int64_t middle = first + kBlockTokens;
+    const bool has_low = middle > present_.begin;
+    const bool has_high = middle < present_.end;
+    halves[0] = block_at(has_low ? first : middle);
+    halves[1] = block_at(has_high ? middle : first);
+    return true;
+  }
+
+  // Asks for the scales of a span, which gather_span reads all at once.
+  void announce_scales(std::int64_t span) const {
+    const std::int64_t begin =
+        std::max(present_.begin, span * kSpanTokens) / kBlockTokens * kBlockTokens;
+    const std::int64_t end = std::min(present_.end, (span + 1) * kSpanTokens);
+    for (std::int64_t position = begin; position < end; position += kBlockTokens) {
+      const KvBlock block = block_at(position);
+      for (std::int64_t key = 0; key < kBlockTokens; key += 16) {
+        __builtin_prefetch(block.key_scale + key, 0, 2);
+        __builtin_prefetch(block.value_scale + key, 0, 2);
+        __builtin_prefetch(block.key_sum + key, 0, 2);
+      }
+    }
+  }
+
+ private:
+  KvBlock block_at(std::int64_t position) const {
+    const KeyPages& pages = attention_.pages;
+    const std::int64_t offset = position - first_position_;
+    const std::int64_t page = offset / pages.layout.page_size;
+    const std::int64_t id = page_ids_ == nullptr ? page : page_ids_[page];
+    return pages.layout.block(memory_ + id * pages.page_stride,
+                              offset % pages.layout.page_size / kBlockTokens);
+  }
+
+  const Attention& attention_;
+  std::int64_t request_;
+  std::int64_t kv_head_;
+  KeyRange present_;
+  std::int64_t first_position_;
+  const char* memory_;
+  const std::int32_t* page_ids_ = nullptr;
+};
+
+// ---- States ----
+
+StateStack slot_stack(const Attention& attention, std::int64_t slot) {
+  return state_stack(attention.tile, attention.slots + slot * attention.state_bytes());
+}
+
+// Of a section's row and the rows behind it, the states that are handed over.
+StateStack handed_stack(const Attention& attention, const Section& section, std::int64_t kv_head,
+                        std::int64_t row) {
+  const Schedule& schedule = *attention.schedule;
+  const std::int64_t stride = attention.tile.accumulator_stride;
+  const std::int64_t index = section.first_state + row;
+  const std::int64_t padded_rows = round_up(schedule.num_handed, 16);
+  float* reference = reinterpret_cast<float*>(
+      attention.handed + kv_head * Attention::handed_bytes(schedule, attention.tile));
+  return {{reference + index, reference + padded_rows + index,
+           reference + 2 * padded_rows + index * stride, stride},
+          attention.handed_floats()};
+}
+
+void copy_state(const AttentionState& from, const AttentionState& to, std::int64_t rows) {
+  if (from.reference == to.reference) return;
+  std::copy_n(from.reference, rows, to.reference);
+  std::copy_n(from.row_sum, rows, to.row_sum);
+  std::copy_n(from.accumulators, rows * from.accumulator_stride, to.accumulators);
+}
+
+// What the sections before have left of their spans, for each row of a section that takes it on.
+SpanTree handed_tree(const Attention& attention, const Section& section) {
+  SpanTree tree;
+  if (!section.hands_over()) return tree;
+  const MaskRule& mask = attention.schedule->requests[section.first_request].mask;
+  const auto merge_nothing = [](std::int32_t) {};
+  for (std::int64_t span = mask.kv_begin / kSpanTokens; span * kSpanTokens < section.keys.begin;
+       ++span)
+    tree.push(span, merge_nothing);
+  return tree;
+}
+
+// Of a part of a section's spans, before its first: what lies before them is elsewhere, and so is a
+// first span that is open.
+SpanTree tree_of_part(bool is_first_part, const Section& section, const SpanTree& handed,
+                      std::int64_t first_span) {
+  if (!is_first_part) return SpanTree(first_span - 1);
+  if (!section.hands_over()) return SpanTree();
+  return SpanTree(handed.has_open(first_span) ? first_span : first_span - 1);
+}
+
+// ---- Items ----
+
+void add_section_rows(const Attention& attention, const Section& section, std::int64_t kv_head,
+                      std::int64_t index, Tile& tile) {
+  const Schedule& schedule = *attention.schedule;
+  const std::int64_t first_row = index * schedule.tile_rows;
+  for_each_run(
+      schedule, section, first_row, std::min(schedule.tile_rows, section.num_rows - first_row),
+      [&](const Request& request, std::int64_t row, std::int64_t num_rows) {
+        add_rows(row_group(attention, request, kv_head), attention.tile, row, num_rows, tile);
+      });
+  clip_tile(section.keys, tile);
+}
+
+// One kv head of an item, at work. group: of the section's first request.
+struct ItemHead {
+  const Attention& attention;
+  const Item& item;
+  const Section& section;
+  const RowGroup group;
+  const SectionKeys keys;
+  std::int64_t kv_head;
+  const Worker& worker;
+  const SpanTree handed;
+
+  ItemHead(const Attention& run, const Item& cut, std::int64_t head, const Worker& at)
+      : attention(run),
+        item(cut),
+        section(section_of(run, cut.section)),
+        group(row_group(run, run.schedule->requests[section.first_request], head)),
+        keys(run, section, head),
+        kv_head(head),
+        worker(at),
+        handed(handed_tree(run, section)) {}
+
+  bool is_cut() const { return item.slot >= 0; }
+  // Whether every span has its state, seen or not, since others count on it.
+  bool enters_all() const { return is_cut() || section.hands_over(); }
+
+  // Tile i of the item, at place `at` of the worker's.
+  Tile& begin(std::int64_t i, std::int64_t at) const {
+    Tile& tile = *worker.tile(at);
+    const std::int64_t index = item.first_tile + i;
+    if (is_cut()) {
+      const std::int64_t head = kv_head - item.first_head;
+      begin_tile(attention.tile, slot_stack(attention, item.slot + head * item.slots_per_head),
+                 tile);
+      tile.tree = tree_of_part(item.is_first_part, section, handed, item.first_span);
+    } else if (section.hands_over()) {
+      begin_tile(attention.tile,
+                 handed_stack(attention, section, kv_head, index * attention.schedule->tile_rows),
+                 tile);
+      tile.tree = handed;
+    } else {
+      begin_tile(attention.tile, state_stack(attention.tile, worker.states_of(at)), tile);
+    }
+    add_section_rows(attention, section, kv_head, index, tile);
+    return tile;
+  }
+
+  // The state that takes a span's keys. A span that sections divide goes on from what the one
+  // before has left.
+  AttentionState enter(std::int64_t span, std::int64_t i, Tile& tile) const {
+    if (is_cut() && item.is_first_part && handed.has_open(span)) {
+      const std::int64_t row = (item.first_tile + i) * attention.schedule->tile_rows;
+      return handed_stack(attention, section, kv_head, row)[handed.size() - 1];
+    }
+    return enter_span(group, span, tile);
+  }
+
+  void finish(std::int64_t i, Tile& tile) const {
+    if (is_cut() || section.is_shared) return;
+    merge_all(group, tile);
+    finish_tile(group, (item.first_tile + i) * attention.schedule->tile_rows, tile);
+  }
+};
+
+void attend_span(const ItemHead& head, std::int64_t span, std::int64_t i, const ScoreBlock* blocks,
+                 const KvBlock* after, Tile& tile) {
+  const SpanKeys keys = {keys_of_span(span), blocks, after};
+  const bool is_seen = sees_keys(tile, keys.keys);
+  if (!is_seen && !head.enters_all()) return;
+  const AttentionState state = head.enter(span, i, tile);
+  if (is_seen) attend_into(head.group, head.worker, keys, tile, state);
+}
+
+// One tile against span after span: each is read once, and what comes next is asked for.
+void attend_tile(const ItemHead& head) {
+  const Item& item = head.item;
+  Tile& tile = head.begin(0, 0);
+  KvBlock after[2];
+  for (std::int64_t s = 0; s < item.num_spans; ++s) {
+    const std::int64_t span = item.first_span + s;
+    const bool is_last = s + 1 == item.num_spans;
+    const bool knows_next = !is_last && head.keys.halves((span + 1) * kSpanTokens, after);
+    if (knows_next) head.keys.announce_scales(span + 1);
+    if (sees_keys(tile, keys_of_span(span)))
+      head.keys.gather_span(span, head.worker, head.worker.blocks);
+    attend_span(head, span, 0, head.worker.blocks, knows_next ? after : nullptr, tile);
+  }
+  head.finish(0, tile);
+}
+
+// Some spans of keys and values stay in L2 while the item's tiles pass over them; where these are
+// all of them, a tile is finished before the next begins, and its states stay in L1.
+void attend_tiles(const ItemHead& head) {
+  const Item& item = head.item;
+  const std::int64_t at_once = head.attention.spans_at_once;
+  const bool is_one_pass = item.num_spans <= at_once;
+  const auto attend = [&](std::int64_t first, std::int64_t end, std::int64_t i, Tile& tile) {
+    for (std::int64_t s = first; s < end; ++s)
+      attend_span(head, item.first_span + s, i, head.worker.blocks + (s - first) * kBlocksPerSpan,
+                  nullptr, tile);
+  };
+  for (std::int64_t i = 0; !is_one_pass && i < item.num_tiles; ++i) head.begin(i, i);
+  for (std::int64_t first = 0; first < item.num_spans; first += at_once) {
+    const std::int64_t end = std::min<std::int64_t>(first + at_once, item.num_spans);
+    for (std::int64_t s = first; s < end; ++s)
+      head.keys.gather_span(item.first_span + s, head.worker,
+                            head.worker.blocks + (s - first) * kBlocksPerSpan);
+    for (std::int64_t i = 0; !is_one_pass && i < item.num_tiles; ++i)
+      attend(first, end, i, *head.worker.tile(i));
+  }
+  for (std::int64_t i = 0; i < item.num_tiles; ++i) {
+    Tile& tile = is_one_pass ? head.begin(i, 0) : *head.worker.tile(i);
+    if (is_one_pass) attend(0, item.num_spans, i, tile);
+    head.finish(i, tile);
+  }
+}
+
+// ---- Items of heads ----
+
+// The heads of an item and their tiles, which see the same keys.
+struct ItemHeads {
+  const Item& item;
+  RowGroup groups[kHeadsAtOnce];
+  Tile* tiles[kHeadsAtOnce];
+  AttentionState states[kHeadsAtOnce];
+};
+
+void attend_block(const Attention& attention, const Section& section, const ItemHeads& heads,
+                  std::int64_t first, std::int64_t h, const Worker& worker) {
+  const std::int64_t kv_head = heads.item.first_head + h;
+  const KeyRange keys = {first, first + kScoreBlock};
+  const Tile& tile = *heads.tiles[h];
+  if (!SectionKeys(attention, section, kv_head)
+           .gather(first, tile.max_end, worker, worker.blocks[0]))
+    return;
+  // The next head's block lies behind this one; behind the last head's there is the next block's.
+  KvBlock after[2];
+  const bool is_last = h + 1 == heads.item.num_heads;
+  const bool knows_next =
+      SectionKeys(attention, section, is_last ? heads.item.first_head : kv_head + 1)
+          .halves(is_last ? first + kScoreBlock : first, after);
+  attend_into(heads.groups[h], worker, {keys, worker.blocks, knows_next ? after : nullptr}, tile,
+              heads.states[h]);
+}
+
+// One tile of few rows for each of several heads, block by block: a page is read from its first
+// head to its last, as it lies in memory, and what is fetched beyond a head is not in vain.
+void attend_heads(const Attention& attention, const Item& item, const Worker& worker) {
+  const Section& section = section_of(attention, item.section);
+  ItemHeads heads{item, {}, {}, {}};
+  for (std::int64_t h = 0; h < item.num_heads; ++h) {
+    const ItemHead head(attention, item, item.first_head + h, worker);
+    heads.groups[h] = head.group;
+    heads.tiles[h] = &head.begin(0, h);
+  }
+  const Tile& any = *heads.tiles[0];
+  for (std::int64_t s = 0; s < item.num_spans; ++s) {
+    const std::int64_t span = item.first_span + s;
+    const KeyRange keys = keys_of_span(span);
+    if (item.slot < 0 && !sees_keys(any, keys)) continue;
+    for (std::int64_t h = 0; h < item.num_heads; ++h)
+      heads.states[h] = enter_span(heads.groups[h], span, *heads.tiles[h]);
+    for (std::int64_t first = keys.begin; first < keys.end; first += kScoreBlock) {
+      if (!sees_keys(any, {first, first + kScoreBlock})) continue;
+      for (std::int64_t h = 0; h < item.num_heads; ++h)
+        attend_block(attention, section, heads, first, h, worker);
+    }
+  }
+  for (std::int64_t h = 0; item.slot < 0 && h < item.num_heads; ++h) {
+    merge_all(heads.groups[h], *heads.tiles[h]);
+    finish_tile(heads.groups[h], 0, *heads.tiles[h]);
+  }
+}
+
+// ---- Merges ----
+
+// The states of a tile, in the order of their spans, as they are put together.
+struct MergedStates {
+  const RowGroup& group;
+  std::int64_t rows;
+  SpanTree tree;
+  AttentionState states[kMaxWaitingStates];
+
+  void merge(std::int32_t left) {
+    group.kernels->merge_states(states[left + 1], states[left], static_cast<std::int32_t>(rows),
+                                static_cast<std::int32_t>(group.head_dim_v));
+  }
+  void push(std::int64_t span, const AttentionState& state) {
+    tree.push(span, [this](std::int32_t left) { merge(left); });
+    states[tree.size() - 1] = state;
+  }
+  void finish() {
+    tree.finish([this](std::int32_t left) { merge(left); });
+  }
+};
+
+// The spans of a part's states, as its item has left them in its slots.
+SpanTree part_tree(const Merge& merge, std::int64_t part, const Section& section,
+                   const SpanTree& handed) {
+  const std::int64_t begin = merge.first_span + part_begin(merge.num_spans, part, merge.num_parts);
+  const std::int64_t end =
+      merge.first_span + part_begin(merge.num_spans, part + 1, merge.num_parts);
+  SpanTree tree = tree_of_part(part == 0, section, handed, begin);
+  for (std::int64_t span = begin; span < end; ++span) {
+    if (part == 0 && handed.has_open(span)) continue;
+    tree.push(span, [](std::int32_t) {});
+  }
+  return tree;
+}
+
+}  // namespace
+
+std::int64_t spans_in_cache(const PageLayout& layout, std::int64_t l2_bytes) {
+  const std::int64_t span_bytes = layout.bytes() / layout.page_size * kSpanTokens;
+  return std::max<std::int64_t>(1, l2_bytes * 5 / 8 / span_bytes);
+}
+
+ScoreBias score_bias(const Attention& attention, std::int64_t request) {
+  ScoreBias bias{};
+  const std::int64_t index = request * attention.mask_stride;
+  if (attention.additive_masks != nullptr) bias.additive = attention.additive_masks[index];
+  if (attention.bit_masks != nullptr) bias.bits = attention.bit_masks[index];
+  bias.alibi_slopes = attention.alibi_slopes;
+  bias.rule = attention.schedule->requests[request].mask;
+  return bias;
+}
+
+void run_item(const Attention& attention, const Item& item, const Worker& worker) {
+  if (item.kind == ItemKind::kHeads) return attend_heads(attention, item, worker);
+  for (std::int64_t h = 0; h < item.num_heads; ++h) {
+    const ItemHead head(attention, item, item.first_head + h, worker);
+    if (item.num_tiles == 1) {
+      attend_tile(head);
+    } else {
+      attend_tiles(head);
+    }
+  }
+}
+
+void run_merge(const Attention& attention, const Merge& merge, const Worker& worker) {
+  const Schedule& schedule = *attention.schedule;
+  const Section& section = section_of(attention, merge.section);
+  const RowGroup group = row_group(attention, schedule.requests[section.first_request], merge.head);
+  const std::int64_t first_row = merge.tile * schedule.tile_rows;
+  const std::int64_t rows = std::min(schedule.tile_rows, section.num_rows - first_row);
+
+  MergedStates merged{group, rows, handed_tree(attention, section), {}};
+  StateStack handed{};
+  if (section.hands_over()) handed = handed_stack(attention, section, merge.head, first_row);
+  const SpanTree handed_before = merged.tree;
+  for (std::int32_t i = 0; i < handed_before.size(); ++i) merged.states[i] = handed[i];
+  for (std::int64_t part = 0; part < merge.num_parts; ++part) {
+    const SpanTree tree = part_tree(merge, part, section, handed_before);
+    const StateStack slots = slot_stack(attention, merge.first_slot + part * merge.part_slots);
+    for (std::int32_t i = 0; i < tree.size(); ++i) merged.push(tree.span(i), slots[i]);
+  }
+  if (section.is_shared) {
+    for (std::int32_t i = 0; i < merged.tree.size(); ++i)
+      copy_state(merged.states[i], handed[i], rows);
+    return;
+  }
+  merged.finish();
+  Tile& tile = *worker.tile(0);
+  begin_tile(attention.tile, state_stack(attention.tile, worker.states_of(0)), tile);
+  if (merged.tree.size() > 0) {
+    tile.states.first = merged.states[0];
+    tile.tree.push(0, [](std::int32_t) {});
+  }
+  add_seen_rows(group, first_row, rows, tile);
+  finish_tile(group, first_row, tile);
+}
+
+}  // namespace intflash::internal

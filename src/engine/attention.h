@@ -1,0 +1,98 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// One run of a schedule on a port's kernels: where its rows, keys, masks, states and results lie.
+#pragma once
+
+#include <cstdint>
+
+#include "cache/page.h"
+#include "cache/page_table.h"
+#include "core/score_bias.h"
+#include "engine/row_group.h"
+#include "engine/schedule.h"
+#include "intflash/cache.h"
+
+namespace intflash::internal {
+
+// Pages of packed keys and values: a request's are named by a table, or lie one after the other.
+struct KeyPages {
+  PageLayout layout;
+  const char* memory;
+  std::int64_t page_stride, head_stride, request_stride;  // bytes; request_stride without a table
+  const intflash_page_table* table;                       // nullptr: consecutive pages
+};
+
+// Packs the tokens of a score block that lie before kv_end, instead of what KeyPages would name,
+// and prepares the block. False: what was found so far is an error, and there is nothing to attend.
+using BringBlockFn = bool (*)(const void* user, const Worker& worker, std::int64_t request,
+                              std::int64_t kv_head, std::int64_t first_key, std::int64_t kv_end,
+                              ScoreBlock& block);
+
+// A vector for each kv head of each request; data == nullptr: none.
+struct HeadVectors {
+  const float* data;
+  std::int64_t request_stride, head_stride;
+
+  const float* of(std::int64_t request, std::int64_t kv_head) const {
+    return data == nullptr ? nullptr : data + request * request_stride + kv_head * head_stride;
+  }
+};
+
+struct Attention {
+  const Schedule* schedule;
+  const KernelTable* kernels;
+  TileShape tile;
+  std::int64_t head_dim, head_dim_v;
+
+  const intflash_tensor* query;
+  const intflash_tensor* out;
+  intflash_dtype query_dtype, out_dtype;
+  bool requests_are_batches;  // request r is batch r of the tensors; else they follow one another
+  float* lse;                 // of the queries in their order; nullptr: not asked for
+  std::int64_t lse_stride_head, lse_stride_token;
+
+  float score_cap;     // 0 = none
+  const float* sinks;  // [num_query_heads]; nullptr = none
+  const float* alibi_slopes;
+  const intflash_additive_mask* additive_masks;  // nullptr = none
+  const intflash_bit_mask* bit_masks;            // nullptr = none
+  std::int64_t mask_stride;                      // 0: all requests have the first of the masks
+  const KeyRange* plain_keys;                    // of the additive masks; nullptr = not known
+  std::int64_t plain_keys_stride;                // from request to request
+
+  bool rotate;
+  intflash_rope rope;  // of the queries
+  HeadVectors key_center, value_center;
+
+  KeyPages pages;
+  BringBlockFn bring_block;  // nullptr: keys are in pages
+  const void* bring_user;
+
+  std::int64_t spans_at_once;  // that stay in L2 while tiles pass over them
+  char* slots;                 // [num_slots] of state_bytes()
+  char* handed;                // [num_kv_heads] of handed_bytes()
+
+  std::int64_t state_bytes() const { return tile.state_floats() * 4; }
+  // A state of all rows that are handed over, of one kv head: references, sums, accumulators.
+  std::int64_t handed_floats() const { return handed_floats(*schedule, tile); }
+  static std::int64_t handed_floats(const Schedule& schedule, const TileShape& tile) {
+    return 2 * round_up(schedule.num_handed, 16) + schedule.num_handed * tile.accumulator_stride;
+  }
+  static std::int64_t handed_bytes(const Schedule& schedule, const TileShape& tile) {
+    return schedule.handed_states * handed_floats(schedule, tile) * 4;
+  }
+};
+
+// Spans of pages of this layout that leave room in an L2 cache for what passes over them.
+std::int64_t spans_in_cache(const PageLayout& layout, std::int64_t l2_bytes);
+
+// The masks of a request that are data.
+ScoreBias score_bias(const Attention& attention, std::int64_t request);
+
+// Tasks of a stage; each may run on any worker.
+void run_item(const Attention& attention, const Item& item, const Worker& worker);
+// Once all items of the stage are done.
+void run_merge(const Attention& attention, const Merge& merge, const Worker& worker);
+
+}  // namespace intflash::internal
