@@ -22,8 +22,6 @@ constexpr float kTileCost = 1.0f;
 constexpr std::int64_t kItemsPerWorker = 8;
 // An item of less is not worth cutting, in the same unit.
 constexpr float kLeastCost = 16.0f;
-// Tiles that pass over a span while it is in L2.
-constexpr std::int64_t kTilesPerItem = 16;
 
 bool is_empty(KeyRange range) { return range.begin >= range.end; }
 
@@ -140,8 +138,13 @@ class Cutter {
   template <class OnItem>
   void cut_heads(std::int64_t s, float target, OnItem& item) const {
     const BatchSection& section = plan_.sections[s];
-    const std::int64_t heads = std::clamp<std::int64_t>(
-        static_cast<std::int64_t>(target / section.cost), 1, plan_.num_kv_heads);
+    std::int64_t heads = std::clamp<std::int64_t>(static_cast<std::int64_t>(target / section.cost),
+                                                  1, plan_.num_kv_heads);
+    if (section.heads_take_turns()) {
+      // One worker has nothing to share out.
+      if (plan_.num_workers == 1) heads = plan_.num_kv_heads;
+      heads = std::min(heads, kTilesPerItem);
+    }
     for (std::int64_t head = 0; head < plan_.num_kv_heads; head += heads) {
       for (std::int64_t tile = 0; tile < section.num_tiles; tile += kTilesPerItem) {
         BatchItem whole =
@@ -255,8 +258,13 @@ void make_sections(const intflash_batch_desc& desc, intflash_batch_plan& plan) {
 
 void lay_out(intflash_batch_plan& plan, const KernelTable& kernels, const TileShape& tile) {
   BatchLayout& layout = plan.layout;
-  layout.worker =
-      worker_layout(kernels, tile, kTilesPerItem, 1, plan.page.head_dim, plan.page.head_dim_v);
+  // Heads that take turns are all in the middle of a span.
+  const bool any_turns =
+      std::any_of(plan.sections, plan.sections + plan.num_sections,
+                  [](const BatchSection& section) { return section.heads_take_turns(); });
+  const std::int64_t num_parts = any_turns ? std::min(plan.num_kv_heads, kTilesPerItem) : 1;
+  layout.worker = worker_layout(kernels, tile, kTilesPerItem, num_parts, plan.page.head_dim,
+                                plan.page.head_dim_v);
   layout.slot_bytes = state_bytes(tile);
   layout.states_bytes = 3 * handed_state_bytes(plan.num_states, tile);
   layout.page_set_offset = round_up(sizeof(BatchRun), 64);

@@ -17,6 +17,9 @@
 
 namespace intflash {
 
+// Tiles that pass over a span while it is in L2, or heads that take turns at a block.
+constexpr std::int64_t kTilesPerItem = 16;
+
 struct BatchRequest {
   MaskRule mask;
   std::int64_t first_query;    // row of the batch's query tensor
@@ -45,6 +48,11 @@ struct BatchSection {
   KeyRange first_tile_keys;  // that some row of tile 0 sees: of a decoding request all there is
   float cost;                // of one kv head
 
+  // Whether the kv heads of an item attend each block in turn. Few rows wait for their keys, and a
+  // page has those of all heads one after the other: read to its end it comes faster than head by
+  // head, with a jump after each (0.955 of the rate of reading where nothing is computed, against
+  // 0.86).
+  bool heads_take_turns() const { return num_rows <= kFewRows && !is_shared && first_state < 0; }
   // Whether its rows' states that are handed over begin here.
   bool begins_states() const { return first_state >= 0 && keys.begin == 0; }
   // Whether a section before it, or after it, has the first keys of the span, or the last ones.

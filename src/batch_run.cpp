@@ -107,26 +107,41 @@ AttentionState handed_state(const BatchRun& run, const BatchSection& section, st
           reference + 2 * padded_rows + index * shape.accumulator_stride, shape.accumulator_stride};
 }
 
+// Keys of the section that its first request has pages of.
+KeyRange present_keys(const BatchRun& run, const BatchSection& section) {
+  const MaskRule& mask = run.plan->requests[section.first_request].mask;
+  return {std::max(mask.kv_begin, section.keys.begin), section.keys.end};
+}
+
+// The halves of the score block at a position, which has some of the keys present; keep [2] gets
+// which.
+void locate_halves(const BatchRun& run, const PageRun& pages, std::int64_t kv_head,
+                   KeyRange present, std::int64_t first, KvBlock* half, std::uint64_t* keep) {
+  for (std::int64_t i = 0; i < 2; ++i) {
+    const std::int64_t position = first + i * kBlockTokens;
+    keep[i] = keep_word(present, position);
+    if (keep[i] != 0) half[i] = run.cache->block(pages, kv_head, position);
+  }
+  // Where no token is, the other half stands in: it is multiplied, and not seen.
+  if (keep[0] == 0) half[0] = half[1];
+  if (keep[1] == 0) half[1] = half[0];
+}
+
+void gather_block(const BatchRun& run, const PageRun& pages, std::int64_t kv_head, KeyRange present,
+                  std::int64_t first, ScoreBlock& block) {
+  std::uint64_t keep[2];
+  locate_halves(run, pages, kv_head, present, first, block.half, keep);
+  run.plan->context->port->kernels->prepare_block(block, keep);
+}
+
 // The score blocks of a span that lie in the section's keys, out of the pages of its first request.
 void gather_span(const BatchRun& run, const BatchSection& section, const PageRun& pages,
                  std::int64_t kv_head, std::int64_t span, ScoreBlock* blocks) {
-  const KernelTable& kernels = *run.plan->context->port->kernels;
-  const MaskRule& mask = run.plan->requests[section.first_request].mask;
-  const KeyRange present = {std::max(mask.kv_begin, section.keys.begin), section.keys.end};
+  const KeyRange present = present_keys(run, section);
   for (std::int64_t b = 0; b < kBlocksPerSpan; ++b) {
     const std::int64_t first = span * kSpanTokens + b * kScoreBlock;
     if (first + kScoreBlock <= present.begin || first >= present.end) continue;
-    ScoreBlock& block = blocks[b];
-    std::uint64_t keep[2];
-    for (std::int64_t half = 0; half < 2; ++half) {
-      const std::int64_t position = first + half * kBlockTokens;
-      keep[half] = keep_word(present, position);
-      // Where no token is, the other half stands in: it is multiplied, and not seen.
-      if (keep[half] != 0) block.half[half] = run.cache->block(pages, kv_head, position);
-    }
-    if (keep[0] == 0) block.half[0] = block.half[1];
-    if (keep[1] == 0) block.half[1] = block.half[0];
-    kernels.prepare_block(block, keep);
+    gather_block(run, pages, kv_head, present, first, blocks[b]);
   }
 }
 
@@ -134,10 +149,10 @@ void gather_span(const BatchRun& run, const BatchSection& section, const PageRun
 // read all at once when it comes: asked for here. after [2] gets its first block's halves.
 bool announce_span(const BatchRun& run, const BatchSection& section, const PageRun& pages,
                    std::int64_t kv_head, std::int64_t span, KvBlock* after) {
-  const MaskRule& mask = run.plan->requests[section.first_request].mask;
-  const std::int64_t begin = std::max({mask.kv_begin, section.keys.begin, span * kSpanTokens}) /
-                             kBlockTokens * kBlockTokens;
-  const std::int64_t end = std::min(section.keys.end, (span + 1) * kSpanTokens);
+  const KeyRange present = present_keys(run, section);
+  const std::int64_t begin =
+      std::max(present.begin, span * kSpanTokens) / kBlockTokens * kBlockTokens;
+  const std::int64_t end = std::min(present.end, (span + 1) * kSpanTokens);
   for (std::int64_t position = begin; position < end; position += kBlockTokens) {
     const KvBlock block = run.cache->block(pages, kv_head, position);
     if (position == begin) after[0] = after[1] = block;
@@ -271,6 +286,72 @@ void attend_head(const BatchRun& run, const BatchItem& item, std::int64_t kv_hea
     finish_tile(group, head.first_row(i), *worker.tile(i));
 }
 
+// Kv heads of an item that take turns at each block, with a tile each.
+struct TakingTurns {
+  const BatchRun& run;
+  const BatchItem& item;
+  const Worker& worker;
+  PageRun pages;
+  KeyRange present;
+  RowGroup groups[kTilesPerItem];
+  AttentionState states[kTilesPerItem];  // of the span at work
+};
+
+// What is read after a head's turn at the block from first on: the next head's, or the first head's
+// of the block behind it. False where there is none.
+bool find_next_turn(const TakingTurns& heads, std::int64_t head, std::int64_t first,
+                    KvBlock* after) {
+  const bool is_last = head + 1 == heads.item.num_heads;
+  const std::int64_t next_head = is_last ? 0 : head + 1;
+  const std::int64_t next_first = is_last ? first + kScoreBlock : first;
+  if (next_first >= heads.present.end) return false;
+  std::uint64_t keep[2];
+  locate_halves(heads.run, heads.pages, heads.item.first_head + next_head, heads.present,
+                next_first, after, keep);
+  return true;
+}
+
+void attend_block_in_turn(const TakingTurns& heads, std::int64_t first) {
+  const Worker& worker = heads.worker;
+  for (std::int64_t h = 0; h < heads.item.num_heads; ++h) {
+    KvBlock after[2];
+    const bool is_followed = find_next_turn(heads, h, first, after);
+    gather_block(heads.run, heads.pages, heads.item.first_head + h, heads.present, first,
+                 worker.blocks[0]);
+    const SpanKeys keys = {
+        {first, first + kScoreBlock}, worker.blocks, is_followed ? after : nullptr};
+    attend_into(heads.groups[h], worker, keys, *worker.tile(h), heads.states[h]);
+  }
+}
+
+void attend_span_in_turn(TakingTurns& heads, KeyRange span) {
+  const Worker& worker = heads.worker;
+  const Tile& tile = *worker.tile(0);  // all see the same keys
+  if (!sees_keys(tile, span)) return;
+  for (std::int64_t h = 0; h < heads.item.num_heads; ++h)
+    heads.states[h] = begin_span(*worker.tile(h), worker.part(h));
+  for (std::int64_t first = span.begin; first < span.end; first += kScoreBlock) {
+    if (sees_keys(tile, {first, first + kScoreBlock})) attend_block_in_turn(heads, first);
+  }
+  for (std::int64_t h = 0; h < heads.item.num_heads; ++h)
+    end_span(heads.groups[h], worker.part(h), *worker.tile(h));
+}
+
+void attend_heads_in_turn(const BatchRun& run, const BatchItem& item, const Worker& worker) {
+  const BatchSection& section = run.plan->sections[item.section];
+  const BatchRequest& request = run.plan->requests[section.first_request];
+  TakingTurns heads{
+      run, item, worker, pages_of(run, section.first_request), present_keys(run, section), {}, {}};
+  for (std::int64_t h = 0; h < item.num_heads; ++h) {
+    heads.groups[h] = row_group(run, request, item.first_head + h);
+    begin_section_tile(run, section, item.first_head + h, item.first_tile, *worker.tile(h));
+  }
+  for (std::int64_t s = 0; s < item.num_spans; ++s)
+    attend_span_in_turn(heads, keys_of_span(item.first_span + s));
+  for (std::int64_t h = 0; h < item.num_heads; ++h)
+    finish_tile(heads.groups[h], 0, *worker.tile(h));
+}
+
 void merge_tile(const BatchRun& run, const BatchMerge& merge, const Worker& worker) {
   const intflash_batch_plan& plan = *run.plan;
   const BatchSection& section = plan.sections[merge.section];
@@ -378,6 +459,8 @@ void run_task(BatchRun& run, std::int32_t phase, std::int64_t task, const Worker
     merge_tile(run, plan.merges[stage.first_merge + task], worker);
   } else {
     const BatchItem& item = plan.items[stage.first_item + task];
+    if (item.num_heads > 1 && plan.sections[item.section].heads_take_turns())
+      return attend_heads_in_turn(run, item, worker);
     for (std::int64_t i = 0; i < item.num_heads; ++i)
       attend_head(run, item, item.first_head + i, worker);
   }

@@ -202,7 +202,8 @@ INTFLASH_NOINLINE void enter_plain_rows(const ScoreBlock& block, const Attention
 // to P, gains and accumulators of the rows that see any of its keys; returns how many do.
 INTFLASH_NOINLINE std::int32_t weigh_special_block(const TileTask& task, std::int32_t b,
                                                    TileScratch<Amx>& tile) {
-  const std::int32_t active = weigh_block(task, b, tile);
+  FetchBetween none;
+  const std::int32_t active = weigh_block(task, b, none, tile);
   for (std::int32_t a = 0; a < active; ++a) {
     std::uint8_t* weights = tile.weights[a];
     for (std::int32_t at = 0; at < kScoreBlock; at += 64)

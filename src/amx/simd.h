@@ -61,6 +61,9 @@ struct Amx : Avx512 {
   static INTFLASH_INLINE I32 permute_bytes(I32 a, I32 index) {
     return _mm512_permutexvar_epi8(index, a);
   }
+  static INTFLASH_INLINE I16 permute_words(I16 a, I16 index) {
+    return _mm512_permutexvar_epi16(index, a);
+  }
 };
 
 // vpmultishiftqb narrows within 64-bit words: two vectors of 16 keys become two keys of the first,

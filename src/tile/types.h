@@ -16,6 +16,8 @@ constexpr int kScoreBlock =
 constexpr int kSpanTokens = 1024;  // keys after which a row's state is merged into its total; the
                                    // unit of splitting a key range
 constexpr int kMaxTileRows = 32;
+constexpr int kFewRows =
+    5;  // up to so many rows of a kv head wait for its keys; more find them in the L2
 constexpr int kMaxHeadDim = 1024;
 
 // Fixed point of weights and exponents; docs/numerics.md derives each.
