@@ -66,11 +66,8 @@ void attend_item(const Call& call, const Worker& worker, std::int64_t index) {
       begin_tile(group, plan.tile, first_row(first + i), *worker.tile(i));
     for (std::int64_t super = 0; super < call.spans(); super += plan.superblock_spans) {
       const std::int64_t end = std::min(super + plan.superblock_spans, call.spans());
-      for (std::int64_t i = 0; i < tiles_at_once; ++i) {
-        for (std::int64_t span = super; span < end; ++span)
-          attend_span(group, worker, {keys_of_span(span), blocks + span * kBlocksPerSpan, nullptr},
-                      *worker.tile(i));
-      }
+      for (std::int64_t i = 0; i < tiles_at_once; ++i)
+        attend_spans(group, worker, super, end, blocks + super * kBlocksPerSpan, *worker.tile(i));
     }
     for (std::int64_t i = 0; i < tiles_at_once; ++i)
       finish_tile(group, first_row(first + i), *worker.tile(i));

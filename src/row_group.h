@@ -85,6 +85,10 @@ void end_span(const RowGroup& group, const AttentionState& part, Tile& tile);
 // Attends the keys of a span alone, and merges them into the tile's state.
 void attend_span(const RowGroup& group, const Worker& worker, const SpanKeys& keys, Tile& tile);
 
+// The same for spans first ... end - 1, whose score blocks follow each other.
+void attend_spans(const RowGroup& group, const Worker& worker, std::int64_t first, std::int64_t end,
+                  const ScoreBlock* blocks, Tile& tile);
+
 // Writes out, and log-sum-exp.
 void finish_tile(const RowGroup& group, std::int64_t first_row, Tile& tile);
 

@@ -25,6 +25,7 @@ struct Tile {
   AttentionState total;
   bool touched;                     // total holds the state of a span
   std::int64_t min_begin, max_end;  // keys that some row sees
+  std::int64_t max_begin, min_end;  // keys that all rows see
   KeyRange ranges[kMaxTileRows];
   bool has_bias;  // some row has one of the next two
   BiasRow bias[kMaxTileRows];

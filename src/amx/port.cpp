@@ -48,6 +48,7 @@ extern constexpr KernelTable kernels_amx_int8 = {
     .has_bad_element = has_bad_element,
     .scratch_bytes = scratch_bytes_of_few_or_many,
     .attend_tile = attend_few_or_many,
+    .attend_spans = attend_spans_amx,
     .merge_states = merge_states,
     .write_row = write_row,
     .integer_peak = integer_peak,

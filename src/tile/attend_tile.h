@@ -290,6 +290,10 @@ INTFLASH_INLINE void weigh_and_enter(const TileTask& task, std::int64_t first_ke
   enter_rows<Isa>(task, rows, active.all, fetch, scratch);
 }
 
+INTFLASH_INLINE const std::uint64_t* keep_of(const TileTask& task, std::int32_t b) {
+  return task.keep != nullptr ? task.keep[b] : nullptr;
+}
+
 // From scratch.dots to P, states and gains of the rows that see any key of block b; returns how
 // many do.
 template <class Isa>
@@ -297,7 +301,7 @@ INTFLASH_INLINE std::int32_t weigh_block(const TileTask& task, std::int32_t b, F
                                          TileScratch<Isa>& scratch) {
   const QueryTile& query = *task.query;
   const ScoreBlock& block = task.blocks[b];
-  const std::uint64_t* keep = task.keep[b];
+  const std::uint64_t* keep = keep_of(task, b);
   const std::int64_t first_key = task.first_key + b * kScoreBlock;
   const bool is_capped = task.score_cap > 0.0f;
   fetch.step();
@@ -341,7 +345,7 @@ void attend_tile(const TileTask& task) {
   Isa::prepare_query(query, products);
   for (std::int32_t b = 0; b < task.num_blocks; ++b) {
     const ScoreBlock& block = task.blocks[b];
-    const std::int32_t num_keys = keys_to_multiply(query, task.keep[b]);
+    const std::int32_t num_keys = keys_to_multiply(query, keep_of(task, b));
     if (num_keys == 0) continue;
     const KvBlock* next = next_keys(task, b);
     FetchBetween fetch = Isa::kFetches && query.rows <= kFewRows
