@@ -12,6 +12,11 @@
 namespace intflash::internal {
 namespace {
 
+INTFLASH_INLINE void fold_row(const std::int32_t* from, float gain, float* out) {
+  Amx::store_f32(
+      out, Amx::fma(Amx::to_f32(Amx::load(from)), Amx::broadcast_f32(gain), Amx::load_f32(out)));
+}
+
 // Tiles between the store of one and the fold of it: vectors cannot take the bytes of a tile store
 // before they are in L1, so a tile waits for four multiplications.
 constexpr std::int32_t kProductTiles = 4;
@@ -66,11 +71,6 @@ class FoldQueue {
   }
 
  private:
-  static INTFLASH_INLINE void fold_row(const std::int32_t* from, float gain, float* out) {
-    Amx::store_f32(
-        out, Amx::fma(Amx::to_f32(Amx::load(from)), Amx::broadcast_f32(gain), Amx::load_f32(out)));
-  }
-
   Products& products_;
   const float* gain_ = nullptr;
   float* const* accumulators_ = nullptr;

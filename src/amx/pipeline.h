@@ -6,7 +6,8 @@
 //   tiles     Q K^T of block j            P V of block j - 1
 //   vectors   weights of block j - 1      scores of block j, folding of P V
 //
-// and one stage after the other for blocks that are masked or capped.
+// and one stage after the other for blocks that are masked or capped. Tiles of 32 rows have a
+// pipeline of their own.
 #pragma once
 
 #include <cstddef>
@@ -16,6 +17,7 @@
 #include "amx/rows.h"
 #include "amx/softmax.h"
 #include "amx/tile_products.h"
+#include "amx/wide_pipeline.h"
 
 namespace intflash::internal {
 namespace {
@@ -88,7 +90,10 @@ class ScoreBuffers {
 template <std::int32_t kRowTiles>
 struct FoldTick {
   FoldQueue<kRowTiles>& fold;
-  INTFLASH_INLINE void operator()() { fold.fold_eight(); }
+  template <class AnyTick>
+  INTFLASH_INLINE void operator()(AnyTick) {
+    fold.fold_eight();
+  }
 };
 
 template <std::int32_t kRowTiles>
@@ -105,12 +110,14 @@ struct WeighTick {
   INTFLASH_INLINE void row(std::int32_t r) {
     if (r >= rows) return;
     const std::int16_t* x = scores.row<std::int16_t>(r);
-    const Amx::I32 sums =
-        weigh_plain_row(x, scratch.top[r], *scratch.control[r], constants, scratch.tile.weights[r]);
+    std::uint8_t* const weights = scratch.tile.weights[r];
+    const Amx::I32 sums = weigh_plain_row<64>(x, scratch.top[r], weight_control_of(scratch, r),
+                                              constants, weights, weights + kBlockTokens);
     if (any_light) add_light_keys_to(scratch, r, block, sums, x);
     Amx::store(scratch.lanes + r, sums);
   }
-  INTFLASH_INLINE void operator()() {
+  template <class AnyTick>
+  INTFLASH_INLINE void operator()(AnyTick) {
     fold.fold_eight();
     pace.tick(*this);
   }
@@ -131,12 +138,16 @@ struct ScoreTick {
 
   INTFLASH_INLINE void row(std::int32_t r) {
     if (r >= rows) return;
-    const ScoreRow row =
-        score_row_of(scratch, r, low_dots.row<std::int32_t>(r), high_dots.row<std::int32_t>(r));
-    Amx::store(scratch.lanes + r,
-               score_plain_row(row, key_factor, high_bytes, scores.row<std::int16_t>(r)));
+    const std::int32_t* const low = low_dots.row<std::int32_t>(r);
+    const std::int32_t* const high = high_dots.row<std::int32_t>(r);
+    const auto dots = [&](std::int32_t i) __attribute__((always_inline)) {
+      return i < 4 ? low + i * 16 : high + (i - 4) * 16;
+    };
+    Amx::store(scratch.lanes + r, score_plain_row<64>(score_row_of(scratch, r), dots, key_factor,
+                                                      high_bytes, scores.row<std::int16_t>(r)));
   }
-  INTFLASH_INLINE void operator()() {
+  template <class AnyTick>
+  INTFLASH_INLINE void operator()(AnyTick) {
     fold.fold_eight();
     pace.tick(*this);
   }
@@ -205,7 +216,8 @@ class Pipeline {
     } else {
       products_.begin_values(*previous, weights_);
     }
-    enter_plain_rows<kRows>(*previous, state_, rows_, head_dim_v_, scratch_);
+    for (std::int32_t r = 0; r < kRows; r += 16)
+      enter_16_rows(*previous, state_, r, rows_, head_dim_v_, scratch_);
   }
 
   // P V of the previous block, and scores of block.
@@ -229,7 +241,7 @@ class Pipeline {
       products_.store_last_tile();
     }
     tick.pace.finish(tick);
-    if (block != nullptr) finish_tops<kRows>(scratch_);
+    for (std::int32_t r = 0; block != nullptr && r < kRows; r += 16) finish_tops_of_16(scratch_, r);
   }
 
   AmxScratch& scratch_;
@@ -251,7 +263,7 @@ template <std::int32_t kRowTiles, std::int32_t kSlices>
 INTFLASH_NOINLINE void attend_special_block(const TileTask& task, std::int32_t b,
                                             AmxScratch& scratch,
                                             TileProducts<kRowTiles, kSlices> products) {
-  const std::int32_t num_keys = keys_to_multiply(*task.query, task.keep[b]);
+  const std::int32_t num_keys = keys_to_multiply(*task.query, keep_of(task, b));
   if (num_keys == 0) return;
   const ScoreBlock& block = task.blocks[b];
   TileScratch<Amx>& tile = scratch.tile;
@@ -274,8 +286,16 @@ INTFLASH_NOINLINE void attend_special_block(const TileTask& task, std::int32_t b
 // Whether the block may go through the pipeline. In its fixed point a unit must not exceed one
 // octave, which is so for all but scores beyond 2^14.
 INTFLASH_INLINE bool is_plain(const TileTask& task, std::int32_t b, std::int32_t exponent_limit) {
-  return task.keep[b] == nullptr && !(task.score_cap > 0.0f) &&
+  return keep_of(task, b) == nullptr && !(task.score_cap > 0.0f) &&
          exponent_limit + task.blocks[b].key_exponent <= 0;
+}
+
+// How many blocks from b on may go through the pipeline.
+INTFLASH_INLINE std::int32_t count_plain(const TileTask& task, std::int32_t b,
+                                         std::int32_t exponent_limit) {
+  std::int32_t plain = 0;
+  while (b + plain < task.num_blocks && is_plain(task, b + plain, exponent_limit)) ++plain;
+  return plain;
 }
 
 template <std::int32_t kRowTiles, std::int32_t kSlices>
@@ -287,8 +307,7 @@ INTFLASH_NOINLINE void attend_rows(const TileTask& task) {
   const TileProducts<kRowTiles, kSlices> products(*task.query, query_tiles, scratch.nowhere);
   const std::int32_t limit = exponent_limit(*task.query);
   for (std::int32_t b = 0; b < task.num_blocks;) {
-    std::int32_t plain = 0;
-    while (b + plain < task.num_blocks && is_plain(task, b + plain, limit)) ++plain;
+    const std::int32_t plain = count_plain(task, b, limit);
     if (plain > 0) {
       Pipeline<kRowTiles, kSlices>(own, scratch, products).run(task.blocks + b, plain);
       b += plain;
@@ -301,6 +320,32 @@ INTFLASH_NOINLINE void attend_rows(const TileTask& task) {
   end_rows(task, scratch);
 }
 
+// The same for 32 rows, which may go through several spans.
+template <std::int32_t kSlices>
+INTFLASH_NOINLINE void attend_wide_rows(const TileTask& task) {
+  AmxScratch& scratch = *static_cast<AmxScratch*>(task.scratch);
+  std::int8_t* query_tiles = reinterpret_cast<std::int8_t*>(&scratch + 1);
+  TileTask own = task;
+  begin_rows(own, kWideRows, scratch, query_tiles);
+  SpanStates spans(task, scratch);
+  const TileProducts<2, kSlices> products(*task.query, query_tiles, scratch.nowhere);
+  const std::int32_t limit = exponent_limit(*task.query);
+  for (std::int32_t b = 0; b < task.num_blocks;) {
+    if (spans.begins_span(b)) spans.next_span();
+    const std::int32_t plain = count_plain(task, b, limit);
+    if (plain > 0) {
+      WidePipeline<kSlices>(task, scratch, products.query(), spans).run(task, b, plain);
+      b += plain;
+    } else {
+      own.state = spans.at_work();
+      attend_special_block<2, kSlices>(own, b, scratch, products);
+      ++b;
+    }
+  }
+  tiles::release();
+  spans.end_span();
+}
+
 template <std::int32_t kRowTiles>
 INTFLASH_INLINE void attend_slices(const TileTask& task) {
   if (task.query->head_dim <= 64) return attend_rows<kRowTiles, 1>(task);
@@ -308,9 +353,17 @@ INTFLASH_INLINE void attend_slices(const TileTask& task) {
   attend_rows<kRowTiles, kManySlices>(task);
 }
 
+// attend_spans.
+void attend_spans_amx(const TileTask& task) {
+  if (task.query->head_dim <= 64) return attend_wide_rows<1>(task);
+  if (task.query->head_dim <= 128) return attend_wide_rows<2>(task);
+  attend_wide_rows<kManySlices>(task);
+}
+
 void attend_tile_amx(const TileTask& task) {
   if (task.query->rows <= kRowsPerTile) return attend_slices<1>(task);
-  attend_slices<2>(task);
+  if (task.query->rows < kWideRows) return attend_slices<2>(task);
+  attend_spans_amx(task);
 }
 
 std::size_t scratch_bytes_amx(std::int32_t head_dim, std::int32_t) {

@@ -1,10 +1,10 @@
 // Copyright 2026 The intflash Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// Q K^T and P V on tiles. After each multiplication of tiles they call `tick`, which does a piece
-// of vector work: a tile multiplication takes 16 cycles of one port and leaves the others free, but
-// the CPU looks ahead only some 500 instructions, so that such work must stand between
-// multiplications.
+// Q K^T and P V on tiles. Beside each multiplication of tiles they call `work` with a Tick, which
+// does a piece of vector work: a tile multiplication takes 16 cycles of one port and leaves the
+// others free, but the CPU looks ahead only some 500 instructions, so that such work must stand
+// between multiplications.
 //
 // How a step of 16 keys, or of 16 channels, uses the eight registers:
 //   0, 1  sums: rows 0 ... 15 and 16 ... 31; with one tile of rows, two steps in turn
@@ -43,6 +43,20 @@ struct TileMatrix {
 struct StreamedTiles {
   const std::int8_t* tile[2];
 };
+
+// Which of a step's ticks it is, so that work can be laid out when this is compiled.
+template <std::int32_t kIndex, std::int32_t kTicks>
+struct Tick {
+  // Where this tick's share of n pieces begins, and how many it has.
+  static constexpr std::int32_t begin(std::int32_t n) { return n * kIndex / kTicks; }
+  static constexpr std::int32_t share(std::int32_t n) {
+    return n * (kIndex + 1) / kTicks - begin(n);
+  }
+  // Whether quarter `at` of the step begins with it.
+  static constexpr bool begins_quarter(std::int32_t at) { return kIndex * 4 == at * kTicks; }
+};
+constexpr std::int32_t kResidentTicks = 8;  // of resident_step
+constexpr std::int32_t kLongTicks = 3;      // of long_key_step
 
 // The tile that is waiting to be stored, in register 1.
 struct PendingStore {
@@ -122,118 +136,125 @@ INTFLASH_INLINE void load_second_rows(const TileMatrix& a) {
 
 // 32 rows. Registers 2 and 3 hold the step's tiles, and get those of `next`; with `reload`
 // registers 4 and 6 get the first rows of the next phase's operand.
-template <bool kWeights, class Tick>
+template <bool kWeights, class Work>
 INTFLASH_INLINE void resident_step(const TileMatrix& out, const StreamedTiles& next,
                                    const TileMatrix& next_a, bool reload, PendingStore& pending,
-                                   Tick& tick) {
+                                   Work& work) {
   tiles::zero<0>();
   multiply<kWeights, 0, 4, 2>();
+  work(Tick<0, kResidentTicks>{});
   store_pending<1>(pending);
   if (reload) tiles::load<4>(next_a.tile(0, 0), next_a.stride);
-  tick();
+  work(Tick<1, kResidentTicks>{});
   multiply<kWeights, 0, 6, 3>();
+  work(Tick<2, kResidentTicks>{});
   if (reload) tiles::load<6>(next_a.tile(0, 1), next_a.stride);
   tiles::zero<1>();
-  tick();
+  work(Tick<3, kResidentTicks>{});
   multiply<kWeights, 1, 5, 2>();
   tiles::load_stream<2>(next.tile[0], 64);
+  work(Tick<4, kResidentTicks>{});
   tiles::store<0>(out.rows[0], out.stride);
-  tick();
+  work(Tick<5, kResidentTicks>{});
   multiply<kWeights, 1, 7, 3>();
   tiles::load_stream<3>(next.tile[1], 64);
+  work(Tick<6, kResidentTicks>{});
   pending = {out.rows[1], out.stride};
-  tick();
+  work(Tick<7, kResidentTicks>{});
 }
 
 // 16 rows or fewer: sums alternate between registers 0 and 1.
-template <bool kWeights, std::int32_t kSum, class Tick>
+template <bool kWeights, std::int32_t kSum, class Work>
 INTFLASH_INLINE void resident_step_one(const TileMatrix& out, const StreamedTiles& next,
-                                       PendingStore& pending, Tick& tick) {
+                                       PendingStore& pending, Work& work) {
   tiles::zero<kSum>();
   multiply<kWeights, kSum, 4, 2>();
   store_pending<1 - kSum>(pending);
   tiles::load_stream<2>(next.tile[0], 64);
-  tick();
+  work(Tick<0, 2>{});
   multiply<kWeights, kSum, 6, 3>();
   tiles::load_stream<3>(next.tile[1], 64);
   pending = {out.rows[0], out.stride};
-  tick();
+  work(Tick<1, 2>{});
 }
 
 // ---- Steps of Q K^T with head_dim <= 64 ----
 
-template <class Tick>
+template <class Work>
 INTFLASH_INLINE void short_key_step(const TileMatrix& out, const std::int8_t* next,
-                                    PendingStore& pending, Tick& tick) {
+                                    PendingStore& pending, Work& work) {
   tiles::zero<0>();
   tiles::dot_s8_s8<0, 6, 3>();
   store_pending<1>(pending);
-  tick();
+  work(Tick<0, 2>{});
   tiles::zero<1>();
   tiles::dot_s8_s8<1, 7, 3>();
   tiles::load_stream<3>(next, 64);
   tiles::store<0>(out.rows[0], out.stride);
   pending = {out.rows[1], out.stride};
-  tick();
+  work(Tick<1, 2>{});
 }
 
-template <std::int32_t kSum, class Tick>
+template <std::int32_t kSum, class Work>
 INTFLASH_INLINE void short_key_step_one(const TileMatrix& out, const std::int8_t* next,
-                                        PendingStore& pending, Tick& tick) {
+                                        PendingStore& pending, Work& work) {
   tiles::zero<kSum>();
   tiles::dot_s8_s8<kSum, 6, 3>();
   store_pending<1 - kSum>(pending);
   tiles::load_stream<3>(next, 64);
   pending = {out.rows[0], out.stride};
-  tick();
+  work(Tick<0, 1>{});
 }
 
 // Its step of P V: registers 6 and 7 hold the query, so P passes through 4 and 5.
-template <class Tick>
+template <class Work>
 INTFLASH_INLINE void short_value_step(const TileMatrix& out, const StreamedTiles& values,
                                       const TileMatrix& weights, PendingStore& pending,
-                                      Tick& tick) {
+                                      Work& work) {
   tiles::load_stream<2>(values.tile[0], 64);
   tiles::load<4>(weights.tile(0, 0), weights.stride);
   tiles::load<5>(weights.tile(1, 0), weights.stride);
   tiles::zero<0>();
   tiles::dot_u8_s8<0, 4, 2>();
   store_pending<1>(pending);
-  tick();
+  work(Tick<0, 4>{});
   tiles::zero<1>();
   tiles::dot_u8_s8<1, 5, 2>();
   tiles::load_stream<2>(values.tile[1], 64);
   tiles::load<4>(weights.tile(0, 1), weights.stride);
   tiles::load<5>(weights.tile(1, 1), weights.stride);
-  tick();
+  work(Tick<1, 4>{});
   tiles::dot_u8_s8<0, 4, 2>();
-  tick();
+  work(Tick<2, 4>{});
   tiles::dot_u8_s8<1, 5, 2>();
   tiles::store<0>(out.rows[0], out.stride);
   pending = {out.rows[1], out.stride};
-  tick();
+  work(Tick<3, 4>{});
 }
 
-template <std::int32_t kSum, class Tick>
+template <std::int32_t kSum, class Work>
 INTFLASH_INLINE void short_value_step_one(const TileMatrix& out, const StreamedTiles& values,
-                                          PendingStore& pending, Tick& tick) {
+                                          PendingStore& pending, Work& work) {
   tiles::load_stream<2>(values.tile[0], 64);
   tiles::zero<kSum>();
   tiles::dot_u8_s8<kSum, 4, 2>();
   store_pending<1 - kSum>(pending);
   tiles::load_stream<2>(values.tile[1], 64);
-  tick();
+  work(Tick<0, 2>{});
   tiles::dot_u8_s8<kSum, 5, 2>();
   pending = {out.rows[0], out.stride};
-  tick();
+  work(Tick<1, 2>{});
 }
 
 // ---- A step of Q K^T with head_dim > 128 ----
 
-// sums += one slice, through the registers kB for keys and kA, kA + 1 for the query.
-template <std::int32_t kRowTiles, std::int32_t kSum, std::int32_t kA, bool kFirst, class Tick>
+// sums += one slice, through the registers kB for keys and kA, kA + 1 for the query. Only the first
+// kLongTicks slices have a tick, as there are never fewer.
+template <std::int32_t kRowTiles, std::int32_t kSum, std::int32_t kA, std::int32_t kSlice,
+          class Work>
 INTFLASH_INLINE void add_slice(const TileMatrix& query, std::int32_t s, const std::int8_t* keys,
-                               const PendingStore& pending, Tick& tick) {
+                               const PendingStore& pending, Work& work) {
+  constexpr bool kFirst = kSlice == 0;
   constexpr std::int32_t kB = kA == 4 ? 2 : 3;
   tiles::load_stream<kB>(keys, 64);
   tiles::load<kA>(query.tile(0, s), query.stride);
@@ -245,23 +266,24 @@ INTFLASH_INLINE void add_slice(const TileMatrix& query, std::int32_t s, const st
     tiles::load<kA + 1>(query.tile(1, s), query.stride);
     tiles::dot_s8_s8<1, kA + 1, kB>();
   }
-  tick();
+  if constexpr (kSlice < kLongTicks) work(Tick<kSlice, kLongTicks>{});
 }
 
-template <std::int32_t kRowTiles, std::int32_t kSum, class Tick>
+template <std::int32_t kRowTiles, std::int32_t kSum, class Work>
 INTFLASH_INLINE void long_key_step(const TileMatrix& out, const KeyTiles& keys,
                                    std::int32_t key_tile, const TileMatrix& query,
-                                   std::int32_t slices, PendingStore& pending, Tick& tick) {
+                                   std::int32_t slices, PendingStore& pending, Work& work) {
   const std::int8_t* tile = keys.tile(key_tile);
   tiles::zero<kSum>();
-  add_slice<kRowTiles, kSum, 4, true>(query, 0, tile, pending, tick);
-  std::int32_t s = 1;
+  add_slice<kRowTiles, kSum, 4, 0>(query, 0, tile, pending, work);
+  add_slice<kRowTiles, kSum, 6, 1>(query, 1, tile + keys.slice(1), pending, work);
+  add_slice<kRowTiles, kSum, 4, 2>(query, 2, tile + keys.slice(2), pending, work);
+  std::int32_t s = 3;
   for (; s + 2 <= slices; s += 2) {
-    add_slice<kRowTiles, kSum, 6, false>(query, s, tile + keys.slice(s), pending, tick);
-    add_slice<kRowTiles, kSum, 4, false>(query, s + 1, tile + keys.slice(s + 1), pending, tick);
+    add_slice<kRowTiles, kSum, 6, 3>(query, s, tile + keys.slice(s), pending, work);
+    add_slice<kRowTiles, kSum, 4, 3>(query, s + 1, tile + keys.slice(s + 1), pending, work);
   }
-  if (s < slices)
-    add_slice<kRowTiles, kSum, 6, false>(query, s, tile + keys.slice(s), pending, tick);
+  if (s < slices) add_slice<kRowTiles, kSum, 6, 3>(query, s, tile + keys.slice(s), pending, work);
   if constexpr (kRowTiles == 2) tiles::store<0>(out.rows[0], out.stride);
   pending = {out.rows[kRowTiles - 1], out.stride};
 }

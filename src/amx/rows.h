@@ -20,21 +20,31 @@ constexpr std::int32_t kScoreBufferBytes = 4096;
 constexpr std::int32_t kScoreRowBytes = 256;
 constexpr std::uint32_t kScoreBuffers = 5;
 
+// What the pipeline of 32 rows writes in every block.
+constexpr std::int32_t kWideRows = 2 * kRowsPerTile;
+constexpr std::int32_t kFoldLag = 2;  // channel tiles between a product and its fold
+struct WideBuffers {
+  alignas(64) char scores[2][kWideRows * kBlockTokens * 4];  // dots with half of the keys
+  alignas(64) std::uint8_t weights[2][kWideRows][kBlockTokens];
+  alignas(64) std::int32_t products[kFoldLag][kWideRows][16];
+};
+
 // Scratch of attend_tile; the query's tiles follow it. What every block writes should stay in L1:
-// 20 KiB of scores, 4 KiB of products, 4 KiB of P and 3 KiB of rows, beside 16 KiB of accumulators
-// where there are 128 channels.
+// of 32 rows 16 KiB of scores, 4 KiB of P, 4 KiB of products and 3 KiB of rows, beside 16 KiB of
+// accumulators where there are 128 channels; of fewer rows 20 KiB of scores.
 struct AmxScratch {
-  alignas(64) char scores[kScoreBuffers][kScoreBufferBytes];
+  union {
+    alignas(64) char scores[kScoreBuffers][kScoreBufferBytes];
+    WideBuffers wide;
+  };
   alignas(64) std::int32_t products[kProductTiles][16][16];
   Amx::I32 lanes[kMaxTileRows];  // of maxima, then of sums; a vector a row
 
   // Per row, of the block at work.
   alignas(64) std::int32_t exponent[kMaxTileRows];  // RowScale::exponent
-  alignas(64) std::uint32_t shift[kMaxTileRows];    // shift_control
+  alignas(64) std::uint32_t shift[kMaxTileRows];    // of shift_controls
   alignas(64) std::int32_t top[kMaxTileRows];       // of weigh_plain_row
-  const std::int16_t* value_term_of[kMaxTileRows];  // a row of value_term
-  const WeightControl* control[kMaxTileRows];
-  alignas(64) float light_sum[kMaxTileRows];  // where the block has light keys
+  alignas(64) float light_sum[kMaxTileRows];        // where the block has light keys
   // Per row.
   alignas(64) std::int32_t multiplier[kMaxTileRows];  // in both halves
   alignas(64) float reference[kMaxTileRows];
@@ -111,25 +121,38 @@ INTFLASH_INLINE std::int32_t exponent_limit(const QueryTile& query) {
   return limit;
 }
 
+// row_scale of 16 rows where all exponents are <= 0; the result has a bit for each place in
+// value_term.
+INTFLASH_INLINE std::uint32_t scale_16_rows(const QueryTile& query, std::int32_t first,
+                                            const ScoreBlock& block, AmxScratch& scratch) {
+  const Amx::I32 both =
+      Amx::add32(Amx::load(query.exponent + first), Amx::broadcast32(block.key_exponent));
+  const Amx::F32 product = Amx::multiply_f32(Amx::load_f32(query.mantissa + first),
+                                             Amx::broadcast_f32(block.key_mantissa));
+  const Amx::I32 bits = Amx::add32(Amx::load(query.score_bits + first), both);
+  const Amx::I32 bound = Amx::sub32(bits, Amx::broadcast32(kScoreBits));
+  const Amx::I32 tight =
+      Amx::sub32_where(Amx::less(product, Amx::broadcast_f32(0.5f)), bound, Amx::broadcast32(1));
+  const Amx::I32 exponent = Amx::max32(Amx::max32(Amx::broadcast32(-kExponentBits), both), tight);
+  const Amx::I32 shift = Amx::min32(Amx::sub32(exponent, both), Amx::broadcast32(31));
+  Amx::store(scratch.exponent + first, exponent);
+  Amx::store(scratch.shift + first, shift_controls(shift));
+  return Amx::or_lanes32(Amx::shift_left32(Amx::broadcast32(1),
+                                           Amx::add32(exponent, Amx::broadcast32(kExponentBits))));
+}
+
 // What score_plain_row and weigh_plain_row need to know of the rows in a block where all exponents
 // are <= 0.
 template <std::int32_t kRows>
-INTFLASH_NOINLINE void scale_plain_rows(const QueryTile& query, const ScoreBlock& block,
-                                        AmxScratch& scratch) {
+INTFLASH_INLINE void scale_plain_rows(const QueryTile& query, const ScoreBlock& block,
+                                      AmxScratch& scratch) {
   std::uint32_t used = 0;
-  for (std::int32_t r = 0; r < kRows; ++r) {
-    const RowScale scale = row_scale(query, r, block.key_exponent, block.key_mantissa);
-    scratch.exponent[r] = scale.exponent;
-    scratch.shift[r] = shift_control(scale.shift);
-    used |= 1u << (scale.exponent + kExponentBits);
-  }
-  for (std::int32_t r = 0; r < kRows; ++r) {
-    scratch.value_term_of[r] = scratch.value_term[scratch.exponent[r] + kExponentBits];
-    scratch.control[r] = &kWeightControls.at[-scratch.exponent[r]];
-  }
+  INTFLASH_UNROLL
+  for (std::int32_t r = 0; r < kRows; r += 16) used |= scale_16_rows(query, r, block, scratch);
   for (; used != 0; used &= used - 1) {
     const std::int32_t coarser = __builtin_ctz(used);
     const Amx::I16 factor = Amx::broadcast16(min_of(1 << (15 - coarser), 32767));
+    INTFLASH_UNROLL
     for (std::int32_t key = 0; key < kScoreBlock; key += 32) {
       Amx::store(scratch.value_term[coarser] + key,
                  Amx::multiply_q15(Amx::load(block.value_log2 + key), factor));
@@ -137,20 +160,27 @@ INTFLASH_NOINLINE void scale_plain_rows(const QueryTile& query, const ScoreBlock
   }
 }
 
-INTFLASH_INLINE ScoreRow score_row_of(const AmxScratch& scratch, std::int32_t row,
-                                      const std::int32_t* low, const std::int32_t* high) {
-  return {{low, high}, scratch.shift[row], scratch.multiplier[row], scratch.value_term_of[row]};
+INTFLASH_INLINE ScoreRow score_row_of(const AmxScratch& scratch, std::int32_t row) {
+  return {scratch.shift[row], scratch.multiplier[row],
+          scratch.value_term[scratch.exponent[row] + kExponentBits]};
+}
+INTFLASH_INLINE const WeightControl& weight_control_of(const AmxScratch& scratch,
+                                                       std::int32_t row) {
+  return kWeightControls.at[-scratch.exponent[row]];
 }
 
-// Each row's top from the maxima of pairs of rows.
-template <std::int32_t kRows>
-INTFLASH_INLINE void finish_tops(AmxScratch& scratch) {
-  for (std::int32_t r = 0; r < kRows; r += 16) {
-    const Amx::I16 largest = Amx::max_halves_of_16(scratch.lanes + r);
-    const Amx::I32 places = _mm512_sub_epi32(Amx::zero(), Amx::load(scratch.exponent + r));
-    const Amx::I16 octaves = _mm512_sllv_epi32(Amx::broadcast32(octaves_above(0)), places);
-    Amx::store(scratch.top + r, Amx::add(largest, octaves));
-  }
+// octaves in the fixed point of each of 16 rows.
+INTFLASH_INLINE Amx::I32 octaves_of_16(const AmxScratch& scratch, std::int32_t first,
+                                       std::int32_t octaves) {
+  return Amx::shift_left32(Amx::broadcast32(octaves),
+                           Amx::sub32(Amx::zero(), Amx::load(scratch.exponent + first)));
+}
+
+// Tops of rows first ... first + 15 from the maxima of pairs of rows.
+INTFLASH_INLINE void finish_tops_of_16(AmxScratch& scratch, std::int32_t first) {
+  const Amx::I16 largest = Amx::max_halves_of_16(scratch.lanes + first);
+  Amx::store(scratch.top + first,
+             Amx::add(largest, octaves_of_16(scratch, first, octaves_above(0))));
 }
 
 // The largest folded score of a row, in its fixed point.
@@ -168,41 +198,57 @@ INTFLASH_NOINLINE void add_light_keys_to(AmxScratch& scratch, std::int32_t row,
                                  largest_score(scratch, row), scale, block, nullptr, x);
 }
 
-// Takes the weights of a plain block into the states of its rows, and leaves their gains. Loops run
-// between local arrays, so that nothing seems to alias and they vectorize.
-template <std::int32_t kRows>
-INTFLASH_NOINLINE void enter_plain_rows(const ScoreBlock& block, const AttentionState& state,
+// exp2_of.
+INTFLASH_INLINE Amx::F32 exp2_of_16(Amx::F32 x) {
+  const Amx::F32 bounded = Amx::max_f32(Amx::broadcast_f32(-127.0f), x);
+  const Amx::F32 whole = Amx::floor_f32(bounded);
+  const Amx::F32 fraction = Amx::sub_f32(bounded, whole);
+  Amx::F32 power = Amx::broadcast_f32(kExp2Terms[0]);
+  INTFLASH_UNROLL
+  for (std::int32_t i = 1; i < 6; ++i)
+    power = Amx::fma(power, fraction, Amx::broadcast_f32(kExp2Terms[i]));
+  return Amx::multiply_f32(power, Amx::power_of_two(Amx::to_int(whole)));
+}
+
+INTFLASH_NOINLINE void keep_16_in_reach(const AttentionState& state, std::int32_t first,
                                         std::int32_t rows, std::int32_t head_dim_v,
-                                        AmxScratch& scratch) {
-  alignas(64) float exponent[kRows];
-  alignas(64) float distance[kRows];
-  alignas(64) float alpha[kRows];
-  alignas(64) float sum[kRows];
-  for (std::int32_t r = 0; r < kRows; r += 16) {
-    Amx::store_f32(sum + r, block.any_light != 0 ? Amx::load_f32(scratch.light_sum + r)
-                                                 : Amx::to_f32(Amx::sum_of_16(scratch.lanes + r)));
+                                        const float* exponent) {
+  for (std::int32_t r = first; r < min_of(first + 16, rows); ++r)
+    keep_in_reach(state, r, head_dim_v, exponent[r - first]);
+}
+
+// Takes the weights of a plain block into the states of rows first ... first + 15, and leaves their
+// gains.
+INTFLASH_INLINE void enter_16_rows(const ScoreBlock& block, const AttentionState& state,
+                                   std::int32_t first, std::int32_t rows, std::int32_t head_dim_v,
+                                   AmxScratch& scratch) {
+  const Amx::F32 sum = block.any_light != 0 ? Amx::load_f32(scratch.light_sum + first)
+                                            : Amx::to_f32(Amx::sum_of_16(scratch.lanes + first));
+  const Amx::I32 largest = Amx::sub32(Amx::high_half32(Amx::load(scratch.top + first)),
+                                      octaves_of_16(scratch, first, kWeightPlaces));
+  const Amx::F32 exponent = Amx::multiply_f32(
+      Amx::to_f32(largest), Amx::power_of_two(Amx::load(scratch.exponent + first)));
+  Amx::F32 distance = Amx::sub_f32(exponent, Amx::load_f32(scratch.reference + first));
+  if (!Amx::all_at_most(distance, Amx::broadcast_f32(kMaxOverReference))) {
+    alignas(64) float exponents[16];
+    Amx::store_f32(exponents, exponent);
+    keep_16_in_reach(state, first, rows, head_dim_v, exponents);
+    distance = Amx::sub_f32(exponent, Amx::load_f32(scratch.reference + first));
   }
-  for (std::int32_t r = 0; r < kRows; ++r)
-    exponent[r] = static_cast<float>(largest_score(scratch, r)) * power_of_two(scratch.exponent[r]);
-  for (std::int32_t r = 0; r < kRows; ++r) distance[r] = exponent[r] - scratch.reference[r];
-  std::int32_t out_of_reach = 0;
-  for (std::int32_t r = 0; r < kRows; ++r) out_of_reach |= distance[r] <= kMaxOverReference ? 0 : 1;
-  if (out_of_reach != 0) {
-    for (std::int32_t r = 0; r < rows; ++r) keep_in_reach(state, r, head_dim_v, exponent[r]);
-    for (std::int32_t r = 0; r < rows; ++r) distance[r] = exponent[r] - scratch.reference[r];
-  }
-  for (std::int32_t r = 0; r < kRows; ++r) alpha[r] = exp2_of(distance[r]);
+  const Amx::F32 alpha = exp2_of_16(distance);
+  Amx::store_f32(scratch.row_sum + first,
+                 Amx::fma(sum, alpha, Amx::load_f32(scratch.row_sum + first)));
   const float value_unit = power_of_two(block.value_exponent);
-  for (std::int32_t r = 0; r < kRows; ++r)
-    scratch.row_sum[r] = fused(sum[r], alpha[r], scratch.row_sum[r]);
-  for (std::int32_t r = 0; r < kRows; ++r) scratch.tile.gain[r] = alpha[r] * value_unit;
+  Amx::store_f32(scratch.tile.gain + first,
+                 Amx::multiply_f32(alpha, Amx::broadcast_f32(value_unit)));
 }
 
 // Softmax of the rows of any block in the generic form, one stage after the other: from tile.dots
 // to P, gains and accumulators of the rows that see any of its keys; returns how many do.
 INTFLASH_NOINLINE std::int32_t weigh_special_block(const TileTask& task, std::int32_t b,
                                                    TileScratch<Amx>& tile) {
-  const std::int32_t active = weigh_block(task, b, tile);
+  FetchBetween none;
+  const std::int32_t active = weigh_block(task, b, none, tile);
   for (std::int32_t a = 0; a < active; ++a) {
     std::uint8_t* weights = tile.weights[a];
     for (std::int32_t at = 0; at < kScoreBlock; at += 64)

@@ -52,6 +52,42 @@ struct Amx : Avx512 {
   static INTFLASH_INLINE I16 pack16(I32 a, I32 b) { return narrow(repeat32(0x28200800), a, b); }
   static INTFLASH_INLINE I32 pack8(I16 a, I16 b) { return narrow(repeat32(0x30201000), a, b); }
 
+  static INTFLASH_INLINE I32 sub32(I32 a, I32 b) { return _mm512_sub_epi32(a, b); }
+  static INTFLASH_INLINE I32 min32(I32 a, I32 b) { return _mm512_min_epi32(a, b); }
+  static INTFLASH_INLINE I32 bit_or(I32 a, I32 b) { return _mm512_or_si512(a, b); }
+  static INTFLASH_INLINE std::uint32_t or_lanes32(I32 a) {
+    return static_cast<std::uint32_t>(_mm512_reduce_or_epi32(a));
+  }
+  static INTFLASH_INLINE I32 shift_left32(I32 a, I32 count) { return _mm512_sllv_epi32(a, count); }
+  template <unsigned kCount>
+  static INTFLASH_INLINE I32 shift_left32(I32 a) {
+    return _mm512_slli_epi32(a, kCount);
+  }
+  static INTFLASH_INLINE I32 high_half32(I32 a) { return _mm512_srai_epi32(a, 16); }
+
+  static INTFLASH_INLINE F32 multiply_f32(F32 a, F32 b) { return _mm512_mul_ps(a, b); }
+  static INTFLASH_INLINE F32 sub_f32(F32 a, F32 b) { return _mm512_sub_ps(a, b); }
+  // b where a is no number.
+  static INTFLASH_INLINE F32 max_f32(F32 a, F32 b) { return _mm512_max_ps(a, b); }
+  static INTFLASH_INLINE F32 floor_f32(F32 a) {
+    return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+  }
+  static INTFLASH_INLINE I32 to_int(F32 a) { return _mm512_cvtps_epi32(a); }
+  // A bit per lane.
+  static INTFLASH_INLINE __mmask16 less(F32 a, F32 b) {
+    return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ);
+  }
+  static INTFLASH_INLINE bool all_at_most(F32 a, F32 b) {
+    return _mm512_cmp_ps_mask(a, b, _CMP_LE_OQ) == 0xffff;
+  }
+  static INTFLASH_INLINE I32 sub32_where(__mmask16 lanes, I32 a, I32 b) {
+    return _mm512_mask_sub_epi32(a, lanes, a, b);
+  }
+  // For exponents of power_of_two.
+  static INTFLASH_INLINE F32 power_of_two(I32 exponent) {
+    return _mm512_castsi512_ps(shift_left32<23>(add32(exponent, broadcast32(127))));
+  }
+
   // All ones where a key is kept, for 32 keys in narrowed order.
   static INTFLASH_INLINE I16 keep_words(const std::uint64_t* keep, std::int32_t first_key) {
     const std::uint32_t bits = static_cast<std::uint32_t>(keep[first_key / 64] >> (first_key % 64));
@@ -60,6 +96,9 @@ struct Amx : Avx512 {
 
   static INTFLASH_INLINE I32 permute_bytes(I32 a, I32 index) {
     return _mm512_permutexvar_epi8(index, a);
+  }
+  static INTFLASH_INLINE I16 permute_words(I16 a, I16 index) {
+    return _mm512_permutexvar_epi16(index, a);
   }
 };
 

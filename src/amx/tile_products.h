@@ -47,13 +47,12 @@ class TileProducts {
     }
   }
 
-  INTFLASH_INLINE std::int32_t key_ticks() const {
-    return kSlices == 1   ? kKeyTiles * kRowTiles
-           : kSlices == 2 ? kKeyTiles * 2 * kRowTiles
-                          : kKeyTiles * slices_;
+  INTFLASH_INLINE const TileMatrix& query() const { return query_; }
+  static INTFLASH_INLINE std::int32_t key_ticks() {
+    return kKeyTiles * (kSlices == 1 ? kRowTiles : kSlices == 2 ? kResidentStepTicks : kLongTicks);
   }
   static INTFLASH_INLINE std::int32_t value_ticks(std::int32_t channel_tiles) {
-    return channel_tiles * 2 * kRowTiles;
+    return channel_tiles * (kSlices == 1 ? 2 * kRowTiles : kResidentStepTicks);
   }
 
   // Loads what Q K^T of a block finds in registers, where no phase before it has.
@@ -78,10 +77,10 @@ class TileProducts {
   }
 
   // Dots with the first key tiles, an even number. The last tile stays in a register.
-  template <class Tick>
+  template <class Work>
   INTFLASH_INLINE void multiply_keys(const ScoreBlock& block, std::int32_t key_tiles,
                                      const DotPlaces& out, Following following,
-                                     const TileMatrix& weights, Tick& tick) {
+                                     const TileMatrix& weights, Work& work) {
     // Each step loads the tiles of the next one.
     const KeyTiles keys = keys_of(block);
     StreamedTiles next[kKeyTiles];
@@ -97,16 +96,16 @@ class TileProducts {
     const auto step = [&](auto sum, std::int32_t at) __attribute__((always_inline)) {
       const TileMatrix to = {{place[at][0], place[at][1]}, out.low.stride, 0};
       if constexpr (kSlices == 1 && kRowTiles == 2) {
-        short_key_step(to, next[at].tile[0], pending_, tick);
+        short_key_step(to, next[at].tile[0], pending_, work);
       } else if constexpr (kSlices == 1) {
-        short_key_step_one<sum.kRegister>(to, next[at].tile[0], pending_, tick);
+        short_key_step_one<sum.kRegister>(to, next[at].tile[0], pending_, work);
       } else if constexpr (kSlices == 2 && kRowTiles == 2) {
         const bool reload = at + 1 == key_tiles && following.values != nullptr;
-        resident_step<false>(to, next[at], weights, reload, pending_, tick);
+        resident_step<false>(to, next[at], weights, reload, pending_, work);
       } else if constexpr (kSlices == 2) {
-        resident_step_one<false, sum.kRegister>(to, next[at], pending_, tick);
+        resident_step_one<false, sum.kRegister>(to, next[at], pending_, work);
       } else {
-        long_key_step<kRowTiles, sum.kRegister>(to, keys, at, query_, slices_, pending_, tick);
+        long_key_step<kRowTiles, sum.kRegister>(to, keys, at, query_, slices_, pending_, work);
       }
     };
     for_each_step(key_tiles, step);
@@ -121,10 +120,10 @@ class TileProducts {
   }
 
   // Products of P with all channel tiles, into fold's places.
-  template <class Tick>
+  template <class Work>
   INTFLASH_INLINE void multiply_values(const ScoreBlock& block, std::int32_t channel_tiles,
                                        const TileMatrix& weights, Following following,
-                                       FoldQueue<kRowTiles>& fold, Tick& tick) {
+                                       FoldQueue<kRowTiles>& fold, Work& work) {
     const ValueTiles values{block.half};
     const StreamedTiles after = streamed(following, values.at(channel_tiles - 1));
     const auto step = [&](auto sum, std::int32_t at) __attribute__((always_inline)) {
@@ -132,16 +131,16 @@ class TileProducts {
       const TileMatrix place = fold.place(at);
       const bool last = at + 1 == channel_tiles;
       if constexpr (kSlices == 1 && kRowTiles == 2) {
-        short_value_step(place, values.at(at), weights, pending_, tick);
+        short_value_step(place, values.at(at), weights, pending_, work);
       } else if constexpr (kSlices == 1) {
-        short_value_step_one<sum.kRegister>(place, values.at(at), pending_, tick);
+        short_value_step_one<sum.kRegister>(place, values.at(at), pending_, work);
       } else {
         const StreamedTiles then = last ? after : values.at(at + 1);
         if constexpr (kRowTiles == 2) {
           const bool reload = kSlices == 2 && last && following.keys != nullptr;
-          resident_step<true>(place, then, query_, reload, pending_, tick);
+          resident_step<true>(place, then, query_, reload, pending_, work);
         } else {
-          resident_step_one<true, sum.kRegister>(place, then, pending_, tick);
+          resident_step_one<true, sum.kRegister>(place, then, pending_, work);
         }
       }
     };
@@ -157,6 +156,8 @@ class TileProducts {
   }
 
  private:
+  static constexpr std::int32_t kResidentStepTicks = kRowTiles == 2 ? kResidentTicks : 2;
+
   template <std::int32_t kTile>
   struct SumRegister {
     static constexpr std::int32_t kRegister = kTile;

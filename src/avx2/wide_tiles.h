@@ -10,6 +10,7 @@
 #include <cstdint>
 
 #include "avx2/simd.h"
+#include "tile/fetch.h"
 #include "tile/panels.h"
 #include "tile/types.h"
 
@@ -18,6 +19,7 @@ namespace {
 
 struct WideTiles : Avx2 {
   static constexpr std::int32_t kTileRows = 24;  // as many as share a widened tile
+  static constexpr bool kFetches = true;
   static constexpr std::int32_t kMaxQuads = kMaxHeadDim / 4;
 
   // Elements 0 and 2 of each group of four bytes, and elements 1 and 3, as int16.
@@ -57,11 +59,11 @@ struct WideTiles : Avx2 {
     }
   }
 
-  // Meanwhile asks for as many of the lines that will be read next.
-  static INTFLASH_INLINE void widen_tile(const std::int8_t* codes, const std::int8_t* next,
-                                         std::int32_t quads, std::int16_t (*tile)[64]) {
+  // Meanwhile asks for lines that will be read next.
+  static INTFLASH_INLINE void widen_tile(const std::int8_t* codes, Fetch& fetch, std::int32_t quads,
+                                         std::int16_t (*tile)[64]) {
     for (std::int32_t quad = 0; quad < quads; ++quad) {
-      __builtin_prefetch(next + quad * 64, 0, 2);
+      fetch.beside<1>(quad);
       const I16 low = load(codes + quad * 64);
       const I16 high = load(codes + quad * 64 + 32);
       store(tile[quad], even_signed(low));
@@ -137,14 +139,16 @@ struct WideTiles : Avx2 {
 
   // dots [rows][kScoreBlock] with the first num_keys keys: 64 or 128.
   static INTFLASH_INLINE void qk_tile(const QueryTile& query, void* packed, const ScoreBlock& block,
-                                      std::int32_t num_keys, std::int32_t* dots) {
+                                      const KvBlock* next, std::int32_t num_keys,
+                                      std::int32_t* dots) {
     Scratch& scratch = *static_cast<Scratch*>(packed);
     const std::int32_t head_dim = query.head_dim;
     const std::int16_t* pairs = pairs_of(packed);
+    Fetch fetch = Fetch::keys(next);
     for (std::int32_t key = 0; key < num_keys; key += 16) {
       const KvBlock& half = block.half[key / kBlockTokens];
       const std::int32_t offset = key % kBlockTokens * head_dim;
-      widen_tile(half.key_codes + offset, half.value_codes + offset, head_dim / 4, scratch.tile);
+      widen_tile(half.key_codes + offset, fetch, head_dim / 4, scratch.tile);
       for_each_panel<6, 5, 4, 3, 2, 1>(query.rows, [&](auto panel, std::int32_t r) {
         qk_panel<decltype(panel)::kRows>(pairs + r * head_dim, head_dim, scratch.tile,
                                          dots + r * kScoreBlock + key);
@@ -168,17 +172,17 @@ struct WideTiles : Avx2 {
 
   static INTFLASH_INLINE void pv_tile(void* packed, const std::uint8_t* weights, std::int32_t rows,
                                       const ScoreBlock& block, const KvBlock* next,
-                                      std::int32_t /*head_dim*/, std::int32_t num_keys,
-                                      std::int32_t head_dim_v, const float* gain,
-                                      float* const* accumulators) {
+                                      std::int32_t num_keys, std::int32_t head_dim_v,
+                                      const float* gain, float* const* accumulators) {
     Scratch& scratch = *static_cast<Scratch*>(packed);
     for (std::int32_t r = 0; r < rows; ++r)
       widen_weights(weights + r * kScoreBlock, scratch.weights[r]);
+    Fetch fetch = Fetch::values(next, static_cast<std::int32_t>(round_up(head_dim_v, 16)));
     for (std::int32_t channel = 0; channel < head_dim_v; channel += 16) {
       for (std::int32_t half = 0; half < num_keys / kBlockTokens; ++half) {
         const std::int32_t offset = channel * kBlockTokens;
-        widen_tile(block.half[half].value_codes + offset, next[half].key_codes + offset,
-                   kBlockTokens / 4, scratch.tile + half * 16);
+        widen_tile(block.half[half].value_codes + offset, fetch, kBlockTokens / 4,
+                   scratch.tile + half * 16);
       }
       for_each_panel<6, 5, 4, 3, 2, 1>(rows, [&](auto panel, std::int32_t r) {
         pv_panel<decltype(panel)::kRows>(scratch.weights[r], scratch.tile, num_keys, gain + r,

@@ -24,17 +24,6 @@ std::uint64_t keep_word(KeyRange range, std::int64_t first_key) {
   return below_end & ~std::uint64_t{0} << begin;
 }
 
-BlockKind classify_block(const KeyRange* ranges, std::int32_t rows, std::int64_t first_key) {
-  bool any = false;
-  bool all = true;
-  for (std::int32_t r = 0; r < rows; ++r) {
-    any |= ranges[r].begin < first_key + kScoreBlock && ranges[r].end > first_key &&
-           ranges[r].begin < ranges[r].end;
-    all &= ranges[r].begin <= first_key && ranges[r].end >= first_key + kScoreBlock;
-  }
-  return !any ? BlockKind::kHidden : all ? BlockKind::kVisible : BlockKind::kMixed;
-}
-
 void write_keep_words(const KeyRange* ranges, std::int32_t rows, std::int64_t first_key,
                       std::uint64_t* words) {
   for (std::int32_t r = 0; r < rows; ++r) {

@@ -300,17 +300,29 @@ void attend_tile(const ItemHead& head) {
   head.finish(0, tile);
 }
 
+// Tile i against spans first ... end - 1 of the item, whose blocks are at hand.
+void attend_spans(const ItemHead& head, std::int64_t first, std::int64_t end, std::int64_t i,
+                  Tile& tile) {
+  for (std::int64_t s = first; s < end;) {
+    const std::int64_t span = head.item.first_span + s;
+    const ScoreBlock* blocks = head.worker.blocks + (s - first) * kBlocksPerSpan;
+    const std::int64_t whole =
+        count_whole_spans(head.group, tile, span, head.item.first_span + end);
+    if (whole > 1) {
+      attend_whole_spans(head.group, head.worker, span, whole, blocks, tile);
+    } else {
+      attend_span(head, span, i, blocks, nullptr, tile);
+    }
+    s += std::max<std::int64_t>(whole, 1);
+  }
+}
+
 // Some spans of keys and values stay in L2 while the item's tiles pass over them; where these are
 // all of them, a tile is finished before the next begins, and its states stay in L1.
 void attend_tiles(const ItemHead& head) {
   const Item& item = head.item;
   const std::int64_t at_once = head.attention.spans_at_once;
   const bool is_one_pass = item.num_spans <= at_once;
-  const auto attend = [&](std::int64_t first, std::int64_t end, std::int64_t i, Tile& tile) {
-    for (std::int64_t s = first; s < end; ++s)
-      attend_span(head, item.first_span + s, i, head.worker.blocks + (s - first) * kBlocksPerSpan,
-                  nullptr, tile);
-  };
   for (std::int64_t i = 0; !is_one_pass && i < item.num_tiles; ++i) head.begin(i, i);
   for (std::int64_t first = 0; first < item.num_spans; first += at_once) {
     const std::int64_t end = std::min<std::int64_t>(first + at_once, item.num_spans);
@@ -318,11 +330,11 @@ void attend_tiles(const ItemHead& head) {
       head.keys.gather_span(item.first_span + s, head.worker,
                             head.worker.blocks + (s - first) * kBlocksPerSpan);
     for (std::int64_t i = 0; !is_one_pass && i < item.num_tiles; ++i)
-      attend(first, end, i, *head.worker.tile(i));
+      attend_spans(head, first, end, i, *head.worker.tile(i));
   }
   for (std::int64_t i = 0; i < item.num_tiles; ++i) {
     Tile& tile = is_one_pass ? head.begin(i, 0) : *head.worker.tile(i);
-    if (is_one_pass) attend(0, item.num_spans, i, tile);
+    if (is_one_pass) attend_spans(head, 0, item.num_spans, i, tile);
     head.finish(i, tile);
   }
 }

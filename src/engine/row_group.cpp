@@ -123,6 +123,10 @@ std::uint32_t mask_block(const KernelTable& kernels, const Tile& tile, std::int6
   return biased;
 }
 
+bool all_see(const Tile& tile, KeyRange keys) {
+  return tile.max_begin <= keys.begin && tile.min_end >= keys.end;
+}
+
 bool all_kept(const std::uint64_t* words, std::int32_t rows) {
   return std::all_of(words, words + 2 * rows, [](std::uint64_t word) { return ~word == 0; });
 }
@@ -142,6 +146,19 @@ void set_row_mask(const RowGroup& group, RowPlace place, std::int32_t r, Tile& t
     bias.elements = nullptr;
   }
   tile.has_bias |= bias.elements != nullptr || bias.slope != 0 || bits.words != nullptr;
+}
+
+// Codes and scales of num_rows rows from first_row on: the rows of one head at once.
+void quantize_query_rows(const RowGroup& group, const TileShape& shape, std::int64_t first_row,
+                         std::int64_t num_rows, std::int8_t* codes, float* scales) {
+  const std::int64_t at_once = group.group_size == 1 ? num_rows : 1;
+  for (std::int64_t r = 0; r < num_rows; r += at_once) {
+    const RowPlace place = place_of(group, first_row + r);
+    quantize_tokens(*group.kernels, *group.query, group.query_dtype, group.batch, place.query_head,
+                    group.first_token + place.query, static_cast<std::int32_t>(at_once),
+                    group.head_dim, nullptr, group.rotate, shape.code_stride,
+                    codes + r * shape.code_stride, scales + r, later_rows(group.rope, place.query));
+  }
 }
 
 std::int8_t* codes_of(Tile& tile) {
@@ -174,6 +191,8 @@ void begin_tile(const TileShape& shape, const StateStack& states, Tile& tile) {
   tile.query.codes = codes_of(tile);
   tile.min_begin = INT64_MAX;
   tile.max_end = 0;
+  tile.max_begin = 0;
+  tile.min_end = INT64_MAX;
 }
 
 void add_rows(const RowGroup& group, const TileShape& shape, std::int64_t first_row,
@@ -185,14 +204,12 @@ void add_rows(const RowGroup& group, const TileShape& shape, std::int64_t first_
   std::int8_t* codes = codes_of(tile);
 
   const float to_log2 = static_cast<float>(static_cast<double>(group.softmax_scale) * kLog2E);
+  float scales[kMaxTileRows];
+  quantize_query_rows(group, shape, first_row, num_rows, codes + begin * shape.code_stride, scales);
   for (std::int32_t r = begin; r < query.rows; ++r) {
     const RowPlace place = place_of(group, first_row + r - begin);
-    std::int8_t* row_codes = codes + r * shape.code_stride;
-    float scale = 0;
-    quantize_tokens(*group.kernels, *group.query, group.query_dtype, group.batch, place.query_head,
-                    group.first_token + place.query, 1, group.head_dim, nullptr, group.rotate,
-                    shape.code_stride, row_codes, &scale, later_rows(group.rope, place.query));
-    set_row_factor(query, r, scale * to_log2);
+    const std::int8_t* row_codes = codes + r * shape.code_stride;
+    set_row_factor(query, r, scales[r - begin] * to_log2);
     // |query . key| <= 127 * sum of |code| for every key.
     const std::int32_t bound = 127 * group.kernels->sum_magnitudes(row_codes, group.head_dim);
     query.score_bits[r] =
@@ -200,6 +217,8 @@ void add_rows(const RowGroup& group, const TileShape& shape, std::int64_t first_
     tile.center_score[r] = center_score(group, place);
     query.score_term[r] = static_cast<float>(tile.center_score[r] * kLog2E);
     set_row_mask(group, place, r, tile);
+    tile.max_begin = std::max(tile.max_begin, tile.ranges[r].begin);
+    tile.min_end = std::min(tile.min_end, tile.ranges[r].end);
     if (tile.ranges[r].begin == tile.ranges[r].end) continue;
     tile.min_begin = std::min(tile.min_begin, tile.ranges[r].begin);
     tile.max_end = std::max(tile.max_end, tile.ranges[r].end);
@@ -231,6 +250,48 @@ bool sees_keys(const Tile& tile, KeyRange keys) {
   return tile.min_begin < keys.end && tile.max_end > keys.begin;
 }
 
+namespace {
+
+TileTask tile_task(const RowGroup& group, const Worker& worker, const Tile& tile,
+                   const AttentionState& state) {
+  TileTask task{};
+  task.query = &tile.query;
+  task.head_dim_v = static_cast<std::int32_t>(group.head_dim_v);
+  // Below 2^-100 all scores are the same, and 1 / score_cap might be no number.
+  if (group.score_cap > 0)
+    task.score_cap = static_cast<float>(
+        std::clamp(static_cast<double>(group.score_cap) * kLog2E, 0x1p-100, 3e38));
+  task.state = state;
+  task.scratch = worker.scratch;
+  return task;
+}
+
+}  // namespace
+
+std::int64_t count_whole_spans(const RowGroup& group, const Tile& tile, std::int64_t first,
+                               std::int64_t end) {
+  const KernelTable& kernels = *group.kernels;
+  if (kernels.attend_spans == nullptr || tile.query.rows < kernels.tile_rows || tile.has_bias)
+    return 0;
+  std::int64_t span = first;
+  while (span < std::min(end, first + kMaxSpansAtOnce) && all_see(tile, keys_of_span(span))) ++span;
+  return span - first;
+}
+
+void attend_whole_spans(const RowGroup& group, const Worker& worker, std::int64_t first,
+                        std::int64_t count, const ScoreBlock* blocks, Tile& tile) {
+  TileTask task = tile_task(group, worker, tile, enter_span(group, first, tile));
+  std::int32_t merges[kMaxSpansAtOnce] = {};
+  for (std::int64_t i = 1; i < count; ++i)
+    tile.tree.push(first + i, [&](std::int32_t) { ++merges[i]; });
+  task.state_stride = tile.states.stride;
+  task.merges = merges;
+  task.num_blocks = static_cast<std::int32_t>(count * kBlocksPerSpan);
+  task.blocks = blocks;
+  task.first_key = keys_of_span(first).begin;
+  group.kernels->attend_spans(task);
+}
+
 void attend_into(const RowGroup& group, const Worker& worker, const SpanKeys& keys,
                  const Tile& tile, const AttentionState& state) {
   const std::int64_t first_key =
@@ -241,15 +302,13 @@ void attend_into(const RowGroup& group, const Worker& worker, const SpanKeys& ke
   std::uint32_t biased[kBlocksPerSpan] = {};
   std::int32_t num_blocks = 0;
   for (std::int64_t key = first_key; key < end_key; key += kScoreBlock, ++num_blocks) {
-    const bool whole = classify_block(tile.ranges, rows, key) == BlockKind::kVisible;
+    const bool whole = all_see(tile, {key, key + kScoreBlock});
     if (whole && !tile.has_bias) continue;
     std::uint64_t* words = worker.keep + num_blocks * kMaxTileRows * 2;
     biased[num_blocks] = mask_block(*group.kernels, tile, key, words);
     if (!whole || biased[num_blocks] != 0 || !all_kept(words, rows)) keep[num_blocks] = words;
   }
-  TileTask task{};
-  task.query = &tile.query;
-  task.head_dim_v = static_cast<std::int32_t>(group.head_dim_v);
+  TileTask task = tile_task(group, worker, tile, state);
   task.num_blocks = num_blocks;
   task.blocks = keys.blocks + (first_key - keys.keys.begin) / kScoreBlock;
   task.after = keys.after;
@@ -257,12 +316,6 @@ void attend_into(const RowGroup& group, const Worker& worker, const SpanKeys& ke
   task.biased = biased;
   if (tile.has_bias) task.bias = tile.bias;
   task.first_key = first_key;
-  // Below 2^-100 all scores are the same, and 1 / score_cap might be no number.
-  if (group.score_cap > 0)
-    task.score_cap = static_cast<float>(
-        std::clamp(static_cast<double>(group.score_cap) * kLog2E, 0x1p-100, 3e38));
-  task.state = state;
-  task.scratch = worker.scratch;
   group.kernels->attend_tile(task);
 }
 

@@ -81,6 +81,15 @@ struct SpanKeys {
 void attend_into(const RowGroup& group, const Worker& worker, const SpanKeys& keys,
                  const Tile& tile, const AttentionState& state);
 
+// How many spans from first on, and before end, attend_whole_spans may take: seen whole by all rows
+// of a full tile.
+constexpr std::int64_t kMaxSpansAtOnce = 64;
+std::int64_t count_whole_spans(const RowGroup& group, const Tile& tile, std::int64_t first,
+                               std::int64_t end);
+// Attends spans first ... first + count - 1 one after the other, each into a state of its own.
+void attend_whole_spans(const RowGroup& group, const Worker& worker, std::int64_t first,
+                        std::int64_t count, const ScoreBlock* blocks, Tile& tile);
+
 // Merges what is left of the tile's states.
 void merge_all(const RowGroup& group, Tile& tile);
 // Writes out, and log-sum-exp, from the tile's only state, or from none.

@@ -55,6 +55,7 @@ struct Tile {
   SpanTree tree;
   StateStack states;                // [tree.size()]
   std::int64_t min_begin, max_end;  // keys that some row sees
+  std::int64_t max_begin, min_end;  // keys that all rows see
   KeyRange ranges[kMaxTileRows];
   bool has_bias;  // some row has one of the next two
   BiasRow bias[kMaxTileRows];

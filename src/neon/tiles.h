@@ -25,6 +25,7 @@ struct NeonTiles : Products {
   using Sums = typename Products::template Sums<kRows, kGroups>;
 
   static constexpr std::int32_t kTileRows = 24;
+  static constexpr bool kFetches = false;  // no ARM core has been measured
   static constexpr std::int32_t kRowStride = Products::kOctetBytes;
   static constexpr std::int32_t kOctetStride = kTileRows * kRowStride;
   static constexpr std::int32_t kBlockOctets = kScoreBlock / 8;
@@ -100,7 +101,8 @@ struct NeonTiles : Products {
 
   // dots [rows][kScoreBlock] with the first num_keys keys: 64 or 128.
   static INTFLASH_INLINE void qk_tile(const QueryTile& query, void* packed, const ScoreBlock& block,
-                                      std::int32_t num_keys, std::int32_t* dots) {
+                                      const KvBlock* /*next*/, std::int32_t num_keys,
+                                      std::int32_t* dots) {
     for_each_panel<Products::kPanelRows, 8, 4, 2, 1>(query.rows, [&](auto panel, std::int32_t r) {
       qk_panel<decltype(panel)::kRows>(query_of(packed) + r * kRowStride, block, num_keys,
                                        query.head_dim, dots + r * kScoreBlock);
@@ -161,9 +163,8 @@ struct NeonTiles : Products {
 
   static INTFLASH_INLINE void pv_tile(void* packed, const std::uint8_t* weights, std::int32_t rows,
                                       const ScoreBlock& block, const KvBlock* /*next*/,
-                                      std::int32_t /*head_dim*/, std::int32_t num_keys,
-                                      std::int32_t head_dim_v, const float* gain,
-                                      float* const* accumulators) {
+                                      std::int32_t num_keys, std::int32_t head_dim_v,
+                                      const float* gain, float* const* accumulators) {
     Scratch& scratch = *static_cast<Scratch*>(packed);
     const std::int32_t channels = static_cast<std::int32_t>(round_up(head_dim_v, 16));
     const std::uint64_t flip = kSignedWeights ? 0x8080808080808080u : 0;  // less 128, by byte

@@ -226,6 +226,7 @@ extern constexpr KernelTable kernels_scalar = {
     .has_bad_element = has_bad_element,
     .scratch_bytes = scratch_bytes,
     .attend_tile = attend_tile,
+    .attend_spans = nullptr,
     .merge_states = merge_states,
     .write_row = write_row,
     .integer_peak = integer_peak,

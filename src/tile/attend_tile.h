@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "tile/fetch.h"
 #include "tile/mask_words.h"
 #include "tile/online_softmax.h"
 #include "tile/partial_blocks.h"
@@ -162,13 +163,15 @@ INTFLASH_NOINLINE ActiveRows choose_rows(const QueryTile& query, const ScoreBloc
 // maximum.
 template <class Isa, class Rows>
 INTFLASH_INLINE void weigh_rows(const QueryTile& query, Rows rows, std::int32_t active,
-                                TileScratch<Isa>& scratch) {
+                                FetchBetween& fetch, TileScratch<Isa>& scratch) {
   for (std::int32_t a = 0; a < active; ++a) {
     scratch.score_lanes[a] = score_lanes<Isa, Rows::kMasked>(
         scratch.dots[rows.row(a)], rows.factors(a), scratch.scale(a), query.multiplier[rows.row(a)],
         rows.keep(a), scratch.x[a]);
   }
+  fetch.step();
   max_of_rows<Isa>(scratch.score_lanes, active, scratch.largest);
+  fetch.step();
   std::int32_t any_light = 0;
   for (std::int32_t a = 0; a < active; ++a) {
     scratch.weight_lanes[a] =
@@ -176,7 +179,9 @@ INTFLASH_INLINE void weigh_rows(const QueryTile& query, Rows rows, std::int32_t 
                                         rows.factors(a), rows.keep(a), scratch.weights[a]);
     any_light |= rows.factors(a).any_light;
   }
+  fetch.step();
   sum_of_rows<Isa>(scratch.weight_lanes, active, scratch.weight_sum);
+  fetch.step();
   weights_of_rows(scratch.weight_sum, scratch.largest, scratch.scale_exponent, active, scratch.sum,
                   scratch.exponent);
   for (std::int32_t a = 0; any_light != 0 && a < active; ++a) {
@@ -248,7 +253,7 @@ INTFLASH_NOINLINE void weigh_general_rows(const TileTask& task, std::int64_t fir
 // Takes the weights of the active rows into their states, and leaves their gains.
 template <class Isa, class Rows>
 INTFLASH_INLINE void enter_rows(const TileTask& task, Rows rows, std::int32_t active,
-                                TileScratch<Isa>& scratch) {
+                                FetchBetween& fetch, TileScratch<Isa>& scratch) {
   const AttentionState& state = task.state;
   alignas(64) float distance[TileScratch<Isa>::kPaddedRows] = {};
   alignas(64) float alpha[TileScratch<Isa>::kPaddedRows];
@@ -264,7 +269,9 @@ INTFLASH_INLINE void enter_rows(const TileTask& task, Rows rows, std::int32_t ac
       distance[a] = scratch.exponent[a] - state.reference[rows.row(a)];
     }
   }
+  fetch.step();
   exp2_of_rows(distance, active, alpha);
+  fetch.step();
   for (std::int32_t a = 0; a < active; ++a) {
     float& row_sum = state.row_sum[rows.row(a)];
     row_sum = fused(scratch.sum[a], alpha[a], row_sum);
@@ -276,34 +283,40 @@ INTFLASH_INLINE void enter_rows(const TileTask& task, Rows rows, std::int32_t ac
 template <class Isa, class Rows>
 INTFLASH_INLINE void weigh_and_enter(const TileTask& task, std::int64_t first_key,
                                      std::uint32_t biased, Rows rows, ActiveRows active,
-                                     TileScratch<Isa>& scratch) {
-  if (active.plain > 0) weigh_rows<Isa>(*task.query, rows, active.plain, scratch);
+                                     FetchBetween& fetch, TileScratch<Isa>& scratch) {
+  if (active.plain > 0) weigh_rows<Isa>(*task.query, rows, active.plain, fetch, scratch);
   if (active.plain < active.all)
     weigh_general_rows<Isa>(task, first_key, biased, rows, active.plain, active.all, scratch);
-  enter_rows<Isa>(task, rows, active.all, scratch);
+  enter_rows<Isa>(task, rows, active.all, fetch, scratch);
+}
+
+INTFLASH_INLINE const std::uint64_t* keep_of(const TileTask& task, std::int32_t b) {
+  return task.keep != nullptr ? task.keep[b] : nullptr;
 }
 
 // From scratch.dots to P, states and gains of the rows that see any key of block b; returns how
 // many do.
 template <class Isa>
-INTFLASH_INLINE std::int32_t weigh_block(const TileTask& task, std::int32_t b,
+INTFLASH_INLINE std::int32_t weigh_block(const TileTask& task, std::int32_t b, FetchBetween& fetch,
                                          TileScratch<Isa>& scratch) {
   const QueryTile& query = *task.query;
   const ScoreBlock& block = task.blocks[b];
-  const std::uint64_t* keep = task.keep[b];
+  const std::uint64_t* keep = keep_of(task, b);
   const std::int64_t first_key = task.first_key + b * kScoreBlock;
   const bool is_capped = task.score_cap > 0.0f;
+  fetch.step();
   if (keep == nullptr) {
     scale_all_rows(query, block.key_exponent, block.key_mantissa, scratch.scale_exponent,
                    scratch.shift, scratch.value_multiplier);
+    fetch.step();
     const ActiveRows all = {is_capped ? 0 : query.rows, query.rows};
-    weigh_and_enter<Isa>(task, first_key, 0, AllRows{block}, all, scratch);
+    weigh_and_enter<Isa>(task, first_key, 0, AllRows{block}, all, fetch, scratch);
     return query.rows;
   }
   const std::uint32_t biased = biased_rows(task, b);
   const ActiveRows active =
       choose_rows(query, block, keep, is_capped ? ~std::uint32_t{0} : biased, scratch);
-  weigh_and_enter<Isa>(task, first_key, biased, ChosenRows<Isa>{scratch}, active, scratch);
+  weigh_and_enter<Isa>(task, first_key, biased, ChosenRows<Isa>{scratch}, active, fetch, scratch);
   return active.all;
 }
 
@@ -332,13 +345,17 @@ void attend_tile(const TileTask& task) {
   Isa::prepare_query(query, products);
   for (std::int32_t b = 0; b < task.num_blocks; ++b) {
     const ScoreBlock& block = task.blocks[b];
-    const std::int32_t num_keys = keys_to_multiply(query, task.keep[b]);
+    const std::int32_t num_keys = keys_to_multiply(query, keep_of(task, b));
     if (num_keys == 0) continue;
-    Isa::qk_tile(query, products, block, num_keys, scratch.dots[0]);
-    const std::int32_t active = weigh_block(task, b, scratch);
     const KvBlock* next = next_keys(task, b);
-    Isa::pv_tile(products, scratch.weights[0], active, block, next, query.head_dim, num_keys,
-                 task.head_dim_v, scratch.gain, scratch.accumulators);
+    FetchBetween fetch = Isa::kFetches && query.rows <= kFewRows
+                             ? FetchBetween(next, query.head_dim, task.head_dim_v)
+                             : FetchBetween();
+    Isa::qk_tile(query, products, block, next, num_keys, scratch.dots[0]);
+    const std::int32_t active = weigh_block(task, b, fetch, scratch);
+    fetch.finish();
+    Isa::pv_tile(products, scratch.weights[0], active, block, next, num_keys, task.head_dim_v,
+                 scratch.gain, scratch.accumulators);
   }
 }
 

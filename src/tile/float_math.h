@@ -45,18 +45,23 @@ INTFLASH_INLINE float select_float(bool condition, float a, float b) {
 // The larger of x and a constant.
 INTFLASH_INLINE float at_least(float x, float floor) { return select_float(x < floor, floor, x); }
 
-// 2^x for -127 <= x <= 126; 0 below 2^-126. Relative error 2e-7: a minimax polynomial of degree 5
-// on [0, 1), exact at 0. Written without branches, so that loops over it vectorize.
+// 2^x on [0, 1), relative error 2e-7: a minimax polynomial of degree 5, exact at 0. The highest
+// term comes first.
+constexpr float kExp2Terms[] = {0.00186713f, 0.00901703f, 0.05579991f,
+                                0.24016445f, 0.69315131f, 1.0f};
+
+// 2^x for -127 <= x <= 126; 0 below 2^-126. Written without branches, so that loops over it
+// vectorize.
 INTFLASH_INLINE float exp2_in_range(float x) {
   const std::int32_t toward_zero = static_cast<std::int32_t>(x);
   const std::int32_t above = static_cast<float>(toward_zero) > x ? 1 : 0;
   const std::int32_t whole = toward_zero - above;
   const float fraction = x - static_cast<float>(whole);
-  float power = fused(fraction, 0.00186713f, 0.00901703f);
-  power = fused(power, fraction, 0.05579991f);
-  power = fused(power, fraction, 0.24016445f);
-  power = fused(power, fraction, 0.69315131f);
-  power = fused(power, fraction, 1.0f);
+  float power = fused(fraction, kExp2Terms[0], kExp2Terms[1]);
+  power = fused(power, fraction, kExp2Terms[2]);
+  power = fused(power, fraction, kExp2Terms[3]);
+  power = fused(power, fraction, kExp2Terms[4]);
+  power = fused(power, fraction, kExp2Terms[5]);
   return power * power_of_two(whole);
 }
 // The same for all x <= 126.

@@ -20,7 +20,7 @@ namespace {
 // stored in it, and P V reads P's quads where they then lie.
 template <class Isa>
 struct NarrowedOrder {
-  INTFLASH_INLINE std::int32_t operator()(std::int32_t key) const {
+  INTFLASH_INLINE constexpr std::int32_t operator()(std::int32_t key) const {
     const std::int32_t pair = key / (2 * Isa::kLanes);
     const std::int32_t vector = key / Isa::kLanes % 2;
     const std::int32_t lane = key % Isa::kLanes;

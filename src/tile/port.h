@@ -28,6 +28,7 @@ constexpr KernelTable make_kernel_table(const char* name) {
       .has_bad_element = has_bad_element,
       .scratch_bytes = scratch_bytes<Isa>,
       .attend_tile = attend_tile<Isa>,
+      .attend_spans = nullptr,
       .merge_states = merge_states,
       .write_row = write_row,
       .integer_peak = Isa::integer_peak,

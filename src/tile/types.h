@@ -102,14 +102,19 @@ struct TileTask {
   std::int32_t num_blocks;
   const ScoreBlock* blocks;  // [num_blocks]
   const KvBlock* after;      // [2]: keys that are read after the last block; nullptr = unknown
-  const std::uint64_t* const*
-      keep;  // [num_blocks]: nullptr = all keys visible to all rows, else [rows][2] keep words
+  const std::uint64_t* const* keep;  // [num_blocks]: nullptr = all keys visible to all rows, else
+                                     // [rows][2] keep words; nullptr: that is so of all blocks
   const std::uint32_t* biased;  // [num_blocks]: a bit per row that has a bias there, none where
                                 // keep is nullptr
   const BiasRow* bias;          // [rows]; nullptr = no row has any
   std::int64_t first_key;       // position of the first block's first key
   float score_cap;              // in units of log2: cap * log2(e); 0 = the plain score form
   AttentionState state;         // read and written
+  // Of attend_spans alone: floats from a state to the next one, and how many states are merged into
+  // the one before each before a span begins with a new, empty one; [spans], of which the first is
+  // not read: state is its own.
+  std::int64_t state_stride;
+  const std::int32_t* merges;
   void* scratch;                // KernelTable::scratch_bytes, 64-byte aligned
 };
 
@@ -172,6 +177,9 @@ struct KernelTable {
   bool (*has_bad_element)(const void* elements, Dtype dtype, std::int64_t count);
   std::size_t (*scratch_bytes)(std::int32_t head_dim, std::int32_t head_dim_v);
   void (*attend_tile)(const TileTask& task);
+  // The same for a tile of tile_rows rows and several whole spans, each of which has a state of its
+  // own: the first task.state, others those behind it. nullptr: the port gains nothing by it.
+  void (*attend_spans)(const TileTask& task);
   // total = total merged with part; rows x dim accumulators.
   void (*merge_states)(const AttentionState& part, const AttentionState& total, std::int32_t rows,
                        std::int32_t dim);

@@ -8,6 +8,7 @@
 
 #include <cstdint>
 
+#include "tile/fetch.h"
 #include "tile/panels.h"
 #include "tile/portability.h"
 #include "tile/types.h"
@@ -21,26 +22,11 @@ INTFLASH_INLINE void offset_codes(const std::int8_t* codes, std::int64_t count,
   for (std::int64_t i = 0; i < count; ++i) bytes[i] = static_cast<std::uint8_t>(codes[i] ^ 0x80);
 }
 
-// Asks for the lines that will be read next, as many as are read meanwhile. Where few rows share
-// keys and values, these come from memory, and waiting for them is what takes the time; more rows
-// find them in the L2.
-constexpr std::int32_t kFetchRows = 5;
-struct Fetch {
-  const std::int8_t* at;
-
-  template <std::int32_t kLines>
-  INTFLASH_INLINE void lines() {
-    INTFLASH_UNROLL
-    for (std::int32_t i = 0; i < kLines; ++i) __builtin_prefetch(at + i * 64, 0, 2);
-    at += kLines * 64;
-  }
-};
-
 // dots[r][key] for 16 * kKeyVectors * kLanes / 16 keys from key_tile on.
 template <class Isa, std::int32_t kRows, std::int32_t kVectors>
 INTFLASH_INLINE void qk_panel(const std::uint8_t* query, std::int64_t query_stride,
                               const std::int8_t* tile, std::int64_t tile_bytes,
-                              const std::int32_t* key_sum, std::int32_t head_dim, Fetch fetch,
+                              const std::int32_t* key_sum, std::int32_t head_dim, Fetch& fetch,
                               std::int32_t* dots) {
   using I32 = typename Isa::I32;
   constexpr std::int32_t kPerTile = 16 / Isa::kLanes;
@@ -57,7 +43,7 @@ INTFLASH_INLINE void qk_panel(const std::uint8_t* query, std::int64_t query_stri
     for (std::int32_t v = 0; v < kVectors; ++v) {
       key[v] = Isa::load(tile + v / kPerTile * tile_bytes + v % kPerTile * 4 * Isa::kLanes);
     }
-    if (kRows <= kFetchRows) fetch.template lines<kVectors * Isa::kLanes / 16>();
+    if (kRows <= kFewRows) fetch.template beside<kVectors * Isa::kLanes / 16>(quad);
     INTFLASH_UNROLL
     for (std::int32_t r = 0; r < kRows; ++r) {
       const I32 four = Isa::broadcast_load32(query + r * query_stride);
@@ -80,7 +66,7 @@ INTFLASH_INLINE void qk_panel(const std::uint8_t* query, std::int64_t query_stri
 // [kRows][kScoreBlock] in the narrowed order.
 template <class Isa, std::int32_t kRows, std::int32_t kVectors>
 INTFLASH_INLINE void pv_panel(const std::uint8_t* weights, const KvBlock* half,
-                              std::int64_t value_offset, std::int32_t num_keys, Fetch fetch,
+                              std::int64_t value_offset, std::int32_t num_keys, Fetch& fetch,
                               const float* gain, float* const* accumulators, std::int64_t channel) {
   using I32 = typename Isa::I32;
   constexpr std::int32_t kPerTile = 16 / Isa::kLanes;
@@ -104,7 +90,7 @@ INTFLASH_INLINE void pv_panel(const std::uint8_t* weights, const KvBlock* half,
           value[v] = Isa::load(values + (q * kGroups) * 64 + v / kPerTile * 1024 +
                                v % kPerTile * 4 * Isa::kLanes);
         }
-        if (kRows <= kFetchRows) fetch.template lines<kVectors * Isa::kLanes / 16>();
+        if (kRows <= kFewRows) fetch.template beside<kVectors * Isa::kLanes / 16>(q);
         INTFLASH_UNROLL
         for (std::int32_t r = 0; r < kRows; ++r) {
           const I32 weight = Isa::broadcast_load32(p + r * kScoreBlock + q * 4);
@@ -131,37 +117,33 @@ INTFLASH_INLINE void pv_panel(const std::uint8_t* weights, const KvBlock* half,
 // next: the halves of the block whose keys are read next.
 template <class Isa, std::int32_t kRows>
 INTFLASH_NOINLINE void pv_rows(const std::uint8_t* weights, const ScoreBlock& block,
-                               const KvBlock* next, std::int32_t head_dim, std::int32_t num_keys,
-                               std::int32_t head_dim_v, const float* gain,
-                               float* const* accumulators) {
+                               const KvBlock* next, std::int32_t num_keys, std::int32_t head_dim_v,
+                               const float* gain, float* const* accumulators) {
   constexpr std::int32_t kVectors = Isa::kPanelVectors;
   constexpr std::int32_t kChannels = kVectors * Isa::kLanes;
   const std::int32_t padded = (head_dim_v + 15) / 16 * 16;
-  const std::int64_t half_bytes = head_dim * std::int64_t{kBlockTokens};
+  Fetch fetch = Fetch::values(next, padded);
   std::int32_t c = 0;
   for (; c + kChannels <= padded; c += kChannels) {
-    const std::int64_t fetched = c * std::int64_t{num_keys};
-    const Fetch fetch = {next[fetched >= half_bytes ? 1 : 0].key_codes +
-                         (fetched >= half_bytes ? fetched - half_bytes : fetched)};
     pv_panel<Isa, kRows, kVectors>(weights, block.half, c * std::int64_t{64}, num_keys, fetch, gain,
                                    accumulators, c);
   }
   for (; c < padded; c += 16) {
     pv_panel<Isa, kRows, 16 / Isa::kLanes>(weights, block.half, c * std::int64_t{64}, num_keys,
-                                           {next[1].key_codes}, gain, accumulators, c);
+                                           fetch, gain, accumulators, c);
   }
 }
 
 template <class Isa, std::int32_t kRows>
 INTFLASH_NOINLINE void qk_rows(const std::uint8_t* query, std::int64_t query_stride,
-                               const ScoreBlock& block, std::int32_t num_keys,
+                               const ScoreBlock& block, const KvBlock* next, std::int32_t num_keys,
                                std::int32_t head_dim, std::int32_t* dots) {
   constexpr std::int32_t kVectors = Isa::kPanelVectors;
   const std::int64_t tile_bytes = head_dim * std::int64_t{16};
+  Fetch fetch = Fetch::keys(next);
   for (std::int32_t key = 0; key < num_keys; key += kVectors * Isa::kLanes) {
     const KvBlock& half = block.half[key / kBlockTokens];
     const std::int32_t in_half = key % kBlockTokens;
-    const Fetch fetch = {half.value_codes + in_half / 16 * tile_bytes};
     qk_panel<Isa, kRows, kVectors>(query, query_stride, half.key_codes + in_half / 16 * tile_bytes,
                                    tile_bytes, half.key_sum + in_half, head_dim, fetch, dots + key);
   }
@@ -172,6 +154,7 @@ template <class Base>
 struct VnniTiles : Base {
   // As many rows as leave L1 room for the keys beside their scores.
   static constexpr std::int32_t kTileRows = 24;
+  static constexpr bool kFetches = true;
 
   static std::size_t query_bytes(std::int32_t head_dim) {
     return static_cast<std::size_t>(kTileRows * round_up(head_dim, 64));
@@ -182,22 +165,23 @@ struct VnniTiles : Base {
   }
   // dots [rows][kScoreBlock] with the first num_keys keys: 64 or 128.
   static INTFLASH_INLINE void qk_tile(const QueryTile& query, void* bytes, const ScoreBlock& block,
-                                      std::int32_t num_keys, std::int32_t* dots) {
+                                      const KvBlock* next, std::int32_t num_keys,
+                                      std::int32_t* dots) {
     const std::int64_t stride = query.code_stride;
     for_each_panel<6, 5, 4, 3, 2, 1>(query.rows, [&](auto panel, std::int32_t r) {
       qk_rows<Base, decltype(panel)::kRows>(static_cast<const std::uint8_t*>(bytes) + r * stride,
-                                            stride, block, num_keys, query.head_dim,
+                                            stride, block, next, num_keys, query.head_dim,
                                             dots + r * kScoreBlock);
     });
   }
   static INTFLASH_INLINE void pv_tile(void* /*bytes*/, const std::uint8_t* weights,
                                       std::int32_t rows, const ScoreBlock& block,
-                                      const KvBlock* next, std::int32_t head_dim,
-                                      std::int32_t num_keys, std::int32_t head_dim_v,
-                                      const float* gain, float* const* accumulators) {
+                                      const KvBlock* next, std::int32_t num_keys,
+                                      std::int32_t head_dim_v, const float* gain,
+                                      float* const* accumulators) {
     for_each_panel<6, 5, 4, 3, 2, 1>(rows, [&](auto panel, std::int32_t r) {
-      pv_rows<Base, decltype(panel)::kRows>(weights + r * kScoreBlock, block, next, head_dim,
-                                            num_keys, head_dim_v, gain + r, accumulators + r);
+      pv_rows<Base, decltype(panel)::kRows>(weights + r * kScoreBlock, block, next, num_keys,
+                                            head_dim_v, gain + r, accumulators + r);
     });
   }
 };
