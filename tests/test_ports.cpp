@@ -12,6 +12,7 @@ namespace intflash {
 
 #if defined(INTFLASH_TEST_EMULATED_PORTS)
 extern const KernelTable kernels_amx_int8_emulated;
+extern const KernelTable kernels_avx512_vnni_emulated;
 extern const KernelTable kernels_avx_vnni_emulated;
 #endif
 
@@ -23,17 +24,17 @@ std::vector<PortEntry> find_ports_under_test() {
     if (port.supported && std::strcmp(port.name, "scalar") != 0) found.push_back(port);
   }
 #if defined(INTFLASH_TEST_EMULATED_PORTS)
-  // The rest of an emulated port is compiled for the instructions that its CPUs have.
   struct Emulated {
+    const char* native;
     PortEntry port;
-    std::uint32_t required;
   };
   const Emulated emulated[] = {
-      {{"amx_int8_emulated", &kernels_amx_int8_emulated, true, ""},
-       kAvx512Vbmi | kAvx512Vnni | kAvx2},
-      {{"avx_vnni_emulated", &kernels_avx_vnni_emulated, true, ""}, kAvx2}};
+      {"amx_int8", {"amx_int8_emulated", &kernels_amx_int8_emulated, true, ""}},
+      {"avx512_vnni", {"avx512_vnni_emulated", &kernels_avx512_vnni_emulated, true, ""}},
+      {"avx_vnni", {"avx_vnni_emulated", &kernels_avx_vnni_emulated, true, ""}}};
   for (const Emulated& e : emulated) {
-    if (missing_feature(e.required) == nullptr) found.push_back(e.port);
+    if (missing_feature(kAvx2) == nullptr && find_kernels(e.native) == nullptr)
+      found.push_back(e.port);
   }
 #endif
   return found;

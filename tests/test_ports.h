@@ -1,8 +1,8 @@
 // Copyright 2026 The intflash Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// The ports that tests compare: those that this CPU runs, and those whose instructions are emulated
-// for the test.
+// The ports that tests compare: those that this CPU runs, and those whose instructions it lacks and
+// that are emulated for the test.
 #pragma once
 
 #include <cstdint>
