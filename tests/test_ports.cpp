@@ -18,6 +18,11 @@ extern const KernelTable kernels_avx_vnni_emulated;
 
 namespace {
 
+bool is_set(const char* variable) {
+  const char* value = std::getenv(variable);
+  return value != nullptr && std::strcmp(value, "1") == 0;
+}
+
 std::vector<PortEntry> find_ports_under_test() {
   std::vector<PortEntry> found;
   for (const PortEntry& port : ports()) {
@@ -32,9 +37,9 @@ std::vector<PortEntry> find_ports_under_test() {
       {"amx_int8", {"amx_int8_emulated", &kernels_amx_int8_emulated, true, ""}},
       {"avx512_vnni", {"avx512_vnni_emulated", &kernels_avx512_vnni_emulated, true, ""}},
       {"avx_vnni", {"avx_vnni_emulated", &kernels_avx_vnni_emulated, true, ""}}};
+  if (missing_feature(kAvx2) != nullptr || is_set("INTFLASH_TEST_NATIVE")) return found;
   for (const Emulated& e : emulated) {
-    if (missing_feature(kAvx2) == nullptr && find_kernels(e.native) == nullptr)
-      found.push_back(e.port);
+    if (find_kernels(e.native) == nullptr) found.push_back(e.port);
   }
 #endif
   return found;
@@ -58,10 +63,7 @@ const std::vector<PortEntry>& all_test_ports() {
   return all;
 }
 
-bool quick_tests() {
-  const char* value = std::getenv("INTFLASH_TEST_QUICK");
-  return value != nullptr && std::strcmp(value, "1") == 0;
-}
+bool quick_tests() { return is_set("INTFLASH_TEST_QUICK"); }
 
 std::int64_t quick_length(std::int64_t length, std::int64_t most) {
   return quick_tests() ? std::min(length, most) : length;

@@ -14,7 +14,8 @@ namespace intflash {
 
 const PortEntry& scalar_port();
 
-// Every other port that can run here, best first, then the emulated ones.
+// Every other port that can run here, best first, then the emulated ones, unless the environment
+// says INTFLASH_TEST_NATIVE=1: emulated CPUs take too long for them.
 const std::vector<PortEntry>& ports_under_test();
 
 // scalar_port() and ports_under_test().
