@@ -208,22 +208,33 @@ TEST(Batch, AScoreCapAndOwnScalesGiveTheDenseCallsBits) {
   EXPECT_EQ(server.attend({request}, 3.0f)[0], server.attend_dense(tokens, request, 3.0f));
 }
 
+// Appends tokens to pages and attends to them: a step of decode, rows of prefill, and a window, in
+// both score forms.
+std::vector<Result> serve(const Shape& shape, const Tokens& tokens) {
+  Server server(shape);
+  const std::vector<std::int32_t> pages = page_range(0, pages_for(shape, tokens.count));
+  server.append(tokens, 0, tokens.count, pages);
+  std::vector<Request> requests;
+  for (const std::int64_t query_len : {1, 50, 130})
+    requests.push_back(last_rows(shape, tokens, query_len, pages));
+  requests[1].mask = INTFLASH_MASK_WINDOW;
+  requests[1].window_left = 300;
+  std::vector<Result> results = server.attend(requests);
+  const std::vector<Result> capped = server.attend(requests, 5.0f);
+  results.insert(results.end(), capped.begin(), capped.end());
+  return results;
+}
+
 TEST(Batch, EveryPortGivesTheBitsOfScalar) {
-  Shape shape;
-  shape.head_dim = shape.head_dim_v = 64;
-  shape.num_threads = 2;
-  const Tokens tokens = random_tokens(shape, 1500, 19);
-  std::vector<Result> expected;
-  for (const PortEntry& port : ports_under_test()) {
-    if (find_kernels(port.name) == nullptr) continue;  // emulated: not reached by name
-    shape.isa = port.name;
-    Server server(shape);
-    const std::vector<std::int32_t> pages = page_range(0, pages_for(shape, 1500));
-    server.append(tokens, 0, 1500, pages);
-    const std::vector<Result> found =
-        server.attend({last_rows(shape, tokens, 1, pages), last_rows(shape, tokens, 50, pages)});
-    if (expected.empty()) expected = found;
-    EXPECT_EQ(found, expected) << port.name;
+  for (Variant& variant : variants()) {
+    variant.shape.num_threads = 2;
+    const Tokens tokens = random_tokens(variant.shape, 1100, 19);
+    variant.shape.port = &scalar_port();
+    const std::vector<Result> expected = serve(variant.shape, tokens);
+    for (const PortEntry& port : ports_under_test()) {
+      variant.shape.port = &port;
+      EXPECT_EQ(serve(variant.shape, tokens), expected) << port.name << " " << variant.name;
+    }
   }
 }
 

@@ -9,7 +9,7 @@
 
 #include <gtest/gtest.h>
 
-#include "batch_plan.h"
+#include "cpu/batch.h"
 #include "serving.h"
 #include "test_ports.h"
 

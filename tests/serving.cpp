@@ -8,6 +8,8 @@
 
 #include <gtest/gtest.h>
 
+#include "machine/context.h"
+
 namespace intflash::internal::serving {
 Server::Server(const Shape& shape) : shape_(shape) {
   if (shape.centered) {
@@ -18,8 +20,9 @@ Server::Server(const Shape& shape) : shape_(shape) {
   intflash_context_options options{};
   options.struct_size = sizeof options;
   options.num_threads = shape.num_threads;
-  options.isa = shape.isa.empty() ? nullptr : shape.isa.c_str();
   EXPECT_EQ(intflash_context_create(&options, &context_), INTFLASH_OK) << intflash_last_error();
+  // Emulated ports have no name that the library knows.
+  if (shape.port != nullptr) context_->port = shape.port;
   intflash_cache_options cache{};
   cache.struct_size = sizeof cache;
   cache.num_kv_heads = shape.num_kv_heads;

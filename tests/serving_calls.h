@@ -9,10 +9,13 @@
 #include <cstdint>
 #include <cstdlib>
 #include <memory>
-#include <string>
 #include <vector>
 
 #include "intflash/cache.h"
+
+namespace intflash::internal {
+struct PortEntry;
+}
 
 namespace intflash::internal::serving {
 
@@ -28,7 +31,7 @@ struct Shape {
   std::vector<float> sinks;   // by query head; empty = none
   std::vector<float> slopes;  // of ALiBi, the same
   std::int32_t num_threads = 1;
-  std::string isa;  // "" = the best one
+  const PortEntry* port = nullptr;  // nullptr = the best one
 
   std::int64_t num_query_heads() const { return num_kv_heads * group_size; }
 };

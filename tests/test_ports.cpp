@@ -12,10 +12,16 @@ namespace intflash::internal {
 
 #if defined(INTFLASH_TEST_EMULATED_PORTS)
 extern const KernelTable kernels_amx_int8_emulated;
+extern const KernelTable kernels_avx512_vnni_emulated;
 extern const KernelTable kernels_avx_vnni_emulated;
 #endif
 
 namespace {
+
+bool is_set(const char* variable) {
+  const char* value = std::getenv(variable);
+  return value != nullptr && std::strcmp(value, "1") == 0;
+}
 
 std::vector<PortEntry> find_ports_under_test() {
   std::vector<PortEntry> found;
@@ -23,17 +29,17 @@ std::vector<PortEntry> find_ports_under_test() {
     if (port.supported && std::strcmp(port.name, "scalar") != 0) found.push_back(port);
   }
 #if defined(INTFLASH_TEST_EMULATED_PORTS)
-  // The rest of an emulated port is compiled for the instructions that its CPUs have.
   struct Emulated {
+    const char* native;
     PortEntry port;
-    std::uint32_t required;
   };
   const Emulated emulated[] = {
-      {{"amx_int8_emulated", &kernels_amx_int8_emulated, true, ""},
-       kAvx512Vbmi | kAvx512Vnni | kAvx2},
-      {{"avx_vnni_emulated", &kernels_avx_vnni_emulated, true, ""}, kAvx2}};
+      {"amx_int8", {"amx_int8_emulated", &kernels_amx_int8_emulated, true, ""}},
+      {"avx512_vnni", {"avx512_vnni_emulated", &kernels_avx512_vnni_emulated, true, ""}},
+      {"avx_vnni", {"avx_vnni_emulated", &kernels_avx_vnni_emulated, true, ""}}};
+  if (missing_feature(kAvx2) != nullptr || is_set("INTFLASH_TEST_NATIVE")) return found;
   for (const Emulated& e : emulated) {
-    if (missing_feature(e.required) == nullptr) found.push_back(e.port);
+    if (find_kernels(e.native) == nullptr) found.push_back(e.port);
   }
 #endif
   return found;
@@ -57,10 +63,7 @@ const std::vector<PortEntry>& all_test_ports() {
   return all;
 }
 
-bool quick_tests() {
-  const char* value = std::getenv("INTFLASH_TEST_QUICK");
-  return value != nullptr && std::strcmp(value, "1") == 0;
-}
+bool quick_tests() { return is_set("INTFLASH_TEST_QUICK"); }
 
 std::int64_t quick_length(std::int64_t length, std::int64_t most) {
   return quick_tests() ? std::min(length, most) : length;

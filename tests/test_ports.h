@@ -1,8 +1,8 @@
 // Copyright 2026 The intflash Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// The ports that tests compare: those that this CPU runs, and those whose instructions are emulated
-// for the test.
+// The ports that tests compare: those that this CPU runs, and those whose instructions it lacks and
+// that are emulated for the test.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +14,8 @@ namespace intflash::internal {
 
 const PortEntry& scalar_port();
 
-// Every other port that can run here, best first, then the emulated ones.
+// Every other port that can run here, best first, then the emulated ones, unless the environment
+// says INTFLASH_TEST_NATIVE=1: emulated CPUs take too long for them.
 const std::vector<PortEntry>& ports_under_test();
 
 // scalar_port() and ports_under_test().

@@ -6,10 +6,9 @@
 // and does shifting and narrowing in one.
 #pragma once
 
-#include <immintrin.h>
-
 #include <cstdint>
 
+#include "avx512/instructions.h"
 #include "avx512/simd.h"
 #include "tile/online_softmax.h"
 
@@ -23,10 +22,7 @@ struct Amx : Avx512 {
 
   // A vector that stays what it is: constants would be rebuilt from general registers at each use,
   // a shuffle every time.
-  static INTFLASH_INLINE I32 held(I32 a) {
-    __asm__("" : "+v"(a));
-    return a;
-  }
+  static INTFLASH_INLINE I32 held(I32 a) { return opaque(a); }
 
   static INTFLASH_INLINE Control repeat32(std::uint32_t a) {
     return _mm512_set1_epi32(static_cast<std::int32_t>(a));
@@ -39,11 +35,7 @@ struct Amx : Avx512 {
   }
   // Bits of a for bytes 0 ... 3 of each 64-bit word, bits of b for bytes 4 ... 7.
   using HighBytes = __mmask64;
-  static INTFLASH_INLINE HighBytes high_bytes() {
-    HighBytes high = 0xf0f0f0f0f0f0f0f0u;
-    __asm__("" : "+k"(high));
-    return high;
-  }
+  static INTFLASH_INLINE HighBytes high_bytes() { return opaque(HighBytes{0xf0f0f0f0f0f0f0f0u}); }
   static INTFLASH_INLINE I32 narrow(Control start, I32 a, I32 b, HighBytes high = high_bytes()) {
     return _mm512_mask_multishift_epi64_epi8(_mm512_multishift_epi64_epi8(start, a), high, start,
                                              b);

@@ -4,10 +4,9 @@
 // The vector operations of the tile kernels in AVX-512, one intrinsic a line.
 #pragma once
 
-#include <immintrin.h>
-
 #include <cstdint>
 
+#include "avx512/instructions.h"
 #include "tile/mask_words.h"
 #include "tile/portability.h"
 
