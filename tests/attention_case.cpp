@@ -14,6 +14,7 @@
 
 #include "core/checks.h"
 #include "core/tensor.h"
+#include "element.h"
 #include "random.h"
 
 namespace intflash::internal {
@@ -26,6 +27,8 @@ void* allocate(void*, std::size_t bytes, std::size_t alignment) {
 }
 void deallocate(void*, void* pointer) { std::free(pointer); }
 
+bool is_ggml(intflash_dtype dtype) { return dtype == INTFLASH_Q8_0 || dtype == INTFLASH_Q4_0; }
+
 // One tensor of a case as it is filled.
 struct Filled {
   intflash_tensor tensor;
@@ -37,8 +40,9 @@ struct Filled {
 Filled make_tensor(const CaseTensor& spec, std::int64_t batch, std::int64_t heads,
                    std::int64_t tokens, std::int64_t dim, Random& random, Memory& memory) {
   std::int64_t elements = 0;
-  intflash_tensor tensor = strided_tensor(spec.layout, batch, heads, tokens, dim, &elements);
-  const std::size_t bytes = static_cast<std::size_t>(elements * dtype_bytes(spec.dtype));
+  intflash_tensor tensor = strided_tensor(spec.layout, batch, heads, tokens, dim, &elements,
+                                          is_ggml(spec.dtype) ? kBlockElements : kRowPadding);
+  const std::size_t bytes = static_cast<std::size_t>(bytes_of(spec.dtype, elements));
   tensor.data = memory.take(bytes);
   std::memset(tensor.data, 0xff, bytes);  // NaN between the rows of floats: nothing may read it
   if (spec.dtype == INTFLASH_INT8) {
@@ -55,18 +59,50 @@ Filled make_tensor(const CaseTensor& spec, std::int64_t batch, std::int64_t head
   return {tensor, spec.dtype, batch, heads, tokens, dim, spec.magnitude};
 }
 
-// Stores x * magnitude, or for INT8 the code of x on a grid of step 1 / 36; finite in any dtype.
-void store(const Filled& t, std::int64_t b, std::int64_t h, std::int64_t token, std::int64_t c,
-           float x) {
-  if (t.dtype != INTFLASH_INT8) {
-    const float most = t.dtype == INTFLASH_F16 ? 65504.0f : 3e38f;
-    store_element(t.tensor, t.dtype, b, h, token, c, std::clamp(x * t.magnitude, -most, most));
-    return;
+// A block of ggml's: its scale, a half, puts the largest element on the largest code.
+void store_block(intflash_dtype dtype, const float* x, float magnitude, std::uint8_t* block) {
+  const int largest_code = dtype == INTFLASH_Q8_0 ? 127 : 7;
+  float largest = 0;
+  for (std::int64_t i = 0; i < kBlockElements; ++i)
+    largest = std::max(largest, std::fabs(x[i] * magnitude));
+  std::uint16_t scale_bits = 0;
+  intflash_tensor scale_of_block{};
+  scale_of_block.data = &scale_bits;
+  store_element(scale_of_block, INTFLASH_F16, 0, 0, 0, 0,
+                std::min(largest / static_cast<float>(largest_code), 65504.0f));
+  std::memcpy(block, &scale_bits, sizeof scale_bits);
+  const auto scale = static_cast<float>(sixteen_bit_value(INTFLASH_F16, scale_bits));
+  for (std::int64_t i = 0; i < kBlockElements; ++i) {
+    const float steps = scale == 0 ? 0 : std::nearbyint(x[i] * magnitude / scale);
+    const int code = std::clamp(static_cast<int>(std::clamp(steps, -127.0f, 127.0f)), -largest_code,
+                                largest_code);
+    if (dtype == INTFLASH_Q8_0)
+      block[2 + i] = static_cast<std::uint8_t>(code);
+    else if (i < 16)
+      block[2 + i] = static_cast<std::uint8_t>(code + 8);
+    else
+      block[2 + i - 16] |= static_cast<std::uint8_t>((code + 8) << 4);
   }
-  const std::int64_t offset =
-      b * t.tensor.stride_batch + h * t.tensor.stride_head + token * t.tensor.stride_token + c;
-  static_cast<std::int8_t*>(t.tensor.data)[offset] =
-      static_cast<std::int8_t>(std::clamp(std::nearbyint(x * 36), -127.0f, 127.0f));
+}
+
+// Stores x * magnitude, or for INT8 the codes of x on a grid of step 1 / 36; finite in any dtype.
+void store_row(const Filled& t, std::int64_t b, std::int64_t h, std::int64_t token,
+               const std::vector<float>& x) {
+  const std::int64_t first =
+      b * t.tensor.stride_batch + h * t.tensor.stride_head + token * t.tensor.stride_token;
+  auto* row = static_cast<std::uint8_t*>(t.tensor.data) + bytes_of(t.dtype, first);
+  for (std::int64_t c = 0; is_ggml(t.dtype) && c < t.dim; c += kBlockElements)
+    store_block(t.dtype, x.data() + c, t.magnitude, row + bytes_of(t.dtype, c));
+  for (std::int64_t c = 0; !is_ggml(t.dtype) && c < t.dim; ++c) {
+    const float element = x[static_cast<std::size_t>(c)];
+    const float most = t.dtype == INTFLASH_F16 ? 65504.0f : 3e38f;
+    if (t.dtype == INTFLASH_INT8)
+      row[c] = static_cast<std::uint8_t>(
+          static_cast<int>(std::clamp(std::nearbyint(element * 36), -127.0f, 127.0f)));
+    else
+      store_element(t.tensor, t.dtype, b, h, token, c,
+                    std::clamp(element * t.magnitude, -most, most));
+  }
 }
 
 template <class RowFn>
@@ -86,6 +122,7 @@ void fill(const Filled& t, CaseData data, bool is_query, Random& random,
     for (float& x : bias) x = random.below(16) == 0 ? 12.0f * random.normal() : 0.0f;
   }
   std::vector<float> head_row(static_cast<std::size_t>(t.dim));
+  std::vector<float> row(static_cast<std::size_t>(t.dim));
   for_each_row(t, [&](std::int64_t b, std::int64_t h, std::int64_t token) {
     if (token == 0) {
       for (float& x : head_row) x = random.normal();
@@ -96,8 +133,9 @@ void fill(const Filled& t, CaseData data, bool is_query, Random& random,
       float x = random.normal() + bias[static_cast<std::size_t>(c)];
       if (data == CaseData::kOutliers && random.below(100) == 0) x *= 100 * random.normal();
       if (data == CaseData::kAllEqual && !is_query) x = head_row[static_cast<std::size_t>(c)];
-      store(t, b, h, token, c, x * factor);
+      row[static_cast<std::size_t>(c)] = x * factor;
     }
+    store_row(t, b, h, token, row);
   });
 }
 
@@ -155,6 +193,14 @@ float* make_slopes(const AttentionCase& c, Memory& memory) {
   return slopes;
 }
 
+// Beside scores of magnitude 1 some take most of the weight, and some little.
+const float* make_sinks(std::int64_t heads, Random& random, Memory& memory) {
+  float* sinks = take<float>(memory, heads);
+  for (std::int64_t h = 0; h < heads; ++h)
+    sinks[h] = h % 3 == 1 ? -INFINITY : 5 + 3 * random.normal();
+  return sinks;
+}
+
 intflash_bit_mask make_bits(const AttentionCase& c, Random& random, Memory& memory) {
   intflash_bit_mask mask{};
   mask.num_keys = std::min<std::int64_t>(c.kv_len, 100);
@@ -185,9 +231,10 @@ void make_bias(const AttentionCase& c, Random& random, Memory& memory, intflash_
 }  // namespace
 
 intflash_tensor strided_tensor(Layout layout, std::int64_t batch, std::int64_t heads,
-                               std::int64_t tokens, std::int64_t dim, std::int64_t* elements) {
+                               std::int64_t tokens, std::int64_t dim, std::int64_t* elements,
+                               std::int64_t row_padding) {
   intflash_tensor tensor = {};
-  const std::int64_t padding = layout == Layout::kPaddedRows ? 5 : 0;
+  const std::int64_t padding = layout == Layout::kPaddedRows ? row_padding : 0;
   if (layout == Layout::kTokensFirst) {
     tensor.stride_head = dim;
     tensor.stride_token = heads * dim;
@@ -204,7 +251,7 @@ intflash_tensor strided_tensor(Layout layout, std::int64_t batch, std::int64_t h
 
 std::string describe(const AttentionCase& c) {
   std::ostringstream text;
-  const char* dtypes[] = {"?", "f32", "f16", "bf16", "int8"};
+  const char* dtypes[] = {"?", "f32", "f16", "bf16", "int8", "q8_0", "q4_0"};
   const auto tensor = [&](const char* name, const CaseTensor& t) {
     text << ' ' << name << '(' << dtypes[t.dtype] << " layout " << static_cast<int>(t.layout);
     if (t.dtype == INTFLASH_INT8)
@@ -219,10 +266,10 @@ std::string describe(const AttentionCase& c) {
   tensor("value", c.value);
   tensor("out", c.out);
   text << " mode " << c.mode << " mask " << c.mask << " window " << c.window_left << ','
-       << c.window_right << " softmax_scale " << c.softmax_scale << " cap " << c.score_cap
-       << " center " << c.center << (c.given_centers ? " given" : "")
-       << (c.rotate ? " rotated" : "") << " bias " << static_cast<int>(c.bias) << " data "
-       << static_cast<int>(c.data) << " seed " << c.seed;
+       << c.window_right << " prefix " << c.prefix_len << " softmax_scale " << c.softmax_scale
+       << " cap " << c.score_cap << " center " << c.center << (c.given_centers ? " given" : "")
+       << (c.rotate ? " rotated" : "") << (c.sinks ? " sinks" : "") << " bias "
+       << static_cast<int>(c.bias) << " data " << static_cast<int>(c.data) << " seed " << c.seed;
   return text.str();
 }
 
@@ -248,6 +295,7 @@ intflash_attend_desc desc_of(const AttentionCase& c) {
   desc.score_cap = c.score_cap;
   desc.center = c.center;
   desc.rotate = c.rotate ? 1 : 0;
+  desc.prefix_len = c.prefix_len;
   return desc;
 }
 
@@ -290,7 +338,7 @@ CaseTensors make_tensors(const AttentionCase& c, Memory& memory) {
   tensors.args.value = value.tensor;
   tensors.args.out =
       strided_tensor(c.out.layout, c.batch, query_heads, c.query_len, c.head_dim_v, &elements);
-  tensors.out_bytes = static_cast<std::size_t>(elements * dtype_bytes(c.out.dtype));
+  tensors.out_bytes = static_cast<std::size_t>(bytes_of(c.out.dtype, elements));
   tensors.out = memory.take(tensors.out_bytes);
   std::memset(tensors.out, CaseTensors::kPoison, tensors.out_bytes);
   tensors.args.out.data = tensors.out;
@@ -305,6 +353,7 @@ CaseTensors make_tensors(const AttentionCase& c, Memory& memory) {
     tensors.args.value_center = make_center(heads, c.head_dim_v, c.value.magnitude, random, memory);
   }
   make_bias(c, random, memory, tensors.args);
+  if (c.sinks) tensors.args.sinks = make_sinks(query_heads, random, memory);
   return tensors;
 }
 
@@ -398,7 +447,7 @@ Numbers numbers_of(const AttentionCase& c, const CaseResult& result) {
     for (std::int64_t h = 0; h < heads; ++h) {
       for (std::int64_t i = 0; i < c.query_len; ++i) {
         for (std::int64_t channel = 0; channel < c.head_dim_v; ++channel)
-          numbers.out.push_back(tensor_element(out, c.out.dtype, b, h, i, channel));
+          numbers.out.push_back(element_of(out, c.out.dtype, b, h, i, channel));
       }
     }
   }

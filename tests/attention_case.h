@@ -20,8 +20,11 @@ namespace intflash::internal {
 enum class Layout {
   kHeadsFirst,   // [batch][heads][tokens][dim]
   kTokensFirst,  // [batch][tokens][heads][dim]: heads interleaved, as a projection leaves them
-  kPaddedRows    // [batch][heads][tokens][dim + padding]
+  kPaddedRows    // [batch][heads][tokens][dim + kRowPadding]
 };
+
+constexpr std::int64_t kRowPadding = 5;
+constexpr std::int64_t kBlockElements = 32;  // of ggml's types, whose padding is a block
 
 // How the elements are distributed, before they are multiplied by the magnitudes.
 enum class CaseData {
@@ -45,7 +48,7 @@ enum class CaseBias {
 };
 
 struct CaseTensor {
-  intflash_dtype dtype = INTFLASH_F32;
+  intflash_dtype dtype = INTFLASH_F32;  // of keys and values also one of ggml's
   Layout layout = Layout::kHeadsFirst;
   std::int64_t scale_block = 1;  // INT8: as in intflash_tensor
   bool one_scale = false;        // INT8: the heads and the batch share their scales
@@ -65,6 +68,7 @@ struct AttentionCase {
   intflash_mask mask = INTFLASH_MASK_NONE;
   std::int64_t window_left = 0;
   std::int64_t window_right = 0;
+  std::int64_t prefix_len = 0;
   float softmax_scale = 0;
   float score_cap = 0;
   intflash_center center = INTFLASH_CENTER_DEFAULT;
@@ -73,6 +77,7 @@ struct AttentionCase {
   bool lse = true;
   CaseData data = CaseData::kNormal;
   CaseBias bias = CaseBias::kNone;
+  bool sinks = false;  // of each head one, but every third head has none
   std::uint64_t seed = 0;
 };
 
@@ -107,7 +112,8 @@ CaseTensors make_tensors(const AttentionCase& c, Memory& memory);
 
 // An intflash_tensor of the given layout, without data; *elements gets its extent.
 intflash_tensor strided_tensor(Layout layout, std::int64_t batch, std::int64_t heads,
-                               std::int64_t tokens, std::int64_t dim, std::int64_t* elements);
+                               std::int64_t tokens, std::int64_t dim, std::int64_t* elements,
+                               std::int64_t row_padding = kRowPadding);
 
 // How a case is run; none of it may change a bit of the result.
 struct RunOptions {

@@ -147,6 +147,44 @@ TEST(Attention, IsWithinTheBoundForEveryMask) {
     check_against_oracles(c);
     c.window_right = -1;
     check_against_oracles(c);
+    c.mask = INTFLASH_MASK_PREFIX;
+    for (const std::int64_t prefix_len : {0, 1, 70, 100}) {
+      c.prefix_len = prefix_len;
+      check_against_oracles(c);
+    }
+  }
+}
+
+TEST(Attention, OfGgmlBlocksIsWithinTheBound) {
+  for (const Layout layout : {Layout::kHeadsFirst, Layout::kTokensFirst, Layout::kPaddedRows}) {
+    AttentionCase c = small_case();
+    c.num_kv_heads = 2;
+    c.head_dim_v = 32;
+    c.key.layout = c.value.layout = layout;
+    c.key.dtype = INTFLASH_Q8_0;
+    c.value.dtype = INTFLASH_Q4_0;
+    check_against_oracles(c);
+    std::swap(c.key.dtype, c.value.dtype);
+    check_against_oracles(c);
+  }
+}
+
+TEST(Attention, IsWithinTheBoundBesideSinks) {
+  for (const intflash_center center : {INTFLASH_CENTER_NONE, INTFLASH_CENTER_KEY_VALUE}) {
+    for (const float cap : {0.0f, 5.0f}) {
+      AttentionCase c = small_case();
+      c.group_size = 3;
+      c.sinks = true;
+      c.center = center;
+      c.data = CaseData::kChannelBias;
+      c.score_cap = cap;
+      c.softmax_scale = 0.02f;
+      check_against_oracles(c);
+      c.mask = INTFLASH_MASK_CAUSAL;
+      c.query_len = 140;
+      c.kv_len = 100;  // some rows have their sink alone
+      check_against_oracles(c);
+    }
   }
 }
 

@@ -2,11 +2,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "eigen_oracle.h"
 
+#include <algorithm>
 #include <cfloat>
 #include <cmath>
 #include <limits>
 
-#include "core/tensor.h"
+#include "element.h"
 
 namespace intflash::internal {
 namespace {
@@ -18,6 +19,7 @@ bool is_visible(const AttentionCase& c, std::int64_t i, std::int64_t j) {
   const std::int64_t after = j - (c.kv_len - c.query_len + i);  // how far the key is ahead
   if (c.mask == INTFLASH_MASK_NONE) return true;
   if (c.mask == INTFLASH_MASK_CAUSAL) return after <= 0;
+  if (c.mask == INTFLASH_MASK_PREFIX) return after <= 0 || j < c.prefix_len;
   return (c.window_left < 0 || -after <= c.window_left) &&
          (c.window_right < 0 || after <= c.window_right);
 }
@@ -43,7 +45,7 @@ double bias_of(const AttentionCase& c, const intflash_attend_args& args, std::in
   elements.stride_batch = mask.stride_batch;
   elements.stride_head = mask.stride_head;
   elements.stride_token = mask.stride_query;
-  const double element = tensor_element(elements, mask.dtype, b, h, i, j);
+  const double element = element_of(elements, mask.dtype, b, h, i, j);
   const double lowest = mask.dtype == INTFLASH_F32 ? -FLT_MAX : -65504.0;
   if (element <= lowest) return -kInfinity;
   const float* scale = mask.head_scale;
@@ -57,7 +59,7 @@ Eigen::MatrixXd matrix_of(const intflash_tensor& tensor, intflash_dtype dtype, s
   Eigen::MatrixXd matrix(tokens, dim);
   for (std::int64_t token = 0; token < tokens; ++token) {
     for (std::int64_t channel = 0; channel < dim; ++channel)
-      matrix(token, channel) = tensor_element(tensor, dtype, b, h, token, channel);
+      matrix(token, channel) = element_of(tensor, dtype, b, h, token, channel);
   }
   return matrix;
 }
@@ -81,6 +83,7 @@ OracleHead oracle_head(const AttentionCase& c, const CaseTensors& tensors, std::
     const double cap = static_cast<double>(c.score_cap);
     head.score = (head.score / cap).array().tanh().matrix() * cap;
   }
+  head.sink = args.sinks == nullptr ? -kInfinity : static_cast<double>(args.sinks[query_head]);
   head.share = Eigen::MatrixXd::Zero(c.query_len, c.kv_len);
   head.lse = Eigen::VectorXd::Constant(c.query_len, -kInfinity);
   for (std::int64_t i = 0; i < c.query_len; ++i) {
@@ -88,10 +91,11 @@ OracleHead oracle_head(const AttentionCase& c, const CaseTensors& tensors, std::
       head.score(i, j) += bias_of(c, args, b, query_head, i, j);
       if (!is_visible(c, i, j)) head.score(i, j) = -kInfinity;
     }
-    const double largest = c.kv_len == 0 ? -kInfinity : head.score.row(i).maxCoeff();
+    double largest = head.sink;
+    if (c.kv_len > 0) largest = std::max(largest, head.score.row(i).maxCoeff());
     if (largest == -kInfinity) continue;
     head.share.row(i) = (head.score.row(i).array() - largest).exp();
-    const double sum = head.share.row(i).sum();
+    const double sum = head.share.row(i).sum() + std::exp(head.sink - largest);
     head.share.row(i) /= sum;
     head.lse(i) = largest + std::log(sum);
   }

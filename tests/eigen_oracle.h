@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Attention as a textbook writes it, with dense matrices in double precision: an oracle that shares
-// nothing with the library but the reading of tensors.
+// nothing with the library.
 #pragma once
 
 #include <cstdint>
@@ -21,6 +21,7 @@ Eigen::MatrixXd matrix_of(const intflash_tensor& tensor, intflash_dtype dtype, s
 struct OracleHead {
   Eigen::MatrixXd query, key, value;
   Eigen::MatrixXd score;  // [query_len][kv_len], scaled and capped; -infinity where masked
+  double sink;            // a logit beside each row's scores; -infinity = none
   Eigen::MatrixXd share;  // [query_len][kv_len]: softmax of score; 0 in a row that sees no key
   Eigen::MatrixXd out;    // [query_len][head_dim_v]
   Eigen::VectorXd lse;    // [query_len]

@@ -16,9 +16,10 @@
 //   |o' - o| <= [ sum p_j g_j |v_j - o| + sum p_j (1 + g_j) (kFold |v_j| + kUnfold |o| + step_j /
 //   2)
 //               + sum (|r_j| |code_j| + |o| q_j) ] / (lowest sum below),
-// and ln(sum below) bounds the log-sum-exp. A factor common to all w_j cancels in o'. So e_j may be
-// counted from any key's: e_j + e_top for the others and 0 for the key with the largest share is as
-// good; the smaller of the two bounds is taken.
+// and ln(sum below) bounds the log-sum-exp. A sink is one more key, of a value of 0, less the
+// centre like any other, which neither folds nor rounds. A factor common to all w_j cancels in o'.
+// So e_j may be counted from any key's: e_j + e_top for the others and 0 for the key with the
+// largest share is as good; the smaller of the two bounds is taken.
 #include "error_bound.h"
 
 #include <algorithm>
@@ -97,10 +98,11 @@ class HeadBound {
       if (visible(i, j) && (top < 0 || oracle_.share(i, j) > oracle_.share(i, top))) top = j;
     }
     out.assign(static_cast<std::size_t>(c_.head_dim_v), 0.0);
-    lse = 0;
+    lse = oracle_.sink > -kInfinity ? kFloat * (1 + std::fabs(oracle_.sink)) : 0;
     if (top < 0) return;
     double low = 0, high = 0;
-    bound_channels(i, error, out, low, high);
+    const double error_of_sink = sink_error(i);
+    bound_channels(i, error, error_of_sink, out, low, high);
     lse = low > 0 ? std::max(-std::log(low), std::log(high)) + kFloat * std::fabs(oracle_.lse(i)) +
                         kFloat
                   : kInfinity;
@@ -108,7 +110,7 @@ class HeadBound {
     for (double& e : error) e += error_of_top;
     error[static_cast<std::size_t>(top)] = 0;
     std::vector<double> other(out.size());
-    bound_channels(i, error, other, low, high);
+    bound_channels(i, error, error_of_sink + error_of_top, other, low, high);
     for (std::size_t k = 0; k < out.size(); ++k) out[k] = std::min(out[k], other[k]);
   }
 
@@ -197,11 +199,23 @@ class HeadBound {
     return errors;
   }
 
-  void bound_channels(std::int64_t i, const std::vector<double>& error, std::vector<double>& out,
-                      double& low, double& high) const {
-    const VectorXd exact = oracle_.share.row(i) * value_;
-    VectorXd above = VectorXd::Zero(c_.head_dim_v);
-    low = high = 0;
+  // Of row i's sink: f32 arithmetic on it and on the product with the centre of keys.
+  double sink_error(std::int64_t i) const {
+    if (oracle_.sink == -kInfinity) return 0;
+    const VectorXd row = oracle_.query.row(i).transpose().cwiseAbs();
+    return kFloat *
+           (1 + std::fabs(oracle_.sink) + softmax_scale_of(c_) * key_center_.cwiseAbs().dot(row));
+  }
+
+  void bound_channels(std::int64_t i, const std::vector<double>& error, double error_of_sink,
+                      std::vector<double>& out, double& low, double& high) const {
+    const double sink_share = std::exp(oracle_.sink - oracle_.lse(i));
+    const double stretched = std::exp(error_of_sink);
+    const VectorXd kept = oracle_.share.row(i) * value_;
+    const VectorXd exact = kept - sink_share * value_center_;
+    VectorXd above = sink_share * (stretched - 1) * (value_center_ + exact).cwiseAbs();
+    low = sink_share / stretched * (1 - kFloat);
+    high = sink_share * stretched * (1 + kFloat);
     for (std::int64_t first = 0; first < c_.kv_len; first += kScoreBlock)
       add_block(i, first, error, exact, above, low, high);
     const double step_of_out = c_.out.dtype == INTFLASH_F32   ? 0x1p-23

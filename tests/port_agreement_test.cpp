@@ -67,12 +67,14 @@ constexpr Heads kHeads[] = {{1, 1, 1}, {1, 1, 3}, {1, 2, 4}, {1, 1, 8}, {2, 3, 1
 
 struct Mask {
   intflash_mask kind;
-  std::int64_t left, right;
+  std::int64_t left, right, prefix;  // a longer prefix than there are keys is all of them
 };
 constexpr Mask kMasks[] = {
-    {INTFLASH_MASK_NONE, 0, 0},     {INTFLASH_MASK_CAUSAL, 0, 0},  {INTFLASH_MASK_WINDOW, 0, 0},
-    {INTFLASH_MASK_WINDOW, 100, 0}, {INTFLASH_MASK_WINDOW, 5, 70}, {INTFLASH_MASK_WINDOW, -1, 3},
-    {INTFLASH_MASK_WINDOW, 0, -1},
+    {INTFLASH_MASK_NONE, 0, 0, 0},      {INTFLASH_MASK_CAUSAL, 0, 0, 0},
+    {INTFLASH_MASK_WINDOW, 0, 0, 0},    {INTFLASH_MASK_WINDOW, 100, 0, 0},
+    {INTFLASH_MASK_WINDOW, 5, 70, 0},   {INTFLASH_MASK_WINDOW, -1, 3, 0},
+    {INTFLASH_MASK_WINDOW, 0, -1, 0},   {INTFLASH_MASK_PREFIX, 0, 0, 70},
+    {INTFLASH_MASK_PREFIX, 0, 0, 1010},
 };
 
 struct Codec {
@@ -82,7 +84,9 @@ struct Codec {
 };
 constexpr Codec kCodecs[] = {{INTFLASH_F32, 1, false},   {INTFLASH_F16, 1, false},
                              {INTFLASH_BF16, 1, false},  {INTFLASH_INT8, 1, false},
-                             {INTFLASH_INT8, 50, false}, {INTFLASH_INT8, 0, true}};
+                             {INTFLASH_INT8, 50, false}, {INTFLASH_INT8, 0, true},
+                             {INTFLASH_Q8_0, 1, false},  {INTFLASH_Q4_0, 1, false}};
+constexpr int kFirstBlocks = 6;  // index of the first codec of keys and values alone
 constexpr intflash_dtype kOutDtypes[] = {INTFLASH_F32, INTFLASH_F16, INTFLASH_BF16};
 
 struct Center {
@@ -130,6 +134,7 @@ enum Factor {
   kLse,
   kPacked,
   kBias,
+  kSinks,
   kNumFactors
 };
 
@@ -139,6 +144,10 @@ constexpr int count_of(const T& levels) {
 }
 
 bool is_int8(int codec) { return kCodecs[codec].dtype == INTFLASH_INT8; }
+// ggml's blocks take rows of whole ones. A head_dim_v of head_dim is left out: the rule sees pairs.
+bool has_blocks(int codec) { return codec >= kFirstBlocks; }
+bool is_whole_blocks(std::int64_t dim) { return dim > 0 && dim % kBlockElements == 0; }
+
 bool centers_key(int center) { return center >= 2; }
 bool centers_value(int center) { return center >= 4; }
 
@@ -156,6 +165,8 @@ bool allowed(int f, int a, int g, int b) {
   if (f == kKeyCodec && g == kCenter) return !(is_int8(a) && centers_key(b));
   if (f == kValueCodec && g == kCenter) return !(is_int8(a) && centers_value(b));
   if ((f == kQueryCodec || f == kKeyCodec) && g == kRotate) return !(is_int8(a) && b == 1);
+  if (f == kHeadDim && g == kKeyCodec) return !has_blocks(b) || is_whole_blocks(kHeadDims[a]);
+  if (f == kValueDim && g == kValueCodec) return !has_blocks(b) || is_whole_blocks(kValueDims[a]);
   if (f == kData && g == kMagnitude) return !(is_wide(a) && b == kLargeMagnitude);
   return true;
 }
@@ -188,6 +199,7 @@ Trial trial_of(const std::vector<int>& row) {
   c.mask = mask.kind;
   c.window_left = mask.left;
   c.window_right = mask.right;
+  c.prefix_len = std::min(mask.prefix, c.kv_len);
   c.softmax_scale = kSoftmaxScales[level(kSoftmaxScale)];
   c.score_cap = kCaps[level(kCap)];
   c.center = center.kind;
@@ -198,6 +210,7 @@ Trial trial_of(const std::vector<int>& row) {
   trial.options.num_threads = kThreads[level(kNumThreads)];
   trial.options.packed = level(kPacked) == 1;
   c.bias = static_cast<CaseBias>(level(kBias));
+  c.sinks = level(kSinks) == 1;
   return trial;
 }
 
@@ -209,7 +222,8 @@ std::vector<Trial> pairwise_trials() {
   levels[kHeadCounts] = count_of(kHeads);
   levels[kMask] = count_of(kMasks);
   levels[kQueryLayout] = levels[kKeyLayout] = levels[kValueLayout] = levels[kOutLayout] = 3;
-  levels[kQueryCodec] = levels[kKeyCodec] = levels[kValueCodec] = count_of(kCodecs);
+  levels[kQueryCodec] = kFirstBlocks;
+  levels[kKeyCodec] = levels[kValueCodec] = count_of(kCodecs);
   levels[kOutDtype] = count_of(kOutDtypes);
   levels[kCenter] = count_of(kCenters);
   levels[kCap] = count_of(kCaps);

@@ -221,6 +221,25 @@ TEST(SequenceFile, BytesAreTheSameOnEveryPortAndInEveryVersionOfTheLibrary) {
   }
 }
 
+// As xxHash's own XXH64 computes them, of every kind of tail.
+TEST(SequenceFile, ChecksumsAreThoseOfXxh64) {
+  const struct {
+    std::size_t num_bytes;
+    std::uint64_t at_0, at_72;
+  } records[] = {
+      {0, 0xef46db3751d8e999, 0x8ad1f3723fdca8c7},  {1, 0xe934a84adb052768, 0x0f63174c5c38fd01},
+      {4, 0xa52c40dc1e458cb4, 0x8b998e6b248b983f},  {13, 0x60a3f2ed79e01299, 0x2edc635629cd0656},
+      {31, 0xbdb87f28fde1ec91, 0xa36d4bb990436050}, {32, 0x70e7f6563e61b260, 0xb725841b30f7e026},
+      {40, 0x6138286fe98bbb9a, 0xd4c388898e32e45c}, {64, 0xfe8083554c30b401, 0x57a11b452699602d},
+      {100, 0xd52ddaaf21127aa9, 0x60f713260fa7be26}};
+  unsigned char bytes[100];
+  for (int i = 0; i < 100; ++i) bytes[i] = static_cast<unsigned char>(i * i * 7 + i);
+  for (const auto& record : records) {
+    EXPECT_EQ(record_checksum(bytes, record.num_bytes, 0), record.at_0) << record.num_bytes;
+    EXPECT_EQ(record_checksum(bytes, record.num_bytes, 72), record.at_72) << record.num_bytes;
+  }
+}
+
 TEST(SequenceFile, EveryCutIsRefused) {
   Server server(small_shape());
   const File file = small_file(server);

@@ -3,9 +3,6 @@
 #include <algorithm>
 #include <cstring>
 
-#define XXH_INLINE_ALL
-#include <xxhash.h>
-
 #include "cache/kv_cache.h"
 #include "cache/sequence_file.h"
 #include "core/checks.h"
@@ -104,11 +101,6 @@ intflash_status save_sequence(const intflash_cache& cache, const Sequence& seque
 }
 
 }  // namespace
-
-std::uint64_t record_checksum(const void* bytes, std::size_t num_bytes, std::int64_t offset) {
-  return XXH64(bytes, num_bytes, static_cast<std::uint64_t>(offset));
-}
-
 }  // namespace intflash::internal
 
 using namespace intflash::internal;

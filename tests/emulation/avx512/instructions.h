@@ -14,10 +14,12 @@
 #include "tile/portability.h"
 
 // These are macros of the compiler's header.
+#undef _mm512_cmp_ps_mask
 #undef _mm512_cmpge_epu16_mask
 #undef _mm512_cmpge_epu32_mask
 #undef _mm512_extracti64x4_epi64
 #undef _mm512_rol_epi32
+#undef _mm512_roundscale_ps
 #undef _mm512_setr_epi32
 #undef _mm512_shuffle_i32x4
 #undef _mm512_shuffle_i64x2
@@ -120,6 +122,7 @@ INTFLASH_BY_HALVES(add_epi32)
 INTFLASH_BY_HALVES(avg_epu16)
 INTFLASH_BY_HALVES(max_epi16)
 INTFLASH_BY_HALVES(max_epi32)
+INTFLASH_BY_HALVES(min_epi32)
 INTFLASH_BY_HALVES(min_epu16)
 INTFLASH_BY_HALVES(mulhrs_epi16)
 INTFLASH_BY_HALVES(packs_epi16)
@@ -139,6 +142,9 @@ INTFLASH_BY_HALVES(unpacklo_epi32)
 INTFLASH_BY_HALVES(unpacklo_epi64)
 #undef INTFLASH_BY_HALVES
 
+inline __m512i _mm512_or_si512(__m512i a, __m512i b) {
+  return {_mm256_or_si256(a.half[0], b.half[0]), _mm256_or_si256(a.half[1], b.half[1])};
+}
 inline __m512i _mm512_and_si512(__m512i a, __m512i b) {
   return {_mm256_and_si256(a.half[0], b.half[0]), _mm256_and_si256(a.half[1], b.half[1])};
 }
@@ -159,6 +165,20 @@ inline __m512i _mm512_dpbusd_epi32(__m512i sum, __m512i a, __m512i b) {
           dot_bytes(sum.half[1], a.half[1], b.half[1])};
 }
 
+inline __m512 _mm512_sub_ps(__m512 a, __m512 b) {
+  return {_mm256_sub_ps(a.half[0], b.half[0]), _mm256_sub_ps(a.half[1], b.half[1])};
+}
+inline __m512 _mm512_max_ps(__m512 a, __m512 b) {
+  return {_mm256_max_ps(a.half[0], b.half[0]), _mm256_max_ps(a.half[1], b.half[1])};
+}
+// Rounds down, which is all that the ports ask for.
+inline __m512 _mm512_roundscale_ps(__m512 a, int rounding) {
+  if (rounding != (_MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC)) __builtin_trap();
+  return {_mm256_floor_ps(a.half[0]), _mm256_floor_ps(a.half[1])};
+}
+inline __m512 _mm512_castsi512_ps(__m512i a) {
+  return {_mm256_castsi256_ps(a.half[0]), _mm256_castsi256_ps(a.half[1])};
+}
 inline __m512 _mm512_mul_ps(__m512 a, __m512 b) {
   return {_mm256_mul_ps(a.half[0], b.half[0]), _mm256_mul_ps(a.half[1], b.half[1])};
 }
@@ -236,6 +256,11 @@ inline __m512i _mm512_permutexvar_epi32(__m512i index, __m512i a) {
     return element<std::int32_t>(a, element<std::int32_t>(index, i) & 15);
   });
 }
+inline __m512i _mm512_permutexvar_epi16(__m512i index, __m512i a) {
+  return each_element<std::int16_t>([&](std::int32_t i) {
+    return element<std::int16_t>(a, element<std::int16_t>(index, i) & 31);
+  });
+}
 inline __m512i _mm512_permutexvar_epi8(__m512i index, __m512i a) {
   return each_element<std::uint8_t>([&](std::int32_t i) {
     return element<std::uint8_t>(a, element<std::uint8_t>(index, i) & 63);
@@ -257,6 +282,18 @@ inline __m512i _mm512_mask_multishift_epi64_epi8(__m512i otherwise, __mmask64 so
   });
 }
 
+inline __m512i _mm512_mask_sub_epi32(__m512i otherwise, __mmask16 some, __m512i a, __m512i b) {
+  const __m512i difference = _mm512_sub_epi32(a, b);
+  return each_element<std::int32_t>([&](std::int32_t i) {
+    return element<std::int32_t>((some >> i & 1) != 0 ? difference : otherwise, i);
+  });
+}
+
+inline int _mm512_reduce_or_epi32(__m512i a) {
+  std::int32_t all = 0;
+  for (std::int32_t i = 0; i < 16; ++i) all |= element<std::int32_t>(a, i);
+  return all;
+}
 inline int _mm512_reduce_max_epi32(__m512i a) {
   std::int32_t largest = INT32_MIN;
   for (std::int32_t i = 0; i < 16; ++i) largest = max_of(largest, element<std::int32_t>(a, i));
@@ -269,6 +306,13 @@ inline __m512i _mm512_movm_epi16(__mmask32 bits) {
 }
 inline __m512i _mm512_movm_epi32(__mmask16 bits) {
   return each_element<std::int32_t>([&](std::int32_t i) { return -(bits >> i & 1); });
+}
+inline __mmask16 _mm512_cmp_ps_mask(__m512 a, __m512 b, int kind) {
+  return static_cast<__mmask16>(each_bit<float>([&](std::int32_t i) {
+    const float x = a.half[i / 8][i % 8];
+    const float y = b.half[i / 8][i % 8];
+    return kind == _CMP_LT_OQ ? x < y : x <= y;
+  }));
 }
 inline __mmask32 _mm512_cmpge_epu16_mask(__m512i a, __m512i b) {
   return static_cast<__mmask32>(each_bit<std::uint16_t>([&](std::int32_t i) {
