@@ -55,11 +55,15 @@ class Command : public testing::Test {
 
   // Arguments as a shell reads them; environment such as "INTFLASH_ISA=scalar ".
   Result run(const std::string& arguments, const std::string& environment = "") const {
-    const std::string line = environment + "'" INTFLASH_COMMAND "' " + arguments + " >'" +
-                             path("stdout") + "' 2>'" + path("stderr") + "' </dev/null";
+    const int code = code_of(environment + "'" INTFLASH_COMMAND "' " + arguments + " >'" +
+                             path("stdout") + "' 2>'" + path("stderr") + "' </dev/null");
+    return {code, read_text(path("stdout")), read_text(path("stderr"))};
+  }
+
+  // Of a whole line for the shell; -1 where it was killed.
+  static int code_of(const std::string& line) {
     const int status = std::system(line.c_str());
-    return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, read_text(path("stdout")),
-            read_text(path("stderr"))};
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
   }
 
   // The arguments of failed commands end in code with part in the message, and print nothing else.
@@ -141,6 +145,49 @@ TEST_F(Command, WrongUsageEndsInTwo) {
   expect_failure("bench --filter '('", 2, "--filter (");
   expect_failure("bench --filter no_such_case", 2, "no_such_case");
   expect_failure("bench --isa avx1024", 2, "avx1024");
+}
+
+// ---- Streams that are closed, full, or left by their readers ----
+
+TEST_F(Command, ErrorsHaveTheirExitCodeWhereStderrTakesNothing) {
+  const std::string command = "'" INTFLASH_COMMAND "' ";
+  for (const char* redirection : {" 2>&-", " 2>/dev/full", " 0<&- 1>&- 2>&-"}) {
+    SCOPED_TRACE(redirection);
+    EXPECT_EQ(code_of(command + "attend --query no.npy --key no.npy --value no.npy" + redirection),
+              1);
+    EXPECT_EQ(code_of(command + "bench --filter '('" + redirection), 2);
+  }
+  // The reader has left before anything is said.
+  EXPECT_EQ(code_of("bash -c 'exec 2> >(exit); sleep 0.2; " + command +
+                    "attend --query no.npy --key no.npy --value no.npy'"),
+            1);
+}
+
+TEST_F(Command, WhatCannotBePrintedEndsInOneAndSaysSo) {
+  const std::string inputs = write_small_inputs();
+  const std::string serving = "serve-sim --requests 2 --prompt-mean 4 --output-mean 4 --head-dim 8";
+  for (const std::string& line :
+       {std::string("--help >/dev/full"), std::string("--version >/dev/full"),
+        std::string("--version >&-"), std::string("attend --help >/dev/full"),
+        "attend " + inputs + " >/dev/full", "attend " + inputs + " >&-",
+        "attend --json " + inputs + " >/dev/full", "compare " + inputs + " >/dev/full",
+        "compare --json " + inputs + " >&-", serving + " >/dev/full",
+        serving + " --json >/dev/full",
+        std::string("bench --quick --isa scalar --filter overhead/q1k16 >/dev/full")}) {
+    SCOPED_TRACE(line);
+    EXPECT_EQ(code_of("'" INTFLASH_COMMAND "' " + line + " 2>'" + path("stderr") + "'"), 1);
+    const std::string said = read_text(path("stderr"));
+    EXPECT_TRUE(said.starts_with("intflash: cannot write to standard output")) << said;
+  }
+}
+
+TEST_F(Command, WhatPrintsNothingNeedsNoStdout) {
+  const std::string inputs = write_small_inputs();
+  EXPECT_EQ(code_of("'" INTFLASH_COMMAND "' calibrate --key '" + path("k.npy") + "' --value '" +
+                    path("v.npy") + "' --key-center '" + path("kc.npy") + "' --value-center '" +
+                    path("vc.npy") + "' 0<&- 1>&- 2>&-"),
+            0);
+  EXPECT_EQ(read_npy(path("kc.npy")).shape, (Shape{2, 32}));
 }
 
 // ---- attend ----
@@ -403,6 +450,7 @@ TEST_F(Command, InfoMeasuresEverySupportedPort) {
     EXPECT_EQ(port["supported"].get<bool>(), port.contains("peak_gops_1_thread")) << port;
     EXPECT_EQ(port["supported"].get<bool>(), port["reason"] == "") << port;
   }
+  EXPECT_EQ(code_of("'" INTFLASH_COMMAND "' info --json >/dev/full 2>/dev/null"), 1);
   const Result text = run("info");
   EXPECT_EQ(text.code, 0);
   EXPECT_NE(text.out.find("GOP/s"), std::string::npos);

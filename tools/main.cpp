@@ -22,6 +22,7 @@
 #include "intflash/intflash.h"
 #include "machine_report.h"
 #include "serve_sim.h"
+#include "standard_streams.h"
 
 namespace intflash {
 namespace {
@@ -269,23 +270,28 @@ int run(int argc, char** argv) {
   return run_subcommand(app, options);
 }
 
+// Not fmt::print, which throws: with stderr closed or full there is nobody left to tell.
+void print_error(const char* message) { std::fprintf(stderr, "intflash: %s\n", message); }
+
 }  // namespace
 }  // namespace intflash
 
 int main(int argc, char** argv) {
+  intflash::secure_standard_streams();
   try {
     const int code = intflash::run(argc, argv);
-    // A full disk behind a redirected stdout shows here at the latest.
-    if (std::fflush(stdout) != 0) throw intflash::Failure("cannot write to standard output");
+    intflash::require_stdout_written();
     return code;
   } catch (const intflash::UsageError& error) {
-    fmt::print(stderr, "intflash: {}\nRun with --help for more information.\n", error.what());
+    intflash::print_error(error.what());
+    std::fputs("Run with --help for more information.\n", stderr);
     return intflash::kUsageError;
   } catch (const std::bad_alloc&) {
-    fmt::print(stderr, "intflash: out of memory\n");
-    return 1;
+    intflash::print_error("out of memory");
   } catch (const std::exception& error) {
-    fmt::print(stderr, "intflash: {}\n", error.what());
-    return 1;
+    // fmt::print to a full stdout does not say what it could not write to.
+    intflash::print_error(std::ferror(stdout) != 0 ? "cannot write to standard output"
+                                                   : error.what());
   }
+  return 1;
 }
