@@ -139,6 +139,7 @@ TEST_F(Command, WrongUsageEndsInTwo) {
   expect_failure("attend " + inputs + " --threads 0", 2, "0");
   expect_failure("attend " + inputs + " --isa avx1024", 2, "avx1024");
   expect_failure("attend " + inputs + " --out same.npy --lse same.npy", 2, "same.npy");
+  expect_failure("attend " + inputs + " --out ''", 2, "no file is named");
   expect_failure("calibrate --key k.npy", 2, "--value is required");
   expect_failure("compare", 2, "--query");
   expect_failure("compare --synthetic " + inputs, 2, "--synthetic");
@@ -361,6 +362,85 @@ TEST_F(Command, AnOutputThatCannotBeWrittenEndsInOne) {
   expect_failure("attend " + inputs + " --out '" + path("none/o.npy") + "'", 1,
                  "none/o.npy: cannot");
   EXPECT_EQ(run("attend " + inputs + " --json --out /dev/full").code, 1);
+  fs::create_directory(path("folder"));
+  expect_failure("attend " + inputs + " --out '" + path("folder") + "'", 1,
+                 "folder: cannot open for writing: Is a directory");
+}
+
+TEST_F(Command, OneFileByTwoNamesIsRefusedAndLeftAsItWas) {
+  const std::string inputs = write_small_inputs();
+  std::ofstream(path("old.npy")) << "old";
+  fs::create_directory(path("folder"));
+  fs::create_symlink("old.npy", path("link.npy"));
+  fs::create_symlink("../new.npy", path("folder/dangling.npy"));
+  fs::create_symlink(".", path("here"));
+  fs::create_hard_link(path("old.npy"), path("hard.npy"));
+  const std::pair<const char*, const char*> pairs[] = {
+      {"new.npy", "./new.npy"},    {"new.npy", "folder/../new.npy"},
+      {"new.npy", "here/new.npy"}, {"new.npy", "folder/dangling.npy"},
+      {"old.npy", "link.npy"},     {"old.npy", "hard.npy"},
+      {"old.npy", "here/old.npy"}, {"-", "-"}};
+  for (const auto& [first, second] : pairs) {
+    const auto file = [&](const std::string& name) { return name == "-" ? name : path(name); };
+    expect_failure("attend " + inputs + " --out '" + file(first) + "' --lse '" + file(second) + "'",
+                   2, "--out and --lse are the same file");
+    expect_failure("calibrate --key '" + path("k.npy") + "' --value '" + path("v.npy") +
+                       "' --key-center '" + file(first) + "' --value-center '" + file(second) + "'",
+                   2, "--key-center and --value-center are the same file");
+  }
+  EXPECT_EQ(read_text(path("old.npy")), "old");
+  EXPECT_FALSE(fs::exists(path("new.npy")));
+  // Devices keep nothing that could be lost.
+  EXPECT_EQ(run("attend " + inputs + " --out /dev/null --lse /dev/null").code, 0);
+}
+
+TEST_F(Command, AnOutputInStdoutLeavesTheReportToStderr) {
+  const std::string inputs = write_small_inputs();
+  ASSERT_EQ(run("attend " + inputs + " --out '" + path("o.npy") + "'").code, 0);
+  const std::string expected = read_text(path("o.npy"));
+  const std::string command = "'" INTFLASH_COMMAND "' attend " + inputs;
+  const std::string last = path("last.npy"), report = path("report");
+  for (const char* name : {"-", "/dev/stdout"}) {
+    for (const std::string& redirection : {" | cat >'" + last + "'", " >'" + last + "'"}) {
+      SCOPED_TRACE(name + redirection);
+      EXPECT_EQ(code_of("bash -o pipefail -c \"" + command + " --json --out " + name + " 2>'" +
+                        report + "'" + redirection + "\""),
+                0);
+      EXPECT_TRUE(read_text(last) == expected);
+      EXPECT_TRUE(Json::accept(read_text(report)));
+    }
+  }
+  // What the shell writes into the same file goes around it.
+  ASSERT_EQ(
+      code_of("(printf before; " + command + " --out - 2>/dev/null; printf after) >'" + last + "'"),
+      0);
+  EXPECT_TRUE(read_text(last) == "before" + expected + "after");
+  EXPECT_EQ(code_of(command + " --out - >/dev/full 2>/dev/null"), 1);
+  EXPECT_EQ(code_of(command + " --out - >&- 2>/dev/null"), 1);
+  EXPECT_TRUE(Json::accept(run("bench --quick --isa scalar --filter overhead/q1k16 --json -").out));
+}
+
+TEST_F(Command, AReaderThatLeavesEndsInOneWithoutATemporaryFile) {
+  const std::string inputs = write_inputs({4, 400, 64}, {2, 400, 64}, {2, 400, 64});
+  fs::create_directory(path("folder"));
+  EXPECT_EQ(code_of("bash -o pipefail -c \"'" INTFLASH_COMMAND "' attend " + inputs + " --lse '" +
+                    path("folder/l.npy") + "' --out - 2>/dev/null | true\""),
+            1);
+  EXPECT_TRUE(fs::is_empty(path("folder")));
+}
+
+TEST_F(Command, AFileMountedOnItsOwnIsWrittenInPlace) {
+  const std::string inputs = write_small_inputs();
+  std::ofstream(path("host.npy")) << std::string(100000, 'x');
+  std::ofstream(path("mounted.npy"));
+  const std::string mount = "mount --bind '" + path("host.npy") + "' '" + path("mounted.npy") + "'";
+  if (code_of("unshare -rm sh -c \"" + mount + "\" 2>/dev/null") != 0) {
+    GTEST_SKIP() << "no right to mount";
+  }
+  EXPECT_EQ(code_of("unshare -rm sh -c \"" + mount + " && '" INTFLASH_COMMAND "' attend " + inputs +
+                    " --out '" + path("mounted.npy") + "'\" >'" + path("stdout") + "'"),
+            0);
+  EXPECT_EQ(read_npy(path("host.npy")).shape, (Shape{4, 40, 32}));
 }
 
 TEST_F(Command, AnUnknownPortInTheEnvironmentEndsInOneAndListsThePorts) {

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -68,6 +69,18 @@ class Npy : public testing::Test {
   std::string contents(const std::string& name) const {
     std::ifstream file(path(name), std::ios::binary);
     return {std::istreambuf_iterator<char>(file), {}};
+  }
+  static void write_one(const std::string& file) {
+    const float element = 1;
+    write_npy_files(std::vector<NpyOutput>{{file, {1}, &element}});
+  }
+  static std::string write_failure(const std::string& file) {
+    try {
+      write_one(file);
+    } catch (const Failure& failure) {
+      return failure.what();
+    }
+    return "no failure";
   }
   std::size_t files_in_folder() const {
     return static_cast<std::size_t>(std::distance(fs::directory_iterator(folder_), {}));
@@ -265,6 +278,106 @@ TEST_F(Npy, ASymbolicLinkKeepsPointingAtTheFile) {
   write_npy_files(std::vector<NpyOutput>{{path("link.npy"), {1}, &element}});
   EXPECT_TRUE(fs::is_symlink(path("link.npy")));
   EXPECT_EQ(read_npy(path("target.npy")).num_elements(), 1);
+}
+
+TEST_F(Npy, ASymbolicLinkToNothingYetMakesItsTarget) {
+  fs::create_directory(path("folder"));
+  fs::create_symlink("folder/target.npy", path("second.npy"));
+  fs::create_symlink("second.npy", path("first.npy"));
+  write_one(path("first.npy"));
+  EXPECT_TRUE(fs::is_symlink(path("first.npy")));
+  EXPECT_TRUE(fs::is_symlink(path("second.npy")));
+  EXPECT_EQ(read_npy(path("folder/target.npy")).num_elements(), 1);
+  fs::create_symlink("circle.npy", path("circle.npy"));
+  EXPECT_EQ(write_failure(path("circle.npy")),
+            path("circle.npy") + ": cannot open for writing: Too many levels of symbolic links");
+}
+
+TEST_F(Npy, EveryNameOfAFileShowsWhatIsWrittenToOne) {
+  std::ofstream(path("a.npy")) << std::string(1000, 'x');  // longer than what comes
+  fs::create_hard_link(path("a.npy"), path("b.npy"));
+  write_one(path("a.npy"));
+  EXPECT_EQ(read_npy(path("b.npy")).num_elements(), 1);
+  EXPECT_EQ(files_in_folder(), 2u);
+}
+
+TEST_F(Npy, AReplacedFileKeepsItsPermissionsAndANewOneHasThoseOfAny) {
+  std::ofstream(path("old.npy")) << "old";
+  fs::permissions(path("old.npy"), fs::perms{0620});
+  write_one(path("old.npy"));
+  EXPECT_EQ(fs::status(path("old.npy")).permissions(), fs::perms{0620});
+  write_one(path("new.npy"));
+  std::ofstream(path("any")) << "any";
+  EXPECT_EQ(fs::status(path("new.npy")).permissions(), fs::status(path("any")).permissions());
+}
+
+TEST_F(Npy, TheLongestNameThatAFileCanHaveIsWritten) {
+  const std::string name(255, 'n');
+  write_one(path(name));
+  EXPECT_EQ(read_npy(path(name)).num_elements(), 1);
+  EXPECT_EQ(files_in_folder(), 1u);
+}
+
+TEST_F(Npy, AFolderIsNoOutput) {
+  EXPECT_EQ(write_failure(path("")), path("") + ": cannot open for writing: Is a directory");
+}
+
+// For its lifetime the process is nobody, where it was root, who may write anything.
+class AsNobody {
+ public:
+  AsNobody() : was_root_(::geteuid() == 0) {
+    if (was_root_ && ::seteuid(65534) != 0) std::abort();
+  }
+  ~AsNobody() {
+    if (was_root_ && ::seteuid(0) != 0) std::abort();
+  }
+
+ private:
+  bool was_root_;
+};
+
+TEST_F(Npy, AFileInAFolderThatTakesNoNewOnesIsWrittenInPlace) {
+  std::ofstream(path("o.npy")) << std::string(1000, 'x');
+  fs::permissions(path("o.npy"), fs::perms{0666});
+  fs::permissions(path(""), fs::perms{0555});
+  {
+    const AsNobody user;
+    write_one(path("o.npy"));
+    EXPECT_EQ(write_failure(path("new.npy")),
+              path("new.npy") + ": cannot create: Permission denied");
+  }
+  fs::permissions(path(""), fs::perms{0755});
+  EXPECT_EQ(read_npy(path("o.npy")).num_elements(), 1);
+}
+
+TEST_F(Npy, AFileThatMayNotBeWrittenIsNotReplaced) {
+  std::ofstream(path("o.npy")) << "old";
+  fs::permissions(path("o.npy"), fs::perms{0444});
+  fs::permissions(path(""), fs::perms{0777});
+  {
+    const AsNobody user;
+    EXPECT_EQ(write_failure(path("o.npy")),
+              path("o.npy") + ": cannot open for writing: Permission denied");
+  }
+  EXPECT_EQ(contents("o.npy"), "old");
+}
+
+// In a folder such as /tmp only its owner may replace a file that all may write.
+TEST_F(Npy, AFileKeepsItsOwner) {
+  for (const unsigned mode : {0777u, 01777u}) {
+    std::ofstream(path("o.npy")) << std::string(1000, 'x');
+    fs::permissions(path("o.npy"), fs::perms{0666});
+    fs::permissions(path(""), fs::perms{mode});
+    {
+      const AsNobody user;
+      write_one(path("o.npy"));
+    }
+    struct stat status = {};
+    ASSERT_EQ(::stat(path("o.npy").c_str(), &status), 0);
+    EXPECT_EQ(status.st_uid, ::getuid());
+    EXPECT_EQ(read_npy(path("o.npy")).num_elements(), 1);
+    EXPECT_EQ(files_in_folder(), 1u);
+  }
 }
 
 TEST_F(Npy, ADeviceIsWrittenAndNotReplaced) {

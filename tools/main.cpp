@@ -13,6 +13,7 @@
 
 #include <fmt/format.h>
 
+#include "atomic_file.h"
 #include "attend.h"
 #include "bench.h"
 #include "calibrate.h"
@@ -45,6 +46,13 @@ std::string check_positive(const std::string& text) {
   return good ? "" : fmt::format("{} is not a finite number > 0", text);
 }
 
+// An option without a file is one that was not given.
+std::string check_named(const std::string& path) { return path.empty() ? "no file is named" : ""; }
+
+CLI::Option& add_output(CLI::App& command, const char* name, std::string& path, const char* what) {
+  return *command.add_option(name, path, what)->check(check_named)->type_name("FILE");
+}
+
 template <class Options>
 void add_inputs(CLI::App& command, Options& options, bool required) {
   command
@@ -70,9 +78,9 @@ void add_port(CLI::App& command, int& threads, std::string& isa) {
 void add_attend(CLI::App& app, AttendOptions& options) {
   CLI::App& command = *app.add_subcommand("attend", "attention on arrays from files");
   add_inputs(command, options, true);
-  command.add_option("--out", options.out, "writes the result, float32")->type_name("FILE");
-  command.add_option("--lse", options.lse, "writes the log of the softmax denominators, float32")
-      ->type_name("FILE");
+  add_output(command, "--out", options.out,
+             "writes the result, float32; - is stdout, and the report then goes to stderr");
+  add_output(command, "--lse", options.lse, "writes the log of the softmax denominators, float32");
   command
       .add_option("--window", options.window,
                   "keys before the query that stay visible; 0 = itself alone")
@@ -142,7 +150,8 @@ void add_bench(CLI::App& app, BenchOptions& options) {
       .add_option("--filter", options.filter, "regular expression that a case's name must contain")
       ->type_name("REGEX");
   add_port(command, options.threads, options.isa);
-  command.add_option("--json", options.json, "writes a report")->type_name("FILE");
+  add_output(command, "--json", options.json,
+             "writes a report; - is stdout, and the table then goes to stderr");
   command.footer(
       "Examples:\n"
       "  intflash bench --quick --filter 'd128/n4096' --isa avx512_vnni --json bench.json\n"
@@ -184,14 +193,16 @@ void add_serve_sim(CLI::App& app, ServeSimOptions& options) {
 void add_calibrate(CLI::App& app, CalibrateOptions& options) {
   CLI::App& command =
       *app.add_subcommand("calibrate", "centres of a cache: means of sample keys and values");
-  const auto add_file = [&](const char* name, std::string& path, const char* what) {
-    command.add_option(name, path, what)->required()->type_name("NPY");
-  };
-  add_file("--key", options.key,
-           "[heads, tokens, head_dim] or [batch, heads, tokens, head_dim]; float16 or float32");
-  add_file("--value", options.value, "the same");
-  add_file("--key-center", options.key_center, "written: [heads, head_dim], float32");
-  add_file("--value-center", options.value_center, "the same");
+  command
+      .add_option(
+          "--key", options.key,
+          "[heads, tokens, head_dim] or [batch, heads, tokens, head_dim]; float16 or float32")
+      ->required()
+      ->type_name("NPY");
+  command.add_option("--value", options.value, "the same")->required()->type_name("NPY");
+  add_output(command, "--key-center", options.key_center, "written: [heads, head_dim], float32")
+      .required();
+  add_output(command, "--value-center", options.value_center, "the same").required();
   command.footer(
       "Example:\n  intflash calibrate --key k.npy --value v.npy --key-center kc.npy "
       "--value-center vc.npy");
@@ -221,6 +232,13 @@ int run_subcommand(const CLI::App& app, const Options& options) {
   return run_info(options.info_json);
 }
 
+void require_two_files(const char* option_a, const std::string& path_a, const char* option_b,
+                       const std::string& path_b) {
+  if (path_a.empty() || path_b.empty() || !are_one_file(path_a, path_b)) return;
+  const std::string names = path_a == path_b ? path_a : fmt::format("{} and {}", path_a, path_b);
+  throw UsageError(fmt::format("{} and {} are the same file, {}", option_a, option_b, names));
+}
+
 // What the parser cannot see because it concerns two options, or the library's list of ports.
 void check_options(const CLI::App& app, const Options& options) {
   const CompareOptions& files = options.compare;
@@ -231,13 +249,9 @@ void check_options(const CLI::App& app, const Options& options) {
   for (const std::string& isa : {options.attend.isa, options.bench.isa, options.serve_sim.isa}) {
     if (!isa.empty()) require_port_name(isa);
   }
-  if (!options.attend.out.empty() && options.attend.out == options.attend.lse) {
-    throw UsageError(fmt::format("--out and --lse are the same file, {}", options.attend.out));
-  }
-  const std::string& center = options.calibrate.key_center;
-  if (!center.empty() && center == options.calibrate.value_center) {
-    throw UsageError(fmt::format("--key-center and --value-center are the same file, {}", center));
-  }
+  require_two_files("--out", options.attend.out, "--lse", options.attend.lse);
+  require_two_files("--key-center", options.calibrate.key_center, "--value-center",
+                    options.calibrate.value_center);
 }
 
 // Parse errors of any kind are wrong usage; --help and --version are not errors.

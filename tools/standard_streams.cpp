@@ -4,6 +4,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -34,6 +35,22 @@ void require_stdout_written() {
     throw Failure(fmt::format("cannot write to standard output: {}", std::strerror(errno)));
   }
   if (std::ferror(stdout) != 0) throw Failure("cannot write to standard output");
+}
+
+bool is_stdout(const std::string& path) {
+  if (path == "-") return true;
+  struct stat named = {}, stream = {};
+  return ::stat(path.c_str(), &named) == 0 && ::fstat(STDOUT_FILENO, &stream) == 0 &&
+         named.st_dev == stream.st_dev && named.st_ino == stream.st_ino && !S_ISCHR(named.st_mode);
+}
+
+int take_stdout() {
+  std::fflush(stdout);
+  const int descriptor = ::fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
+  if (descriptor < 0 || ::dup2(STDERR_FILENO, STDOUT_FILENO) < 0) {
+    throw Failure(fmt::format("cannot write to standard output: {}", std::strerror(errno)));
+  }
+  return descriptor;
 }
 
 }  // namespace intflash
