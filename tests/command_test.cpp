@@ -323,14 +323,30 @@ TEST_F(Command, BadFilesEndInOneAndAreNamed) {
   const std::string good = read_text(path("q.npy"));
   std::ofstream(bad, std::ios::binary) << good.substr(0, good.size() - 1);
   expect_failure(with_bad_query(), 1, bad + ": truncated");
-  std::string wide = good;
-  wide.replace(wide.find("<f4"), 3, "<f8");
-  std::ofstream(bad, std::ios::binary) << wide;
-  expect_failure(with_bad_query(), 1, bad + ": dtype '<f8' is not supported");
-  std::string fortran = good;
-  fortran.replace(fortran.find("False"), 5, "True ");
-  std::ofstream(bad, std::ios::binary) << fortran;
-  expect_failure(with_bad_query(), 1, bad + ": Fortran order");
+  std::string integers = good;
+  integers.replace(integers.find("<f4"), 3, "<i4");
+  std::ofstream(bad, std::ios::binary) << integers;
+  expect_failure(with_bad_query(), 1, bad + ": dtype '<i4' is not supported");
+}
+
+TEST_F(Command, InputsComeFromPipesToo) {
+  const std::string inputs = write_small_inputs(), out = " --out '" + path("o.npy") + "'";
+  ASSERT_EQ(run("attend " + inputs + out).code, 0);
+  const std::string expected = read_text(path("o.npy"));
+  for (const char* query : {"-", "/dev/stdin", "<(cat '%')"}) {
+    std::string name = query;
+    if (const std::size_t i = name.find('%'); i != std::string::npos)
+      name.replace(i, 1, path("q.npy"));
+    const std::string line = "cat '" + path("q.npy") + "' | '" INTFLASH_COMMAND "' attend --key '" +
+                             path("k.npy") + "' --value '" + path("v.npy") + "' --out '" +
+                             path("piped.npy") + "' --query " + name;
+    std::ofstream(path("script")) << line;
+    EXPECT_EQ(code_of("bash '" + path("script") + "' >/dev/null"), 0) << line;
+    EXPECT_TRUE(read_text(path("piped.npy")) == expected) << line;
+    fs::remove(path("piped.npy"));
+  }
+  expect_failure("attend --query - --key '" + path("k.npy") + "' --value '" + path("v.npy") + "'",
+                 1, "standard input: not a .npy file: it is empty");
 }
 
 TEST_F(Command, ShapesThatDisagreeEndInOne) {

@@ -15,6 +15,7 @@
 #include "error_metrics.h"
 #include "failure.h"
 #include "npy.h"
+#include "npy_elements.h"
 #include "stopwatch.h"
 
 namespace intflash {
@@ -148,15 +149,6 @@ void print_json(const Timed& timed, double gops, const std::optional<ErrorMetric
                        {"max_abs", error->max_abs}};
   }
   fmt::print("{}\n", report.dump(2));
-}
-
-// "[1, 0, 17]" for element 'index' of an array of that shape.
-std::string index_text(std::int64_t index, const std::vector<std::int64_t>& shape) {
-  std::vector<std::int64_t> position(shape.size());
-  for (std::size_t axis = shape.size(); axis-- > 0; index /= shape[axis]) {
-    position[axis] = index % shape[axis];
-  }
-  return fmt::format("[{}]", fmt::join(position, ", "));
 }
 
 void print_text(const AttentionInputs& inputs, const Timed& timed, double gops,

@@ -56,9 +56,9 @@ CLI::Option& add_output(CLI::App& command, const char* name, std::string& path, 
 template <class Options>
 void add_inputs(CLI::App& command, Options& options, bool required) {
   command
-      .add_option(
-          "--query", options.query,
-          "[heads, tokens, head_dim] or [batch, heads, tokens, head_dim]; float16 or float32")
+      .add_option("--query", options.query,
+                  "[heads, tokens, head_dim] or [batch, heads, tokens, head_dim]; float16, float32 "
+                  "or float64; - is stdin")
       ->required(required)
       ->type_name("NPY");
   command.add_option("--key", options.key, "the same; fewer heads mean grouped-query attention")
@@ -194,9 +194,9 @@ void add_calibrate(CLI::App& app, CalibrateOptions& options) {
   CLI::App& command =
       *app.add_subcommand("calibrate", "centres of a cache: means of sample keys and values");
   command
-      .add_option(
-          "--key", options.key,
-          "[heads, tokens, head_dim] or [batch, heads, tokens, head_dim]; float16 or float32")
+      .add_option("--key", options.key,
+                  "[heads, tokens, head_dim] or [batch, heads, tokens, head_dim]; float16, float32 "
+                  "or float64")
       ->required()
       ->type_name("NPY");
   command.add_option("--value", options.value, "the same")->required()->type_name("NPY");
