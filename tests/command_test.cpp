@@ -9,6 +9,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <iterator>
 #include <random>
 #include <set>
@@ -42,6 +43,41 @@ std::set<std::string> keys_of(const Json& object) {
   for (const auto& [key, value] : object.items()) keys.insert(key);
   return keys;
 }
+
+// Attention from the definition: of query i of a head, whose scores bias adds to.
+struct Definition {
+  std::int64_t batch, heads, kv_heads, query_len, kv_len, dim;
+  std::function<double(std::int64_t b, std::int64_t h, std::int64_t i, std::int64_t j)> bias;
+  std::function<double(std::int64_t h)> sink;
+
+  std::vector<double> attend(const float* query, const float* key, const float* value) const {
+    std::vector<double> out;
+    for (std::int64_t b = 0; b < batch; ++b) {
+      for (std::int64_t h = 0; h < heads; ++h) {
+        const std::int64_t keys = (b * kv_heads + h / (heads / kv_heads)) * kv_len * dim;
+        for (std::int64_t i = 0; i < query_len; ++i, query += dim) {
+          double sum = std::exp(sink(h));
+          std::vector<double> row(static_cast<std::size_t>(dim));
+          for (std::int64_t j = 0; j < kv_len; ++j) {
+            double dot = 0;
+            for (std::int64_t c = 0; c < dim; ++c) {
+              dot += static_cast<double>(query[c]) * static_cast<double>(key[keys + j * dim + c]);
+            }
+            const double weight =
+                std::exp(dot / std::sqrt(static_cast<double>(dim)) + bias(b, h, i, j));
+            sum += weight;
+            for (std::int64_t c = 0; c < dim; ++c) {
+              row[static_cast<std::size_t>(c)] +=
+                  weight * static_cast<double>(value[keys + j * dim + c]);
+            }
+          }
+          for (const double element : row) out.push_back(element / sum);
+        }
+      }
+    }
+    return out;
+  }
+};
 
 class Command : public testing::Test {
  protected:
@@ -93,6 +129,41 @@ class Command : public testing::Test {
   }
   std::string write_small_inputs() const {
     return write_inputs({4, 40, 32}, {2, 40, 32}, {2, 40, 32});
+  }
+
+  // The shape of calls that are compared with the definition.
+  static constexpr std::int64_t kQueries = 5, kKeys = 9, kHeads = 4, kBatch = 2, kDim = 16;
+
+  std::string write_mask(const std::string& name, const Shape& shape) const {
+    return " --additive-mask '" + write_normal(name, shape, 7) + "'";
+  }
+
+  // What these options make of the inputs is what the definition says, in both modes.
+  void expect_definition(
+      const std::string& options,
+      const std::function<double(std::int64_t, std::int64_t, std::int64_t, std::int64_t)>& bias,
+      const std::function<double(std::int64_t)>& sink = [](std::int64_t) { return -INFINITY; }) {
+    SCOPED_TRACE(options);
+    const std::string command = "attend " +
+                                write_inputs({kBatch, kHeads, kQueries, kDim},
+                                             {kBatch, 2, kKeys, kDim}, {kBatch, 2, kKeys, kDim}) +
+                                options + " --json --check --out '" + path("o.npy") + "'";
+    const Result exact = run(command + " --mode exact");
+    ASSERT_EQ(exact.code, 0) << exact.err;
+    const NpyArray q = read_npy(path("q.npy")), k = read_npy(path("k.npy"));
+    const NpyArray v = read_npy(path("v.npy")), out = read_npy(path("o.npy"));
+    const Definition definition{kBatch, kHeads, 2, kQueries, kKeys, kDim, bias, sink};
+    const std::vector<double> expected = definition.attend(floats(q), floats(k), floats(v));
+    for (std::size_t i = 0; i < expected.size(); ++i) {
+      ASSERT_NEAR(floats(out)[i], expected[i], 1e-6) << i;
+    }
+    const Result int8 = run(command);
+    ASSERT_EQ(int8.code, 0) << int8.err;
+    EXPECT_LT(Json::parse(int8.out)["error"]["rel_l1"], 0.03);
+  }
+
+  static const float* floats(const NpyArray& array) {
+    return reinterpret_cast<const float*>(array.data.data());
   }
 
   std::vector<std::string> supported_ports() const {
@@ -289,6 +360,74 @@ TEST_F(Command, TheExactModeHasNoError) {
   const Result result = run("attend " + write_small_inputs() + " --mode exact --check --json");
   ASSERT_EQ(result.code, 0) << result.err;
   EXPECT_EQ(Json::parse(result.out)["error"]["max_abs"], 0);
+}
+
+TEST_F(Command, AnAdditiveMaskIsBroadcastAsNumpyDoes) {
+  for (const Shape& shape :
+       {Shape{kKeys}, Shape{kQueries, kKeys}, Shape{kHeads, 1, kKeys},
+        Shape{kBatch, 1, kQueries, kKeys}, Shape{kBatch, kHeads, kQueries, kKeys}}) {
+    const std::string option = write_mask("m.npy", shape);
+    const NpyArray mask = read_npy(path("m.npy"));
+    const auto length = [&](std::size_t axis_from_end) {
+      return axis_from_end > shape.size() ? 1 : shape[shape.size() - axis_from_end];
+    };
+    expect_definition(option, [&](std::int64_t b, std::int64_t h, std::int64_t i, std::int64_t j) {
+      const std::int64_t row = (b % length(4) * length(3) + h % length(3)) * length(2);
+      return static_cast<double>(floats(mask)[(row + i % length(2)) * kKeys + j]);
+    });
+  }
+}
+
+TEST_F(Command, SinksJoinTheDenominators) {
+  const float sinks[kHeads] = {2, -INFINITY, 0.5f, -3};
+  write_npy_files(std::vector<NpyOutput>{{path("s.npy"), {kHeads}, sinks}});
+  expect_definition(
+      " --sinks '" + path("s.npy") + "'",
+      [](std::int64_t, std::int64_t, std::int64_t, std::int64_t) { return 0.0; },
+      [&](std::int64_t h) { return static_cast<double>(sinks[h]); });
+}
+
+TEST_F(Command, AlibiTakesSlopeTimesDistance) {
+  const auto distance = [](std::int64_t i, std::int64_t j) {
+    return std::fabs(static_cast<double>(kKeys - kQueries + i - j));
+  };
+  expect_definition(" --alibi", [&](std::int64_t, std::int64_t h, std::int64_t i, std::int64_t j) {
+    const double slopes[kHeads] = {1.0 / 4, 1.0 / 16, 1.0 / 64, 1.0 / 256};
+    return -slopes[h] * distance(i, j);
+  });
+  const float slopes[kHeads] = {0.5f, 0, 0.25f, 2};
+  write_npy_files(std::vector<NpyOutput>{{path("a.npy"), {kHeads}, slopes}});
+  expect_definition(" --alibi-slopes '" + path("a.npy") + "'",
+                    [&](std::int64_t, std::int64_t h, std::int64_t i, std::int64_t j) {
+                      return -static_cast<double>(slopes[h]) * distance(i, j);
+                    });
+}
+
+TEST_F(Command, EveryQuerySeesThePrefix) {
+  expect_definition(" --causal --prefix-len 7",
+                    [](std::int64_t, std::int64_t, std::int64_t i, std::int64_t j) {
+                      return j < 7 || j <= kKeys - kQueries + i ? 0.0 : -INFINITY;
+                    });
+}
+
+TEST_F(Command, MasksAndSinksThatDoNotFitAreNamed) {
+  const std::string attend = "attend " + write_small_inputs();
+  expect_failure(attend + write_mask("m.npy", {40, 39}), 1,
+                 "m.npy: shape (40, 39) does not fit [batch, heads, query_len, kv_len] = [1, 4, "
+                 "40, 40]");
+  expect_failure(attend + write_mask("m.npy", {40, 1}), 1, "m.npy: shape (40, 1)");
+  expect_failure(attend + write_mask("m.npy", {2, 40, 40}), 1, "m.npy: shape (2, 40, 40)");
+  expect_failure(attend + write_mask("m.npy", {1, 1, 1, 1, 40}), 1, "m.npy: shape");
+  expect_failure(attend + write_mask("m.npy", {}), 1, "m.npy: shape ()");
+  expect_failure(attend + " --sinks '" + write_normal("s.npy", {2}, 1) + "'", 1,
+                 "s.npy: shape (2) is not [heads] = [4]");
+  expect_failure(attend + " --alibi-slopes '" + write_normal("a.npy", {4, 1}, 1) + "'", 1,
+                 "a.npy: shape (4, 1) is not [heads] = [4]");
+  expect_failure(attend + " --alibi --alibi-slopes a.npy", 2, "excludes");
+  expect_failure(attend + " --window 3 --prefix-len 3", 2, "excludes");
+  expect_failure(attend + " --prefix-len 41", 1, "prefix_len");
+  expect_failure(attend + " --prefix-len -1", 2, "-1");
+  expect_failure(attend + " --alibi --mode intfa", 1, "INTFA");
 }
 
 TEST_F(Command, AWindowOfZeroKeysGivesTheValueOfTheQuerysOwnToken) {

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <exception>
+#include <optional>
 #include <string>
 #include <vector>
 #include <CLI/CLI.hpp>
@@ -75,17 +76,40 @@ void add_port(CLI::App& command, int& threads, std::string& isa) {
   command.add_option("--isa", isa, "port to run, as intflash info lists them")->type_name("NAME");
 }
 
+void add_attend_masks(CLI::App& command, AttendOptions& options) {
+  const auto add_length = [&](const char* name, std::optional<std::int64_t>& length,
+                              const char* what) {
+    return command.add_option(name, length, what)
+        ->check(CLI::Range(std::int64_t{0}, std::int64_t{1} << 40).description(""))
+        ->type_name("N");
+  };
+  const auto add_file = [&](const char* name, std::string& path, const char* what) {
+    return command.add_option(name, path, what)->check(check_named)->type_name("NPY");
+  };
+  CLI::Option* window = add_length("--window", options.window,
+                                   "keys before the query that stay visible; 0 = itself alone");
+  add_length("--prefix-len", options.prefix_len,
+             "the first N keys are seen by every query; others as --causal has it")
+      ->excludes(window);
+  add_file("--additive-mask", options.scores.additive_mask,
+           "added to the scores, -inf hides a key: [query_len, kv_len], [heads, query_len, kv_len] "
+           "or [batch, heads, query_len, kv_len], all but kv_len may be 1");
+  add_file("--sinks", options.scores.sinks, "[heads]: logits that join the softmax denominators");
+  CLI::Option* slopes = add_file("--alibi-slopes", options.scores.alibi_slopes,
+                                 "[heads]: slope * distance is taken from the scores");
+  command
+      .add_flag("--alibi", options.scores.alibi,
+                "the same with slopes 2^(-8 (i + 1) / heads) for head i")
+      ->excludes(slopes);
+}
+
 void add_attend(CLI::App& app, AttendOptions& options) {
   CLI::App& command = *app.add_subcommand("attend", "attention on arrays from files");
   add_inputs(command, options, true);
   add_output(command, "--out", options.out,
              "writes the result, float32; - is stdout, and the report then goes to stderr");
   add_output(command, "--lse", options.lse, "writes the log of the softmax denominators, float32");
-  command
-      .add_option("--window", options.window,
-                  "keys before the query that stay visible; 0 = itself alone")
-      ->check(CLI::Range(std::int64_t{0}, std::int64_t{1} << 40).description(""))
-      ->type_name("N");
+  add_attend_masks(command, options);
   command.add_option("--mode", options.mode, "arithmetic")
       ->check(CLI::IsMember({"int8", "exact", "intfa"}))
       ->type_name("MODE")
@@ -106,7 +130,12 @@ void add_attend(CLI::App& app, AttendOptions& options) {
   command.add_flag("--check", options.check, "measures the error against mode exact");
   command.add_flag("--json", options.json, "prints one JSON object");
   command.footer(
-      "Example:\n  intflash attend --query q.npy --key k.npy --value v.npy --causal --check");
+      "Examples:\n"
+      "  intflash attend --query q.npy --key k.npy --value v.npy --causal --check\n"
+      "  intflash attend --query q.npy --key k.npy --value v.npy --additive-mask m.npy --out "
+      "o.npy\n"
+      "  intflash attend --query q.npy --key k.npy --value v.npy --causal --alibi --sinks s.npy\n"
+      "  intflash attend --query q.npy --key k.npy --value v.npy --prefix-len 100 --out - >o.npy");
 }
 
 struct SyntheticOptions {
