@@ -52,7 +52,7 @@ using ReadBytes = std::function<std::size_t(std::span<std::byte> bytes)>;
 
 // So many more bytes behind those that are there, or as many as come.
 void read_behind(const ReadBytes& read, std::size_t size, std::vector<std::byte>& bytes) {
-  constexpr std::size_t kFirstChunk = 1 << 20;
+  constexpr std::size_t kFirstChunk = 1 << 16;
   const std::size_t end = bytes.size() + size;
   while (bytes.size() < end) {
     const std::size_t begin = bytes.size();
