@@ -451,15 +451,15 @@ TEST_F(Npy, AFolderIsNoOutput) {
 // For its lifetime the process is nobody, where it was root, who may write anything.
 class AsNobody {
  public:
-  AsNobody() : was_root_(::geteuid() == 0) {
-    if (was_root_ && ::seteuid(65534) != 0) std::abort();
-  }
+  AsNobody() : was_root_(::geteuid() == 0), failed_(was_root_ && ::seteuid(65534) != 0) {}
   ~AsNobody() {
     if (was_root_ && ::seteuid(0) != 0) std::abort();
   }
+  bool failed() const { return failed_; }  // in a container that knows root alone
 
  private:
   bool was_root_;
+  bool failed_;
 };
 
 TEST_F(Npy, AFileInAFolderThatTakesNoNewOnesIsWrittenInPlace) {
@@ -468,6 +468,7 @@ TEST_F(Npy, AFileInAFolderThatTakesNoNewOnesIsWrittenInPlace) {
   fs::permissions(path(""), fs::perms{0555});
   {
     const AsNobody user;
+    if (user.failed()) GTEST_SKIP() << "no user but root";
     write_one(path("o.npy"));
     EXPECT_EQ(write_failure(path("new.npy")),
               path("new.npy") + ": cannot create: Permission denied");
@@ -482,6 +483,7 @@ TEST_F(Npy, AFileThatMayNotBeWrittenIsNotReplaced) {
   fs::permissions(path(""), fs::perms{0777});
   {
     const AsNobody user;
+    if (user.failed()) GTEST_SKIP() << "no user but root";
     EXPECT_EQ(write_failure(path("o.npy")),
               path("o.npy") + ": cannot open for writing: Permission denied");
   }
@@ -496,6 +498,7 @@ TEST_F(Npy, AFileKeepsItsOwner) {
     fs::permissions(path(""), fs::perms{mode});
     {
       const AsNobody user;
+      if (user.failed()) GTEST_SKIP() << "no user but root";
       write_one(path("o.npy"));
     }
     struct stat status = {};
