@@ -9,6 +9,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <iterator>
 #include <random>
 #include <set>
@@ -43,6 +44,41 @@ std::set<std::string> keys_of(const Json& object) {
   return keys;
 }
 
+// Attention from the definition: of query i of a head, whose scores bias adds to.
+struct Definition {
+  std::int64_t batch, heads, kv_heads, query_len, kv_len, dim;
+  std::function<double(std::int64_t b, std::int64_t h, std::int64_t i, std::int64_t j)> bias;
+  std::function<double(std::int64_t h)> sink;
+
+  std::vector<double> attend(const float* query, const float* key, const float* value) const {
+    std::vector<double> out;
+    for (std::int64_t b = 0; b < batch; ++b) {
+      for (std::int64_t h = 0; h < heads; ++h) {
+        const std::int64_t keys = (b * kv_heads + h / (heads / kv_heads)) * kv_len * dim;
+        for (std::int64_t i = 0; i < query_len; ++i, query += dim) {
+          double sum = std::exp(sink(h));
+          std::vector<double> row(static_cast<std::size_t>(dim));
+          for (std::int64_t j = 0; j < kv_len; ++j) {
+            double dot = 0;
+            for (std::int64_t c = 0; c < dim; ++c) {
+              dot += static_cast<double>(query[c]) * static_cast<double>(key[keys + j * dim + c]);
+            }
+            const double weight =
+                std::exp(dot / std::sqrt(static_cast<double>(dim)) + bias(b, h, i, j));
+            sum += weight;
+            for (std::int64_t c = 0; c < dim; ++c) {
+              row[static_cast<std::size_t>(c)] +=
+                  weight * static_cast<double>(value[keys + j * dim + c]);
+            }
+          }
+          for (const double element : row) out.push_back(element / sum);
+        }
+      }
+    }
+    return out;
+  }
+};
+
 class Command : public testing::Test {
  protected:
   Command() {
@@ -55,11 +91,15 @@ class Command : public testing::Test {
 
   // Arguments as a shell reads them; environment such as "INTFLASH_ISA=scalar ".
   Result run(const std::string& arguments, const std::string& environment = "") const {
-    const std::string line = environment + "'" INTFLASH_COMMAND "' " + arguments + " >'" +
-                             path("stdout") + "' 2>'" + path("stderr") + "' </dev/null";
+    const int code = code_of(environment + "'" INTFLASH_COMMAND "' " + arguments + " >'" +
+                             path("stdout") + "' 2>'" + path("stderr") + "' </dev/null");
+    return {code, read_text(path("stdout")), read_text(path("stderr"))};
+  }
+
+  // Of a whole line for the shell; -1 where it was killed.
+  static int code_of(const std::string& line) {
     const int status = std::system(line.c_str());
-    return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, read_text(path("stdout")),
-            read_text(path("stderr"))};
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
   }
 
   // The arguments of failed commands end in code with part in the message, and print nothing else.
@@ -89,6 +129,41 @@ class Command : public testing::Test {
   }
   std::string write_small_inputs() const {
     return write_inputs({4, 40, 32}, {2, 40, 32}, {2, 40, 32});
+  }
+
+  // The shape of calls that are compared with the definition.
+  static constexpr std::int64_t kQueries = 5, kKeys = 9, kHeads = 4, kBatch = 2, kDim = 16;
+
+  std::string write_mask(const std::string& name, const Shape& shape) const {
+    return " --additive-mask '" + write_normal(name, shape, 7) + "'";
+  }
+
+  // What these options make of the inputs is what the definition says, in both modes.
+  void expect_definition(
+      const std::string& options,
+      const std::function<double(std::int64_t, std::int64_t, std::int64_t, std::int64_t)>& bias,
+      const std::function<double(std::int64_t)>& sink = [](std::int64_t) { return -INFINITY; }) {
+    SCOPED_TRACE(options);
+    const std::string command = "attend " +
+                                write_inputs({kBatch, kHeads, kQueries, kDim},
+                                             {kBatch, 2, kKeys, kDim}, {kBatch, 2, kKeys, kDim}) +
+                                options + " --json --check --out '" + path("o.npy") + "'";
+    const Result exact = run(command + " --mode exact");
+    ASSERT_EQ(exact.code, 0) << exact.err;
+    const NpyArray q = read_npy(path("q.npy")), k = read_npy(path("k.npy"));
+    const NpyArray v = read_npy(path("v.npy")), out = read_npy(path("o.npy"));
+    const Definition definition{kBatch, kHeads, 2, kQueries, kKeys, kDim, bias, sink};
+    const std::vector<double> expected = definition.attend(floats(q), floats(k), floats(v));
+    for (std::size_t i = 0; i < expected.size(); ++i) {
+      ASSERT_NEAR(floats(out)[i], expected[i], 1e-6) << i;
+    }
+    const Result int8 = run(command);
+    ASSERT_EQ(int8.code, 0) << int8.err;
+    EXPECT_LT(Json::parse(int8.out)["error"]["rel_l1"], 0.03);
+  }
+
+  static const float* floats(const NpyArray& array) {
+    return reinterpret_cast<const float*>(array.data.data());
   }
 
   std::vector<std::string> supported_ports() const {
@@ -135,12 +210,56 @@ TEST_F(Command, WrongUsageEndsInTwo) {
   expect_failure("attend " + inputs + " --threads 0", 2, "0");
   expect_failure("attend " + inputs + " --isa avx1024", 2, "avx1024");
   expect_failure("attend " + inputs + " --out same.npy --lse same.npy", 2, "same.npy");
+  expect_failure("attend " + inputs + " --out ''", 2, "no file is named");
   expect_failure("calibrate --key k.npy", 2, "--value is required");
   expect_failure("compare", 2, "--query");
   expect_failure("compare --synthetic " + inputs, 2, "--synthetic");
   expect_failure("bench --filter '('", 2, "--filter (");
   expect_failure("bench --filter no_such_case", 2, "no_such_case");
   expect_failure("bench --isa avx1024", 2, "avx1024");
+}
+
+// ---- Streams that are closed, full, or left by their readers ----
+
+TEST_F(Command, ErrorsHaveTheirExitCodeWhereStderrTakesNothing) {
+  const std::string command = "'" INTFLASH_COMMAND "' ";
+  for (const char* redirection : {" 2>&-", " 2>/dev/full", " 0<&- 1>&- 2>&-"}) {
+    SCOPED_TRACE(redirection);
+    EXPECT_EQ(code_of(command + "attend --query no.npy --key no.npy --value no.npy" + redirection),
+              1);
+    EXPECT_EQ(code_of(command + "bench --filter '('" + redirection), 2);
+  }
+  // The reader has left before anything is said.
+  EXPECT_EQ(code_of("bash -c 'exec 2> >(exit); sleep 0.2; " + command +
+                    "attend --query no.npy --key no.npy --value no.npy'"),
+            1);
+}
+
+TEST_F(Command, WhatCannotBePrintedEndsInOneAndSaysSo) {
+  const std::string inputs = write_small_inputs();
+  const std::string serving = "serve-sim --requests 2 --prompt-mean 4 --output-mean 4 --head-dim 8";
+  for (const std::string& line :
+       {std::string("--help >/dev/full"), std::string("--version >/dev/full"),
+        std::string("--version >&-"), std::string("attend --help >/dev/full"),
+        "attend " + inputs + " >/dev/full", "attend " + inputs + " >&-",
+        "attend --json " + inputs + " >/dev/full", "compare " + inputs + " >/dev/full",
+        "compare --json " + inputs + " >&-", serving + " >/dev/full",
+        serving + " --json >/dev/full",
+        std::string("bench --quick --isa scalar --filter overhead/q1k16 >/dev/full")}) {
+    SCOPED_TRACE(line);
+    EXPECT_EQ(code_of("'" INTFLASH_COMMAND "' " + line + " 2>'" + path("stderr") + "'"), 1);
+    const std::string said = read_text(path("stderr"));
+    EXPECT_TRUE(said.starts_with("intflash: cannot write to standard output")) << said;
+  }
+}
+
+TEST_F(Command, WhatPrintsNothingNeedsNoStdout) {
+  const std::string inputs = write_small_inputs();
+  EXPECT_EQ(code_of("'" INTFLASH_COMMAND "' calibrate --key '" + path("k.npy") + "' --value '" +
+                    path("v.npy") + "' --key-center '" + path("kc.npy") + "' --value-center '" +
+                    path("vc.npy") + "' 0<&- 1>&- 2>&-"),
+            0);
+  EXPECT_EQ(read_npy(path("kc.npy")).shape, (Shape{2, 32}));
 }
 
 // ---- attend ----
@@ -243,6 +362,74 @@ TEST_F(Command, TheExactModeHasNoError) {
   EXPECT_EQ(Json::parse(result.out)["error"]["max_abs"], 0);
 }
 
+TEST_F(Command, AnAdditiveMaskIsBroadcastAsNumpyDoes) {
+  for (const Shape& shape :
+       {Shape{kKeys}, Shape{kQueries, kKeys}, Shape{kHeads, 1, kKeys},
+        Shape{kBatch, 1, kQueries, kKeys}, Shape{kBatch, kHeads, kQueries, kKeys}}) {
+    const std::string option = write_mask("m.npy", shape);
+    const NpyArray mask = read_npy(path("m.npy"));
+    const auto length = [&](std::size_t axis_from_end) {
+      return axis_from_end > shape.size() ? 1 : shape[shape.size() - axis_from_end];
+    };
+    expect_definition(option, [&](std::int64_t b, std::int64_t h, std::int64_t i, std::int64_t j) {
+      const std::int64_t row = (b % length(4) * length(3) + h % length(3)) * length(2);
+      return static_cast<double>(floats(mask)[(row + i % length(2)) * kKeys + j]);
+    });
+  }
+}
+
+TEST_F(Command, SinksJoinTheDenominators) {
+  const float sinks[kHeads] = {2, -INFINITY, 0.5f, -3};
+  write_npy_files(std::vector<NpyOutput>{{path("s.npy"), {kHeads}, sinks}});
+  expect_definition(
+      " --sinks '" + path("s.npy") + "'",
+      [](std::int64_t, std::int64_t, std::int64_t, std::int64_t) { return 0.0; },
+      [&](std::int64_t h) { return static_cast<double>(sinks[h]); });
+}
+
+TEST_F(Command, AlibiTakesSlopeTimesDistance) {
+  const auto distance = [](std::int64_t i, std::int64_t j) {
+    return std::fabs(static_cast<double>(kKeys - kQueries + i - j));
+  };
+  expect_definition(" --alibi", [&](std::int64_t, std::int64_t h, std::int64_t i, std::int64_t j) {
+    const double slopes[kHeads] = {1.0 / 4, 1.0 / 16, 1.0 / 64, 1.0 / 256};
+    return -slopes[h] * distance(i, j);
+  });
+  const float slopes[kHeads] = {0.5f, 0, 0.25f, 2};
+  write_npy_files(std::vector<NpyOutput>{{path("a.npy"), {kHeads}, slopes}});
+  expect_definition(" --alibi-slopes '" + path("a.npy") + "'",
+                    [&](std::int64_t, std::int64_t h, std::int64_t i, std::int64_t j) {
+                      return -static_cast<double>(slopes[h]) * distance(i, j);
+                    });
+}
+
+TEST_F(Command, EveryQuerySeesThePrefix) {
+  expect_definition(" --causal --prefix-len 7",
+                    [](std::int64_t, std::int64_t, std::int64_t i, std::int64_t j) {
+                      return j < 7 || j <= kKeys - kQueries + i ? 0.0 : -INFINITY;
+                    });
+}
+
+TEST_F(Command, MasksAndSinksThatDoNotFitAreNamed) {
+  const std::string attend = "attend " + write_small_inputs();
+  expect_failure(attend + write_mask("m.npy", {40, 39}), 1,
+                 "m.npy: shape (40, 39) does not fit [batch, heads, query_len, kv_len] = [1, 4, "
+                 "40, 40]");
+  expect_failure(attend + write_mask("m.npy", {40, 1}), 1, "m.npy: shape (40, 1)");
+  expect_failure(attend + write_mask("m.npy", {2, 40, 40}), 1, "m.npy: shape (2, 40, 40)");
+  expect_failure(attend + write_mask("m.npy", {1, 1, 1, 1, 40}), 1, "m.npy: shape");
+  expect_failure(attend + write_mask("m.npy", {}), 1, "m.npy: shape ()");
+  expect_failure(attend + " --sinks '" + write_normal("s.npy", {2}, 1) + "'", 1,
+                 "s.npy: shape (2) is not [heads] = [4]");
+  expect_failure(attend + " --alibi-slopes '" + write_normal("a.npy", {4, 1}, 1) + "'", 1,
+                 "a.npy: shape (4, 1) is not [heads] = [4]");
+  expect_failure(attend + " --alibi --alibi-slopes a.npy", 2, "excludes");
+  expect_failure(attend + " --window 3 --prefix-len 3", 2, "excludes");
+  expect_failure(attend + " --prefix-len 41", 1, "prefix_len");
+  expect_failure(attend + " --prefix-len -1", 2, "-1");
+  expect_failure(attend + " --alibi --mode intfa", 1, "INTFA");
+}
+
 TEST_F(Command, AWindowOfZeroKeysGivesTheValueOfTheQuerysOwnToken) {
   const std::string inputs = write_inputs({1, 8, 16}, {1, 8, 16}, {1, 8, 16});
   ASSERT_EQ(run("attend " + inputs + " --window 0 --mode exact --out '" + path("o.npy") + "'").code,
@@ -275,14 +462,30 @@ TEST_F(Command, BadFilesEndInOneAndAreNamed) {
   const std::string good = read_text(path("q.npy"));
   std::ofstream(bad, std::ios::binary) << good.substr(0, good.size() - 1);
   expect_failure(with_bad_query(), 1, bad + ": truncated");
-  std::string wide = good;
-  wide.replace(wide.find("<f4"), 3, "<f8");
-  std::ofstream(bad, std::ios::binary) << wide;
-  expect_failure(with_bad_query(), 1, bad + ": dtype '<f8' is not supported");
-  std::string fortran = good;
-  fortran.replace(fortran.find("False"), 5, "True ");
-  std::ofstream(bad, std::ios::binary) << fortran;
-  expect_failure(with_bad_query(), 1, bad + ": Fortran order");
+  std::string integers = good;
+  integers.replace(integers.find("<f4"), 3, "<i4");
+  std::ofstream(bad, std::ios::binary) << integers;
+  expect_failure(with_bad_query(), 1, bad + ": dtype '<i4' is not supported");
+}
+
+TEST_F(Command, InputsComeFromPipesToo) {
+  const std::string inputs = write_small_inputs(), out = " --out '" + path("o.npy") + "'";
+  ASSERT_EQ(run("attend " + inputs + out).code, 0);
+  const std::string expected = read_text(path("o.npy"));
+  for (const char* query : {"-", "/dev/stdin", "<(cat '%')"}) {
+    std::string name = query;
+    if (const std::size_t i = name.find('%'); i != std::string::npos)
+      name.replace(i, 1, path("q.npy"));
+    const std::string line = "cat '" + path("q.npy") + "' | '" INTFLASH_COMMAND "' attend --key '" +
+                             path("k.npy") + "' --value '" + path("v.npy") + "' --out '" +
+                             path("piped.npy") + "' --query " + name;
+    std::ofstream(path("script")) << line;
+    EXPECT_EQ(code_of("bash '" + path("script") + "' >/dev/null"), 0) << line;
+    EXPECT_TRUE(read_text(path("piped.npy")) == expected) << line;
+    fs::remove(path("piped.npy"));
+  }
+  expect_failure("attend --query - --key '" + path("k.npy") + "' --value '" + path("v.npy") + "'",
+                 1, "standard input: not a .npy file: it is empty");
 }
 
 TEST_F(Command, ShapesThatDisagreeEndInOne) {
@@ -314,6 +517,85 @@ TEST_F(Command, AnOutputThatCannotBeWrittenEndsInOne) {
   expect_failure("attend " + inputs + " --out '" + path("none/o.npy") + "'", 1,
                  "none/o.npy: cannot");
   EXPECT_EQ(run("attend " + inputs + " --json --out /dev/full").code, 1);
+  fs::create_directory(path("folder"));
+  expect_failure("attend " + inputs + " --out '" + path("folder") + "'", 1,
+                 "folder: cannot open for writing: Is a directory");
+}
+
+TEST_F(Command, OneFileByTwoNamesIsRefusedAndLeftAsItWas) {
+  const std::string inputs = write_small_inputs();
+  std::ofstream(path("old.npy")) << "old";
+  fs::create_directory(path("folder"));
+  fs::create_symlink("old.npy", path("link.npy"));
+  fs::create_symlink("../new.npy", path("folder/dangling.npy"));
+  fs::create_symlink(".", path("here"));
+  fs::create_hard_link(path("old.npy"), path("hard.npy"));
+  const std::pair<const char*, const char*> pairs[] = {
+      {"new.npy", "./new.npy"},    {"new.npy", "folder/../new.npy"},
+      {"new.npy", "here/new.npy"}, {"new.npy", "folder/dangling.npy"},
+      {"old.npy", "link.npy"},     {"old.npy", "hard.npy"},
+      {"old.npy", "here/old.npy"}, {"-", "-"}};
+  for (const auto& [first, second] : pairs) {
+    const auto file = [&](const std::string& name) { return name == "-" ? name : path(name); };
+    expect_failure("attend " + inputs + " --out '" + file(first) + "' --lse '" + file(second) + "'",
+                   2, "--out and --lse are the same file");
+    expect_failure("calibrate --key '" + path("k.npy") + "' --value '" + path("v.npy") +
+                       "' --key-center '" + file(first) + "' --value-center '" + file(second) + "'",
+                   2, "--key-center and --value-center are the same file");
+  }
+  EXPECT_EQ(read_text(path("old.npy")), "old");
+  EXPECT_FALSE(fs::exists(path("new.npy")));
+  // Devices keep nothing that could be lost.
+  EXPECT_EQ(run("attend " + inputs + " --out /dev/null --lse /dev/null").code, 0);
+}
+
+TEST_F(Command, AnOutputInStdoutLeavesTheReportToStderr) {
+  const std::string inputs = write_small_inputs();
+  ASSERT_EQ(run("attend " + inputs + " --out '" + path("o.npy") + "'").code, 0);
+  const std::string expected = read_text(path("o.npy"));
+  const std::string command = "'" INTFLASH_COMMAND "' attend " + inputs;
+  const std::string last = path("last.npy"), report = path("report");
+  for (const char* name : {"-", "/dev/stdout"}) {
+    for (const std::string& redirection : {" | cat >'" + last + "'", " >'" + last + "'"}) {
+      SCOPED_TRACE(name + redirection);
+      EXPECT_EQ(code_of("bash -o pipefail -c \"" + command + " --json --out " + name + " 2>'" +
+                        report + "'" + redirection + "\""),
+                0);
+      EXPECT_TRUE(read_text(last) == expected);
+      EXPECT_TRUE(Json::accept(read_text(report)));
+    }
+  }
+  // What the shell writes into the same file goes around it.
+  ASSERT_EQ(
+      code_of("(printf before; " + command + " --out - 2>/dev/null; printf after) >'" + last + "'"),
+      0);
+  EXPECT_TRUE(read_text(last) == "before" + expected + "after");
+  EXPECT_EQ(code_of(command + " --out - >/dev/full 2>/dev/null"), 1);
+  EXPECT_EQ(code_of(command + " --out - >&- 2>/dev/null"), 1);
+  EXPECT_TRUE(Json::accept(run("bench --quick --isa scalar --filter overhead/q1k16 --json -").out));
+}
+
+TEST_F(Command, AReaderThatLeavesEndsInOneWithoutATemporaryFile) {
+  const std::string inputs = write_inputs({4, 400, 64}, {2, 400, 64}, {2, 400, 64});
+  fs::create_directory(path("folder"));
+  EXPECT_EQ(code_of("bash -o pipefail -c \"'" INTFLASH_COMMAND "' attend " + inputs + " --lse '" +
+                    path("folder/l.npy") + "' --out - 2>/dev/null | true\""),
+            1);
+  EXPECT_TRUE(fs::is_empty(path("folder")));
+}
+
+TEST_F(Command, AFileMountedOnItsOwnIsWrittenInPlace) {
+  const std::string inputs = write_small_inputs();
+  std::ofstream(path("host.npy")) << std::string(100000, 'x');
+  std::ofstream(path("mounted.npy"));
+  const std::string mount = "mount --bind '" + path("host.npy") + "' '" + path("mounted.npy") + "'";
+  if (code_of("unshare -rm sh -c \"" + mount + "\" 2>/dev/null") != 0) {
+    GTEST_SKIP() << "no right to mount";
+  }
+  EXPECT_EQ(code_of("unshare -rm sh -c \"" + mount + " && '" INTFLASH_COMMAND "' attend " + inputs +
+                    " --out '" + path("mounted.npy") + "'\" >'" + path("stdout") + "'"),
+            0);
+  EXPECT_EQ(read_npy(path("host.npy")).shape, (Shape{4, 40, 32}));
 }
 
 TEST_F(Command, AnUnknownPortInTheEnvironmentEndsInOneAndListsThePorts) {
@@ -403,6 +685,7 @@ TEST_F(Command, InfoMeasuresEverySupportedPort) {
     EXPECT_EQ(port["supported"].get<bool>(), port.contains("peak_gops_1_thread")) << port;
     EXPECT_EQ(port["supported"].get<bool>(), port["reason"] == "") << port;
   }
+  EXPECT_EQ(code_of("'" INTFLASH_COMMAND "' info --json >/dev/full 2>/dev/null"), 1);
   const Result text = run("info");
   EXPECT_EQ(text.code, 0);
   EXPECT_NE(text.out.find("GOP/s"), std::string::npos);

@@ -6,6 +6,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <utility>
 #include <vector>
 #include <nlohmann/json.hpp>
@@ -15,6 +16,7 @@
 #include "error_metrics.h"
 #include "failure.h"
 #include "npy.h"
+#include "npy_elements.h"
 #include "stopwatch.h"
 
 namespace intflash {
@@ -44,10 +46,20 @@ intflash_attend_desc make_desc(const AttendOptions& options, const AttentionInpu
     desc.mask = INTFLASH_MASK_WINDOW;
     desc.window_left = *options.window;
     desc.window_right = 0;
+  } else if (options.prefix_len) {
+    desc.mask = INTFLASH_MASK_PREFIX;
+    desc.prefix_len = *options.prefix_len;
   } else if (options.causal) {
     desc.mask = INTFLASH_MASK_CAUSAL;
   }
   return desc;
+}
+
+// Query, key, value, and what acts on their scores.
+intflash_attend_args make_args(const AttentionInputs& inputs, const ScoreInputs& scores) {
+  intflash_attend_args args = inputs.args();
+  scores.add_to(args);
+  return args;
 }
 
 struct Outputs {
@@ -74,11 +86,11 @@ Outputs allocate_outputs(const AttentionInputs& inputs, intflash_attend_args& ar
 }
 
 Timed run_timed(const Context& context, const intflash_attend_desc& desc,
-                const AttentionInputs& inputs) {
+                const AttentionInputs& inputs, const ScoreInputs& scores) {
   const Plan plan = create_plan(context, desc);
   Timed timed;
   timed.info = info_of(plan);
-  intflash_attend_args args = inputs.args();
+  intflash_attend_args args = make_args(inputs, scores);
   timed.outputs = allocate_outputs(inputs, args);
   Workspace workspace = workspace_for(plan);
   const auto pack = [&] {
@@ -93,12 +105,13 @@ Timed run_timed(const Context& context, const intflash_attend_desc& desc,
 }
 
 ErrorMetrics check_against_exact(const Context& context, intflash_attend_desc desc,
-                                 const AttentionInputs& inputs, const AlignedArray<float>& out) {
+                                 const AttentionInputs& inputs, const ScoreInputs& scores,
+                                 const AlignedArray<float>& out) {
   desc.mode = INTFLASH_MODE_EXACT;
   // Centre and rotation are ways to quantize better; the exact result has neither.
   desc.center = INTFLASH_CENTER_NONE;
   desc.rotate = 0;
-  intflash_attend_args args = inputs.args();
+  intflash_attend_args args = make_args(inputs, scores);
   const Outputs exact = allocate_outputs(inputs, args);
   require_ok(intflash_attend(context.get(), &desc, &args));
   return measure_error(std::span<const float>(out.data(), out.size()),
@@ -113,16 +126,22 @@ void write_outputs(const AttendOptions& options, const AttentionInputs& inputs,
   write_npy_files(files);
 }
 
+// Keys that a window or a prefix lets a query see.
+std::int64_t visible_keys(const AttendOptions& options, const AttentionInputs& inputs,
+                          std::int64_t query) {
+  const std::int64_t position = inputs.kv_len - inputs.query_len + query;
+  if (options.window) return std::max<std::int64_t>(std::min(position, *options.window) + 1, 0);
+  return std::max(position + 1, *options.prefix_len);
+}
+
 // 4 operations (two multiply-adds) per query, key and channel; the causal half is not computed.
 double giga_operations(const AttendOptions& options, const AttentionInputs& inputs) {
   const double per_pair = 2.0 * static_cast<double>(inputs.head_dim + inputs.head_dim_v);
   double pairs = static_cast<double>(inputs.num_rows()) * static_cast<double>(inputs.kv_len);
-  if (options.window) {
+  if (options.window || options.prefix_len) {
     pairs = 0;
     for (std::int64_t i = 0; i < inputs.query_len; ++i) {
-      const std::int64_t position = inputs.kv_len - inputs.query_len + i;
-      const std::int64_t visible = std::min(position, *options.window) + 1;
-      pairs += static_cast<double>(std::max<std::int64_t>(visible, 0));
+      pairs += static_cast<double>(visible_keys(options, inputs, i));
     }
     pairs *= static_cast<double>(inputs.batch * inputs.num_query_heads);
   } else if (options.causal) {
@@ -150,15 +169,6 @@ void print_json(const Timed& timed, double gops, const std::optional<ErrorMetric
   fmt::print("{}\n", report.dump(2));
 }
 
-// "[1, 0, 17]" for element 'index' of an array of that shape.
-std::string index_text(std::int64_t index, const std::vector<std::int64_t>& shape) {
-  std::vector<std::int64_t> position(shape.size());
-  for (std::size_t axis = shape.size(); axis-- > 0; index /= shape[axis]) {
-    position[axis] = index % shape[axis];
-  }
-  return fmt::format("[{}]", fmt::join(position, ", "));
-}
-
 void print_text(const AttentionInputs& inputs, const Timed& timed, double gops,
                 const std::optional<ErrorMetrics>& error) {
   const PlanInfo& info = timed.info;
@@ -182,11 +192,12 @@ void print_text(const AttentionInputs& inputs, const Timed& timed, double gops,
 
 int run_attend(const AttendOptions& options) {
   const AttentionInputs inputs = read_attention_inputs(options.query, options.key, options.value);
+  const ScoreInputs scores = read_score_inputs(options.scores, inputs);
   const Context context = create_context(options.threads, options.isa);
   const intflash_attend_desc desc = make_desc(options, inputs);
-  const Timed timed = run_timed(context, desc, inputs);
+  const Timed timed = run_timed(context, desc, inputs, scores);
   std::optional<ErrorMetrics> error;
-  if (options.check) error = check_against_exact(context, desc, inputs, timed.outputs.out);
+  if (options.check) error = check_against_exact(context, desc, inputs, scores, timed.outputs.out);
   write_outputs(options, inputs, timed.outputs);
   const double gops = giga_operations(options, inputs) / timed.seconds_attention;
   if (options.json) {

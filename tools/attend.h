@@ -8,17 +8,21 @@
 #include <optional>
 #include <string>
 
+#include "score_inputs.h"
+
 namespace intflash {
 
 struct AttendOptions {
   std::string query, key, value;  // paths of .npy files
   std::string out, lse;           // "" = not written
   bool causal = false;
-  std::optional<std::int64_t> window;  // keys before the query that stay visible
-  std::string mode = "int8";           // int8, exact or intfa
-  float softmax_scale = 0;             // 0 = 1 / sqrt(head_dim)
-  float score_cap = 0;                 // 0 = none
-  std::string center;                  // none, k, kv; "" = the library's default
+  std::optional<std::int64_t> window;      // keys before the query that stay visible
+  std::optional<std::int64_t> prefix_len;  // keys that every query sees, besides the causal ones
+  ScoreOptions scores;
+  std::string mode = "int8";  // int8, exact or intfa
+  float softmax_scale = 0;    // 0 = 1 / sqrt(head_dim)
+  float score_cap = 0;        // 0 = none
+  std::string center;         // none, k, kv; "" = the library's default
   bool rotate = false;
   int threads = 0;     // 0 = the library's default
   std::string isa;     // "" = the library's choice

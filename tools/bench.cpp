@@ -113,7 +113,7 @@ Results measure_all(const std::vector<PortCases>& selected, bool quick) {
       } catch (const Failure& failure) {
         ++results.failures;
         progress.clear();
-        fmt::print(stderr, "intflash: {}\n", failure.what());
+        std::fprintf(stderr, "intflash: %s\n", failure.what());
       }
       progress.end_step();
     }

@@ -137,15 +137,13 @@ void ProgressBar::begin_step(const std::string& name) {
   if (!is_terminal_) return;
   constexpr std::size_t kWidth = 30;
   const std::size_t filled = kWidth * done_ / std::max<std::size_t>(steps_, 1);
-  fmt::print(stderr, "\r\x1b[K[{}{}] {}/{} {}", std::string(filled, '#'),
-             std::string(kWidth - filled, '.'), done_, steps_, name);
-  std::fflush(stderr);
+  const std::string bar = std::string(filled, '#') + std::string(kWidth - filled, '.');
+  std::fprintf(stderr, "\r\x1b[K[%s] %zu/%zu %s", bar.c_str(), done_, steps_, name.c_str());
 }
 
 void ProgressBar::clear() {
   if (!is_terminal_) return;
-  fmt::print(stderr, "\r\x1b[K");
-  std::fflush(stderr);
+  std::fputs("\r\x1b[K", stderr);
 }
 
 }  // namespace intflash

@@ -7,12 +7,14 @@
 #include <cstdint>
 #include <cstdio>
 #include <exception>
+#include <optional>
 #include <string>
 #include <vector>
 #include <CLI/CLI.hpp>
 
 #include <fmt/format.h>
 
+#include "atomic_file.h"
 #include "attend.h"
 #include "bench.h"
 #include "calibrate.h"
@@ -23,6 +25,7 @@
 #include "machine_report.h"
 #include "plan.h"
 #include "serve_sim.h"
+#include "standard_streams.h"
 
 namespace intflash {
 namespace {
@@ -45,12 +48,19 @@ std::string check_positive(const std::string& text) {
   return good ? "" : fmt::format("{} is not a finite number > 0", text);
 }
 
+// An option without a file is one that was not given.
+std::string check_named(const std::string& path) { return path.empty() ? "no file is named" : ""; }
+
+CLI::Option& add_output(CLI::App& command, const char* name, std::string& path, const char* what) {
+  return *command.add_option(name, path, what)->check(check_named)->type_name("FILE");
+}
+
 template <class Options>
 void add_inputs(CLI::App& command, Options& options, bool required) {
   command
-      .add_option(
-          "--query", options.query,
-          "[heads, tokens, head_dim] or [batch, heads, tokens, head_dim]; float16 or float32")
+      .add_option("--query", options.query,
+                  "[heads, tokens, head_dim] or [batch, heads, tokens, head_dim]; float16, float32 "
+                  "or float64; - is stdin")
       ->required(required)
       ->type_name("NPY");
   command.add_option("--key", options.key, "the same; fewer heads mean grouped-query attention")
@@ -67,17 +77,40 @@ void add_port(CLI::App& command, int& threads, std::string& isa) {
   command.add_option("--isa", isa, "port to run, as intflash info lists them")->type_name("NAME");
 }
 
+void add_attend_masks(CLI::App& command, AttendOptions& options) {
+  const auto add_length = [&](const char* name, std::optional<std::int64_t>& length,
+                              const char* what) {
+    return command.add_option(name, length, what)
+        ->check(CLI::Range(std::int64_t{0}, std::int64_t{1} << 40).description(""))
+        ->type_name("N");
+  };
+  const auto add_file = [&](const char* name, std::string& path, const char* what) {
+    return command.add_option(name, path, what)->check(check_named)->type_name("NPY");
+  };
+  CLI::Option* window = add_length("--window", options.window,
+                                   "keys before the query that stay visible; 0 = itself alone");
+  add_length("--prefix-len", options.prefix_len,
+             "the first N keys are seen by every query; others as --causal has it")
+      ->excludes(window);
+  add_file("--additive-mask", options.scores.additive_mask,
+           "added to the scores, -inf hides a key: [query_len, kv_len], [heads, query_len, kv_len] "
+           "or [batch, heads, query_len, kv_len], all but kv_len may be 1");
+  add_file("--sinks", options.scores.sinks, "[heads]: logits that join the softmax denominators");
+  CLI::Option* slopes = add_file("--alibi-slopes", options.scores.alibi_slopes,
+                                 "[heads]: slope * distance is taken from the scores");
+  command
+      .add_flag("--alibi", options.scores.alibi,
+                "the same with slopes 2^(-8 (i + 1) / heads) for head i")
+      ->excludes(slopes);
+}
+
 void add_attend(CLI::App& app, AttendOptions& options) {
   CLI::App& command = *app.add_subcommand("attend", "attention on arrays from files");
   add_inputs(command, options, true);
-  command.add_option("--out", options.out, "writes the result, float32")->type_name("FILE");
-  command.add_option("--lse", options.lse, "writes the log of the softmax denominators, float32")
-      ->type_name("FILE");
-  command
-      .add_option("--window", options.window,
-                  "keys before the query that stay visible; 0 = itself alone")
-      ->check(CLI::Range(std::int64_t{0}, std::int64_t{1} << 40).description(""))
-      ->type_name("N");
+  add_output(command, "--out", options.out,
+             "writes the result, float32; - is stdout, and the report then goes to stderr");
+  add_output(command, "--lse", options.lse, "writes the log of the softmax denominators, float32");
+  add_attend_masks(command, options);
   command.add_option("--mode", options.mode, "arithmetic")
       ->check(CLI::IsMember({"int8", "exact", "intfa"}))
       ->type_name("MODE")
@@ -98,7 +131,12 @@ void add_attend(CLI::App& app, AttendOptions& options) {
   command.add_flag("--check", options.check, "measures the error against mode exact");
   command.add_flag("--json", options.json, "prints one JSON object");
   command.footer(
-      "Example:\n  intflash attend --query q.npy --key k.npy --value v.npy --causal --check");
+      "Examples:\n"
+      "  intflash attend --query q.npy --key k.npy --value v.npy --causal --check\n"
+      "  intflash attend --query q.npy --key k.npy --value v.npy --additive-mask m.npy --out "
+      "o.npy\n"
+      "  intflash attend --query q.npy --key k.npy --value v.npy --causal --alibi --sinks s.npy\n"
+      "  intflash attend --query q.npy --key k.npy --value v.npy --prefix-len 100 --out - >o.npy");
 }
 
 struct SyntheticOptions {
@@ -142,7 +180,8 @@ void add_bench(CLI::App& app, BenchOptions& options) {
       .add_option("--filter", options.filter, "regular expression that a case's name must contain")
       ->type_name("REGEX");
   add_port(command, options.threads, options.isa);
-  command.add_option("--json", options.json, "writes a report")->type_name("FILE");
+  add_output(command, "--json", options.json,
+             "writes a report; - is stdout, and the table then goes to stderr");
   command.footer(
       "Examples:\n"
       "  intflash bench --quick --filter 'd128/n4096' --isa avx512_vnni --json bench.json\n"
@@ -218,14 +257,16 @@ void add_plan(CLI::App& app, PlanOptions& options) {
 void add_calibrate(CLI::App& app, CalibrateOptions& options) {
   CLI::App& command =
       *app.add_subcommand("calibrate", "centres of a cache: means of sample keys and values");
-  const auto add_file = [&](const char* name, std::string& path, const char* what) {
-    command.add_option(name, path, what)->required()->type_name("NPY");
-  };
-  add_file("--key", options.key,
-           "[heads, tokens, head_dim] or [batch, heads, tokens, head_dim]; float16 or float32");
-  add_file("--value", options.value, "the same");
-  add_file("--key-center", options.key_center, "written: [heads, head_dim], float32");
-  add_file("--value-center", options.value_center, "the same");
+  command
+      .add_option("--key", options.key,
+                  "[heads, tokens, head_dim] or [batch, heads, tokens, head_dim]; float16, float32 "
+                  "or float64")
+      ->required()
+      ->type_name("NPY");
+  command.add_option("--value", options.value, "the same")->required()->type_name("NPY");
+  add_output(command, "--key-center", options.key_center, "written: [heads, head_dim], float32")
+      .required();
+  add_output(command, "--value-center", options.value_center, "the same").required();
   command.footer(
       "Example:\n  intflash calibrate --key k.npy --value v.npy --key-center kc.npy "
       "--value-center vc.npy");
@@ -257,6 +298,13 @@ int run_subcommand(const CLI::App& app, const Options& options) {
   return run_info(options.info_json);
 }
 
+void require_two_files(const char* option_a, const std::string& path_a, const char* option_b,
+                       const std::string& path_b) {
+  if (path_a.empty() || path_b.empty() || !are_one_file(path_a, path_b)) return;
+  const std::string names = path_a == path_b ? path_a : fmt::format("{} and {}", path_a, path_b);
+  throw UsageError(fmt::format("{} and {} are the same file, {}", option_a, option_b, names));
+}
+
 // What the parser cannot see because it concerns two options, or the library's list of ports.
 void check_options(const CLI::App& app, const Options& options) {
   const CompareOptions& files = options.compare;
@@ -268,13 +316,9 @@ void check_options(const CLI::App& app, const Options& options) {
        {options.attend.isa, options.bench.isa, options.plan.isa, options.serve_sim.isa}) {
     if (!isa.empty()) require_port_name(isa);
   }
-  if (!options.attend.out.empty() && options.attend.out == options.attend.lse) {
-    throw UsageError(fmt::format("--out and --lse are the same file, {}", options.attend.out));
-  }
-  const std::string& center = options.calibrate.key_center;
-  if (!center.empty() && center == options.calibrate.value_center) {
-    throw UsageError(fmt::format("--key-center and --value-center are the same file, {}", center));
-  }
+  require_two_files("--out", options.attend.out, "--lse", options.attend.lse);
+  require_two_files("--key-center", options.calibrate.key_center, "--value-center",
+                    options.calibrate.value_center);
 }
 
 // Parse errors of any kind are wrong usage; --help and --version are not errors.
@@ -308,23 +352,28 @@ int run(int argc, char** argv) {
   return run_subcommand(app, options);
 }
 
+// Not fmt::print, which throws: with stderr closed or full there is nobody left to tell.
+void print_error(const char* message) { std::fprintf(stderr, "intflash: %s\n", message); }
+
 }  // namespace
 }  // namespace intflash
 
 int main(int argc, char** argv) {
+  intflash::secure_standard_streams();
   try {
     const int code = intflash::run(argc, argv);
-    // A full disk behind a redirected stdout shows here at the latest.
-    if (std::fflush(stdout) != 0) throw intflash::Failure("cannot write to standard output");
+    intflash::require_stdout_written();
     return code;
   } catch (const intflash::UsageError& error) {
-    fmt::print(stderr, "intflash: {}\nRun with --help for more information.\n", error.what());
+    intflash::print_error(error.what());
+    std::fputs("Run with --help for more information.\n", stderr);
     return intflash::kUsageError;
   } catch (const std::bad_alloc&) {
-    fmt::print(stderr, "intflash: out of memory\n");
-    return 1;
+    intflash::print_error("out of memory");
   } catch (const std::exception& error) {
-    fmt::print(stderr, "intflash: {}\n", error.what());
-    return 1;
+    // fmt::print to a full stdout does not say what it could not write to.
+    intflash::print_error(std::ferror(stdout) != 0 ? "cannot write to standard output"
+                                                   : error.what());
   }
+  return 1;
 }

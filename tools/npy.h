@@ -1,8 +1,8 @@
 // Copyright 2026 The intflash Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// Reads and writes NumPy's .npy files, versions 1 and 2: C order, little-endian float16 and
-// float32.
+// Reads NumPy's .npy files of versions 1 to 3, of float16, float32 and float64 in either order of
+// bytes and of axes; writes float32.
 #pragma once
 
 #include <cstddef>
@@ -23,7 +23,8 @@ struct NpyArray {
   std::int64_t num_elements() const;  // the product of shape
 };
 
-// Throws Failure, whose message begins with path, for whatever is not such a file.
+// From a file, a pipe, or stdin as "-". float64 is rounded to float32, which must hold it. Throws
+// Failure, whose message begins with path, for whatever is not such a file.
 NpyArray read_npy(const std::string& path);
 
 // The same from bytes in memory; name stands for the path in messages.
