@@ -436,7 +436,6 @@ TEST(BadOptions, AreRefused) {
   refuse([](Options& o) { o.struct_size = 3; }, {"options.struct_size", "3"});
   refuse([](Options& o) { o.num_threads = -1; }, {"num_threads", "-1", "0 ..."});
   refuse([](Options& o) { o.num_threads = 1 << 20; }, {"num_threads", "1048576", "4096"});
-  refuse([](Options& o) { o.l1_bytes = -5; }, {"l1_bytes", "-5", ">= 0"});
   refuse([](Options& o) { o.l2_bytes = -6; }, {"l2_bytes", "-6", ">= 0"});
   refuse([](Options& o) { o.deallocate = [](void*, void*) {}; },
          {"allocate", "deallocate", "both or neither"});

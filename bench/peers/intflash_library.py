@@ -24,7 +24,6 @@ class ContextOptions(ctypes.Structure):
         ("allocate", c_void_p),
         ("deallocate", c_void_p),
         ("allocator_user", c_void_p),
-        ("l1_bytes", c_int64),
         ("l2_bytes", c_int64),
     ]
 

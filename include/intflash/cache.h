@@ -30,13 +30,18 @@ typedef struct intflash_batch_plan intflash_batch_plan;
 // allocator or the context's own: of whole system pages within them, on Linux, and never more than
 // advice. Of an arena nothing is: it is its owner's.
 typedef enum intflash_huge_pages INTFLASH_INT {
-  INTFLASH_HUGE_PAGES_PREFER = 0,  // fewer entries of the system's page tables to walk
-  INTFLASH_HUGE_PAGES_AVOID = 1    // no memory before tokens are stored in it
+  // Fewer entries of the system's page tables to walk.
+  INTFLASH_HUGE_PAGES_PREFER = 0,
+  // No memory before tokens are stored in it.
+  INTFLASH_HUGE_PAGES_AVOID = 1
 } intflash_huge_pages;
 typedef enum intflash_numa INTFLASH_INT {
-  INTFLASH_NUMA_DEFAULT = 0,     // the process's policy: as a rule, the node that first writes
-  INTFLASH_NUMA_INTERLEAVE = 1,  // all nodes in turn: where any thread may attend any sequence
-  INTFLASH_NUMA_LOCAL = 2        // the node that first writes, whatever the process's policy
+  // The process's policy: as a rule, the node that first writes.
+  INTFLASH_NUMA_DEFAULT = 0,
+  // All nodes in turn: where any thread may attend any sequence.
+  INTFLASH_NUMA_INTERLEAVE = 1,
+  // The node that first writes, whatever the process's policy.
+  INTFLASH_NUMA_LOCAL = 2
 } intflash_numa;
 
 typedef struct intflash_cache_options {
@@ -88,8 +93,10 @@ typedef struct intflash_page_table {
 // ---- Rotary position embedding ----
 
 typedef enum intflash_rope_pairing INTFLASH_INT {
-  INTFLASH_ROPE_ADJACENT = 0,  // channels 2 i and 2 i + 1: GPT-J, and llama as Meta published it
-  INTFLASH_ROPE_HALVES = 1     // channels i and i + rope_dim / 2: GPT-NeoX, Hugging Face
+  // Channels 2 i and 2 i + 1: GPT-J, and llama as Meta published it.
+  INTFLASH_ROPE_ADJACENT = 0,
+  // Channels i and i + rope_dim / 2: GPT-NeoX, Hugging Face.
+  INTFLASH_ROPE_HALVES = 1
 } intflash_rope_pairing;
 
 // Turns pair i of a row at position p: (x, y) becomes (x cos - y sin, x sin + y cos), with cos and

@@ -37,33 +37,43 @@ extern "C" {
 
 typedef enum intflash_status INTFLASH_INT {
   INTFLASH_OK = 0,
-  INTFLASH_INVALID_ARGUMENT =
-      1,  // null pointer, wrong struct_size, value outside its enumeration or range
-  INTFLASH_BAD_SHAPE = 2,      // a length, head count or head_dim that breaks a rule
-  INTFLASH_BAD_STRIDE = 3,     // a stride that overlaps rows, or is negative
-  INTFLASH_SIZE_OVERFLOW = 4,  // a size that does not fit the address space
-  INTFLASH_BAD_SCALE =
-      5,  // a scale of an INT8 tensor that is <= 0 or not finite; a bad softmax scale or cap
-  INTFLASH_NONFINITE_INPUT = 6,  // NaN or infinity in query, key, value or a given centre
-  INTFLASH_SCORE_OVERFLOW =
-      7,                     // finite inputs whose scores or outputs would leave the range of f32
-  INTFLASH_UNSUPPORTED = 8,  // a valid request that no kernel serves; the message says why
-  INTFLASH_UNKNOWN_ISA = 9,  // INTFLASH_ISA or options.isa names no port
-  INTFLASH_ISA_UNAVAILABLE =
-      10,  // the port exists, but this build, CPU or operating system lacks it
-  INTFLASH_WORKSPACE_TOO_SMALL =
-      11,  // less than intflash_plan_workspace_bytes, or not 64-byte aligned
+  // Null or misaligned pointer, wrong struct_size, value outside its enumeration or range.
+  INTFLASH_INVALID_ARGUMENT = 1,
+  // A length, head count or head_dim that breaks a rule.
+  INTFLASH_BAD_SHAPE = 2,
+  // A stride that overlaps rows, or is negative.
+  INTFLASH_BAD_STRIDE = 3,
+  // A size that does not fit the address space.
+  INTFLASH_SIZE_OVERFLOW = 4,
+  // A scale of an INT8 tensor that is <= 0 or not finite; a bad softmax scale or cap.
+  INTFLASH_BAD_SCALE = 5,
+  // NaN or infinity in query, key, value or a given centre.
+  INTFLASH_NONFINITE_INPUT = 6,
+  // Finite inputs whose scores or outputs would leave the range of f32.
+  INTFLASH_SCORE_OVERFLOW = 7,
+  // A valid request that no kernel serves; the message says why.
+  INTFLASH_UNSUPPORTED = 8,
+  // INTFLASH_ISA or options.isa names no port.
+  INTFLASH_UNKNOWN_ISA = 9,
+  // The port exists, but this build, CPU or operating system lacks it.
+  INTFLASH_ISA_UNAVAILABLE = 10,
+  // Less than the plan's workspace_bytes, or not 64-byte aligned.
+  INTFLASH_WORKSPACE_TOO_SMALL = 11,
   INTFLASH_OUT_OF_MEMORY = 12,
-  INTFLASH_POOL_EXHAUSTED = 13,  // a cache without enough free pages
-  INTFLASH_CANCELLED = 14,       // the caller's should_cancel asked for it
-  INTFLASH_BAD_FILE = 15         // a saved sequence that is cut short, damaged, or of another cache
+  // A cache without enough free pages.
+  INTFLASH_POOL_EXHAUSTED = 13,
+  // The caller's should_cancel asked for it.
+  INTFLASH_CANCELLED = 14,
+  // A saved sequence that is cut short, damaged, or of another cache.
+  INTFLASH_BAD_FILE = 15
 } intflash_status;
 
 typedef enum intflash_dtype INTFLASH_INT {
   INTFLASH_F32 = 1,
   INTFLASH_F16 = 2,
   INTFLASH_BF16 = 3,
-  INTFLASH_INT8 = 4,  // inputs only: codes in [-127, 127] with scales
+  // Inputs only: codes in [-127, 127] with scales.
+  INTFLASH_INT8 = 4,
   // Keys and values only: rows of ggml's block_q8_0 and block_q4_0, 32 elements a block. Strides
   // count elements, and are multiples of 32, as is the row. Elements get the codes that they would
   // get in f32.
@@ -72,28 +82,30 @@ typedef enum intflash_dtype INTFLASH_INT {
 } intflash_dtype;
 
 typedef enum intflash_mode INTFLASH_INT {
-  INTFLASH_MODE_INT8 =
-      0,  // both products in integers (docs/numerics.md): fast, and the same bits on every CPU
-  INTFLASH_MODE_EXACT = 1,  // double precision from the definition: the reference, slow
-  INTFLASH_MODE_INTFA =
-      2  // INT-FlashAttention, Algorithm 1 (arXiv 2409.16997) as published: for comparison, slow
+  // Both products in integers (docs/numerics.md): fast, and the same bits on every CPU.
+  INTFLASH_MODE_INT8 = 0,
+  // Double precision from the definition: the reference, slow.
+  INTFLASH_MODE_EXACT = 1,
+  // INT-FlashAttention, Algorithm 1 (arXiv 2409.16997) as published: for comparison, slow.
+  INTFLASH_MODE_INTFA = 2
 } intflash_mode;
 
 typedef enum intflash_mask INTFLASH_INT {
   INTFLASH_MASK_NONE = 0,
-  INTFLASH_MASK_CAUSAL =
-      1,  // query i sees keys 0 ... kv_len - query_len + i (bottom-right aligned)
-  INTFLASH_MASK_WINDOW =
-      2,                    // query i, at position p = kv_len - query_len + i, sees p - window_left
-                            // ... p + window_right
-  INTFLASH_MASK_PREFIX = 3  // causal, but every query sees keys 0 ... prefix_len - 1
+  // Query i sees keys 0 ... kv_len - query_len + i (bottom-right aligned).
+  INTFLASH_MASK_CAUSAL = 1,
+  // Query i, at position p = kv_len - query_len + i, sees p - window_left ... p + window_right.
+  INTFLASH_MASK_WINDOW = 2,
+  // Causal, but every query sees keys 0 ... prefix_len - 1.
+  INTFLASH_MASK_PREFIX = 3
 } intflash_mask;
 
 // Which means over all keys are subtracted before quantization, and put back afterwards (SmoothK of
 // SageAttention, arXiv 2410.02367 section 4.2, and the same for V). Exact but for rounding: softmax
 // does not see a shift of K.
 typedef enum intflash_center INTFLASH_INT {
-  INTFLASH_CENTER_DEFAULT = 0,  // key for float keys, none for INT8 keys
+  // Key for float keys, none for INT8 keys.
+  INTFLASH_CENTER_DEFAULT = 0,
   INTFLASH_CENTER_NONE = 1,
   INTFLASH_CENTER_KEY = 2,
   INTFLASH_CENTER_KEY_VALUE = 3
@@ -119,9 +131,7 @@ typedef struct intflash_context_options {
                     size_t alignment);  // NULL = aligned_alloc; returns NULL when out of memory
   void (*deallocate)(void* user, void* pointer);  // both or neither of the two are given
   void* allocator_user;
-  int64_t l1_bytes;  // data cache of one core; 0 = detected. Tiles are fixed per port: nothing
-                     // reads it yet
-  int64_t l2_bytes;  // 0 = detected
+  int64_t l2_bytes;  // cache of one core that keys and values are kept in; 0 = detected
 } intflash_context_options;
 
 // A dense tensor [batch][heads][tokens][dim]; dim is contiguous, the other strides are in elements

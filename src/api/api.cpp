@@ -38,9 +38,9 @@ intflash_status check_options(const intflash_context_options& options) {
   if ((options.allocate == nullptr) != (options.deallocate == nullptr)) {
     return fail(INTFLASH_INVALID_ARGUMENT, "options.allocate and deallocate: give both or neither");
   }
-  if (options.l1_bytes < 0 || options.l2_bytes < 0) {
-    return fail(INTFLASH_INVALID_ARGUMENT, "options.l1_bytes = %lld, l2_bytes = %lld: must be >= 0",
-                static_cast<long long>(options.l1_bytes), static_cast<long long>(options.l2_bytes));
+  if (options.l2_bytes < 0) {
+    return fail(INTFLASH_INVALID_ARGUMENT, "options.l2_bytes = %lld: must be >= 0",
+                static_cast<i64>(options.l2_bytes));
   }
   return INTFLASH_OK;
 }
@@ -201,7 +201,6 @@ intflash_status intflash_context_create(const intflash_context_options* given,
   created->allocate = allocate;
   created->deallocate = own_allocator ? default_deallocate : options.deallocate;
   created->allocator_user = options.allocator_user;
-  created->l1_bytes = options.l1_bytes > 0 ? options.l1_bytes : machine.l1_bytes;
   created->l2_bytes = options.l2_bytes > 0 ? options.l2_bytes : machine.l2_bytes;
   write_port_reason(port, created->port_reason, sizeof created->port_reason);
   if (created->parallel.run == nullptr) warm_team(created->num_threads);
