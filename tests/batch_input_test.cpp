@@ -222,14 +222,31 @@ const BadInput kBadRuns[] = {
      [](ServingInput& i) { i.batch.args.out.stride_token = 31; },
      INTFLASH_BAD_STRIDE,
      {"out.stride_token", "31", "overlap"}},
+    {"mask_stride",
+     [](ServingInput& i) {
+       i.batch.additive_masks.assign(2, {});
+       i.batch.additive_masks[1] = {i.batch.query.data(), INTFLASH_F32, 0, 0, 1LL << 62, nullptr};
+       i.batch.args.additive_masks = i.batch.additive_masks.data();
+     },
+     INTFLASH_SIZE_OVERFLOW,
+     {"additive_masks[1].stride_query", "4611686018427387904", "address space"}},
+    {"bit_mask_longer_than_the_keys",
+     [](ServingInput& i) {
+       static const std::uint64_t words[4] = {};
+       i.batch.bit_masks.assign(2, {});
+       i.batch.bit_masks[1] = {words, 95};
+       i.batch.args.bit_masks = i.batch.bit_masks.data();
+     },
+     INTFLASH_BAD_SHAPE,
+     {"bit_masks[1].num_keys", "95", "kv_len = 94"}},
     {"page_indptr",
      [](ServingInput& i) { i.batch.args.pages.page_indptr = nullptr; },
      INTFLASH_INVALID_ARGUMENT,
-     {"page_indptr", "must not be NULL"}},
+     {"page_indptr", "NULL", "num_requests + 1"}},
     {"page_ids",
      [](ServingInput& i) { i.batch.args.pages.page_ids = nullptr; },
      INTFLASH_INVALID_ARGUMENT,
-     {"page_ids", "must not be NULL"}},
+     {"page_ids", "NULL", "page_indptr[2] = 4"}},
     {"page_indptr_negative",
      [](ServingInput& i) { i.batch.page_indptr[0] = -2; },
      INTFLASH_BAD_SHAPE,

@@ -447,7 +447,17 @@ TEST(ScoreBias, BadDescriptionsAreRefused) {
   {
     MaskedCall call;
     call.args().additive_mask.stride_query = -7;
-    call.expect_refused(INTFLASH_BAD_STRIDE, {"additive_mask", "-7"});
+    call.expect_refused(INTFLASH_BAD_STRIDE, {"additive_mask.stride_query = -7", ">= 0"});
+  }
+  for (const std::int64_t stride : {std::int64_t{1} << 61, INT64_MAX}) {
+    for (std::int64_t intflash_additive_mask::*const axis :
+         {&intflash_additive_mask::stride_batch, &intflash_additive_mask::stride_head,
+          &intflash_additive_mask::stride_query}) {
+      MaskedCall call;
+      call.args().additive_mask.*axis = stride;
+      call.expect_refused(INTFLASH_SIZE_OVERFLOW,
+                          {"additive_mask.stride_", std::to_string(stride), "address space"});
+    }
   }
   const float factors[] = {1, 1, NAN, 1};
   {

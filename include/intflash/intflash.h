@@ -6,8 +6,9 @@
 // Every call returns an intflash_status. A call that fails leaves its outputs and the objects
 // involved as they were; intflash_last_error() then names the argument, its value and the rule it
 // broke. Every struct begins with struct_size, to be set to sizeof of the struct as the caller
-// knows it. Fields that are zero mean "the default". Sizes are counted in elements, not in bytes,
-// unless a name ends in _bytes.
+// knows it. Optional fields that are zero mean "the default". Sizes are counted in elements, not in
+// bytes, unless a name ends in _bytes. A length of 0 is nothing to do, and no error; pointers to
+// what is then not read may be NULL. Every pointer has the natural alignment of what it points to.
 #ifndef INTFLASH_INTFLASH_H_
 #define INTFLASH_INTFLASH_H_
 

@@ -59,6 +59,8 @@ intflash_status check_desc(const intflash_cache& cache, const intflash_batch_des
   }
   if (desc->requests == nullptr && desc->num_requests > 0)
     return fail(INTFLASH_INVALID_ARGUMENT, "requests = NULL: must point to num_requests of them");
+  status = check_pointer("requests", desc->requests);
+  if (status != INTFLASH_OK) return status;
   std::int64_t queries = 0;
   for (std::int64_t r = 0; r < desc->num_requests; ++r) {
     status = check_request(desc->requests[r], r, cache.layout.page_size);
@@ -118,13 +120,25 @@ intflash_status check_cache(const intflash_batch_plan& plan, const intflash_cach
               static_cast<i64>(page.page_size), plan.rotate ? 1 : 0);
 }
 
-intflash_status check_masks(const intflash_batch_plan& plan, const intflash_batch_args& args) {
-  intflash_status status = check_slopes(args.alibi_slopes, plan.num_query_heads);
-  for (std::int64_t r = 0; r < plan.num_requests; ++r) {
-    if (status == INTFLASH_OK && args.additive_masks != nullptr)
-      status = check_additive_mask(args.additive_masks[r], plan.num_query_heads);
-    if (status == INTFLASH_OK && args.bit_masks != nullptr)
-      status = check_bit_mask(args.bit_masks[r], plan.requests[r].mask.kv_len);
+intflash_status check_additive_masks(const intflash_batch_plan& plan,
+                                     const intflash_additive_mask* masks) {
+  intflash_status status = check_pointer("additive_masks", masks);
+  for (std::int64_t r = 0; status == INTFLASH_OK && r < plan.num_requests; ++r) {
+    if (masks == nullptr || masks[r].data == nullptr) continue;
+    char name[48];
+    std::snprintf(name, sizeof name, "additive_masks[%lld]", static_cast<i64>(r));
+    status = check_additive_mask(name, masks[r], 1, plan.num_query_heads, plan.requests[r].mask);
+  }
+  return status;
+}
+
+intflash_status check_bit_masks(const intflash_batch_plan& plan, const intflash_bit_mask* masks) {
+  intflash_status status = check_pointer("bit_masks", masks);
+  for (std::int64_t r = 0; status == INTFLASH_OK && r < plan.num_requests; ++r) {
+    if (masks == nullptr || masks[r].words == nullptr) continue;
+    char name[48];
+    std::snprintf(name, sizeof name, "bit_masks[%lld]", static_cast<i64>(r));
+    status = check_bit_mask(name, masks[r], plan.requests[r].mask.kv_len);
   }
   return status;
 }
@@ -146,13 +160,16 @@ intflash_status check_batch_args(const intflash_batch_plan& plan, const intflash
                           plan.num_queries,
                           plan.page.head_dim_v};
   if (status == INTFLASH_OK) status = check_tensor(out);
+  if (status == INTFLASH_OK) status = check_pointer("lse", args->lse);
   if (status == INTFLASH_OK) status = check_sinks(args->sinks, plan.num_query_heads);
   if (status == INTFLASH_OK) status = check_no_overlap(out);
   if (status == INTFLASH_OK) status = check_rope(args->rope, plan.page.head_dim);
   for (std::int64_t r = 0; status == INTFLASH_OK && r < plan.num_requests; ++r)
     status = check_rope_positions(args->rope, r, first_position(plan.requests[r]),
                                   plan.requests[r].mask.kv_len);
-  if (status == INTFLASH_OK) status = check_masks(plan, *args);
+  if (status == INTFLASH_OK) status = check_slopes(args->alibi_slopes, plan.num_query_heads);
+  if (status == INTFLASH_OK) status = check_additive_masks(plan, args->additive_masks);
+  if (status == INTFLASH_OK) status = check_bit_masks(plan, args->bit_masks);
   if (status == INTFLASH_OK) status = check_page_table(args->pages, plan.num_requests);
   return status;
 }

@@ -91,6 +91,8 @@ intflash_status check_sequences(const intflash_cache& cache, const std::int32_t*
                                 std::int64_t num_requests) {
   if (sequences == nullptr && num_requests > 0)
     return fail(INTFLASH_INVALID_ARGUMENT, "sequences = NULL: must name a sequence per request");
+  const intflash_status aligned = check_pointer("sequences", sequences);
+  if (aligned != INTFLASH_OK) return aligned;
   for (std::int64_t r = 0; r < num_requests; ++r) {
     const intflash_status status = check_sequence(cache, sequences[r]);
     if (status != INTFLASH_OK) return status;

@@ -82,7 +82,11 @@ intflash_status check_append_args(const intflash_cache* cache, const intflash_ap
   }
   if (args->token_indptr == nullptr || (!own_pages && args->kv_lens == nullptr))
     return fail(INTFLASH_INVALID_ARGUMENT, "token_indptr and kv_lens: must not be NULL");
-  intflash_status status = check_extent("num_requests", args->num_requests, 0);
+  intflash_status status = check_pointer("token_indptr", args->token_indptr);
+  if (status == INTFLASH_OK && !own_pages) status = check_pointer("kv_lens", args->kv_lens);
+  if (status == INTFLASH_OK && !own_pages)
+    status = check_pointer("first_key_positions", args->first_key_positions);
+  if (status == INTFLASH_OK) status = check_extent("num_requests", args->num_requests, 0);
   if (status != INTFLASH_OK) return status;
   if (args->token_indptr[0] != 0) {
     return fail(INTFLASH_BAD_SHAPE, "token_indptr[0] = %lld: must be 0",

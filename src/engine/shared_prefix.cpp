@@ -99,6 +99,8 @@ intflash_status check_shared_prefixes(const intflash_batch_desc& desc) {
     return fail(INTFLASH_INVALID_ARGUMENT,
                 "shared_prefixes = NULL: must point to num_shared_prefixes of them");
   }
+  const intflash_status aligned = check_pointer("shared_prefixes", prefixes);
+  if (aligned != INTFLASH_OK) return aligned;
   Enclosing<std::int64_t> enclosing;
   for (std::int64_t i = 0; i < desc.num_shared_prefixes; ++i) {
     intflash_status status = check_members(desc, i);
