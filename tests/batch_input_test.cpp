@@ -315,6 +315,33 @@ TEST(BatchInput, AMisalignedWorkspaceIsRefused) {
                        INTFLASH_WORKSPACE_TOO_SMALL, {"workspace", "multiple of 64"});
 }
 
+TEST(BatchInput, RequestsWithoutKeysNeedNoPages) {
+  ServingInput input;
+  for (intflash_request& request : input.batch.requests) request.kv_len = 0;
+  ASSERT_EQ(input.batch.make_plan(input.context, input.cache), INTFLASH_OK);
+  input.batch.page_indptr = {0, 0, 0};
+  input.batch.args.pages = {input.batch.page_indptr.data(), nullptr};
+  EXPECT_EQ(input.batch.run(input.cache), INTFLASH_OK) << intflash_last_error();
+  for (const float x : input.batch.out) EXPECT_EQ(x, 0.0f);
+  for (const float x : input.batch.lse) EXPECT_EQ(x, -kInfinity);
+}
+
+TEST(BatchInput, WithoutRequestsNothingIsReadOrWritten) {
+  ServingInput input;
+  input.batch.desc.num_requests = 0;
+  input.batch.desc.requests = nullptr;
+  ASSERT_EQ(input.batch.make_plan(input.context, input.cache), INTFLASH_OK);
+  input.batch.args.query.data = input.batch.args.out.data = nullptr;
+  input.batch.args.lse = nullptr;
+  input.batch.args.pages = {};
+  input.expect_refusal(input.batch.run(input.cache), INTFLASH_OK, {});
+  intflash_append_args none{};
+  none.struct_size = sizeof none;
+  none.key_dtype = none.value_dtype = INTFLASH_F32;
+  EXPECT_EQ(intflash_cache_append(input.cache, &none), INTFLASH_OK) << intflash_last_error();
+  EXPECT_EQ(intflash_sequences_append(input.cache, nullptr, &none), INTFLASH_OK);
+}
+
 TEST(BatchInput, ACallAfterARefusalSucceeds) {
   ServingInput input;
   ASSERT_EQ(intflash_cache_append(input.cache, &input.append), INTFLASH_OK);

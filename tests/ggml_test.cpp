@@ -183,7 +183,8 @@ TEST_F(GgmlBlocks, AreRefusedWhereverElseATypeIsNamed) {
             INTFLASH_INVALID_ARGUMENT);
   intflash_attend_desc dense{};
   dense.struct_size = sizeof dense;
-  dense.num_query_heads = dense.num_kv_heads = dense.query_len = dense.kv_len = 1;
+  dense.batch = dense.num_query_heads = dense.num_kv_heads = 1;
+  dense.query_len = dense.kv_len = 1;
   dense.head_dim = 32;
   dense.key_dtype = dense.value_dtype = dense.out_dtype = INTFLASH_F32;
   dense.query_dtype = INTFLASH_Q4_0;

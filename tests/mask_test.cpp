@@ -36,7 +36,7 @@ intflash_attend_desc desc_with(intflash_mask mask, std::int64_t query_len, std::
                                std::int64_t left, std::int64_t right) {
   intflash_attend_desc desc = {};
   desc.struct_size = sizeof desc;
-  desc.num_query_heads = desc.num_kv_heads = 1;
+  desc.batch = desc.num_query_heads = desc.num_kv_heads = 1;
   desc.query_len = query_len;
   desc.kv_len = kv_len;
   desc.head_dim = 8;

@@ -137,6 +137,7 @@ Result Server::attend_dense(const Tokens& tokens, const Request& request, float 
   intflash_attend_desc desc{};
   desc.struct_size = sizeof desc;
   desc.mode = mode;
+  desc.batch = 1;
   desc.num_query_heads = shape_.num_query_heads();
   desc.num_kv_heads = shape_.num_kv_heads;
   desc.query_len = request.query_len;

@@ -155,11 +155,11 @@ typedef struct intflash_tensor {
 typedef struct intflash_attend_desc {
   uint32_t struct_size;
   intflash_mode mode;
-  int64_t batch;            // 0 = 1
+  int64_t batch;            // 0 is allowed: nothing is done
   int64_t num_query_heads;  // a multiple of num_kv_heads; query head h reads kv head h /
                             // (num_query_heads / num_kv_heads)
   int64_t num_kv_heads;
-  int64_t query_len;
+  int64_t query_len;   // 0 is allowed: nothing is done
   int64_t kv_len;      // 0 is allowed: out = 0, lse = -inf
   int64_t head_dim;    // of query and key: a multiple of 8, 8 ... 1024
   int64_t head_dim_v;  // of value and out: the same rule; 0 = head_dim

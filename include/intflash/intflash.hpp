@@ -33,7 +33,7 @@ inline void check(intflash_status status) {
   if (status != INTFLASH_OK) throw Error(status);
 }
 
-// Zeroed structs with struct_size set, and F32 tensors unless said otherwise.
+// Zeroed structs with struct_size set, F32 tensors, and a batch of 1.
 inline intflash_context_options context_options() {
   intflash_context_options options{};
   options.struct_size = sizeof options;
@@ -42,6 +42,7 @@ inline intflash_context_options context_options() {
 inline intflash_attend_desc attend_desc() {
   intflash_attend_desc desc{};
   desc.struct_size = sizeof desc;
+  desc.batch = 1;
   desc.query_dtype = desc.key_dtype = desc.value_dtype = desc.out_dtype = INTFLASH_F32;
   return desc;
 }

@@ -71,7 +71,12 @@ intflash_status make_whole_plan(const intflash_context* context, const intflash_
   if (status != INTFLASH_OK) return status;
   plan.context = context;
   plan.backend = plan.problem.mode == INTFLASH_MODE_INT8 ? &kCpuBackend : &kReferenceBackend;
-  plan.backend->create_plan(plan);
+  if (plan.problem.is_empty()) {
+    std::snprintf(plan.kernel, sizeof plan.kernel, "attend/%s/nothing",
+                  mode_name(plan.problem.mode));
+  } else {
+    plan.backend->create_plan(plan);
+  }
   return INTFLASH_OK;
 }
 
@@ -95,6 +100,16 @@ intflash_status check_run(const intflash_plan* plan, const intflash_attend_args*
                 bytes, plan->workspace_bytes, kAlignment);
   }
   return INTFLASH_OK;
+}
+
+// Checks a call, then hands it to one of the backend's functions, unless there is nothing to do.
+using BackendCall = intflash_status (*Backend::*)(const intflash_plan&, const intflash_attend_args&,
+                                                  void* workspace);
+intflash_status call_backend(BackendCall call, ArgsUse use, const intflash_plan* plan,
+                             const intflash_attend_args* args, void* workspace, std::size_t bytes) {
+  const intflash_status status = check_run(plan, args, workspace, bytes, use);
+  if (status != INTFLASH_OK || plan->problem.is_empty()) return status;
+  return (plan->backend->*call)(*plan, *args, workspace);
 }
 
 }  // namespace
@@ -265,20 +280,17 @@ size_t intflash_plan_workspace_bytes(const intflash_plan* plan) {
 
 intflash_status intflash_pack(const intflash_plan* plan, const intflash_attend_args* args,
                               void* workspace, size_t bytes) {
-  const intflash_status status = check_run(plan, args, workspace, bytes, ArgsUse::kPackOnly);
-  return status == INTFLASH_OK ? plan->backend->pack(*plan, *args, workspace) : status;
+  return call_backend(&Backend::pack, ArgsUse::kPackOnly, plan, args, workspace, bytes);
 }
 
 intflash_status intflash_run_packed(const intflash_plan* plan, const intflash_attend_args* args,
                                     void* workspace, size_t bytes) {
-  const intflash_status status = check_run(plan, args, workspace, bytes, ArgsUse::kPacked);
-  return status == INTFLASH_OK ? plan->backend->attend(*plan, *args, workspace) : status;
+  return call_backend(&Backend::attend, ArgsUse::kPacked, plan, args, workspace, bytes);
 }
 
 intflash_status intflash_run(const intflash_plan* plan, const intflash_attend_args* args,
                              void* workspace, size_t bytes) {
-  const intflash_status status = check_run(plan, args, workspace, bytes, ArgsUse::kAll);
-  return status == INTFLASH_OK ? plan->backend->run(*plan, *args, workspace) : status;
+  return call_backend(&Backend::run, ArgsUse::kAll, plan, args, workspace, bytes);
 }
 
 intflash_status intflash_attend(intflash_context* context, const intflash_attend_desc* desc,

@@ -71,7 +71,7 @@ intflash_status make_problem(const intflash_attend_desc* desc, Problem& problem)
   }
   problem = Problem{};
   problem.mode = desc->mode;
-  problem.batch = desc->batch == 0 ? 1 : desc->batch;
+  problem.batch = desc->batch;
   problem.num_query_heads = desc->num_query_heads;
   problem.num_kv_heads = desc->num_kv_heads;
   problem.query_len = desc->query_len;
@@ -86,10 +86,10 @@ intflash_status make_problem(const intflash_attend_desc* desc, Problem& problem)
   problem.rotate = desc->rotate == 1;
   problem.mask.query_len = desc->query_len;
   problem.mask.kv_len = desc->kv_len;
-  intflash_status status = check_extent("batch", problem.batch, 1);
+  intflash_status status = check_extent("batch", problem.batch, 0);
   if (status == INTFLASH_OK) status = check_extent("num_query_heads", problem.num_query_heads, 1);
   if (status == INTFLASH_OK) status = check_extent("num_kv_heads", problem.num_kv_heads, 1);
-  if (status == INTFLASH_OK) status = check_extent("query_len", problem.query_len, 1);
+  if (status == INTFLASH_OK) status = check_extent("query_len", problem.query_len, 0);
   if (status == INTFLASH_OK) status = check_extent("kv_len", problem.kv_len, 0);
   if (status == INTFLASH_OK) status = check_head_dim("head_dim", problem.head_dim);
   if (status == INTFLASH_OK) status = check_head_dim("head_dim_v", problem.head_dim_v);

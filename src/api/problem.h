@@ -32,6 +32,8 @@ struct Problem {
   bool center_key;
   bool center_value;
   bool rotate;
+
+  bool is_empty() const { return batch == 0 || query_len == 0; }
 };
 
 // Fills problem from desc, or sets the last error and returns a status.

@@ -24,7 +24,9 @@ struct Append {
   std::int64_t count(std::int64_t request) const {
     return args.token_indptr[request + 1] - args.token_indptr[request];
   }
-  std::int64_t num_tokens() const { return args.token_indptr[args.num_requests]; }
+  std::int64_t num_tokens() const {
+    return args.num_requests == 0 ? 0 : args.token_indptr[args.num_requests];
+  }
   // Before anything is appended.
   std::int64_t kv_len(std::int64_t request) const {
     return sequences != nullptr ? cache.sequences[sequences[request]].kv_len

@@ -80,6 +80,7 @@ intflash_status check_append_args(const intflash_cache* cache, const intflash_ap
                 "%zu",
                 sizeof *args);
   }
+  if (args->num_requests == 0) return INTFLASH_OK;
   if (args->token_indptr == nullptr || (!own_pages && args->kv_lens == nullptr))
     return fail(INTFLASH_INVALID_ARGUMENT, "token_indptr and kv_lens: must not be NULL");
   intflash_status status = check_pointer("token_indptr", args->token_indptr);
