@@ -173,6 +173,7 @@ TEST_F(GgmlBlocks, AreRefusedWhereverElseATypeIsNamed) {
   intflash_request request{};
   intflash_batch_desc batch{};
   batch.struct_size = sizeof batch;
+  batch.request_size = sizeof(intflash_request);
   batch.num_requests = 1;
   batch.requests = &request;
   batch.num_query_heads = shape.num_query_heads();

@@ -125,7 +125,8 @@ std::vector<Result> Server::attend_by_tasks(
     for (const std::int64_t task : tasks) {
       const auto worker =
           static_cast<std::int32_t>(random() % static_cast<unsigned>(shape_.num_threads));
-      intflash_batch_run_task(batch.plan, workspace, phase, task, worker);
+      EXPECT_EQ(intflash_batch_run_task(batch.plan, workspace, phase, task, worker), INTFLASH_OK)
+          << intflash_last_error();
     }
   }
   EXPECT_EQ(intflash_batch_end(batch.plan, workspace), INTFLASH_OK) << intflash_last_error();

@@ -5,10 +5,18 @@
 //
 // Every call returns an intflash_status. A call that fails leaves its outputs and the objects
 // involved as they were; intflash_last_error() then names the argument, its value and the rule it
-// broke. Every struct begins with struct_size, to be set to sizeof of the struct as the caller
-// knows it. Optional fields that are zero mean "the default". Sizes are counted in elements, not in
-// bytes, unless a name ends in _bytes. A length of 0 is nothing to do, and no error; pointers to
-// what is then not read may be NULL. Every pointer has the natural alignment of what it points to.
+// broke. Structs that are passed by pointer begin with struct_size, to be set to sizeof of the
+// struct as the caller knows it; beside an array of structs is the sizeof of one. Optional fields
+// that are zero mean "the default". Sizes are counted in elements, not in bytes, unless a name ends
+// in _bytes. A length of 0 is nothing to do, and no error; pointers to what is then not read may be
+// NULL. Every pointer has the natural alignment of what it points to.
+//
+// What may change. INTFLASH_ABI_VERSION is the shared library's SONAME: it grows where a program
+// that was compiled against an older header would break. While it stays, structs with such a size
+// grow at their ends alone, other structs not at all, and functions and enumerators are only added.
+// A library takes the smaller structs of older headers, the missing fields as 0, and fills no more
+// of them; larger ones than it knows it refuses. Before version 1.0 each minor version may change
+// anything, and then INTFLASH_ABI_VERSION grows; a patch version keeps it.
 #ifndef INTFLASH_INTFLASH_H_
 #define INTFLASH_INTFLASH_H_
 
@@ -18,7 +26,7 @@
 #define INTFLASH_VERSION_MAJOR 0
 #define INTFLASH_VERSION_MINOR 1
 #define INTFLASH_VERSION_PATCH 0
-#define INTFLASH_ABI_VERSION 0          // of this header's structs and functions
+#define INTFLASH_ABI_VERSION 1          // of these headers' structs and functions
 #define INTFLASH_PAGE_LAYOUT_VERSION 1  // of packed keys and values, in memory and on disk
 
 #if defined(_WIN32)

@@ -52,9 +52,10 @@ struct Append {
   }
 };
 
-// Everything of args but page tables and elements; own_pages: page tables are the cache's.
-intflash_status check_append_args(const intflash_cache* cache, const intflash_append_args* args,
-                                  bool own_pages);
+// Copies args, and checks everything of them but page tables and elements; own_pages: page tables
+// are the cache's.
+intflash_status read_append_args(const intflash_cache* cache, const intflash_append_args* given,
+                                 bool own_pages, intflash_append_args& args);
 // That all elements are finite and in range, and rope has the tokens' positions; or the error that
 // names the lowest that is not.
 intflash_status check_tokens(const Append& append);

@@ -211,15 +211,6 @@ intflash_status check_axes(const char* owner, std::span<const Axis> axes, std::i
   return INTFLASH_OK;
 }
 
-intflash_status check_info(const intflash_plan_info* info) {
-  if (info == nullptr)
-    return fail(INTFLASH_INVALID_ARGUMENT, "info = NULL: must point to a struct to fill");
-  if (info->struct_size == sizeof *info) return INTFLASH_OK;
-  return fail(INTFLASH_INVALID_ARGUMENT,
-              "info.struct_size = %u: must be sizeof(intflash_plan_info) = %zu", info->struct_size,
-              sizeof *info);
-}
-
 intflash_status check_tensor(const TensorView& view) {
   if (view.tensor->data == nullptr && !view.is_empty())
     return fail(INTFLASH_INVALID_ARGUMENT, "%s.data = NULL: must point to the tensor", view.name);

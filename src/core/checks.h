@@ -64,9 +64,6 @@ struct Axis {
 // Strides that are not negative, of rows of row elements that all lie in the address space.
 intflash_status check_axes(const char* owner, std::span<const Axis> axes, std::int64_t row);
 
-// Where what a plan is goes to.
-intflash_status check_info(const intflash_plan_info* info);
-
 // A mask as the caller words it, into rule, whose lengths are set.
 struct MaskArguments {
   intflash_mask mask;

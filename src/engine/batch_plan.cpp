@@ -8,6 +8,7 @@
 
 #include "core/checks.h"
 #include "core/float_state.h"
+#include "core/structs.h"
 #include "engine/batch_run.h"
 #include "engine/shared_prefix.h"
 
@@ -332,9 +333,10 @@ intflash_batch_plan* make_batch_plan(const intflash_context& context, const intf
   shape.requests = take<BatchRequest>(free_scratch, desc.num_requests);
   shape.sections = take<BatchSection>(free_scratch, most_sections);
   for (std::int64_t r = 0; r < desc.num_requests; ++r) {
-    const BatchRequest request = make_request(desc.requests[r], shape, shape.num_queries);
+    const BatchRequest request =
+        make_request(element_of(desc.requests, desc.request_size, r), shape, shape.num_queries);
     new (shape.requests + r) BatchRequest(request);
-    shape.num_queries += desc.requests[r].query_len;
+    shape.num_queries += request.mask.query_len;
     shape.largest_softmax_scale = std::max(shape.largest_softmax_scale, request.softmax_scale);
   }
   make_sections(desc, shape);

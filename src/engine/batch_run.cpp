@@ -9,6 +9,7 @@
 #include "core/checks.h"
 #include "core/rope.h"
 #include "core/score_bias.h"
+#include "core/structs.h"
 #include "engine/row_group.h"
 #include "engine/score_range.h"
 
@@ -33,8 +34,10 @@ PageRun pages_of(const BatchRun& run, std::int64_t request) {
 ScoreBias score_bias(const BatchRun& run, std::int64_t request) {
   const intflash_batch_args& args = *run.args;
   ScoreBias bias{};
-  if (args.additive_masks != nullptr) bias.additive = args.additive_masks[request];
-  if (args.bit_masks != nullptr) bias.bits = args.bit_masks[request];
+  if (args.additive_masks != nullptr)
+    bias.additive = element_of(args.additive_masks, args.additive_mask_size, request);
+  if (args.bit_masks != nullptr)
+    bias.bits = element_of(args.bit_masks, args.bit_mask_size, request);
   bias.alibi_slopes = args.alibi_slopes;
   bias.rule = run.plan->requests[request].mask;
   return bias;
