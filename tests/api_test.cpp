@@ -137,9 +137,9 @@ const BadCall kBadDescriptions[] = {
      INTFLASH_BAD_SCALE,
      {"score_cap", "inf", "finite and > 0"}},
     {"mask",
-     [](ApiCall& c) { c.desc().mask = static_cast<intflash_mask>(4); },
+     [](ApiCall& c) { c.desc().mask = static_cast<intflash_mask>(5); },
      INTFLASH_INVALID_ARGUMENT,
-     {"mask", "4", "NONE, CAUSAL, WINDOW or PREFIX"}},
+     {"mask", "5", "NONE, CAUSAL, WINDOW, PREFIX or CAUSAL_TOP_LEFT"}},
     {"window_left",
      [](ApiCall& c) {
        c.desc().mask = INTFLASH_MASK_WINDOW;

@@ -108,7 +108,7 @@ const BadInput kBadBatches[] = {
     {"mask",
      [](ServingInput& i) { i.batch.requests[0].mask = static_cast<intflash_mask>(7); },
      INTFLASH_INVALID_ARGUMENT,
-     {"mask", "7", "NONE, CAUSAL, WINDOW or PREFIX"}},
+     {"mask", "7", "NONE, CAUSAL, WINDOW, PREFIX or CAUSAL_TOP_LEFT"}},
     {"window_left",
      [](ServingInput& i) {
        i.batch.requests[0].mask = INTFLASH_MASK_WINDOW;

@@ -87,7 +87,9 @@ typedef enum intflash_dtype INTFLASH_INT {
   // count elements, and are multiples of 32, as is the row. Elements get the codes that they would
   // get in f32.
   INTFLASH_Q8_0 = 5,
-  INTFLASH_Q4_0 = 6
+  INTFLASH_Q4_0 = 6,
+  // Masks only: bytes, of which 0 hides the key and any other keeps it.
+  INTFLASH_BOOL = 7
 } intflash_dtype;
 
 typedef enum intflash_mode INTFLASH_INT {
@@ -106,7 +108,9 @@ typedef enum intflash_mask INTFLASH_INT {
   // Query i, at position p = kv_len - query_len + i, sees p - window_left ... p + window_right.
   INTFLASH_MASK_WINDOW = 2,
   // Causal, but every query sees keys 0 ... prefix_len - 1.
-  INTFLASH_MASK_PREFIX = 3
+  INTFLASH_MASK_PREFIX = 3,
+  // Query i sees keys 0 ... i, whatever kv_len is.
+  INTFLASH_MASK_CAUSAL_TOP_LEFT = 4
 } intflash_mask;
 
 // Which means over all keys are subtracted before quantization, and put back afterwards (SmoothK of
@@ -191,7 +195,7 @@ typedef struct intflash_attend_desc {
 // as without: a mask of zeros and -infinity is the mask that it draws.
 typedef struct intflash_additive_mask {
   const void* data;      // [batch][num_query_heads][query_len][keys], keys contiguous; NULL = none
-  intflash_dtype dtype;  // F32 or F16
+  intflash_dtype dtype;  // F32, F16, BF16, or BOOL, which adds nothing and hides keys
   int64_t stride_batch;  // in elements; 0 where all share one
   int64_t stride_head;
   int64_t stride_query;

@@ -25,6 +25,7 @@ intflash_status check_request(const intflash_request& request, std::int64_t inde
   if (status == INTFLASH_OK) status = check_extent("kv_len", request.kv_len, 0);
   if (status == INTFLASH_OK) status = check_softmax_scale(request.softmax_scale);
   MaskRule rule{};
+  rule.query_len = request.query_len;
   rule.kv_len = request.kv_len;
   if (status == INTFLASH_OK)
     status = set_mask({request.mask, request.window_left, request.window_right, request.prefix_len},

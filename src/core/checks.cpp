@@ -78,7 +78,7 @@ intflash_status fail(intflash_status status, const char* format, ...) {
 const char* last_error() { return last_message; }
 
 std::int64_t dtype_bytes(intflash_dtype dtype) {
-  return dtype == INTFLASH_F32 ? 4 : dtype == INTFLASH_INT8 ? 1 : 2;
+  return dtype == INTFLASH_F32 ? 4 : dtype == INTFLASH_INT8 || dtype == INTFLASH_BOOL ? 1 : 2;
 }
 
 intflash_status check_extent(const char* name, std::int64_t value, std::int64_t least) {
@@ -142,6 +142,7 @@ intflash_status set_mask(const MaskArguments& given, MaskRule& rule) {
   rule.window_left = -1;
   rule.window_right = given.mask == INTFLASH_MASK_NONE ? -1 : 0;
   rule.prefix_len = 0;
+  rule.shift = 0;
   switch (given.mask) {
     case INTFLASH_MASK_NONE:
     case INTFLASH_MASK_CAUSAL:
@@ -162,8 +163,12 @@ intflash_status set_mask(const MaskArguments& given, MaskRule& rule) {
       }
       rule.prefix_len = given.prefix_len;
       return INTFLASH_OK;
+    case INTFLASH_MASK_CAUSAL_TOP_LEFT:
+      rule.shift = rule.query_len - rule.kv_len;
+      return INTFLASH_OK;
   }
-  return fail(INTFLASH_INVALID_ARGUMENT, "mask = %d: must be NONE, CAUSAL, WINDOW or PREFIX",
+  return fail(INTFLASH_INVALID_ARGUMENT,
+              "mask = %d: must be NONE, CAUSAL, WINDOW, PREFIX or CAUSAL_TOP_LEFT",
               static_cast<int>(given.mask));
 }
 

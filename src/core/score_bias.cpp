@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cfloat>
 #include <cmath>
 #include <limits>
 
@@ -25,14 +26,19 @@ const void* elements_of(const intflash_additive_mask& mask, std::int64_t batch, 
   return static_cast<const char*>(mask.data) + offset * dtype_bytes(mask.dtype);
 }
 
+// What one element adds to a score: -infinity where it hides the key.
 double element_of(const intflash_additive_mask& mask, const void* elements, std::int64_t key) {
-  return mask.dtype == INTFLASH_F32
-             ? static_cast<double>(static_cast<const float*>(elements)[key])
-             : static_cast<double>(widen_f16(static_cast<const std::uint16_t*>(elements)[key]));
-}
-bool is_hidden(const intflash_additive_mask& mask, const void* elements, std::int64_t key) {
-  return mask.dtype == INTFLASH_F32 ? hides_key(static_cast<const std::uint32_t*>(elements)[key])
-                                    : hides_key(static_cast<const std::uint16_t*>(elements)[key]);
+  constexpr double kHidden = -std::numeric_limits<double>::infinity();
+  if (mask.dtype == INTFLASH_BOOL)
+    return static_cast<const std::uint8_t*>(elements)[key] == 0 ? kHidden : 0.0;
+  if (mask.dtype == INTFLASH_F32) {
+    const float element = static_cast<const float*>(elements)[key];
+    return element == -FLT_MAX ? kHidden : static_cast<double>(element);
+  }
+  const std::uint16_t bits = static_cast<const std::uint16_t*>(elements)[key];
+  if (mask.dtype == INTFLASH_F16)
+    return bits == kLowestElement<Dtype::kF16> ? kHidden : static_cast<double>(widen_f16(bits));
+  return bits == kLowestElement<Dtype::kBf16> ? kHidden : static_cast<double>(widen_bf16(bits));
 }
 
 // Heads whose masks differ.
@@ -70,8 +76,8 @@ intflash_status check_factors(const char* owner, const char* field, const float*
 intflash_status check_additive_mask(const char* name, const intflash_additive_mask& mask,
                                     std::int64_t batch, std::int64_t heads, const MaskRule& rule) {
   if (mask.data == nullptr) return INTFLASH_OK;
-  if (mask.dtype != INTFLASH_F32 && mask.dtype != INTFLASH_F16) {
-    return fail(INTFLASH_INVALID_ARGUMENT, "%s.dtype = %d: must be F32 or F16", name,
+  if (mask.dtype != INTFLASH_BOOL && (mask.dtype < INTFLASH_F32 || mask.dtype > INTFLASH_BF16)) {
+    return fail(INTFLASH_INVALID_ARGUMENT, "%s.dtype = %d: must be F32, F16, BF16 or BOOL", name,
                 static_cast<int>(mask.dtype));
   }
   const Axis axes[] = {{"stride_batch", batch, mask.stride_batch},
@@ -160,7 +166,7 @@ BiasRow bias_row(const ScoreBias& bias, std::int64_t batch, std::int64_t head, s
   row.dtype = static_cast<Dtype>(bias.additive.dtype);
   row.begin = bias.rule.kv_begin;
   row.end = bias.rule.kv_len;
-  row.factor = static_cast<float>(kLog2E * head_scale);
+  row.factor = row.dtype == Dtype::kBool ? 0.0f : static_cast<float>(kLog2E * head_scale);
   row.slope = static_cast<float>(kLog2E * slope);
   row.position = bias.rule.kv_len - bias.rule.query_len + query;
   return row;
@@ -200,10 +206,10 @@ double bias_of_key(const ScoreBias& bias, std::int64_t batch, std::int64_t head,
   double sum = 0;
   if (const void* elements = elements_of(bias.additive, batch, head, query)) {
     const std::int64_t index = key - bias.rule.kv_begin;
-    if (is_hidden(bias.additive, elements, index)) return kHidden;
+    const double element = element_of(bias.additive, elements, index);
+    if (element == kHidden) return kHidden;
     const float* scale = bias.additive.head_scale;
-    sum = element_of(bias.additive, elements, index) *
-          (scale != nullptr ? static_cast<double>(scale[head]) : 1);
+    sum = element * (scale != nullptr ? static_cast<double>(scale[head]) : 1);
   }
   if (bias.alibi_slopes != nullptr) {
     const std::int64_t position = bias.rule.kv_len - bias.rule.query_len + query;

@@ -137,6 +137,8 @@ void load_row(const intflash_tensor& tensor, intflash_dtype dtype, std::int64_t 
         row[c] = block_element(blocks + c / kBlockElements * bytes, dtype, c % kBlockElements);
       return;
     }
+    case INTFLASH_BOOL:
+      return;  // masks only; make_problem refuses it for tensors
   }
 }
 
@@ -443,6 +445,7 @@ void store_element(const intflash_tensor& tensor, intflash_dtype dtype, std::int
     case INTFLASH_INT8:
     case INTFLASH_Q8_0:
     case INTFLASH_Q4_0:
+    case INTFLASH_BOOL:
       return;  // inputs only; make_problem refuses them for out
   }
 }
