@@ -17,6 +17,26 @@
 // A library takes the smaller structs of older headers, the missing fields as 0, and fills no more
 // of them; larger ones than it knows it refuses. Before version 1.0 each minor version may change
 // anything, and then INTFLASH_ABI_VERSION grows; a patch version keeps it.
+//
+// What the dense calls of this header and the batches of cache.h serve:
+//
+//                                            dense              batch
+//   modes exact and intfa                    yes                no
+//   query in f32, f16, bf16; out in these    yes                yes
+//   query, key, value in INT8 with scales    yes                no
+//   key and value in ggml's blocks           yes                when they are appended
+//   means computed and subtracted            yes                no
+//   means given                              by the call        by the cache
+//   Hadamard rotation                        by the call        by the cache
+//   rotary position embedding                no                 yes
+//   causal, window and prefix masks          one for all        by request
+//   additive masks, in bytes, and bits       one for the call   by request
+//   sinks, ALiBi, score cap                  yes                yes
+//   prefixes that requests share             no                 yes
+//   tasks for the host's threads             no                 yes
+//   cancelling                               no                 yes
+//   lse                                      [batch][heads]     [rows][heads]
+//                                            [query_len]
 #ifndef INTFLASH_INTFLASH_H_
 #define INTFLASH_INTFLASH_H_
 
