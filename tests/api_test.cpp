@@ -57,7 +57,7 @@ const BadCall kBadDescriptions[] = {
     {"batch",
      [](ApiCall& c) { c.desc().batch = -2; },
      INTFLASH_BAD_SHAPE,
-     {"batch", "-2", "1 ..."}},
+     {"batch", "-2", "0 ..."}},
     {"batch_too_large",
      [](ApiCall& c) { c.desc().batch = kHuge; },
      INTFLASH_BAD_SHAPE,
@@ -74,10 +74,10 @@ const BadCall kBadDescriptions[] = {
      [](ApiCall& c) { c.desc().num_query_heads = 5; },
      INTFLASH_BAD_SHAPE,
      {"num_query_heads", "5", "multiple", "num_kv_heads = 2"}},
-    {"no_query",
-     [](ApiCall& c) { c.desc().query_len = 0; },
+    {"negative_query_len",
+     [](ApiCall& c) { c.desc().query_len = -3; },
      INTFLASH_BAD_SHAPE,
-     {"query_len", "0", "1 ..."}},
+     {"query_len", "-3", "0 ..."}},
     {"query_len_too_large",
      [](ApiCall& c) { c.desc().query_len = kHuge; },
      INTFLASH_BAD_SHAPE,
@@ -139,9 +139,9 @@ const BadCall kBadDescriptions[] = {
      INTFLASH_BAD_SCALE,
      {"score_cap", "inf", "finite and > 0"}},
     {"mask",
-     [](ApiCall& c) { c.desc().mask = static_cast<intflash_mask>(4); },
+     [](ApiCall& c) { c.desc().mask = static_cast<intflash_mask>(5); },
      INTFLASH_INVALID_ARGUMENT,
-     {"mask", "4", "NONE, CAUSAL, WINDOW or PREFIX"}},
+     {"mask", "5", "NONE, CAUSAL, WINDOW, PREFIX or CAUSAL_TOP_LEFT"}},
     {"window_left",
      [](ApiCall& c) {
        c.desc().mask = INTFLASH_MASK_WINDOW;
@@ -438,7 +438,6 @@ TEST(BadOptions, AreRefused) {
   refuse([](Options& o) { o.struct_size = 3; }, {"options.struct_size", "3"});
   refuse([](Options& o) { o.num_threads = -1; }, {"num_threads", "-1", "0 ..."});
   refuse([](Options& o) { o.num_threads = 1 << 20; }, {"num_threads", "1048576", "4096"});
-  refuse([](Options& o) { o.l1_bytes = -5; }, {"l1_bytes", "-5", ">= 0"});
   refuse([](Options& o) { o.l2_bytes = -6; }, {"l2_bytes", "-6", ">= 0"});
   refuse([](Options& o) { o.deallocate = [](void*, void*) {}; },
          {"allocate", "deallocate", "both or neither"});
@@ -571,6 +570,43 @@ TEST(Interface, NoKeysGiveZeroAndMinusInfinity) {
       EXPECT_EQ(reinterpret_cast<const float*>(call.tensors.out)[i], 0.0f);
     for (std::size_t i = 0; i < call.tensors.lse_count; ++i)
       EXPECT_EQ(call.args().lse[i], -kInfinity);
+  }
+}
+
+TEST(Interface, WithoutQueriesOrBatchNothingIsReadOrWritten) {
+  for (const intflash_mode mode : {INTFLASH_MODE_INT8, INTFLASH_MODE_EXACT, INTFLASH_MODE_INTFA}) {
+    for (std::int64_t intflash_attend_desc::*const extent :
+         {&intflash_attend_desc::batch, &intflash_attend_desc::query_len}) {
+      ApiCall call;
+      call.desc().mode = mode;
+      call.desc().*extent = 0;
+      call.args().query.data = call.args().out.data = nullptr;
+      if (call.desc().batch == 0) call.args().key.data = call.args().value.data = nullptr;
+      EXPECT_EQ(call.attend(), INTFLASH_OK) << intflash_last_error();
+      intflash_plan* plan = nullptr;
+      ASSERT_EQ(intflash_plan_attend(call.context, &call.desc(), &plan), INTFLASH_OK);
+      EXPECT_EQ(intflash_plan_workspace_bytes(plan), 0u);
+      EXPECT_EQ(intflash_run(plan, &call.args(), nullptr, 0), INTFLASH_OK);
+      EXPECT_EQ(intflash_pack(plan, &call.args(), nullptr, 0), INTFLASH_OK);
+      EXPECT_EQ(intflash_run_packed(plan, &call.args(), nullptr, 0), INTFLASH_OK);
+      call.args().query.stride_head = -1;
+      EXPECT_EQ(intflash_run(plan, &call.args(), nullptr, 0), INTFLASH_BAD_STRIDE);
+      intflash_plan_destroy(plan);
+      EXPECT_TRUE(call.untouched());
+    }
+  }
+}
+
+TEST(Interface, CodesWithoutKeysNeedNoScales) {
+  for (const intflash_mode mode : {INTFLASH_MODE_INT8, INTFLASH_MODE_EXACT, INTFLASH_MODE_INTFA}) {
+    AttentionCase c = small_call();
+    c.key.dtype = c.value.dtype = INTFLASH_INT8;
+    ApiCall call(c);
+    call.desc().mode = mode;
+    call.desc().kv_len = 0;
+    call.args().key = call.args().value = {};
+    ASSERT_EQ(call.attend(), INTFLASH_OK) << intflash_last_error();
+    EXPECT_EQ(call.args().lse[0], -kInfinity);
   }
 }
 

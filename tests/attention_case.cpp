@@ -372,7 +372,6 @@ intflash_context make_context(const PortEntry& port, const RunOptions& options) 
   context.parallel = options.parallel;
   context.allocate = allocate;
   context.deallocate = deallocate;
-  context.l1_bytes = options.l1_bytes;
   context.l2_bytes = options.l2_bytes;
   return context;
 }

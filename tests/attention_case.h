@@ -119,7 +119,6 @@ intflash_tensor strided_tensor(Layout layout, std::int64_t batch, std::int64_t h
 struct RunOptions {
   std::int32_t num_threads = 1;
   Parallel parallel;
-  std::int64_t l1_bytes = 32 << 10;
   std::int64_t l2_bytes = 1 << 20;
   bool packed = false;  // by intflash_pack and intflash_run_packed
 };

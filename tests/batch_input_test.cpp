@@ -108,7 +108,7 @@ const BadInput kBadBatches[] = {
     {"mask",
      [](ServingInput& i) { i.batch.requests[0].mask = static_cast<intflash_mask>(7); },
      INTFLASH_INVALID_ARGUMENT,
-     {"mask", "7", "NONE, CAUSAL, WINDOW or PREFIX"}},
+     {"mask", "7", "NONE, CAUSAL, WINDOW, PREFIX or CAUSAL_TOP_LEFT"}},
     {"window_left",
      [](ServingInput& i) {
        i.batch.requests[0].mask = INTFLASH_MASK_WINDOW;
@@ -222,14 +222,31 @@ const BadInput kBadRuns[] = {
      [](ServingInput& i) { i.batch.args.out.stride_token = 31; },
      INTFLASH_BAD_STRIDE,
      {"out.stride_token", "31", "overlap"}},
+    {"mask_stride",
+     [](ServingInput& i) {
+       i.batch.additive_masks.assign(2, {});
+       i.batch.additive_masks[1] = {i.batch.query.data(), INTFLASH_F32, 0, 0, 1LL << 62, nullptr};
+       i.batch.args.additive_masks = i.batch.additive_masks.data();
+     },
+     INTFLASH_SIZE_OVERFLOW,
+     {"additive_masks[1].stride_query", "4611686018427387904", "address space"}},
+    {"bit_mask_longer_than_the_keys",
+     [](ServingInput& i) {
+       static const std::uint64_t words[4] = {};
+       i.batch.bit_masks.assign(2, {});
+       i.batch.bit_masks[1] = {words, 95};
+       i.batch.args.bit_masks = i.batch.bit_masks.data();
+     },
+     INTFLASH_BAD_SHAPE,
+     {"bit_masks[1].num_keys", "95", "kv_len = 94"}},
     {"page_indptr",
      [](ServingInput& i) { i.batch.args.pages.page_indptr = nullptr; },
      INTFLASH_INVALID_ARGUMENT,
-     {"page_indptr", "must not be NULL"}},
+     {"page_indptr", "NULL", "num_requests + 1"}},
     {"page_ids",
      [](ServingInput& i) { i.batch.args.pages.page_ids = nullptr; },
      INTFLASH_INVALID_ARGUMENT,
-     {"page_ids", "must not be NULL"}},
+     {"page_ids", "NULL", "page_indptr[2] = 4"}},
     {"page_indptr_negative",
      [](ServingInput& i) { i.batch.page_indptr[0] = -2; },
      INTFLASH_BAD_SHAPE,
@@ -296,6 +313,33 @@ TEST(BatchInput, AMisalignedWorkspaceIsRefused) {
   input.expect_refusal(intflash_batch_run(input.batch.plan, input.cache, &input.batch.args,
                                           workspace, input.batch.workspace_bytes),
                        INTFLASH_WORKSPACE_TOO_SMALL, {"workspace", "multiple of 64"});
+}
+
+TEST(BatchInput, RequestsWithoutKeysNeedNoPages) {
+  ServingInput input;
+  for (intflash_request& request : input.batch.requests) request.kv_len = 0;
+  ASSERT_EQ(input.batch.make_plan(input.context, input.cache), INTFLASH_OK);
+  input.batch.page_indptr = {0, 0, 0};
+  input.batch.args.pages = {input.batch.page_indptr.data(), nullptr};
+  EXPECT_EQ(input.batch.run(input.cache), INTFLASH_OK) << intflash_last_error();
+  for (const float x : input.batch.out) EXPECT_EQ(x, 0.0f);
+  for (const float x : input.batch.lse) EXPECT_EQ(x, -kInfinity);
+}
+
+TEST(BatchInput, WithoutRequestsNothingIsReadOrWritten) {
+  ServingInput input;
+  input.batch.desc.num_requests = 0;
+  input.batch.desc.requests = nullptr;
+  ASSERT_EQ(input.batch.make_plan(input.context, input.cache), INTFLASH_OK);
+  input.batch.args.query.data = input.batch.args.out.data = nullptr;
+  input.batch.args.lse = nullptr;
+  input.batch.args.pages = {};
+  input.expect_refusal(input.batch.run(input.cache), INTFLASH_OK, {});
+  intflash_append_args none{};
+  none.struct_size = sizeof none;
+  none.key_dtype = none.value_dtype = INTFLASH_F32;
+  EXPECT_EQ(intflash_cache_append(input.cache, &none), INTFLASH_OK) << intflash_last_error();
+  EXPECT_EQ(intflash_sequences_append(input.cache, nullptr, &none), INTFLASH_OK);
 }
 
 TEST(BatchInput, ACallAfterARefusalSucceeds) {

@@ -196,6 +196,37 @@ TEST(Batch, APrefixIsSeenByAllOfItsQueries) {
   EXPECT_TRUE(std::equal(alone.out.begin(), alone.out.end(), found.out.begin()));
 }
 
+TEST(Batch, ATopLeftCausalMaskIsTheCausalOneOfAsManyKeysAsQueries) {
+  Shape shape;
+  Server server(shape);
+  const Tokens tokens = random_tokens(shape, 300, 31);
+  const std::vector<std::int32_t> pages = page_range(0, 5);
+  server.append(tokens, 0, 300, pages);
+  Request request;
+  request.query_len = 200;
+  request.kv_len = 300;
+  request.pages = pages;
+  request.query = tokens.query.data();
+  request.mask = INTFLASH_MASK_CAUSAL_TOP_LEFT;
+  Request square = request;
+  square.kv_len = 200;
+  square.mask = INTFLASH_MASK_CAUSAL;
+  const Result expected = server.attend({square})[0];
+  EXPECT_EQ(server.attend({request})[0], expected);
+  EXPECT_EQ(server.attend_dense(tokens, request), expected);
+  const Result exact = server.attend_dense(tokens, request, 0, INTFLASH_MODE_EXACT);
+  EXPECT_EQ(exact, server.attend_dense(tokens, square, 0, INTFLASH_MODE_EXACT));
+  // Queries behind the last key see all.
+  request.kv_len = 150;
+  Request open = request;
+  open.query_len = 50;
+  open.query = tokens.query.data() + 150 * shape.num_query_heads() * shape.head_dim;
+  open.mask = INTFLASH_MASK_NONE;
+  const Result late = server.attend({request})[0];
+  const Result all = server.attend({open})[0];
+  EXPECT_TRUE(std::equal(all.out.rbegin(), all.out.rend(), late.out.rbegin()));
+}
+
 TEST(Batch, AScoreCapAndOwnScalesGiveTheDenseCallsBits) {
   Shape shape;
   shape.centered = true;

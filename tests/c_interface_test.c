@@ -75,6 +75,7 @@ int main(void) {
   EXPECT(intflash_context_port_reason(context) != NULL);
 
   intflash_attend_desc desc = {.struct_size = sizeof desc,
+                               .batch = 1,
                                .num_query_heads = kHeads,
                                .num_kv_heads = kHeads,
                                .query_len = kTokens,

@@ -203,6 +203,7 @@ TEST(CppInterface, OwnersMoveAndDoNotCopy) {
 TEST(CppInterface, StructsBeginZeroedWithTheirSize) {
   EXPECT_EQ(intflash::attend_desc().struct_size, sizeof(intflash_attend_desc));
   EXPECT_EQ(intflash::attend_desc().out_dtype, INTFLASH_F32);
+  EXPECT_EQ(intflash::attend_desc().batch, 1);
   EXPECT_EQ(intflash::attend_args().struct_size, sizeof(intflash_attend_args));
   EXPECT_EQ(intflash::context_options().struct_size, sizeof(intflash_context_options));
   EXPECT_EQ(intflash::cache_options().struct_size, sizeof(intflash_cache_options));
@@ -210,7 +211,11 @@ TEST(CppInterface, StructsBeginZeroedWithTheirSize) {
   EXPECT_EQ(intflash::append_args().key_dtype, INTFLASH_F32);
   EXPECT_EQ(intflash::batch_desc().struct_size, sizeof(intflash_batch_desc));
   EXPECT_EQ(intflash::batch_desc().query_dtype, INTFLASH_F32);
+  EXPECT_EQ(intflash::batch_desc().request_size, sizeof(intflash_request));
+  EXPECT_EQ(intflash::batch_desc().shared_prefix_size, sizeof(intflash_shared_prefix));
   EXPECT_EQ(intflash::batch_args().struct_size, sizeof(intflash_batch_args));
+  EXPECT_EQ(intflash::batch_args().additive_mask_size, sizeof(intflash_additive_mask));
+  EXPECT_EQ(intflash::batch_args().bit_mask_size, sizeof(intflash_bit_mask));
 }
 
 }  // namespace

@@ -67,8 +67,8 @@ AttentionCase attention(Bytes& bytes) {
 void spoil(Bytes& bytes, const AttentionCase& c, CaseTensors& tensors) {
   intflash_attend_desc& desc = tensors.desc;
   intflash_attend_args& args = tensors.args;
-  if (bytes.rarely()) desc.struct_size = bytes.byte();
-  if (bytes.rarely()) args.struct_size = bytes.byte();
+  if (bytes.rarely()) desc.struct_size = bytes.byte() | 1;
+  if (bytes.rarely()) args.struct_size = bytes.byte() | 1;
   if (bytes.rarely()) desc.head_dim = bytes.byte() | 1;
   if (bytes.rarely()) desc.head_dim_v = -1 - bytes.below(100);
   if (bytes.rarely()) desc.num_kv_heads = -bytes.below(3);

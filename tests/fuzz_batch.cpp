@@ -181,6 +181,8 @@ Batch batch_of(Bytes& bytes) {
   if (bytes.rarely()) batch.query[bytes.byte() % (kHeads * kDim)] = bytes.any<float>();
   intflash_batch_desc& desc = batch.desc;
   desc.struct_size = sizeof desc;
+  desc.request_size = sizeof(intflash_request);
+  desc.shared_prefix_size = sizeof(intflash_shared_prefix);
   desc.num_requests = num_requests;
   desc.requests = batch.requests.data();
   desc.num_query_heads = bytes.rarely() ? bytes.byte() : kHeads;
@@ -191,6 +193,8 @@ Batch batch_of(Bytes& bytes) {
   desc.num_shared_prefixes = static_cast<std::int64_t>(batch.prefixes.size());
   intflash_batch_args& args = batch.args;
   args.struct_size = sizeof args;
+  args.additive_mask_size = sizeof(intflash_additive_mask);
+  args.bit_mask_size = sizeof(intflash_bit_mask);
   args.query = tensor(batch.query.data(), kHeads);
   args.pages = {batch.page_indptr.data(), batch.page_ids.data()};
   const auto per_head = [&](std::vector<float>& values) -> const float* {

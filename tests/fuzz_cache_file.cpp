@@ -110,6 +110,7 @@ void attend(const Owner& owner, std::int32_t sequence) {
           "range");
   intflash_batch_desc desc{};
   desc.struct_size = sizeof desc;
+  desc.request_size = sizeof(intflash_request);
   desc.num_requests = 1;
   desc.requests = &request;
   desc.num_query_heads = kHeads;

@@ -172,6 +172,7 @@ TEST_F(GgmlBlocks, AreRefusedWhereverElseATypeIsNamed) {
   intflash_request request{};
   intflash_batch_desc batch{};
   batch.struct_size = sizeof batch;
+  batch.request_size = sizeof(intflash_request);
   batch.num_requests = 1;
   batch.requests = &request;
   batch.num_query_heads = shape.num_query_heads();
@@ -182,7 +183,8 @@ TEST_F(GgmlBlocks, AreRefusedWhereverElseATypeIsNamed) {
             INTFLASH_INVALID_ARGUMENT);
   intflash_attend_desc dense{};
   dense.struct_size = sizeof dense;
-  dense.num_query_heads = dense.num_kv_heads = dense.query_len = dense.kv_len = 1;
+  dense.batch = dense.num_query_heads = dense.num_kv_heads = 1;
+  dense.query_len = dense.kv_len = 1;
   dense.head_dim = 32;
   dense.key_dtype = dense.value_dtype = dense.out_dtype = INTFLASH_F32;
   dense.query_dtype = INTFLASH_Q4_0;

@@ -256,7 +256,6 @@ TEST(Invariance, TheSizesOfCachesChangeNoBit) {
       ways.push_back({});
       ways.back().num_threads = threads;
       ways.back().l2_bytes = l2_bytes;
-      ways.back().l1_bytes = l2_bytes / 32 + 1;
     }
   }
   expect_same_bits(wide_case(), ways);

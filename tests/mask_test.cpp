@@ -28,6 +28,8 @@ bool sees(const intflash_attend_desc& desc, std::int64_t query, std::int64_t key
              (desc.window_right == -1 || key <= position + desc.window_right);
     case INTFLASH_MASK_PREFIX:
       return key <= position || key < desc.prefix_len;
+    case INTFLASH_MASK_CAUSAL_TOP_LEFT:
+      return key <= query;
   }
   return false;
 }
@@ -36,7 +38,7 @@ intflash_attend_desc desc_with(intflash_mask mask, std::int64_t query_len, std::
                                std::int64_t left, std::int64_t right) {
   intflash_attend_desc desc = {};
   desc.struct_size = sizeof desc;
-  desc.num_query_heads = desc.num_kv_heads = 1;
+  desc.batch = desc.num_query_heads = desc.num_kv_heads = 1;
   desc.query_len = query_len;
   desc.kv_len = kv_len;
   desc.head_dim = 8;
@@ -53,6 +55,7 @@ std::vector<intflash_attend_desc> descs() {
     for (const std::int64_t kv_len : {0, 1, 63, 64, 65, 128, 129, 200}) {
       all.push_back(desc_with(INTFLASH_MASK_NONE, query_len, kv_len, 0, 0));
       all.push_back(desc_with(INTFLASH_MASK_CAUSAL, query_len, kv_len, 0, 0));
+      all.push_back(desc_with(INTFLASH_MASK_CAUSAL_TOP_LEFT, query_len, kv_len, 0, 0));
       for (const std::int64_t left : {-1, 0, 1, 63, 64, 300}) {
         for (const std::int64_t right : {-1, 0, 5, 64, 300})
           all.push_back(desc_with(INTFLASH_MASK_WINDOW, query_len, kv_len, left, right));

@@ -91,6 +91,15 @@ TEST(MergeStates, WeightsAreThoseOfTheDefinition) {
   EXPECT_NEAR(lse, std::log(4.0), 1e-6);
 }
 
+TEST(MergeStates, OfNoStatesAreThoseOfRowsThatSawNoKey) {
+  float out[] = {7, 7}, lse[] = {7};
+  ASSERT_EQ(intflash_merge_states(0, nullptr, nullptr, 1, 2, out, lse), INTFLASH_OK);
+  EXPECT_EQ(out[0], 0);
+  EXPECT_EQ(out[1], 0);
+  EXPECT_EQ(lse[0], -kInfinity);
+  EXPECT_EQ(intflash_merge_states(0, nullptr, nullptr, 0, 2, nullptr, nullptr), INTFLASH_OK);
+}
+
 TEST(MergeStates, BadStatesAreRefusedAndNothingIsWritten) {
   const std::vector<float> out = {1, 2};
   float lse[] = {0, NAN};
@@ -103,7 +112,7 @@ TEST(MergeStates, BadStatesAreRefusedAndNothingIsWritten) {
   lse[1] = kInfinity;
   EXPECT_EQ(intflash_merge_states(1, outs, lses, 2, 1, merged, merged_lse),
             INTFLASH_NONFINITE_INPUT);
-  EXPECT_EQ(intflash_merge_states(0, outs, lses, 2, 1, merged, merged_lse), INTFLASH_BAD_SHAPE);
+  EXPECT_EQ(intflash_merge_states(-1, outs, lses, 2, 1, merged, merged_lse), INTFLASH_BAD_SHAPE);
   EXPECT_EQ(intflash_merge_states(1, nullptr, lses, 2, 1, merged, merged_lse),
             INTFLASH_INVALID_ARGUMENT);
   EXPECT_EQ(merged[0], 7);

@@ -40,7 +40,7 @@ intflash_attend_desc make_desc(std::int64_t query_len, std::int64_t kv_len, std:
   intflash_attend_desc desc = {};
   desc.struct_size = sizeof desc;
   desc.mode = INTFLASH_MODE_EXACT;
-  desc.num_query_heads = desc.num_kv_heads = 1;
+  desc.batch = desc.num_query_heads = desc.num_kv_heads = 1;
   desc.query_len = query_len;
   desc.kv_len = kv_len;
   desc.head_dim = head_dim;

@@ -7,6 +7,7 @@
 #include "core/score_bias.h"
 
 #include <algorithm>
+#include <bit>
 #include <cfloat>
 #include <cmath>
 #include <cstdint>
@@ -78,6 +79,75 @@ TEST(ScoreBias, AMaskOfZerosAndHiddenKeysIsTheMaskThatItDraws) {
       mask.data = drawn.f16.data();
       mask.dtype = INTFLASH_F16;
       EXPECT_EQ(difference(causal, run_with(open, mask, port), expected), "") << port.name;
+    }
+  }
+}
+
+// A mask in bytes or bf16, and in f32, of what either can say.
+struct TwoMasks {
+  std::vector<std::uint8_t> bytes;
+  std::vector<std::uint16_t> bf16;
+  std::vector<float> of_bytes, of_bf16;
+};
+TwoMasks random_masks(const AttentionCase& c) {
+  std::mt19937 random(5);
+  TwoMasks masks;
+  for (std::int64_t i = 0; i < c.query_len * c.kv_len; ++i) {
+    const bool kept = random() % 3 != 0;
+    masks.bytes.push_back(kept ? static_cast<std::uint8_t>(1 + random() % 255) : 0);
+    masks.of_bytes.push_back(kept ? 0.0f : -INFINITY);
+    const std::uint32_t number = 0x3e00 + random() % 0x200;  // 0.125 ... 2
+    const std::uint32_t half = !kept               ? random() % 2 == 0 ? 0xff7f : 0xff80
+                               : random() % 2 == 0 ? 0
+                                                   : number | (random() % 2) << 15;
+    masks.bf16.push_back(static_cast<std::uint16_t>(half));
+    masks.of_bf16.push_back(kept ? std::bit_cast<float>(half << 16) : -INFINITY);
+  }
+  return masks;
+}
+
+TEST(ScoreBias, MasksInBytesAndBf16AreThoseInF32) {
+  AttentionCase c = causal_case();
+  c.query_len = 20;
+  c.kv_len = 333;
+  const TwoMasks masks = random_masks(c);
+  const float slopes[] = {0.5f, 0, 0.25f, 0.125f, 1, 0.0625f};
+  const float factors[] = {1, 2, 0.5f, -1, 0, 3};
+  const auto run = [&](const void* data, intflash_dtype dtype, const float* alibi,
+                       const PortEntry& port) {
+    Memory memory;
+    CaseTensors tensors = make_tensors(c, memory);
+    tensors.args.additive_mask = {data, dtype, 0, 0, c.kv_len, factors};
+    tensors.args.alibi_slopes = alibi;
+    return run_tensors(tensors, port, {}, memory);
+  };
+  for (const intflash_mode mode : {INTFLASH_MODE_INT8, INTFLASH_MODE_EXACT}) {
+    c.mode = mode;
+    for (const PortEntry& port : all_test_ports()) {
+      for (const float* alibi : {static_cast<const float*>(nullptr), slopes}) {
+        const CaseResult bytes = run(masks.of_bytes.data(), INTFLASH_F32, alibi, port);
+        ASSERT_EQ(bytes.status, INTFLASH_OK) << bytes.error;
+        EXPECT_EQ(difference(c, run(masks.bytes.data(), INTFLASH_BOOL, alibi, port), bytes), "")
+            << port.name;
+        const CaseResult bf16 = run(masks.of_bf16.data(), INTFLASH_F32, alibi, port);
+        ASSERT_EQ(bf16.status, INTFLASH_OK) << bf16.error;
+        EXPECT_EQ(difference(c, run(masks.bf16.data(), INTFLASH_BF16, alibi, port), bf16), "")
+            << port.name;
+      }
+    }
+  }
+}
+
+TEST(ScoreBias, BadElementsInBf16AreNamed) {
+  for (const intflash_mode mode : {INTFLASH_MODE_INT8, INTFLASH_MODE_EXACT}) {
+    for (const std::uint16_t bad : {0x7f80, 0x7f81, 0xff81}) {
+      ApiCall call;
+      std::vector<std::uint16_t> mask(5 * 7);
+      mask[2 * 7 + 6] = bad;
+      call.desc().mode = mode;
+      call.args().additive_mask = {mask.data(), INTFLASH_BF16, 0, 0, 7, nullptr};
+      call.expect_refused(INTFLASH_NONFINITE_INPUT,
+                          {"additive_mask[batch 0][head 0][query 2][key 6]"});
     }
   }
 }
@@ -441,13 +511,23 @@ TEST(ScoreBias, BadElementsAreRefusedByBothModes) {
 TEST(ScoreBias, BadDescriptionsAreRefused) {
   {
     MaskedCall call;
-    call.args().additive_mask.dtype = INTFLASH_BF16;
-    call.expect_refused(INTFLASH_INVALID_ARGUMENT, {"additive_mask.dtype = 3"});
+    call.args().additive_mask.dtype = INTFLASH_INT8;
+    call.expect_refused(INTFLASH_INVALID_ARGUMENT, {"additive_mask.dtype = 4"});
   }
   {
     MaskedCall call;
     call.args().additive_mask.stride_query = -7;
-    call.expect_refused(INTFLASH_BAD_STRIDE, {"additive_mask", "-7"});
+    call.expect_refused(INTFLASH_BAD_STRIDE, {"additive_mask.stride_query = -7", ">= 0"});
+  }
+  for (const std::int64_t stride : {std::int64_t{1} << 61, INT64_MAX}) {
+    for (std::int64_t intflash_additive_mask::*const axis :
+         {&intflash_additive_mask::stride_batch, &intflash_additive_mask::stride_head,
+          &intflash_additive_mask::stride_query}) {
+      MaskedCall call;
+      call.args().additive_mask.*axis = stride;
+      call.expect_refused(INTFLASH_SIZE_OVERFLOW,
+                          {"additive_mask.stride_", std::to_string(stride), "address space"});
+    }
   }
   const float factors[] = {1, 1, NAN, 1};
   {

@@ -128,7 +128,8 @@ std::vector<Result> Server::attend_by_tasks(
     for (const std::int64_t task : tasks) {
       const auto worker =
           static_cast<std::int32_t>(random() % static_cast<unsigned>(shape_.num_threads));
-      intflash_batch_run_task(batch.plan, workspace, phase, task, worker);
+      EXPECT_EQ(intflash_batch_run_task(batch.plan, workspace, phase, task, worker), INTFLASH_OK)
+          << intflash_last_error();
     }
   }
   EXPECT_EQ(intflash_batch_end(batch.plan, workspace), INTFLASH_OK) << intflash_last_error();
@@ -140,6 +141,7 @@ Result Server::attend_dense(const Tokens& tokens, const Request& request, float 
   intflash_attend_desc desc{};
   desc.struct_size = sizeof desc;
   desc.mode = mode;
+  desc.batch = 1;
   desc.num_query_heads = shape_.num_query_heads();
   desc.num_kv_heads = shape_.num_kv_heads;
   desc.query_len = request.query_len;

@@ -92,12 +92,16 @@ BatchCall::BatchCall(const Shape& shape, const std::vector<Request>& given, floa
   out.resize(static_cast<std::size_t>(rows * shape.num_query_heads() * shape.head_dim_v));
   lse.resize(static_cast<std::size_t>(rows * shape.num_query_heads()));
   desc.struct_size = sizeof desc;
+  desc.request_size = sizeof(intflash_request);
+  desc.shared_prefix_size = sizeof(intflash_shared_prefix);
   desc.num_requests = static_cast<std::int64_t>(requests.size());
   desc.requests = requests.data();
   desc.num_query_heads = shape.num_query_heads();
   desc.query_dtype = desc.out_dtype = INTFLASH_F32;
   desc.score_cap = score_cap;
   args.struct_size = sizeof args;
+  args.additive_mask_size = sizeof(intflash_additive_mask);
+  args.bit_mask_size = sizeof(intflash_bit_mask);
   args.query = tensor_of(query.data(), shape.num_query_heads(), shape.head_dim);
   args.out = tensor_of(out.data(), shape.num_query_heads(), shape.head_dim_v);
   args.lse = lse.data();

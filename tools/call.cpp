@@ -63,6 +63,7 @@ intflash_tensor contiguous_tensor(void* data, std::int64_t heads, std::int64_t t
 intflash_attend_desc default_desc() {
   intflash_attend_desc desc = {};
   desc.struct_size = sizeof desc;
+  desc.batch = 1;
   desc.query_dtype = desc.key_dtype = desc.value_dtype = desc.out_dtype = INTFLASH_F32;
   return desc;
 }

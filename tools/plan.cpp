@@ -49,6 +49,7 @@ BatchPlan make_plan(const Context& context, const PlanOptions& options) {
   desc.struct_size = sizeof desc;
   desc.num_requests = options.batch;
   desc.requests = requests.data();
+  desc.request_size = sizeof(intflash_request);
   desc.num_query_heads = options.query_heads;
   desc.query_dtype = desc.out_dtype = INTFLASH_F32;
   return create_batch_plan(context, cache, desc);

@@ -9,7 +9,7 @@
 
 #include "call.h"
 #include "failure.h"
-#include "reference/reference.h"
+#include "core/tensor.h"
 
 namespace intflash {
 namespace {
@@ -53,7 +53,7 @@ std::vector<float> read_per_head(const std::string& path, std::int64_t heads) {
   const intflash_tensor tensor = contiguous_tensor(array.data.data(), 1, 1, heads);
   std::vector<float> values;
   for (std::int64_t h = 0; h < heads; ++h) {
-    values.push_back(static_cast<float>(tensor_element(tensor, array.dtype, 0, 0, 0, h)));
+    values.push_back(static_cast<float>(internal::tensor_element(tensor, array.dtype, 0, 0, 0, h)));
   }
   return values;
 }

@@ -139,6 +139,8 @@ class Batch {
     query_ = random_floats(rows * heads.query * heads.dim);
     out_ = AlignedArray<float>(query_.size());
     desc_.struct_size = sizeof desc_;
+    desc_.request_size = sizeof(intflash_request);
+    desc_.shared_prefix_size = sizeof(intflash_shared_prefix);
     desc_.num_requests = static_cast<std::int64_t>(requests_.size());
     desc_.requests = requests_.data();
     desc_.num_query_heads = heads.query;

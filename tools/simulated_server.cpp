@@ -104,6 +104,7 @@ double SimulatedServer::step(std::span<const StepPart> parts) {
   }
   intflash_batch_desc desc = {};
   desc.struct_size = sizeof desc;
+  desc.request_size = sizeof(intflash_request);
   desc.num_requests = static_cast<std::int64_t>(requests.size());
   desc.requests = requests.data();
   desc.num_query_heads = shape_.num_query_heads;

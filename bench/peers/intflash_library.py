@@ -24,7 +24,6 @@ class ContextOptions(ctypes.Structure):
         ("allocate", c_void_p),
         ("deallocate", c_void_p),
         ("allocator_user", c_void_p),
-        ("l1_bytes", c_int64),
         ("l2_bytes", c_int64),
     ]
 
@@ -164,12 +163,14 @@ class Request(ctypes.Structure):
 class BatchDesc(ctypes.Structure):
     _fields_ = [
         ("struct_size", c_uint32),
+        ("request_size", c_uint32),
         ("num_requests", c_int64),
         ("requests", POINTER(Request)),
         ("num_query_heads", c_int64),
         ("query_dtype", c_int),
         ("out_dtype", c_int),
         ("score_cap", c_float),
+        ("shared_prefix_size", c_uint32),
         ("shared_prefixes", c_void_p),
         ("num_shared_prefixes", c_int64),
     ]
@@ -187,6 +188,8 @@ class BatchArgs(ctypes.Structure):
         ("cancel_user", c_void_p),
         ("sinks", c_void_p),
         ("alibi_slopes", c_void_p),
+        ("additive_mask_size", c_uint32),
+        ("bit_mask_size", c_uint32),
         ("additive_masks", POINTER(AdditiveMask)),
         ("bit_masks", POINTER(BitMask)),
     ]
@@ -372,6 +375,7 @@ class Decoding:
 
     def _plan(self):
         desc = sized(BatchDesc)
+        desc.request_size = ctypes.sizeof(Request)
         desc.num_requests = 1
         desc.requests = ctypes.pointer(Request(query_len=1, kv_len=self.kv_len, mask=MASK_CAUSAL))
         desc.num_query_heads = self.query.shape[1]

@@ -30,13 +30,18 @@ typedef struct intflash_batch_plan intflash_batch_plan;
 // allocator or the context's own: of whole system pages within them, on Linux, and never more than
 // advice. Of an arena nothing is: it is its owner's.
 typedef enum intflash_huge_pages INTFLASH_INT {
-  INTFLASH_HUGE_PAGES_PREFER = 0,  // fewer entries of the system's page tables to walk
-  INTFLASH_HUGE_PAGES_AVOID = 1    // no memory before tokens are stored in it
+  // Fewer entries of the system's page tables to walk.
+  INTFLASH_HUGE_PAGES_PREFER = 0,
+  // No memory before tokens are stored in it.
+  INTFLASH_HUGE_PAGES_AVOID = 1
 } intflash_huge_pages;
 typedef enum intflash_numa INTFLASH_INT {
-  INTFLASH_NUMA_DEFAULT = 0,     // the process's policy: as a rule, the node that first writes
-  INTFLASH_NUMA_INTERLEAVE = 1,  // all nodes in turn: where any thread may attend any sequence
-  INTFLASH_NUMA_LOCAL = 2        // the node that first writes, whatever the process's policy
+  // The process's policy: as a rule, the node that first writes.
+  INTFLASH_NUMA_DEFAULT = 0,
+  // All nodes in turn: where any thread may attend any sequence.
+  INTFLASH_NUMA_INTERLEAVE = 1,
+  // The node that first writes, whatever the process's policy.
+  INTFLASH_NUMA_LOCAL = 2
 } intflash_numa;
 
 typedef struct intflash_cache_options {
@@ -88,8 +93,10 @@ typedef struct intflash_page_table {
 // ---- Rotary position embedding ----
 
 typedef enum intflash_rope_pairing INTFLASH_INT {
-  INTFLASH_ROPE_ADJACENT = 0,  // channels 2 i and 2 i + 1: GPT-J, and llama as Meta published it
-  INTFLASH_ROPE_HALVES = 1     // channels i and i + rope_dim / 2: GPT-NeoX, Hugging Face
+  // Channels 2 i and 2 i + 1: GPT-J, and llama as Meta published it.
+  INTFLASH_ROPE_ADJACENT = 0,
+  // Channels i and i + rope_dim / 2: GPT-NeoX, Hugging Face.
+  INTFLASH_ROPE_HALVES = 1
 } intflash_rope_pairing;
 
 // Turns pair i of a row at position p: (x, y) becomes (x cos - y sin, x sin + y cos), with cos and
@@ -228,12 +235,14 @@ typedef struct intflash_shared_prefix {
 
 typedef struct intflash_batch_desc {
   uint32_t struct_size;
+  uint32_t request_size;  // sizeof(intflash_request)
   int64_t num_requests;
   const intflash_request* requests;
-  int64_t num_query_heads;     // a multiple of the cache's num_kv_heads
-  intflash_dtype query_dtype;  // F32, F16 or BF16
-  intflash_dtype out_dtype;    // F32, F16 or BF16
-  float score_cap;             // 0 = none
+  int64_t num_query_heads;      // a multiple of the cache's num_kv_heads
+  intflash_dtype query_dtype;   // F32, F16 or BF16
+  intflash_dtype out_dtype;     // F32, F16 or BF16
+  float score_cap;              // 0 = none
+  uint32_t shared_prefix_size;  // sizeof(intflash_shared_prefix), where there are any
   // [num_shared_prefixes], by first_request, an outer one before those in it; NULL where there are
   // none. Two have no request in common, or the later one lies in the earlier one's requests and
   // has the larger prefix_len, at most INTFLASH_MAX_PREFIX_LEVELS deep.
@@ -252,8 +261,10 @@ typedef struct intflash_batch_args {
   int32_t (*should_cancel)(void* user);  // asked now and then by every worker: not 0 ends the run
                                          // with INTFLASH_CANCELLED; NULL = never
   void* cancel_user;
-  const float* sinks;         // [num_query_heads], as in intflash_attend_args; or NULL
-  const float* alibi_slopes;  // [num_query_heads], the same; or NULL
+  const float* sinks;           // [num_query_heads], as in intflash_attend_args; or NULL
+  const float* alibi_slopes;    // [num_query_heads], the same; or NULL
+  uint32_t additive_mask_size;  // sizeof(intflash_additive_mask), where there are any
+  uint32_t bit_mask_size;       // sizeof(intflash_bit_mask), the same
   // [num_requests], each with data [num_query_heads][query_len][keys] whose first key stands at the
   // request's first_key_position; stride_batch is not read. NULL = none
   const intflash_additive_mask* additive_masks;
@@ -290,15 +301,18 @@ INTFLASH_API intflash_status intflash_batch_run(const intflash_batch_plan* plan,
 // The same for hosts that own the parallel region: begin on one thread; then for each phase in turn
 // every task below num_tasks once, in any order and on any threads, with a worker number below the
 // plan's num_threads that no other thread uses at the time, and a barrier after each phase; then
-// end on one thread, which returns the run's status. args must stay until then.
+// end on one thread, which returns the run's status. What args points to must stay until then. A
+// task of no run that was begun, and an end before all tasks have run, is
+// INTFLASH_INVALID_ARGUMENT, and does nothing.
 INTFLASH_API intflash_status intflash_batch_begin(const intflash_batch_plan* plan,
                                                   const intflash_cache* cache,
                                                   const intflash_batch_args* args, void* workspace,
                                                   size_t workspace_bytes);
 INTFLASH_API int32_t intflash_batch_num_phases(const intflash_batch_plan* plan);
 INTFLASH_API int64_t intflash_batch_num_tasks(const intflash_batch_plan* plan, int32_t phase);
-INTFLASH_API void intflash_batch_run_task(const intflash_batch_plan* plan, void* workspace,
-                                          int32_t phase, int64_t task, int32_t worker);
+INTFLASH_API intflash_status intflash_batch_run_task(const intflash_batch_plan* plan,
+                                                     void* workspace, int32_t phase, int64_t task,
+                                                     int32_t worker);
 INTFLASH_API intflash_status intflash_batch_end(const intflash_batch_plan* plan, void* workspace);
 
 // ---- States ----

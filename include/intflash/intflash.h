@@ -5,9 +5,38 @@
 //
 // Every call returns an intflash_status. A call that fails leaves its outputs and the objects
 // involved as they were; intflash_last_error() then names the argument, its value and the rule it
-// broke. Every struct begins with struct_size, to be set to sizeof of the struct as the caller
-// knows it. Fields that are zero mean "the default". Sizes are counted in elements, not in bytes,
-// unless a name ends in _bytes.
+// broke. Structs that are passed by pointer begin with struct_size, to be set to sizeof of the
+// struct as the caller knows it; beside an array of structs is the sizeof of one. Optional fields
+// that are zero mean "the default". Sizes are counted in elements, not in bytes, unless a name ends
+// in _bytes. A length of 0 is nothing to do, and no error; pointers to what is then not read may be
+// NULL. Every pointer has the natural alignment of what it points to.
+//
+// What may change. INTFLASH_ABI_VERSION is the shared library's SONAME: it grows where a program
+// that was compiled against an older header would break. While it stays, structs with such a size
+// grow at their ends alone, other structs not at all, and functions and enumerators are only added.
+// A library takes the smaller structs of older headers, the missing fields as 0, and fills no more
+// of them; larger ones than it knows it refuses. Before version 1.0 each minor version may change
+// anything, and then INTFLASH_ABI_VERSION grows; a patch version keeps it.
+//
+// What the dense calls of this header and the batches of cache.h serve:
+//
+//                                            dense              batch
+//   modes exact and intfa                    yes                no
+//   query in f32, f16, bf16; out in these    yes                yes
+//   query, key, value in INT8 with scales    yes                no
+//   key and value in ggml's blocks           yes                when they are appended
+//   means computed and subtracted            yes                no
+//   means given                              by the call        by the cache
+//   Hadamard rotation                        by the call        by the cache
+//   rotary position embedding                no                 yes
+//   causal, window and prefix masks          one for all        by request
+//   additive masks, in bytes, and bits       one for the call   by request
+//   sinks, ALiBi, score cap                  yes                yes
+//   prefixes that requests share             no                 yes
+//   tasks for the host's threads             no                 yes
+//   cancelling                               no                 yes
+//   lse                                      [batch][heads]     [rows][heads]
+//                                            [query_len]
 #ifndef INTFLASH_INTFLASH_H_
 #define INTFLASH_INTFLASH_H_
 
@@ -17,7 +46,7 @@
 #define INTFLASH_VERSION_MAJOR 0
 #define INTFLASH_VERSION_MINOR 1
 #define INTFLASH_VERSION_PATCH 0
-#define INTFLASH_ABI_VERSION 0          // of this header's structs and functions
+#define INTFLASH_ABI_VERSION 1          // of these headers' structs and functions
 #define INTFLASH_PAGE_LAYOUT_VERSION 1  // of packed keys and values, in memory and on disk
 
 #if defined(_WIN32)
@@ -37,63 +66,79 @@ extern "C" {
 
 typedef enum intflash_status INTFLASH_INT {
   INTFLASH_OK = 0,
-  INTFLASH_INVALID_ARGUMENT =
-      1,  // null pointer, wrong struct_size, value outside its enumeration or range
-  INTFLASH_BAD_SHAPE = 2,      // a length, head count or head_dim that breaks a rule
-  INTFLASH_BAD_STRIDE = 3,     // a stride that overlaps rows, or is negative
-  INTFLASH_SIZE_OVERFLOW = 4,  // a size that does not fit the address space
-  INTFLASH_BAD_SCALE =
-      5,  // a scale of an INT8 tensor that is <= 0 or not finite; a bad softmax scale or cap
-  INTFLASH_NONFINITE_INPUT = 6,  // NaN or infinity in query, key, value or a given centre
-  INTFLASH_SCORE_OVERFLOW =
-      7,                     // finite inputs whose scores or outputs would leave the range of f32
-  INTFLASH_UNSUPPORTED = 8,  // a valid request that no kernel serves; the message says why
-  INTFLASH_UNKNOWN_ISA = 9,  // INTFLASH_ISA or options.isa names no port
-  INTFLASH_ISA_UNAVAILABLE =
-      10,  // the port exists, but this build, CPU or operating system lacks it
-  INTFLASH_WORKSPACE_TOO_SMALL =
-      11,  // less than intflash_plan_workspace_bytes, or not 64-byte aligned
+  // Null or misaligned pointer, wrong struct_size, value outside its enumeration or range.
+  INTFLASH_INVALID_ARGUMENT = 1,
+  // A length, head count or head_dim that breaks a rule.
+  INTFLASH_BAD_SHAPE = 2,
+  // A stride that overlaps rows, or is negative.
+  INTFLASH_BAD_STRIDE = 3,
+  // A size that does not fit the address space.
+  INTFLASH_SIZE_OVERFLOW = 4,
+  // A scale of an INT8 tensor that is <= 0 or not finite; a bad softmax scale or cap.
+  INTFLASH_BAD_SCALE = 5,
+  // NaN or infinity in query, key, value or a given centre.
+  INTFLASH_NONFINITE_INPUT = 6,
+  // Finite inputs whose scores or outputs would leave the range of f32.
+  INTFLASH_SCORE_OVERFLOW = 7,
+  // A valid request that no kernel serves; the message says why.
+  INTFLASH_UNSUPPORTED = 8,
+  // INTFLASH_ISA or options.isa names no port.
+  INTFLASH_UNKNOWN_ISA = 9,
+  // The port exists, but this build, CPU or operating system lacks it.
+  INTFLASH_ISA_UNAVAILABLE = 10,
+  // Less than the plan's workspace_bytes, or not 64-byte aligned.
+  INTFLASH_WORKSPACE_TOO_SMALL = 11,
   INTFLASH_OUT_OF_MEMORY = 12,
-  INTFLASH_POOL_EXHAUSTED = 13,  // a cache without enough free pages
-  INTFLASH_CANCELLED = 14,       // the caller's should_cancel asked for it
-  INTFLASH_BAD_FILE = 15         // a saved sequence that is cut short, damaged, or of another cache
+  // A cache without enough free pages.
+  INTFLASH_POOL_EXHAUSTED = 13,
+  // The caller's should_cancel asked for it.
+  INTFLASH_CANCELLED = 14,
+  // A saved sequence that is cut short, damaged, or of another cache.
+  INTFLASH_BAD_FILE = 15
 } intflash_status;
 
 typedef enum intflash_dtype INTFLASH_INT {
   INTFLASH_F32 = 1,
   INTFLASH_F16 = 2,
   INTFLASH_BF16 = 3,
-  INTFLASH_INT8 = 4,  // inputs only: codes in [-127, 127] with scales
+  // Inputs only: codes in [-127, 127] with scales.
+  INTFLASH_INT8 = 4,
   // Keys and values only: rows of ggml's block_q8_0 and block_q4_0, 32 elements a block. Strides
   // count elements, and are multiples of 32, as is the row. Elements get the codes that they would
   // get in f32.
   INTFLASH_Q8_0 = 5,
-  INTFLASH_Q4_0 = 6
+  INTFLASH_Q4_0 = 6,
+  // Masks only: bytes, of which 0 hides the key and any other keeps it.
+  INTFLASH_BOOL = 7
 } intflash_dtype;
 
 typedef enum intflash_mode INTFLASH_INT {
-  INTFLASH_MODE_INT8 =
-      0,  // both products in integers (docs/numerics.md): fast, and the same bits on every CPU
-  INTFLASH_MODE_EXACT = 1,  // double precision from the definition: the reference, slow
-  INTFLASH_MODE_INTFA =
-      2  // INT-FlashAttention, Algorithm 1 (arXiv 2409.16997) as published: for comparison, slow
+  // Both products in integers (docs/numerics.md): fast, and the same bits on every CPU.
+  INTFLASH_MODE_INT8 = 0,
+  // Double precision from the definition: the reference, slow.
+  INTFLASH_MODE_EXACT = 1,
+  // INT-FlashAttention, Algorithm 1 (arXiv 2409.16997) as published: for comparison, slow.
+  INTFLASH_MODE_INTFA = 2
 } intflash_mode;
 
 typedef enum intflash_mask INTFLASH_INT {
   INTFLASH_MASK_NONE = 0,
-  INTFLASH_MASK_CAUSAL =
-      1,  // query i sees keys 0 ... kv_len - query_len + i (bottom-right aligned)
-  INTFLASH_MASK_WINDOW =
-      2,                    // query i, at position p = kv_len - query_len + i, sees p - window_left
-                            // ... p + window_right
-  INTFLASH_MASK_PREFIX = 3  // causal, but every query sees keys 0 ... prefix_len - 1
+  // Query i sees keys 0 ... kv_len - query_len + i (bottom-right aligned).
+  INTFLASH_MASK_CAUSAL = 1,
+  // Query i, at position p = kv_len - query_len + i, sees p - window_left ... p + window_right.
+  INTFLASH_MASK_WINDOW = 2,
+  // Causal, but every query sees keys 0 ... prefix_len - 1.
+  INTFLASH_MASK_PREFIX = 3,
+  // Query i sees keys 0 ... i, whatever kv_len is.
+  INTFLASH_MASK_CAUSAL_TOP_LEFT = 4
 } intflash_mask;
 
 // Which means over all keys are subtracted before quantization, and put back afterwards (SmoothK of
 // SageAttention, arXiv 2410.02367 section 4.2, and the same for V). Exact but for rounding: softmax
 // does not see a shift of K.
 typedef enum intflash_center INTFLASH_INT {
-  INTFLASH_CENTER_DEFAULT = 0,  // key for float keys, none for INT8 keys
+  // Key for float keys, none for INT8 keys.
+  INTFLASH_CENTER_DEFAULT = 0,
   INTFLASH_CENTER_NONE = 1,
   INTFLASH_CENTER_KEY = 2,
   INTFLASH_CENTER_KEY_VALUE = 3
@@ -119,9 +164,7 @@ typedef struct intflash_context_options {
                     size_t alignment);  // NULL = aligned_alloc; returns NULL when out of memory
   void (*deallocate)(void* user, void* pointer);  // both or neither of the two are given
   void* allocator_user;
-  int64_t l1_bytes;  // data cache of one core; 0 = detected. Tiles are fixed per port: nothing
-                     // reads it yet
-  int64_t l2_bytes;  // 0 = detected
+  int64_t l2_bytes;  // cache of one core that keys and values are kept in; 0 = detected
 } intflash_context_options;
 
 // A dense tensor [batch][heads][tokens][dim]; dim is contiguous, the other strides are in elements
@@ -144,11 +187,11 @@ typedef struct intflash_tensor {
 typedef struct intflash_attend_desc {
   uint32_t struct_size;
   intflash_mode mode;
-  int64_t batch;            // 0 = 1
+  int64_t batch;            // 0 is allowed: nothing is done
   int64_t num_query_heads;  // a multiple of num_kv_heads; query head h reads kv head h /
                             // (num_query_heads / num_kv_heads)
   int64_t num_kv_heads;
-  int64_t query_len;
+  int64_t query_len;   // 0 is allowed: nothing is done
   int64_t kv_len;      // 0 is allowed: out = 0, lse = -inf
   int64_t head_dim;    // of query and key: a multiple of 8, 8 ... 1024
   int64_t head_dim_v;  // of value and out: the same rule; 0 = head_dim
@@ -172,7 +215,7 @@ typedef struct intflash_attend_desc {
 // as without: a mask of zeros and -infinity is the mask that it draws.
 typedef struct intflash_additive_mask {
   const void* data;      // [batch][num_query_heads][query_len][keys], keys contiguous; NULL = none
-  intflash_dtype dtype;  // F32 or F16
+  intflash_dtype dtype;  // F32, F16, BF16, or BOOL, which adds nothing and hides keys
   int64_t stride_batch;  // in elements; 0 where all share one
   int64_t stride_head;
   int64_t stride_query;

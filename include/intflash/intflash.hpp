@@ -33,7 +33,7 @@ inline void check(intflash_status status) {
   if (status != INTFLASH_OK) throw Error(status);
 }
 
-// Zeroed structs with struct_size set, and F32 tensors unless said otherwise.
+// Zeroed structs with their sizes set, F32 tensors, and a batch of 1.
 inline intflash_context_options context_options() {
   intflash_context_options options{};
   options.struct_size = sizeof options;
@@ -42,6 +42,7 @@ inline intflash_context_options context_options() {
 inline intflash_attend_desc attend_desc() {
   intflash_attend_desc desc{};
   desc.struct_size = sizeof desc;
+  desc.batch = 1;
   desc.query_dtype = desc.key_dtype = desc.value_dtype = desc.out_dtype = INTFLASH_F32;
   return desc;
 }
@@ -65,12 +66,16 @@ inline intflash_append_args append_args() {
 inline intflash_batch_desc batch_desc() {
   intflash_batch_desc desc{};
   desc.struct_size = sizeof desc;
+  desc.request_size = sizeof(intflash_request);
+  desc.shared_prefix_size = sizeof(intflash_shared_prefix);
   desc.query_dtype = desc.out_dtype = INTFLASH_F32;
   return desc;
 }
 inline intflash_batch_args batch_args() {
   intflash_batch_args args{};
   args.struct_size = sizeof args;
+  args.additive_mask_size = sizeof(intflash_additive_mask);
+  args.bit_mask_size = sizeof(intflash_bit_mask);
   return args;
 }
 

@@ -8,6 +8,7 @@
 #include <cstring>
 #include <new>
 
+#include "core/structs.h"
 #include "engine/backend.h"
 #include "machine/context.h"
 #include "machine/dispatch.h"
@@ -26,11 +27,6 @@ void* default_allocate(void*, std::size_t bytes, std::size_t alignment) {
 void default_deallocate(void*, void* pointer) { std::free(pointer); }
 
 intflash_status check_options(const intflash_context_options& options) {
-  if (options.struct_size != sizeof options) {
-    return fail(INTFLASH_INVALID_ARGUMENT,
-                "options.struct_size = %u: must be sizeof(intflash_context_options) = %zu",
-                options.struct_size, sizeof options);
-  }
   if (options.num_threads < 0 || options.num_threads > kMaxThreads) {
     return fail(INTFLASH_INVALID_ARGUMENT, "options.num_threads = %d: must be 0 ... %d",
                 options.num_threads, kMaxThreads);
@@ -38,9 +34,9 @@ intflash_status check_options(const intflash_context_options& options) {
   if ((options.allocate == nullptr) != (options.deallocate == nullptr)) {
     return fail(INTFLASH_INVALID_ARGUMENT, "options.allocate and deallocate: give both or neither");
   }
-  if (options.l1_bytes < 0 || options.l2_bytes < 0) {
-    return fail(INTFLASH_INVALID_ARGUMENT, "options.l1_bytes = %lld, l2_bytes = %lld: must be >= 0",
-                static_cast<long long>(options.l1_bytes), static_cast<long long>(options.l2_bytes));
+  if (options.l2_bytes < 0) {
+    return fail(INTFLASH_INVALID_ARGUMENT, "options.l2_bytes = %lld: must be >= 0",
+                static_cast<i64>(options.l2_bytes));
   }
   return INTFLASH_OK;
 }
@@ -77,30 +73,47 @@ intflash_status make_plan(const intflash_context* context, const intflash_attend
   made->context = context;
   made->backend = &backend;
   made->problem = problem;
+  if (problem.is_empty()) {
+    made->workspace_bytes = 0;
+    std::snprintf(made->kernel, sizeof made->kernel, "attend/%s/nothing", mode_name(problem.mode));
+  }
   plan = made;
   return INTFLASH_OK;
 }
 
-void fill_info(const intflash_plan& plan, intflash_plan_info* info) {
-  info->mode = mode_name(plan.problem.mode);
-  info->port = plan.backend == &kCpuBackend ? plan.context->port->name : "reference";
-  std::memcpy(info->kernel, plan.kernel, sizeof info->kernel);
-  info->num_threads = plan.context->num_threads;
-  info->workspace_bytes = plan.workspace_bytes;
+void fill_info(const intflash_plan& plan, intflash_plan_info* target) {
+  intflash_plan_info info{};
+  info.mode = mode_name(plan.problem.mode);
+  info.port = plan.backend == &kCpuBackend ? plan.context->port->name : "reference";
+  std::memcpy(info.kernel, plan.kernel, sizeof info.kernel);
+  info.num_threads = plan.context->num_threads;
+  info.workspace_bytes = plan.workspace_bytes;
+  write_struct(info, target);
 }
 
-intflash_status check_run(const intflash_plan* plan, const intflash_attend_args* args,
-                          const void* workspace, std::size_t bytes, ArgsUse use) {
+intflash_status check_workspace(const intflash_plan& plan, const void* workspace,
+                                std::size_t bytes) {
+  if (plan.workspace_bytes == 0) return INTFLASH_OK;
+  if (workspace != nullptr && bytes >= plan.workspace_bytes &&
+      reinterpret_cast<std::uintptr_t>(workspace) % kAlignment == 0)
+    return INTFLASH_OK;
+  return fail(INTFLASH_WORKSPACE_TOO_SMALL,
+              "workspace = %p of %zu bytes: must be %zu bytes at a multiple of %zu", workspace,
+              bytes, plan.workspace_bytes, kAlignment);
+}
+
+// Checks a call, then hands it to one of the backend's functions, unless there is nothing to do.
+using BackendCall = intflash_status (*Backend::*)(const intflash_plan&, const intflash_attend_args&,
+                                                  void* workspace);
+intflash_status call_backend(BackendCall call, ArgsUse use, const intflash_plan* plan,
+                             const intflash_attend_args* given, void* workspace,
+                             std::size_t bytes) {
   if (plan == nullptr) return fail(INTFLASH_INVALID_ARGUMENT, "plan = NULL: create one first");
-  const intflash_status status = check_args(plan->problem, args, use);
-  if (status != INTFLASH_OK || plan->workspace_bytes == 0) return status;
-  if (workspace == nullptr || bytes < plan->workspace_bytes ||
-      reinterpret_cast<std::uintptr_t>(workspace) % kAlignment != 0) {
-    return fail(INTFLASH_WORKSPACE_TOO_SMALL,
-                "workspace = %p of %zu bytes: must be %zu bytes at a multiple of %zu", workspace,
-                bytes, plan->workspace_bytes, kAlignment);
-  }
-  return INTFLASH_OK;
+  intflash_attend_args args;
+  intflash_status status = read_args(plan->problem, given, use, args);
+  if (status == INTFLASH_OK) status = check_workspace(*plan, workspace, bytes);
+  if (status != INTFLASH_OK || plan->problem.is_empty()) return status;
+  return (plan->backend->*call)(*plan, args, workspace);
 }
 
 }  // namespace
@@ -159,21 +172,20 @@ const char* intflash_last_error(void) { return last_error(); }
 
 int32_t intflash_num_ports(void) { return static_cast<int32_t>(ports().size()); }
 
-intflash_status intflash_get_port(int32_t index, intflash_port_info* info) {
-  if (info == nullptr || info->struct_size != sizeof *info) {
-    return fail(INTFLASH_INVALID_ARGUMENT,
-                "info: must point to a struct with struct_size = sizeof(intflash_port_info) = %zu",
-                sizeof *info);
-  }
+intflash_status intflash_get_port(int32_t index, intflash_port_info* target) {
+  const intflash_status status = check_struct("info", "intflash_port_info", target);
+  if (status != INTFLASH_OK) return status;
   if (index < 0 || index >= intflash_num_ports()) {
     return fail(INTFLASH_INVALID_ARGUMENT, "index = %d: must be 0 ... %d", index,
                 intflash_num_ports() - 1);
   }
   const PortEntry& port = ports()[static_cast<std::size_t>(index)];
-  info->name = port.name;
-  info->built = port.kernels != nullptr ? 1 : 0;
-  info->supported = port.supported ? 1 : 0;
-  info->reason = port.reason;
+  intflash_port_info info{};
+  info.name = port.name;
+  info.built = port.kernels != nullptr ? 1 : 0;
+  info.supported = port.supported ? 1 : 0;
+  info.reason = port.reason;
+  write_struct(info, target);
   return INTFLASH_OK;
 }
 
@@ -182,14 +194,12 @@ intflash_status intflash_context_create(const intflash_context_options* given,
   if (context == nullptr)
     return fail(INTFLASH_INVALID_ARGUMENT, "context = NULL: must point to where the handle goes");
   intflash_context_options options{};
-  options.struct_size = sizeof options;
-  if (given != nullptr) {
-    const intflash_status status = check_options(*given);
-    if (status != INTFLASH_OK) return status;
-    options = *given;
-  }
+  intflash_status status = INTFLASH_OK;
+  if (given != nullptr) status = read_struct("options", "intflash_context_options", given, options);
+  if (status == INTFLASH_OK) status = check_options(options);
+  if (status != INTFLASH_OK) return status;
   const PortEntry* port = nullptr;
-  const intflash_status status = choose_port(options.isa, port);
+  status = choose_port(options.isa, port);
   if (status != INTFLASH_OK) return status;
 
   const bool own_allocator = options.allocate == nullptr;
@@ -207,7 +217,6 @@ intflash_status intflash_context_create(const intflash_context_options* given,
   created->allocate = allocate;
   created->deallocate = own_allocator ? default_deallocate : options.deallocate;
   created->allocator_user = options.allocator_user;
-  created->l1_bytes = options.l1_bytes > 0 ? options.l1_bytes : machine.l1_bytes;
   created->l2_bytes = options.l2_bytes > 0 ? options.l2_bytes : machine.l2_bytes;
   write_port_reason(port, created->port_reason, sizeof created->port_reason);
   if (created->parallel.run == nullptr) warm_team(created->num_threads);
@@ -232,7 +241,7 @@ int32_t intflash_context_num_threads(const intflash_context* context) {
 intflash_status intflash_query_support(const intflash_context* context,
                                        const intflash_attend_desc* desc, intflash_plan_info* info) {
   if (info != nullptr) {
-    const intflash_status status = check_info(info);
+    const intflash_status status = check_struct("info", "intflash_plan_info", info);
     if (status != INTFLASH_OK) return status;
   }
   intflash_plan* plan = nullptr;
@@ -255,7 +264,7 @@ void intflash_plan_destroy(intflash_plan* plan) {
 
 intflash_status intflash_plan_get_info(const intflash_plan* plan, intflash_plan_info* info) {
   if (plan == nullptr) return fail(INTFLASH_INVALID_ARGUMENT, "plan = NULL: create one first");
-  const intflash_status status = check_info(info);
+  const intflash_status status = check_struct("info", "intflash_plan_info", info);
   if (status == INTFLASH_OK) fill_info(*plan, info);
   return status;
 }
@@ -266,20 +275,17 @@ size_t intflash_plan_workspace_bytes(const intflash_plan* plan) {
 
 intflash_status intflash_pack(const intflash_plan* plan, const intflash_attend_args* args,
                               void* workspace, size_t bytes) {
-  const intflash_status status = check_run(plan, args, workspace, bytes, ArgsUse::kPackOnly);
-  return status == INTFLASH_OK ? plan->backend->pack(*plan, *args, workspace) : status;
+  return call_backend(&Backend::pack, ArgsUse::kPackOnly, plan, args, workspace, bytes);
 }
 
 intflash_status intflash_run_packed(const intflash_plan* plan, const intflash_attend_args* args,
                                     void* workspace, size_t bytes) {
-  const intflash_status status = check_run(plan, args, workspace, bytes, ArgsUse::kPacked);
-  return status == INTFLASH_OK ? plan->backend->attend(*plan, *args, workspace) : status;
+  return call_backend(&Backend::attend, ArgsUse::kPacked, plan, args, workspace, bytes);
 }
 
 intflash_status intflash_run(const intflash_plan* plan, const intflash_attend_args* args,
                              void* workspace, size_t bytes) {
-  const intflash_status status = check_run(plan, args, workspace, bytes, ArgsUse::kAll);
-  return status == INTFLASH_OK ? plan->backend->run(*plan, *args, workspace) : status;
+  return call_backend(&Backend::run, ArgsUse::kAll, plan, args, workspace, bytes);
 }
 
 intflash_status intflash_attend(intflash_context* context, const intflash_attend_desc* desc,

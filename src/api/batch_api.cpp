@@ -9,6 +9,7 @@
 #include "core/checks.h"
 #include "core/rope.h"
 #include "core/score_bias.h"
+#include "core/structs.h"
 #include "cpu/batch.h"
 #include "engine/shared_prefix.h"
 
@@ -23,6 +24,7 @@ intflash_status check_request(const intflash_request& request, std::int64_t inde
   if (status == INTFLASH_OK) status = check_extent("kv_len", request.kv_len, 0);
   if (status == INTFLASH_OK) status = check_softmax_scale(request.softmax_scale);
   MaskRule rule{};
+  rule.query_len = request.query_len;
   rule.kv_len = request.kv_len;
   if (status == INTFLASH_OK)
     status = set_mask({request.mask, request.window_left, request.window_right, request.prefix_len},
@@ -39,64 +41,65 @@ intflash_status check_request(const intflash_request& request, std::int64_t inde
   return INTFLASH_OK;
 }
 
-intflash_status check_desc(const intflash_cache& cache, const intflash_batch_desc* desc) {
-  if (desc == nullptr || desc->struct_size != sizeof *desc) {
-    return fail(INTFLASH_INVALID_ARGUMENT,
-                "desc: must point to a struct with struct_size = sizeof(intflash_batch_desc) = %zu",
-                sizeof *desc);
-  }
-  intflash_status status = check_extent("num_requests", desc->num_requests, 0);
-  if (status == INTFLASH_OK) status = check_extent("num_query_heads", desc->num_query_heads, 1);
-  if (status == INTFLASH_OK) status = check_dtype("query_dtype", desc->query_dtype, false);
-  if (status == INTFLASH_OK) status = check_dtype("out_dtype", desc->out_dtype, false);
-  if (status == INTFLASH_OK) status = check_scalar("score_cap", desc->score_cap);
+intflash_status check_desc(const intflash_cache& cache, const intflash_batch_desc& desc) {
+  intflash_status status = check_extent("num_requests", desc.num_requests, 0);
+  if (status == INTFLASH_OK) status = check_extent("num_query_heads", desc.num_query_heads, 1);
+  if (status == INTFLASH_OK) status = check_dtype("query_dtype", desc.query_dtype, false);
+  if (status == INTFLASH_OK) status = check_dtype("out_dtype", desc.out_dtype, false);
+  if (status == INTFLASH_OK) status = check_scalar("score_cap", desc.score_cap);
   if (status != INTFLASH_OK) return status;
-  if (desc->num_query_heads % cache.num_kv_heads != 0) {
+  if (desc.num_query_heads % cache.num_kv_heads != 0) {
     return fail(INTFLASH_BAD_SHAPE,
                 "num_query_heads = %lld: must be a multiple of the cache's num_kv_heads = %lld",
-                static_cast<i64>(desc->num_query_heads), static_cast<i64>(cache.num_kv_heads));
+                static_cast<i64>(desc.num_query_heads), static_cast<i64>(cache.num_kv_heads));
   }
-  if (desc->requests == nullptr && desc->num_requests > 0)
-    return fail(INTFLASH_INVALID_ARGUMENT, "requests = NULL: must point to num_requests of them");
+  status = check_elements("requests", "intflash_request", desc.requests, desc.num_requests,
+                          desc.request_size);
+  if (status != INTFLASH_OK) return status;
   std::int64_t queries = 0;
-  for (std::int64_t r = 0; r < desc->num_requests; ++r) {
-    status = check_request(desc->requests[r], r, cache.layout.page_size);
+  for (std::int64_t r = 0; r < desc.num_requests; ++r) {
+    const intflash_request request = element_of(desc.requests, desc.request_size, r);
+    status = check_request(request, r, cache.layout.page_size);
     if (status != INTFLASH_OK) return status;
-    queries += desc->requests[r].query_len;
+    queries += request.query_len;
   }
-  if (queries > kMaxExtent / desc->num_query_heads) {
+  if (queries > kMaxExtent / desc.num_query_heads) {
     return fail(INTFLASH_SIZE_OVERFLOW,
                 "%lld queries of %lld heads in one batch: must be at most 2^31 - 1 rows",
-                static_cast<i64>(queries), static_cast<i64>(desc->num_query_heads));
+                static_cast<i64>(queries), static_cast<i64>(desc.num_query_heads));
   }
-  return check_shared_prefixes(*desc);
+  return check_shared_prefixes(desc);
 }
 
 intflash_status make_plan(const intflash_context* context, const intflash_cache* cache,
-                          const intflash_batch_desc* desc, intflash_batch_plan*& plan) {
+                          const intflash_batch_desc* given, intflash_batch_plan*& plan) {
   if (context == nullptr || cache == nullptr) {
     return fail(INTFLASH_INVALID_ARGUMENT, "context = %p, cache = %p: must not be NULL",
                 static_cast<const void*>(context), static_cast<const void*>(cache));
   }
-  const intflash_status status = check_desc(*cache, desc);
+  intflash_batch_desc desc;
+  intflash_status status = read_struct("desc", "intflash_batch_desc", given, desc);
+  if (status == INTFLASH_OK) status = check_desc(*cache, desc);
   if (status != INTFLASH_OK) return status;
-  intflash_batch_plan* made = make_batch_plan(*context, *cache, *desc);
+  intflash_batch_plan* made = make_batch_plan(*context, *cache, desc);
   if (made == nullptr) {
     return fail(INTFLASH_OUT_OF_MEMORY, "no memory for a plan of %lld requests",
-                static_cast<i64>(desc->num_requests));
+                static_cast<i64>(desc.num_requests));
   }
   plan = made;
   return INTFLASH_OK;
 }
 
-void fill_info(const intflash_batch_plan& plan, intflash_plan_info* info) {
-  info->mode = "int8";
-  info->port = plan.context->port->name;
-  std::snprintf(info->kernel, sizeof info->kernel, "batch/int8%s/%s/rows%dx%d",
-                plan.score_cap > 0 ? "+cap" : "", info->port,
+void fill_info(const intflash_batch_plan& plan, intflash_plan_info* target) {
+  intflash_plan_info info{};
+  info.mode = "int8";
+  info.port = plan.context->port->name;
+  std::snprintf(info.kernel, sizeof info.kernel, "batch/int8%s/%s/rows%dx%d",
+                plan.score_cap > 0 ? "+cap" : "", info.port,
                 static_cast<int>(plan.schedule.tile_rows), kScoreBlock);
-  info->num_threads = plan.num_workers();
-  info->workspace_bytes = intflash_batch_workspace_bytes(&plan);
+  info.num_threads = plan.num_workers();
+  info.workspace_bytes = intflash_batch_workspace_bytes(&plan);
+  write_struct(info, target);
 }
 
 intflash_status check_cache(const intflash_batch_plan& plan, const intflash_cache* cache) {
@@ -117,42 +120,58 @@ intflash_status check_cache(const intflash_batch_plan& plan, const intflash_cach
               static_cast<i64>(page.page_size), plan.rotate ? 1 : 0);
 }
 
-intflash_status check_masks(const intflash_batch_plan& plan, const intflash_batch_args& args) {
-  intflash_status status = check_slopes(args.alibi_slopes, plan.num_query_heads);
-  for (std::int64_t r = 0; r < plan.schedule.num_requests; ++r) {
-    if (status == INTFLASH_OK && args.additive_masks != nullptr)
-      status = check_additive_mask(args.additive_masks[r], plan.num_query_heads);
-    if (status == INTFLASH_OK && args.bit_masks != nullptr)
-      status = check_bit_mask(args.bit_masks[r], plan.schedule.requests[r].mask.kv_len);
+intflash_status check_additive_masks(const intflash_batch_plan& plan,
+                                     const intflash_batch_args& args) {
+  const std::int64_t count = args.additive_masks == nullptr ? 0 : plan.schedule.num_requests;
+  intflash_status status = check_elements("additive_masks", "intflash_additive_mask",
+                                          args.additive_masks, count, args.additive_mask_size);
+  for (std::int64_t r = 0; status == INTFLASH_OK && r < count; ++r) {
+    const auto mask = element_of(args.additive_masks, args.additive_mask_size, r);
+    if (mask.data == nullptr) continue;
+    char name[48];
+    std::snprintf(name, sizeof name, "additive_masks[%lld]", static_cast<i64>(r));
+    status = check_additive_mask(name, mask, 1, plan.num_query_heads, plan.schedule.requests[r].mask);
   }
   return status;
 }
 
-intflash_status check_batch_args(const intflash_batch_plan& plan, const intflash_batch_args* args) {
-  if (args == nullptr || args->struct_size != sizeof *args) {
-    return fail(INTFLASH_INVALID_ARGUMENT,
-                "args: must point to a struct with struct_size = sizeof(intflash_batch_args) = %zu",
-                sizeof *args);
-  }
+intflash_status check_bit_masks(const intflash_batch_plan& plan, const intflash_batch_args& args) {
+  const std::int64_t count = args.bit_masks == nullptr ? 0 : plan.num_requests;
   intflash_status status =
-      check_tensor({"query", &args->query, plan.query_dtype, 1, plan.num_query_heads,
+      check_elements("bit_masks", "intflash_bit_mask", args.bit_masks, count, args.bit_mask_size);
+  for (std::int64_t r = 0; status == INTFLASH_OK && r < count; ++r) {
+    const auto mask = element_of(args.bit_masks, args.bit_mask_size, r);
+    if (mask.words == nullptr) continue;
+    char name[48];
+    std::snprintf(name, sizeof name, "bit_masks[%lld]", static_cast<i64>(r));
+    status = check_bit_mask(name, mask, plan.schedule.requests[r].mask.kv_len);
+  }
+  return status;
+}
+
+intflash_status check_batch_args(const intflash_batch_plan& plan, const intflash_batch_args& args) {
+  intflash_status status =
+      check_tensor({"query", &args.query, plan.query_dtype, 1, plan.num_query_heads,
                     plan.schedule.num_queries, plan.page.head_dim});
   const TensorView out = {"out",
-                          &args->out,
+                          &args.out,
                           plan.out_dtype,
                           1,
                           plan.num_query_heads,
                           plan.schedule.num_queries,
                           plan.page.head_dim_v};
   if (status == INTFLASH_OK) status = check_tensor(out);
-  if (status == INTFLASH_OK) status = check_sinks(args->sinks, plan.num_query_heads);
+  if (status == INTFLASH_OK) status = check_pointer("lse", args.lse);
+  if (status == INTFLASH_OK) status = check_sinks(args.sinks, plan.num_query_heads);
   if (status == INTFLASH_OK) status = check_no_overlap(out);
-  if (status == INTFLASH_OK) status = check_rope(args->rope, plan.page.head_dim);
+  if (status == INTFLASH_OK) status = check_rope(args.rope, plan.page.head_dim);
   for (std::int64_t r = 0; status == INTFLASH_OK && r < plan.schedule.num_requests; ++r)
-    status = check_rope_positions(args->rope, r, first_position(plan.schedule.requests[r]),
+    status = check_rope_positions(args.rope, r, first_position(plan.schedule.requests[r]),
                                   plan.schedule.requests[r].mask.kv_len);
-  if (status == INTFLASH_OK) status = check_masks(plan, *args);
-  if (status == INTFLASH_OK) status = check_page_table(args->pages, plan.schedule.num_requests);
+  if (status == INTFLASH_OK) status = check_slopes(args.alibi_slopes, plan.num_query_heads);
+  if (status == INTFLASH_OK) status = check_additive_masks(plan, args);
+  if (status == INTFLASH_OK) status = check_bit_masks(plan, args);
+  if (status == INTFLASH_OK) status = check_page_table(args.pages, plan.schedule.num_requests);
   return status;
 }
 
@@ -172,6 +191,31 @@ intflash_status check_batch_pages(const intflash_batch_plan& plan, const intflas
   return status;
 }
 
+std::int64_t count_tasks(const intflash_batch_plan& plan) {
+  std::int64_t tasks = 0;
+  for (std::int32_t phase = 0; phase < num_phases(plan); ++phase) tasks += num_tasks(plan, phase);
+  return tasks;
+}
+
+bool is_aligned(const void* workspace) {
+  return workspace != nullptr && reinterpret_cast<std::uintptr_t>(workspace) % kAlignment == 0;
+}
+
+// The run of this plan that the workspace holds, or nullptr and the last error.
+BatchRun* begun_run(const intflash_batch_plan* plan, void* workspace) {
+  if (plan == nullptr || !is_aligned(workspace)) {
+    fail(INTFLASH_INVALID_ARGUMENT,
+         "plan = %p, workspace = %p: must be those of a run, and not NULL",
+         static_cast<const void*>(plan), workspace);
+    return nullptr;
+  }
+  BatchRun* const run = static_cast<BatchRun*>(workspace);
+  if (run->mark == run_mark(plan)) return run;
+  fail(INTFLASH_INVALID_ARGUMENT,
+       "workspace = %p: holds no run that intflash_batch_begin has begun of this plan", workspace);
+  return nullptr;
+}
+
 }  // namespace
 
 extern "C" {
@@ -188,7 +232,7 @@ intflash_status intflash_query_batch_support(const intflash_context* context,
                                              const intflash_batch_desc* desc,
                                              intflash_plan_info* info) {
   if (info != nullptr) {
-    const intflash_status status = check_info(info);
+    const intflash_status status = check_struct("info", "intflash_plan_info", info);
     if (status != INTFLASH_OK) return status;
   }
   intflash_batch_plan* plan = nullptr;
@@ -208,27 +252,31 @@ size_t intflash_batch_workspace_bytes(const intflash_batch_plan* plan) {
 
 intflash_status intflash_batch_get_info(const intflash_batch_plan* plan, intflash_plan_info* info) {
   if (plan == nullptr) return fail(INTFLASH_INVALID_ARGUMENT, "plan = NULL: create one first");
-  const intflash_status status = check_info(info);
+  const intflash_status status = check_struct("info", "intflash_plan_info", info);
   if (status == INTFLASH_OK) fill_info(*plan, info);
   return status;
 }
 
 intflash_status intflash_batch_begin(const intflash_batch_plan* plan, const intflash_cache* cache,
-                                     const intflash_batch_args* args, void* workspace,
+                                     const intflash_batch_args* given, void* workspace,
                                      size_t workspace_bytes) {
   if (plan == nullptr) return fail(INTFLASH_INVALID_ARGUMENT, "plan = NULL: create one first");
+  // What was begun here before is over, whether this begins or not.
+  if (is_aligned(workspace) && workspace_bytes >= sizeof(BatchRun::mark))
+    static_cast<BatchRun*>(workspace)->mark = 0;
+  intflash_batch_args args;
   intflash_status status = check_cache(*plan, cache);
+  if (status == INTFLASH_OK) status = read_struct("args", "intflash_batch_args", given, args);
   if (status == INTFLASH_OK) status = check_batch_args(*plan, args);
   if (status != INTFLASH_OK) return status;
-  if (workspace == nullptr || workspace_bytes < intflash_batch_workspace_bytes(plan) ||
-      reinterpret_cast<std::uintptr_t>(workspace) % kAlignment != 0) {
+  if (!is_aligned(workspace) || workspace_bytes < intflash_batch_workspace_bytes(plan)) {
     return fail(INTFLASH_WORKSPACE_TOO_SMALL,
                 "workspace = %p of %zu bytes: must be %zu bytes at a multiple of %zu", workspace,
                 workspace_bytes, intflash_batch_workspace_bytes(plan), kAlignment);
   }
-  status = check_batch_pages(*plan, *cache, args->pages, static_cast<char*>(workspace));
+  status = check_batch_pages(*plan, *cache, args.pages, static_cast<char*>(workspace));
   if (status != INTFLASH_OK) return status;
-  begin_run(*plan, *cache, *args, workspace);
+  begin_run(*plan, *cache, args, workspace);
   return INTFLASH_OK;
 }
 
@@ -240,22 +288,34 @@ int64_t intflash_batch_num_tasks(const intflash_batch_plan* plan, int32_t phase)
   return plan == nullptr || phase < 0 || phase >= num_phases(*plan) ? 0 : num_tasks(*plan, phase);
 }
 
-void intflash_batch_run_task(const intflash_batch_plan* plan, void* workspace, int32_t phase,
-                             int64_t task, int32_t worker) {
-  if (plan == nullptr || workspace == nullptr || worker < 0 || worker >= plan->num_workers() ||
-      task < 0 || task >= intflash_batch_num_tasks(plan, phase))
-    return;
-  BatchRun& run = *static_cast<BatchRun*>(workspace);
+intflash_status intflash_batch_run_task(const intflash_batch_plan* plan, void* workspace,
+                                        int32_t phase, int64_t task, int32_t worker) {
+  BatchRun* const run = begun_run(plan, workspace);
+  if (run == nullptr) return INTFLASH_INVALID_ARGUMENT;
+  const std::int64_t tasks = intflash_batch_num_tasks(plan, phase);
+  if (task < 0 || task >= tasks || worker < 0 || worker >= plan->num_workers()) {
+    return fail(INTFLASH_INVALID_ARGUMENT,
+                "phase = %d, task = %lld, worker = %d: must be a phase of the plan, below %lld and "
+                "below %d",
+                phase, static_cast<i64>(task), worker, static_cast<i64>(tasks), plan->num_workers());
+  }
   const FloatState float_state;
-  run_task(run, phase, task, run.team().worker(worker));
+  run_task(*run, phase, task, run->team().worker(worker));
+  run->tasks_run.fetch_add(1, std::memory_order_relaxed);
+  return INTFLASH_OK;
 }
 
 intflash_status intflash_batch_end(const intflash_batch_plan* plan, void* workspace) {
-  if (plan == nullptr || workspace == nullptr) {
-    return fail(INTFLASH_INVALID_ARGUMENT, "plan = %p, workspace = %p: must not be NULL",
-                static_cast<const void*>(plan), workspace);
+  BatchRun* const run = begun_run(plan, workspace);
+  if (run == nullptr) return INTFLASH_INVALID_ARGUMENT;
+  const std::int64_t tasks_run = run->tasks_run.load(std::memory_order_relaxed);
+  if (tasks_run != count_tasks(*plan)) {
+    return fail(INTFLASH_INVALID_ARGUMENT,
+                "%lld tasks of this run have run: must be the plan's %lld, each once",
+                static_cast<i64>(tasks_run), static_cast<i64>(count_tasks(*plan)));
   }
-  return result_of(*static_cast<const BatchRun*>(workspace));
+  run->mark = 0;
+  return result_of(*run);
 }
 
 intflash_status intflash_batch_run(const intflash_batch_plan* plan, const intflash_cache* cache,
@@ -270,6 +330,7 @@ intflash_status intflash_batch_run(const intflash_batch_plan* plan, const intfla
       run_task(run, phase, task, worker);
     });
   }
+  run.mark = 0;
   return result_of(run);
 }
 

@@ -6,6 +6,7 @@
 
 #include "core/float_state.h"
 #include "core/score_bias.h"
+#include "core/structs.h"
 #include "tile/types.h"
 
 namespace intflash::internal {
@@ -57,55 +58,50 @@ intflash_status check_rotation(const intflash_attend_desc& desc) {
 
 }  // namespace
 
-intflash_status make_problem(const intflash_attend_desc* desc, Problem& problem) {
-  if (desc == nullptr)
-    return fail(INTFLASH_INVALID_ARGUMENT, "desc = NULL: must point to a description");
-  if (desc->struct_size != sizeof *desc) {
-    return fail(INTFLASH_INVALID_ARGUMENT,
-                "desc.struct_size = %u: must be sizeof(intflash_attend_desc) = %zu",
-                desc->struct_size, sizeof *desc);
-  }
-  if (desc->mode < INTFLASH_MODE_INT8 || desc->mode > INTFLASH_MODE_INTFA) {
+intflash_status make_problem(const intflash_attend_desc* given, Problem& problem) {
+  intflash_attend_desc desc;
+  intflash_status status = read_struct("desc", "intflash_attend_desc", given, desc);
+  if (status != INTFLASH_OK) return status;
+  if (desc.mode < INTFLASH_MODE_INT8 || desc.mode > INTFLASH_MODE_INTFA) {
     return fail(INTFLASH_INVALID_ARGUMENT, "mode = %d: must be INT8, EXACT or INTFA",
-                static_cast<int>(desc->mode));
+                static_cast<int>(desc.mode));
   }
   problem = Problem{};
-  problem.mode = desc->mode;
-  problem.batch = desc->batch == 0 ? 1 : desc->batch;
-  problem.num_query_heads = desc->num_query_heads;
-  problem.num_kv_heads = desc->num_kv_heads;
-  problem.query_len = desc->query_len;
-  problem.kv_len = desc->kv_len;
-  problem.head_dim = desc->head_dim;
-  problem.head_dim_v = desc->head_dim_v == 0 ? desc->head_dim : desc->head_dim_v;
-  problem.query_dtype = desc->query_dtype;
-  problem.key_dtype = desc->key_dtype;
-  problem.value_dtype = desc->value_dtype;
-  problem.out_dtype = desc->out_dtype;
-  problem.score_cap = desc->score_cap;
-  problem.rotate = desc->rotate == 1;
-  problem.mask.query_len = desc->query_len;
-  problem.mask.kv_len = desc->kv_len;
-  intflash_status status = check_extent("batch", problem.batch, 1);
+  problem.mode = desc.mode;
+  problem.batch = desc.batch;
+  problem.num_query_heads = desc.num_query_heads;
+  problem.num_kv_heads = desc.num_kv_heads;
+  problem.query_len = desc.query_len;
+  problem.kv_len = desc.kv_len;
+  problem.head_dim = desc.head_dim;
+  problem.head_dim_v = desc.head_dim_v == 0 ? desc.head_dim : desc.head_dim_v;
+  problem.query_dtype = desc.query_dtype;
+  problem.key_dtype = desc.key_dtype;
+  problem.value_dtype = desc.value_dtype;
+  problem.out_dtype = desc.out_dtype;
+  problem.score_cap = desc.score_cap;
+  problem.rotate = desc.rotate == 1;
+  problem.mask.query_len = desc.query_len;
+  problem.mask.kv_len = desc.kv_len;
+  status = check_extent("batch", problem.batch, 0);
   if (status == INTFLASH_OK) status = check_extent("num_query_heads", problem.num_query_heads, 1);
   if (status == INTFLASH_OK) status = check_extent("num_kv_heads", problem.num_kv_heads, 1);
-  if (status == INTFLASH_OK) status = check_extent("query_len", problem.query_len, 1);
+  if (status == INTFLASH_OK) status = check_extent("query_len", problem.query_len, 0);
   if (status == INTFLASH_OK) status = check_extent("kv_len", problem.kv_len, 0);
   if (status == INTFLASH_OK) status = check_head_dim("head_dim", problem.head_dim);
   if (status == INTFLASH_OK) status = check_head_dim("head_dim_v", problem.head_dim_v);
-  if (status == INTFLASH_OK) status = check_dtype("query_dtype", desc->query_dtype, true);
+  if (status == INTFLASH_OK) status = check_dtype("query_dtype", desc.query_dtype, true);
+  if (status == INTFLASH_OK) status = check_kv_dtype("key", desc.key_dtype, problem.head_dim, true);
   if (status == INTFLASH_OK)
-    status = check_kv_dtype("key", desc->key_dtype, problem.head_dim, true);
+    status = check_kv_dtype("value", desc.value_dtype, problem.head_dim_v, true);
+  if (status == INTFLASH_OK) status = check_dtype("out_dtype", desc.out_dtype, false);
+  if (status == INTFLASH_OK) status = check_scalar("score_cap", desc.score_cap);
+  if (status == INTFLASH_OK) status = check_softmax_scale(desc.softmax_scale);
   if (status == INTFLASH_OK)
-    status = check_kv_dtype("value", desc->value_dtype, problem.head_dim_v, true);
-  if (status == INTFLASH_OK) status = check_dtype("out_dtype", desc->out_dtype, false);
-  if (status == INTFLASH_OK) status = check_scalar("score_cap", desc->score_cap);
-  if (status == INTFLASH_OK) status = check_softmax_scale(desc->softmax_scale);
-  if (status == INTFLASH_OK)
-    status = set_mask({desc->mask, desc->window_left, desc->window_right, desc->prefix_len},
-                      problem.mask);
-  if (status == INTFLASH_OK) status = set_center(*desc, problem);
-  if (status == INTFLASH_OK) status = check_rotation(*desc);
+    status =
+        set_mask({desc.mask, desc.window_left, desc.window_right, desc.prefix_len}, problem.mask);
+  if (status == INTFLASH_OK) status = set_center(desc, problem);
+  if (status == INTFLASH_OK) status = check_rotation(desc);
   if (status != INTFLASH_OK) return status;
   if (problem.num_query_heads % problem.num_kv_heads != 0) {
     return fail(INTFLASH_BAD_SHAPE,
@@ -128,30 +124,25 @@ intflash_status make_problem(const intflash_attend_desc* desc, Problem& problem)
         static_cast<i64>(problem.kv_len), static_cast<i64>(problem.query_len));
   }
   const FloatState float_state;  // the caller may round otherwise
-  problem.softmax_scale = desc->softmax_scale > 0
-                              ? desc->softmax_scale
+  problem.softmax_scale = desc.softmax_scale > 0
+                              ? desc.softmax_scale
                               : 1.0f / std::sqrt(static_cast<float>(problem.head_dim));
   return INTFLASH_OK;
 }
 
-intflash_status check_args(const Problem& problem, const intflash_attend_args* args, ArgsUse use) {
-  if (args == nullptr)
-    return fail(INTFLASH_INVALID_ARGUMENT, "args = NULL: must point to the tensors");
-  if (args->struct_size != sizeof *args) {
-    return fail(INTFLASH_INVALID_ARGUMENT,
-                "args.struct_size = %u: must be sizeof(intflash_attend_args) = %zu",
-                args->struct_size, sizeof *args);
-  }
+intflash_status read_args(const Problem& problem, const intflash_attend_args* given, ArgsUse use,
+                          intflash_attend_args& args) {
+  intflash_status status = read_struct("args", "intflash_attend_args", given, args);
+  if (status != INTFLASH_OK) return status;
   const Problem& p = problem;
-  const TensorView query = {"query",           &args->query, p.query_dtype, p.batch,
-                            p.num_query_heads, p.query_len,  p.head_dim};
-  const TensorView key = {"key",          &args->key, p.key_dtype, p.batch,
-                          p.num_kv_heads, p.kv_len,   p.head_dim};
-  const TensorView value = {"value",        &args->value, p.value_dtype, p.batch,
-                            p.num_kv_heads, p.kv_len,     p.head_dim_v};
-  const TensorView out = {"out",       &args->out,  p.out_dtype, p.batch, p.num_query_heads,
+  const TensorView query = {"query",           &args.query, p.query_dtype, p.batch,
+                            p.num_query_heads, p.query_len, p.head_dim};
+  const TensorView key = {"key",          &args.key, p.key_dtype, p.batch,
+                          p.num_kv_heads, p.kv_len,  p.head_dim};
+  const TensorView value = {"value",        &args.value, p.value_dtype, p.batch,
+                            p.num_kv_heads, p.kv_len,    p.head_dim_v};
+  const TensorView out = {"out",       &args.out,   p.out_dtype, p.batch, p.num_query_heads,
                           p.query_len, p.head_dim_v};
-  intflash_status status = INTFLASH_OK;
   const bool reads_query = use != ArgsUse::kPackOnly;
   const bool reads_kv = use != ArgsUse::kPacked || p.mode != INTFLASH_MODE_INT8;
   if (reads_query) status = check_tensor(query);
@@ -159,19 +150,22 @@ intflash_status check_args(const Problem& problem, const intflash_attend_args* a
   if (status == INTFLASH_OK && reads_kv) status = check_tensor(value);
   if (status == INTFLASH_OK && reads_query) status = check_tensor(out);
   if (status == INTFLASH_OK && reads_query) status = check_no_overlap(out);
+  if (status == INTFLASH_OK) status = check_pointer("lse", args.lse);
   const std::int64_t heads = p.batch * p.num_kv_heads;
   if (status == INTFLASH_OK)
-    status = check_center("key_center", args->key_center, p.center_key, heads, p.head_dim, 100);
+    status = check_center("key_center", args.key_center, p.center_key, heads, p.head_dim, 100);
   if (status == INTFLASH_OK)
     status =
-        check_center("value_center", args->value_center, p.center_value, heads, p.head_dim_v, 90);
-  if (status == INTFLASH_OK) status = check_sinks(args->sinks, p.num_query_heads);
-  if (status == INTFLASH_OK && args->sinks != nullptr && p.mode == INTFLASH_MODE_INTFA)
+        check_center("value_center", args.value_center, p.center_value, heads, p.head_dim_v, 90);
+  if (status == INTFLASH_OK) status = check_sinks(args.sinks, p.num_query_heads);
+  if (status == INTFLASH_OK && args.sinks != nullptr && p.mode == INTFLASH_MODE_INTFA)
     status = fail(INTFLASH_UNSUPPORTED, "sinks with mode INTFA: the algorithm knows none");
-  if (status == INTFLASH_OK) status = check_additive_mask(args->additive_mask, p.num_query_heads);
-  if (status == INTFLASH_OK) status = check_slopes(args->alibi_slopes, p.num_query_heads);
-  if (status == INTFLASH_OK) status = check_bit_mask(args->bit_mask, p.kv_len);
-  const ScoreBias bias = {args->additive_mask, args->alibi_slopes, args->bit_mask, p.mask};
+  if (status == INTFLASH_OK)
+    status = check_additive_mask("additive_mask", args.additive_mask, p.batch, p.num_query_heads,
+                                 p.mask);
+  if (status == INTFLASH_OK) status = check_slopes(args.alibi_slopes, p.num_query_heads);
+  if (status == INTFLASH_OK) status = check_bit_mask("bit_mask", args.bit_mask, p.kv_len);
+  const ScoreBias bias = {args.additive_mask, args.alibi_slopes, args.bit_mask, p.mask};
   if (status == INTFLASH_OK && !bias.is_empty() && p.mode == INTFLASH_MODE_INTFA)
     status =
         fail(INTFLASH_UNSUPPORTED,

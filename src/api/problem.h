@@ -32,15 +32,18 @@ struct Problem {
   bool center_key;
   bool center_value;
   bool rotate;
+
+  bool is_empty() const { return batch == 0 || query_len == 0; }
 };
 
 // Fills problem from desc, or sets the last error and returns a status.
-intflash_status make_problem(const intflash_attend_desc* desc, Problem& problem);
+intflash_status make_problem(const intflash_attend_desc* given, Problem& problem);
 
 // Which tensors of args a call reads and writes.
 enum class ArgsUse { kPackOnly, kPacked, kAll };
-// Pointers, strides, scales and centres of args against problem. Contents of the float tensors are
-// checked where they are first read.
-intflash_status check_args(const Problem& problem, const intflash_attend_args* args, ArgsUse use);
+// Copies args, and checks its pointers, strides, scales and centres against problem. Contents of
+// the float tensors are checked where they are first read.
+intflash_status read_args(const Problem& problem, const intflash_attend_args* given, ArgsUse use,
+                          intflash_attend_args& args);
 
 }  // namespace intflash::internal

@@ -57,8 +57,8 @@ struct Avx512 {
     return _mm512_dpwssd_epi32(sum, a, b);
   }
 
-  static INTFLASH_INLINE MaskWords words_of_64(const std::uint16_t* elements) {
-    const I16 lowest = broadcast16(kLowestElement<std::uint16_t>);
+  static INTFLASH_INLINE MaskWords words_of_64(const std::uint16_t* elements, std::uint16_t least) {
+    const I16 lowest = broadcast16(least);
     const I16 magnitude = broadcast16(0x7fff);
     MaskWords words{};
     for (std::int32_t i = 0; i < 64; i += 32) {
@@ -68,8 +68,8 @@ struct Avx512 {
     }
     return words;
   }
-  static INTFLASH_INLINE MaskWords words_of_64(const std::uint32_t* elements) {
-    const I32 lowest = broadcast32(static_cast<std::int32_t>(kLowestElement<std::uint32_t>));
+  static INTFLASH_INLINE MaskWords words_of_64(const std::uint32_t* elements, std::uint32_t least) {
+    const I32 lowest = broadcast32(static_cast<std::int32_t>(least));
     const I32 magnitude = broadcast32(0x7fffffff);
     MaskWords words{};
     for (std::int32_t i = 0; i < 64; i += 16) {

@@ -91,6 +91,8 @@ intflash_status check_sequences(const intflash_cache& cache, const std::int32_t*
                                 std::int64_t num_requests) {
   if (sequences == nullptr && num_requests > 0)
     return fail(INTFLASH_INVALID_ARGUMENT, "sequences = NULL: must name a sequence per request");
+  const intflash_status aligned = check_pointer("sequences", sequences);
+  if (aligned != INTFLASH_OK) return aligned;
   for (std::int64_t r = 0; r < num_requests; ++r) {
     const intflash_status status = check_sequence(cache, sequences[r]);
     if (status != INTFLASH_OK) return status;
@@ -114,30 +116,32 @@ using namespace intflash::internal;
 
 extern "C" {
 
-intflash_status intflash_cache_append(intflash_cache* cache, const intflash_append_args* args) {
-  intflash_status status = check_append_args(cache, args, false);
+intflash_status intflash_cache_append(intflash_cache* cache, const intflash_append_args* given) {
+  intflash_append_args args;
+  intflash_status status = read_append_args(cache, given, false, args);
   if (status != INTFLASH_OK) return status;
   const CacheChange change(*cache);
-  const Append append{*cache, *args, nullptr};
+  const Append append{*cache, args, nullptr};
   status = change.status();
-  if (status == INTFLASH_OK) status = check_append_pages(*cache, *args);
+  if (status == INTFLASH_OK) status = check_append_pages(*cache, args);
   if (status == INTFLASH_OK) status = check_tokens(append);
   if (status != INTFLASH_OK) return status;
-  write_tokens(append, [&](std::int64_t request) { return args->kv_lens[request]; });
+  write_tokens(append, [&](std::int64_t request) { return args.kv_lens[request]; });
   return INTFLASH_OK;
 }
 
 intflash_status intflash_sequences_append(intflash_cache* cache, const int32_t* sequences,
-                                          const intflash_append_args* args) {
-  intflash_status status = check_append_args(cache, args, true);
+                                          const intflash_append_args* given) {
+  intflash_append_args args;
+  intflash_status status = read_append_args(cache, given, true, args);
   if (status != INTFLASH_OK) return status;
   const CacheChange change(*cache);
-  const Append append{*cache, *args, sequences};
+  const Append append{*cache, args, sequences};
   status = change.status();
-  if (status == INTFLASH_OK) status = check_sequences(*cache, sequences, args->num_requests);
+  if (status == INTFLASH_OK) status = check_sequences(*cache, sequences, args.num_requests);
   if (status == INTFLASH_OK) status = check_tokens(append);
   if (status == INTFLASH_OK)
-    status = extend_sequences(*cache, sequences, args->num_requests, args->token_indptr);
+    status = extend_sequences(*cache, sequences, args.num_requests, args.token_indptr);
   if (status != INTFLASH_OK) return status;
   write_tokens(append, [&](std::int64_t request) {
     return cache->sequences[sequences[request]].kv_len - append.count(request);

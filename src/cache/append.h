@@ -24,7 +24,9 @@ struct Append {
   std::int64_t count(std::int64_t request) const {
     return args.token_indptr[request + 1] - args.token_indptr[request];
   }
-  std::int64_t num_tokens() const { return args.token_indptr[args.num_requests]; }
+  std::int64_t num_tokens() const {
+    return args.num_requests == 0 ? 0 : args.token_indptr[args.num_requests];
+  }
   // Before anything is appended.
   std::int64_t kv_len(std::int64_t request) const {
     return sequences != nullptr ? cache.sequences[sequences[request]].kv_len
@@ -50,9 +52,10 @@ struct Append {
   }
 };
 
-// Everything of args but page tables and elements; own_pages: page tables are the cache's.
-intflash_status check_append_args(const intflash_cache* cache, const intflash_append_args* args,
-                                  bool own_pages);
+// Copies args, and checks everything of them but page tables and elements; own_pages: page tables
+// are the cache's.
+intflash_status read_append_args(const intflash_cache* cache, const intflash_append_args* given,
+                                 bool own_pages, intflash_append_args& args);
 // That all elements are finite and in range, and rope has the tokens' positions; or the error that
 // names the lowest that is not.
 intflash_status check_tokens(const Append& append);

@@ -7,6 +7,7 @@
 #include "core/checks.h"
 #include "core/rope.h"
 #include "core/scan.h"
+#include "core/structs.h"
 #include "core/token_rows.h"
 
 namespace intflash::internal {
@@ -71,38 +72,38 @@ intflash_status report_bad_tokens(const Append& append, std::int64_t request, st
 
 }  // namespace
 
-intflash_status check_append_args(const intflash_cache* cache, const intflash_append_args* args,
-                                  bool own_pages) {
+intflash_status read_append_args(const intflash_cache* cache, const intflash_append_args* given,
+                                 bool own_pages, intflash_append_args& args) {
   if (cache == nullptr) return fail(INTFLASH_INVALID_ARGUMENT, "cache = NULL: create one first");
-  if (args == nullptr || args->struct_size != sizeof *args) {
-    return fail(INTFLASH_INVALID_ARGUMENT,
-                "args: must point to a struct with struct_size = sizeof(intflash_append_args) = "
-                "%zu",
-                sizeof *args);
-  }
-  if (args->token_indptr == nullptr || (!own_pages && args->kv_lens == nullptr))
-    return fail(INTFLASH_INVALID_ARGUMENT, "token_indptr and kv_lens: must not be NULL");
-  intflash_status status = check_extent("num_requests", args->num_requests, 0);
+  intflash_status status = read_struct("args", "intflash_append_args", given, args);
   if (status != INTFLASH_OK) return status;
-  if (args->token_indptr[0] != 0) {
+  if (args.num_requests == 0) return INTFLASH_OK;
+  if (args.token_indptr == nullptr || (!own_pages && args.kv_lens == nullptr))
+    return fail(INTFLASH_INVALID_ARGUMENT, "token_indptr and kv_lens: must not be NULL");
+  status = check_pointer("token_indptr", args.token_indptr);
+  if (status == INTFLASH_OK && !own_pages) status = check_pointer("kv_lens", args.kv_lens);
+  if (status == INTFLASH_OK && !own_pages)
+    status = check_pointer("first_key_positions", args.first_key_positions);
+  if (status == INTFLASH_OK) status = check_extent("num_requests", args.num_requests, 0);
+  if (status != INTFLASH_OK) return status;
+  if (args.token_indptr[0] != 0) {
     return fail(INTFLASH_BAD_SHAPE, "token_indptr[0] = %lld: must be 0",
-                static_cast<i64>(args->token_indptr[0]));
+                static_cast<i64>(args.token_indptr[0]));
   }
-  for (std::int64_t r = 0; r < args->num_requests; ++r) {
-    if (args->token_indptr[r + 1] >= args->token_indptr[r] &&
-        args->token_indptr[r + 1] <= kMaxExtent)
+  for (std::int64_t r = 0; r < args.num_requests; ++r) {
+    if (args.token_indptr[r + 1] >= args.token_indptr[r] && args.token_indptr[r + 1] <= kMaxExtent)
       continue;
     return fail(INTFLASH_BAD_SHAPE, "token_indptr[%lld] = %lld: must be %lld ... %lld",
-                static_cast<i64>(r + 1), static_cast<i64>(args->token_indptr[r + 1]),
-                static_cast<i64>(args->token_indptr[r]), static_cast<i64>(kMaxExtent));
+                static_cast<i64>(r + 1), static_cast<i64>(args.token_indptr[r + 1]),
+                static_cast<i64>(args.token_indptr[r]), static_cast<i64>(kMaxExtent));
   }
-  const std::int64_t tokens = args->token_indptr[args->num_requests];
+  const std::int64_t tokens = args.token_indptr[args.num_requests];
   status = check_new_tokens(
-      {"key", &args->key, args->key_dtype, 1, cache->num_kv_heads, tokens, cache->layout.head_dim});
+      {"key", &args.key, args.key_dtype, 1, cache->num_kv_heads, tokens, cache->layout.head_dim});
   if (status != INTFLASH_OK) return status;
-  status = check_new_tokens({"value", &args->value, args->value_dtype, 1, cache->num_kv_heads,
-                             tokens, cache->layout.head_dim_v});
-  return status == INTFLASH_OK ? check_rope(args->rope, cache->layout.head_dim) : status;
+  status = check_new_tokens({"value", &args.value, args.value_dtype, 1, cache->num_kv_heads, tokens,
+                             cache->layout.head_dim_v});
+  return status == INTFLASH_OK ? check_rope(args.rope, cache->layout.head_dim) : status;
 }
 
 intflash_status check_tokens(const Append& append) {

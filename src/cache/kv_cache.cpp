@@ -8,6 +8,7 @@
 #include <new>
 
 #include "core/checks.h"
+#include "core/structs.h"
 #include "machine/page_memory.h"
 
 namespace intflash::internal {
@@ -24,13 +25,6 @@ intflash_status check_option(const char* name, int value, int most) {
 }
 
 intflash_status check_cache_options(const intflash_cache_options* options) {
-  if (options == nullptr)
-    return fail(INTFLASH_INVALID_ARGUMENT, "options = NULL: must point to the cache's shape");
-  if (options->struct_size != sizeof *options) {
-    return fail(INTFLASH_INVALID_ARGUMENT,
-                "options.struct_size = %u: must be sizeof(intflash_cache_options) = %zu",
-                options->struct_size, sizeof *options);
-  }
   intflash_status status = check_extent("num_kv_heads", options->num_kv_heads, 1);
   if (status == INTFLASH_OK) status = check_extent("num_pages", options->num_pages, 1);
   if (status == INTFLASH_OK) status = check_head_dim("head_dim", options->head_dim);
@@ -114,13 +108,15 @@ using namespace intflash::internal;
 extern "C" {
 
 intflash_status intflash_cache_create(intflash_context* context,
-                                      const intflash_cache_options* options,
-                                      intflash_cache** cache) {
+                                      const intflash_cache_options* given, intflash_cache** cache) {
   if (context == nullptr || cache == nullptr) {
     return fail(INTFLASH_INVALID_ARGUMENT, "context = %p, cache = %p: must not be NULL",
                 static_cast<void*>(context), static_cast<void*>(cache));
   }
-  intflash_status status = check_cache_options(options);
+  intflash_cache_options known;
+  const intflash_cache_options* const options = &known;
+  intflash_status status = read_struct("options", "intflash_cache_options", given, known);
+  if (status == INTFLASH_OK) status = check_cache_options(options);
   if (status != INTFLASH_OK) return status;
   intflash_cache shape{};
   shape.context = context;
@@ -196,19 +192,18 @@ void intflash_cache_destroy(intflash_cache* cache) {
   release(cache);
 }
 
-intflash_status intflash_cache_get_info(const intflash_cache* cache, intflash_cache_info* info) {
+intflash_status intflash_cache_get_info(const intflash_cache* cache, intflash_cache_info* target) {
   if (cache == nullptr) return fail(INTFLASH_INVALID_ARGUMENT, "cache = NULL: create one first");
-  if (info == nullptr || info->struct_size != sizeof *info) {
-    return fail(INTFLASH_INVALID_ARGUMENT,
-                "info: must point to a struct with struct_size = sizeof(intflash_cache_info) = %zu",
-                sizeof *info);
-  }
-  info->page_size = cache->layout.page_size;
-  info->num_pages = cache->num_pages;
-  info->free_pages = cache->num_free;
-  info->num_sequences = cache->num_sequences;
-  info->page_bytes = static_cast<std::size_t>(cache->page_bytes());
-  info->bytes_per_token = info->page_bytes / static_cast<std::size_t>(cache->layout.page_size);
+  const intflash_status status = check_struct("info", "intflash_cache_info", target);
+  if (status != INTFLASH_OK) return status;
+  intflash_cache_info info{};
+  info.page_size = cache->layout.page_size;
+  info.num_pages = cache->num_pages;
+  info.free_pages = cache->num_free;
+  info.num_sequences = cache->num_sequences;
+  info.page_bytes = static_cast<std::size_t>(cache->page_bytes());
+  info.bytes_per_token = info.page_bytes / static_cast<std::size_t>(cache->layout.page_size);
+  write_struct(info, target);
   return INTFLASH_OK;
 }
 

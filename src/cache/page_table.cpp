@@ -34,8 +34,11 @@ void for_each_written(const NewTokens& tokens, std::int64_t page_size, Visit vis
 
 intflash_status check_page_table(const intflash_page_table& table, std::int64_t num_requests) {
   if (num_requests == 0) return INTFLASH_OK;
-  if (table.page_indptr == nullptr || table.page_ids == nullptr)
-    return fail(INTFLASH_INVALID_ARGUMENT, "page_indptr and page_ids: must not be NULL");
+  if (table.page_indptr == nullptr)
+    return fail(INTFLASH_INVALID_ARGUMENT, "page_indptr = NULL: must point to num_requests + 1");
+  intflash_status status = check_pointer("page_indptr", table.page_indptr);
+  if (status == INTFLASH_OK) status = check_pointer("page_ids", table.page_ids);
+  if (status != INTFLASH_OK) return status;
   std::int64_t least = 0;
   for (std::int64_t r = 0; r <= num_requests; ++r) {
     if (table.page_indptr[r] < least) {
@@ -44,6 +47,11 @@ intflash_status check_page_table(const intflash_page_table& table, std::int64_t 
                   static_cast<i64>(least));
     }
     least = table.page_indptr[r];
+  }
+  if (least > 0 && table.page_ids == nullptr) {
+    return fail(INTFLASH_INVALID_ARGUMENT,
+                "page_ids = NULL: must point to page_indptr[%lld] = %lld of them",
+                static_cast<i64>(num_requests), static_cast<i64>(least));
   }
   return INTFLASH_OK;
 }

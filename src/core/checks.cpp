@@ -17,35 +17,10 @@ namespace {
 
 thread_local char last_message[512] = "";
 
-struct Axis {
-  const char* name;
-  std::int64_t extent;
-  std::int64_t stride;
-};
-
 std::array<Axis, 3> axes_of(const TensorView& view) {
   return {Axis{"stride_batch", view.batch, view.tensor->stride_batch},
           Axis{"stride_head", view.heads, view.tensor->stride_head},
           Axis{"stride_token", view.tokens, view.tensor->stride_token}};
-}
-
-// The last element's offset must be addressable in bytes.
-intflash_status check_strides(const TensorView& view) {
-  std::int64_t last = view.dim;
-  for (const Axis& axis : axes_of(view)) {
-    if (axis.stride < 0) {
-      return fail(INTFLASH_BAD_STRIDE, "%s.%s = %lld: must be >= 0", view.name, axis.name,
-                  static_cast<i64>(axis.stride));
-    }
-    std::int64_t reach = 0;
-    if (axis.extent < 1) continue;
-    if (__builtin_mul_overflow(axis.extent - 1, axis.stride, &reach) ||
-        __builtin_add_overflow(last, reach, &last) || last > INT64_MAX / 4) {
-      return fail(INTFLASH_SIZE_OVERFLOW, "%s.%s = %lld: the tensor does not fit the address space",
-                  view.name, axis.name, static_cast<i64>(axis.stride));
-    }
-  }
-  return INTFLASH_OK;
 }
 
 // Rows of ggml's types begin with a block.
@@ -63,25 +38,17 @@ intflash_status check_scales(const TensorView& view) {
   if (tensor.scale == nullptr)
     return fail(INTFLASH_INVALID_ARGUMENT, "%s.scale = NULL: an INT8 tensor needs scales",
                 view.name);
-  if (tensor.scale_block < 0 || tensor.scale_stride_batch < 0 || tensor.scale_stride_head < 0) {
-    return fail(INTFLASH_BAD_STRIDE, "%s.scale_block = %lld, strides %lld and %lld: must be >= 0",
-                view.name, static_cast<i64>(tensor.scale_block),
-                static_cast<i64>(tensor.scale_stride_batch),
-                static_cast<i64>(tensor.scale_stride_head));
+  if (tensor.scale_block < 0) {
+    return fail(INTFLASH_BAD_STRIDE, "%s.scale_block = %lld: must be >= 0", view.name,
+                static_cast<i64>(tensor.scale_block));
   }
   const std::int64_t count =
-      tensor.scale_block == 0 ? 1 : (view.tokens - 1) / tensor.scale_block + (view.tokens > 0);
-  std::int64_t last = count;
+      tensor.scale_block == 0 ? 1 : (view.tokens - 1) / tensor.scale_block + 1;
   const Axis axes[] = {{"scale_stride_batch", view.batch, tensor.scale_stride_batch},
                        {"scale_stride_head", view.heads, tensor.scale_stride_head}};
-  for (const Axis& axis : axes) {
-    std::int64_t reach = 0;
-    if (__builtin_mul_overflow(axis.extent - 1, axis.stride, &reach) ||
-        __builtin_add_overflow(last, reach, &last) || last > INT64_MAX / 4) {
-      return fail(INTFLASH_SIZE_OVERFLOW, "%s.%s = %lld: the scales do not fit the address space",
-                  view.name, axis.name, static_cast<i64>(axis.stride));
-    }
-  }
+  intflash_status status = check_pointer(view.name, ".scale", tensor.scale);
+  if (status == INTFLASH_OK) status = check_axes(view.name, axes, count);
+  if (status != INTFLASH_OK) return status;
   for (std::int64_t b = 0; b < (tensor.scale_stride_batch == 0 ? 1 : view.batch); ++b) {
     for (std::int64_t h = 0; h < (tensor.scale_stride_head == 0 ? 1 : view.heads); ++h) {
       const float* scale =
@@ -111,7 +78,7 @@ intflash_status fail(intflash_status status, const char* format, ...) {
 const char* last_error() { return last_message; }
 
 std::int64_t dtype_bytes(intflash_dtype dtype) {
-  return dtype == INTFLASH_F32 ? 4 : dtype == INTFLASH_INT8 ? 1 : 2;
+  return dtype == INTFLASH_F32 ? 4 : dtype == INTFLASH_INT8 || dtype == INTFLASH_BOOL ? 1 : 2;
 }
 
 intflash_status check_extent(const char* name, std::int64_t value, std::int64_t least) {
@@ -175,6 +142,7 @@ intflash_status set_mask(const MaskArguments& given, MaskRule& rule) {
   rule.window_left = -1;
   rule.window_right = given.mask == INTFLASH_MASK_NONE ? -1 : 0;
   rule.prefix_len = 0;
+  rule.shift = 0;
   switch (given.mask) {
     case INTFLASH_MASK_NONE:
     case INTFLASH_MASK_CAUSAL:
@@ -195,8 +163,12 @@ intflash_status set_mask(const MaskArguments& given, MaskRule& rule) {
       }
       rule.prefix_len = given.prefix_len;
       return INTFLASH_OK;
+    case INTFLASH_MASK_CAUSAL_TOP_LEFT:
+      rule.shift = rule.query_len - rule.kv_len;
+      return INTFLASH_OK;
   }
-  return fail(INTFLASH_INVALID_ARGUMENT, "mask = %d: must be NONE, CAUSAL, WINDOW or PREFIX",
+  return fail(INTFLASH_INVALID_ARGUMENT,
+              "mask = %d: must be NONE, CAUSAL, WINDOW, PREFIX or CAUSAL_TOP_LEFT",
               static_cast<int>(given.mask));
 }
 
@@ -218,26 +190,47 @@ intflash_status check_no_overlap(const TensorView& view) {
   return INTFLASH_OK;
 }
 
-intflash_status check_info(const intflash_plan_info* info) {
-  if (info == nullptr)
-    return fail(INTFLASH_INVALID_ARGUMENT, "info = NULL: must point to a struct to fill");
-  if (info->struct_size == sizeof *info) return INTFLASH_OK;
-  return fail(INTFLASH_INVALID_ARGUMENT,
-              "info.struct_size = %u: must be sizeof(intflash_plan_info) = %zu", info->struct_size,
-              sizeof *info);
+intflash_status check_alignment(const char* owner, const char* field, const void* pointer,
+                                std::size_t alignment) {
+  if (reinterpret_cast<std::uintptr_t>(pointer) % alignment == 0) return INTFLASH_OK;
+  return fail(INTFLASH_INVALID_ARGUMENT, "%s%s = %p: must be a multiple of %zu", owner, field,
+              pointer, alignment);
+}
+
+// The last element's offset must be addressable in bytes.
+intflash_status check_axes(const char* owner, std::span<const Axis> axes, std::int64_t row) {
+  std::int64_t last = row;
+  for (const Axis& axis : axes) {
+    if (axis.stride < 0) {
+      return fail(INTFLASH_BAD_STRIDE, "%s.%s = %lld: must be >= 0", owner, axis.name,
+                  static_cast<i64>(axis.stride));
+    }
+    std::int64_t reach = 0;
+    if (axis.extent < 1) continue;
+    if (__builtin_mul_overflow(axis.extent - 1, axis.stride, &reach) ||
+        __builtin_add_overflow(last, reach, &last) || last > INT64_MAX / 4) {
+      return fail(INTFLASH_SIZE_OVERFLOW, "%s.%s = %lld: does not fit the address space", owner,
+                  axis.name, static_cast<i64>(axis.stride));
+    }
+  }
+  return INTFLASH_OK;
 }
 
 intflash_status check_tensor(const TensorView& view) {
-  if (view.tensor->data == nullptr && view.tokens > 0) {
+  if (view.tensor->data == nullptr && !view.is_empty())
     return fail(INTFLASH_INVALID_ARGUMENT, "%s.data = NULL: must point to the tensor", view.name);
-  }
-  const intflash_status status = check_strides(view);
+  // ggml's blocks begin with an f16.
+  const std::size_t alignment = static_cast<std::size_t>(dtype_bytes(view.dtype));
+  intflash_status status = check_alignment(view.name, ".data", view.tensor->data, alignment);
+  if (status == INTFLASH_OK) status = check_axes(view.name, axes_of(view), view.dim);
   if (status != INTFLASH_OK) return status;
   if (has_blocks(view.dtype)) return check_block_strides(view);
-  return view.dtype == INTFLASH_INT8 ? check_scales(view) : INTFLASH_OK;
+  return view.dtype == INTFLASH_INT8 && !view.is_empty() ? check_scales(view) : INTFLASH_OK;
 }
 
 intflash_status check_sinks(const float* sinks, std::int64_t num_query_heads) {
+  const intflash_status status = check_pointer("sinks", sinks);
+  if (status != INTFLASH_OK) return status;
   for (std::int64_t h = 0; sinks != nullptr && h < num_query_heads; ++h) {
     if (sinks[h] < std::numeric_limits<float>::infinity()) continue;
     return fail(INTFLASH_NONFINITE_INPUT, "sinks[%lld] = %g: must be finite, or -infinity for none",
@@ -249,6 +242,8 @@ intflash_status check_sinks(const float* sinks, std::int64_t num_query_heads) {
 intflash_status check_center(const char* name, const float* center, bool used, std::int64_t heads,
                              std::int64_t dim, int max_exponent) {
   if (center == nullptr || !used) return INTFLASH_OK;
+  const intflash_status status = check_pointer(name, center);
+  if (status != INTFLASH_OK) return status;
   for (std::int64_t i = 0; i < heads * dim; ++i) {
     if (std::fabs(center[i]) < std::ldexp(1.0f, max_exponent)) continue;
     if (std::isfinite(center[i])) {

@@ -5,7 +5,9 @@
 // which names the argument, its value and the rule.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "core/mask.h"
 #include "intflash/intflash.h"
@@ -41,8 +43,26 @@ intflash_status check_scalar(const char* name, float value);
 // softmax_scale: the same, and below 2^126.
 intflash_status check_softmax_scale(float value);
 
-// Where what a plan is goes to.
-intflash_status check_info(const intflash_plan_info* info);
+// Natural alignment, which nullptr has. The message names owner and field: "key" and ".scale".
+intflash_status check_alignment(const char* owner, const char* field, const void* pointer,
+                                std::size_t alignment);
+template <class T>
+intflash_status check_pointer(const char* owner, const char* field, const T* pointer) {
+  return check_alignment(owner, field, pointer, alignof(T));
+}
+template <class T>
+intflash_status check_pointer(const char* name, const T* pointer) {
+  return check_alignment(name, "", pointer, alignof(T));
+}
+
+// How many entries an array has along one axis, and how many elements apart they are.
+struct Axis {
+  const char* name;  // of the stride
+  std::int64_t extent;
+  std::int64_t stride;
+};
+// Strides that are not negative, of rows of row elements that all lie in the address space.
+intflash_status check_axes(const char* owner, std::span<const Axis> axes, std::int64_t row);
 
 // A mask as the caller words it, into rule, whose lengths are set.
 struct MaskArguments {
@@ -57,6 +77,8 @@ struct TensorView {
   const intflash_tensor* tensor;
   intflash_dtype dtype;
   std::int64_t batch, heads, tokens, dim;
+
+  bool is_empty() const { return batch == 0 || tokens == 0; }
 };
 
 // Pointer, strides, and scales; of ggml's types, that every row begins with a block.

@@ -7,7 +7,7 @@
 namespace intflash::internal {
 
 KeyRange visible_keys(const MaskRule& rule, std::int64_t query) {
-  const std::int64_t position = rule.kv_len - rule.query_len + query;
+  const std::int64_t position = rule.kv_len - rule.query_len + query + rule.shift;
   const std::int64_t begin =
       rule.window_left < 0 ? rule.kv_begin : std::max(rule.kv_begin, position - rule.window_left);
   const std::int64_t end_of_window = std::max(position + rule.window_right + 1, rule.prefix_len);

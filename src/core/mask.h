@@ -10,9 +10,9 @@
 
 namespace intflash::internal {
 
-// What the queries of a request see. Query i stands at position p = kv_len - query_len + i and sees
-// keys p - window_left ... p + window_right; -1 = no bound on that side. Causal is {-1, 0}. Keys
-// below prefix_len are never too late to be seen.
+// What the queries of a request see. Query i stands at position kv_len - query_len + i, is seen at
+// p = that + shift, and sees keys p - window_left ... p + window_right; -1 = no bound on that side.
+// Causal is {-1, 0}. Keys below prefix_len are never too late to be seen.
 struct MaskRule {
   std::int64_t query_len;
   std::int64_t kv_begin;  // position of the first key
@@ -20,6 +20,7 @@ struct MaskRule {
   std::int64_t window_left;
   std::int64_t window_right;
   std::int64_t prefix_len;
+  std::int64_t shift;
 };
 
 // Keys [begin, end); begin == end: none.

@@ -11,6 +11,9 @@ intflash_status check_rope(const intflash_rope& rope, std::int64_t head_dim) {
   if (rope.cos == nullptr) return INTFLASH_OK;
   if (rope.sin == nullptr)
     return fail(INTFLASH_INVALID_ARGUMENT, "rope.sin = NULL: must be given where rope.cos is");
+  intflash_status status = check_pointer("rope.cos", rope.cos);
+  if (status == INTFLASH_OK) status = check_pointer("rope.sin", rope.sin);
+  if (status != INTFLASH_OK) return status;
   if (rope.pairing != INTFLASH_ROPE_ADJACENT && rope.pairing != INTFLASH_ROPE_HALVES) {
     return fail(INTFLASH_INVALID_ARGUMENT, "rope.pairing = %d: must be ADJACENT or HALVES",
                 static_cast<int>(rope.pairing));

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cfloat>
 #include <cmath>
 #include <limits>
 
@@ -25,14 +26,19 @@ const void* elements_of(const intflash_additive_mask& mask, std::int64_t batch, 
   return static_cast<const char*>(mask.data) + offset * dtype_bytes(mask.dtype);
 }
 
+// What one element adds to a score: -infinity where it hides the key.
 double element_of(const intflash_additive_mask& mask, const void* elements, std::int64_t key) {
-  return mask.dtype == INTFLASH_F32
-             ? static_cast<double>(static_cast<const float*>(elements)[key])
-             : static_cast<double>(widen_f16(static_cast<const std::uint16_t*>(elements)[key]));
-}
-bool is_hidden(const intflash_additive_mask& mask, const void* elements, std::int64_t key) {
-  return mask.dtype == INTFLASH_F32 ? hides_key(static_cast<const std::uint32_t*>(elements)[key])
-                                    : hides_key(static_cast<const std::uint16_t*>(elements)[key]);
+  constexpr double kHidden = -std::numeric_limits<double>::infinity();
+  if (mask.dtype == INTFLASH_BOOL)
+    return static_cast<const std::uint8_t*>(elements)[key] == 0 ? kHidden : 0.0;
+  if (mask.dtype == INTFLASH_F32) {
+    const float element = static_cast<const float*>(elements)[key];
+    return element == -FLT_MAX ? kHidden : static_cast<double>(element);
+  }
+  const std::uint16_t bits = static_cast<const std::uint16_t*>(elements)[key];
+  if (mask.dtype == INTFLASH_F16)
+    return bits == kLowestElement<Dtype::kF16> ? kHidden : static_cast<double>(widen_f16(bits));
+  return bits == kLowestElement<Dtype::kBf16> ? kHidden : static_cast<double>(widen_bf16(bits));
 }
 
 // Heads whose masks differ.
@@ -52,11 +58,14 @@ std::uint64_t word_of_bits(const BitRow& row, std::int64_t first) {
   return shift == 0 ? word(index) : word(index) >> shift | word(index + 1) << (64 - shift);
 }
 
-intflash_status check_factors(const char* name, const float* factors, std::int64_t heads) {
+intflash_status check_factors(const char* owner, const char* field, const float* factors,
+                              std::int64_t heads) {
+  const intflash_status status = check_pointer(owner, field, factors);
+  if (status != INTFLASH_OK) return status;
   for (std::int64_t h = 0; factors != nullptr && h < heads; ++h) {
     if (std::fabs(factors[h]) <= kMaxFactor) continue;
-    return fail(INTFLASH_NONFINITE_INPUT, "%s[%lld] = %g: must be at most %g in magnitude", name,
-                static_cast<i64>(h), static_cast<double>(factors[h]),
+    return fail(INTFLASH_NONFINITE_INPUT, "%s%s[%lld] = %g: must be at most %g in magnitude", owner,
+                field, static_cast<i64>(h), static_cast<double>(factors[h]),
                 static_cast<double>(kMaxFactor));
   }
   return INTFLASH_OK;
@@ -64,29 +73,34 @@ intflash_status check_factors(const char* name, const float* factors, std::int64
 
 }  // namespace
 
-intflash_status check_additive_mask(const intflash_additive_mask& mask, std::int64_t heads) {
+intflash_status check_additive_mask(const char* name, const intflash_additive_mask& mask,
+                                    std::int64_t batch, std::int64_t heads, const MaskRule& rule) {
   if (mask.data == nullptr) return INTFLASH_OK;
-  if (mask.dtype != INTFLASH_F32 && mask.dtype != INTFLASH_F16) {
-    return fail(INTFLASH_INVALID_ARGUMENT, "additive_mask.dtype = %d: must be F32 or F16",
+  if (mask.dtype != INTFLASH_BOOL && (mask.dtype < INTFLASH_F32 || mask.dtype > INTFLASH_BF16)) {
+    return fail(INTFLASH_INVALID_ARGUMENT, "%s.dtype = %d: must be F32, F16, BF16 or BOOL", name,
                 static_cast<int>(mask.dtype));
   }
-  if (mask.stride_batch < 0 || mask.stride_head < 0 || mask.stride_query < 0) {
-    return fail(INTFLASH_BAD_STRIDE,
-                "additive_mask: strides %lld (batch), %lld (head), %lld (query): must be >= 0",
-                static_cast<i64>(mask.stride_batch), static_cast<i64>(mask.stride_head),
-                static_cast<i64>(mask.stride_query));
-  }
-  return check_factors("additive_mask.head_scale", mask.head_scale, heads);
+  const Axis axes[] = {{"stride_batch", batch, mask.stride_batch},
+                       {"stride_head", heads, mask.stride_head},
+                       {"stride_query", rule.query_len, mask.stride_query}};
+  intflash_status status =
+      check_alignment(name, ".data", mask.data, static_cast<std::size_t>(dtype_bytes(mask.dtype)));
+  if (status == INTFLASH_OK) status = check_axes(name, axes, rule.kv_len - rule.kv_begin);
+  if (status == INTFLASH_OK) status = check_factors(name, ".head_scale", mask.head_scale, heads);
+  return status;
 }
 
-intflash_status check_bit_mask(const intflash_bit_mask& mask, std::int64_t kv_len) {
-  if (mask.words == nullptr || (mask.num_keys >= 0 && mask.num_keys <= kv_len)) return INTFLASH_OK;
-  return fail(INTFLASH_BAD_SHAPE, "bit_mask.num_keys = %lld: must be 0 ... kv_len = %lld",
+intflash_status check_bit_mask(const char* name, const intflash_bit_mask& mask,
+                               std::int64_t kv_len) {
+  if (mask.words == nullptr) return INTFLASH_OK;
+  if (mask.num_keys >= 0 && mask.num_keys <= kv_len)
+    return check_pointer(name, ".words", mask.words);
+  return fail(INTFLASH_BAD_SHAPE, "%s.num_keys = %lld: must be 0 ... kv_len = %lld", name,
               static_cast<i64>(mask.num_keys), static_cast<i64>(kv_len));
 }
 
 intflash_status check_slopes(const float* slopes, std::int64_t heads) {
-  return check_factors("alibi_slopes", slopes, heads);
+  return check_factors("alibi_slopes", "", slopes, heads);
 }
 
 bool has_bad_mask(const KernelTable& kernels, const ScoreBias& bias, std::int64_t batch,
@@ -152,7 +166,7 @@ BiasRow bias_row(const ScoreBias& bias, std::int64_t batch, std::int64_t head, s
   row.dtype = static_cast<Dtype>(bias.additive.dtype);
   row.begin = bias.rule.kv_begin;
   row.end = bias.rule.kv_len;
-  row.factor = static_cast<float>(kLog2E * head_scale);
+  row.factor = row.dtype == Dtype::kBool ? 0.0f : static_cast<float>(kLog2E * head_scale);
   row.slope = static_cast<float>(kLog2E * slope);
   row.position = bias.rule.kv_len - bias.rule.query_len + query;
   return row;
@@ -192,10 +206,10 @@ double bias_of_key(const ScoreBias& bias, std::int64_t batch, std::int64_t head,
   double sum = 0;
   if (const void* elements = elements_of(bias.additive, batch, head, query)) {
     const std::int64_t index = key - bias.rule.kv_begin;
-    if (is_hidden(bias.additive, elements, index)) return kHidden;
+    const double element = element_of(bias.additive, elements, index);
+    if (element == kHidden) return kHidden;
     const float* scale = bias.additive.head_scale;
-    sum = element_of(bias.additive, elements, index) *
-          (scale != nullptr ? static_cast<double>(scale[head]) : 1);
+    sum = element * (scale != nullptr ? static_cast<double>(scale[head]) : 1);
   }
   if (bias.alibi_slopes != nullptr) {
     const std::int64_t position = bias.rule.kv_len - bias.rule.query_len + query;

@@ -123,6 +123,8 @@ void tensor_row(const intflash_tensor& tensor, intflash_dtype dtype, std::int64_
         row[c] = block_element(blocks + c / kBlockElements * bytes, dtype, c % kBlockElements);
       return;
     }
+    case INTFLASH_BOOL:
+      return;  // masks only; make_problem refuses it for tensors
   }
 }
 
@@ -154,6 +156,7 @@ void store_element(const intflash_tensor& tensor, intflash_dtype dtype, std::int
     case INTFLASH_INT8:
     case INTFLASH_Q8_0:
     case INTFLASH_Q4_0:
+    case INTFLASH_BOOL:
       return;  // inputs only; make_problem refuses them for out
   }
 }

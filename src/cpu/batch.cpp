@@ -11,6 +11,7 @@
 #include "core/float_state.h"
 #include "core/rope.h"
 #include "core/score_bias.h"
+#include "core/structs.h"
 #include "engine/score_range.h"
 
 namespace intflash::internal {
@@ -27,7 +28,7 @@ struct RequestMaker {
 
 void make_request(const void* user, std::int64_t index, Request& request) {
   const RequestMaker& maker = *static_cast<const RequestMaker*>(user);
-  const intflash_request& given = maker.desc.requests[index];
+  const intflash_request given = element_of(maker.desc.requests, maker.desc.request_size, index);
   request.mask.query_len = given.query_len;
   request.mask.kv_begin = given.first_key_position;
   request.mask.kv_len = given.kv_len;
@@ -68,7 +69,7 @@ HeadVectors centers(const float* data, std::int64_t dim) { return {data, 0, dim}
 
 Attention attention_of(const BatchRun& run) {
   const intflash_batch_plan& plan = *run.plan;
-  const intflash_batch_args& args = *run.args;
+  const intflash_batch_args& args = run.args;
   const intflash_cache& cache = *run.cache;
   Attention attention{};
   attention.schedule = &plan.schedule;
@@ -87,7 +88,9 @@ Attention attention_of(const BatchRun& run) {
   attention.sinks = args.sinks;
   attention.alibi_slopes = args.alibi_slopes;
   attention.additive_masks = args.additive_masks;
+  attention.additive_mask_size = args.additive_mask_size;
   attention.bit_masks = args.bit_masks;
+  attention.bit_mask_size = args.bit_mask_size;
   attention.mask_stride = 1;
   attention.rotate = plan.rotate;
   attention.rope = args.rope;
@@ -101,7 +104,7 @@ Attention attention_of(const BatchRun& run) {
 }
 
 ScoreRange score_range(const BatchRun& run) {
-  const double turned = run.args->rope.cos == nullptr ? 1.0 : 2.0 * static_cast<double>(kMaxRope);
+  const double turned = run.args.rope.cos == nullptr ? 1.0 : 2.0 * static_cast<double>(kMaxRope);
   return {largest_of(run.query_tensor(), run.query) * turned, run.cache->largest_key_magnitude(),
           static_cast<double>(run.plan->largest_softmax_scale), run.plan->page.head_dim,
           run.plan->rotate};
@@ -117,7 +120,7 @@ std::int64_t request_of(const intflash_batch_plan& plan, std::int64_t query) {
 
 // Looks for NaN and +infinity in a scan task's share of the additive masks.
 void scan_masks(BatchRun& run, std::int64_t task) {
-  if (run.args->additive_masks == nullptr) return;
+  if (run.args.additive_masks == nullptr) return;
   const intflash_batch_plan& plan = *run.plan;
   const std::int64_t tasks = num_scans(plan);
   const std::int64_t end = plan.schedule.num_queries * (task + 1) / tasks;
@@ -141,7 +144,7 @@ intflash_status report_bad_masks(const BatchRun& run) {
 
 bool was_cancelled(BatchRun& run) {
   if (run.cancelled.load(std::memory_order_relaxed) != 0) return true;
-  if (run.args->should_cancel == nullptr || run.args->should_cancel(run.args->cancel_user) == 0)
+  if (run.args.should_cancel == nullptr || run.args.should_cancel(run.args.cancel_user) == 0)
     return false;
   run.cancelled.store(1, std::memory_order_relaxed);
   return true;
@@ -176,6 +179,7 @@ intflash_batch_plan* make_batch_plan(const intflash_context& context, const intf
   batch.make_request = make_request;
   batch.user = &maker;
   batch.shared_prefixes = desc.shared_prefixes;
+  batch.shared_prefix_size = desc.shared_prefix_size;
   batch.num_shared_prefixes = desc.num_shared_prefixes;
   batch.page_size = plan.page.page_size;
   if (!make_schedule(context, batch, plan.schedule)) {
@@ -200,17 +204,18 @@ BatchRun& begin_run(const intflash_batch_plan& plan, const intflash_cache& cache
   BatchRun& run = *new (workspace) BatchRun{};
   run.plan = &plan;
   run.cache = &cache;
-  run.args = &args;
+  run.args = args;
   run.workspace = static_cast<char*>(workspace);
   reset_scan(run.query);
   run.first_bad_bias.store(INT64_MAX, std::memory_order_relaxed);
   run.attention = attention_of(run);
+  run.mark = run_mark(&plan);
   return run;
 }
 
 ScannedTensor BatchRun::query_tensor() const {
   return {"query",
-          args->query,
+          args.query,
           plan->query_dtype,
           1,
           plan->num_query_heads,

@@ -59,14 +59,22 @@ intflash_batch_plan* make_batch_plan(const intflash_context& context, const intf
                                      const intflash_batch_desc& desc);
 void free_batch_plan(intflash_batch_plan& plan);
 
+// What the workspace of a run of plan that was begun, and has not ended, begins with.
+inline std::uint64_t run_mark(const intflash_batch_plan* plan) {
+  constexpr std::uint64_t kBatchRun = 0x6e75726863746162;  // "batchrun"
+  return kBatchRun ^ reinterpret_cast<std::uintptr_t>(plan);
+}
+
 // At the start of the workspace.
 struct BatchRun {
+  std::uint64_t mark;
   const intflash_batch_plan* plan;
   const intflash_cache* cache;
-  const intflash_batch_args* args;
+  intflash_batch_args args;
   char* workspace;
   TensorScan query;
   std::atomic<std::int64_t> next_task;
+  std::atomic<std::int64_t> tasks_run;  // by the caller
   std::atomic<std::int32_t> cancelled;
   std::atomic<std::int64_t> first_bad_bias;  // lowest query of the batch whose mask is bad
   Attention attention;

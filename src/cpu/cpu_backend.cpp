@@ -43,7 +43,9 @@ Attention attention_of(const Call& call) {
   attention.sinks = args.sinks;
   attention.alibi_slopes = args.alibi_slopes;
   attention.additive_masks = &args.additive_mask;
+  attention.additive_mask_size = sizeof args.additive_mask;
   attention.bit_masks = &args.bit_mask;
+  attention.bit_mask_size = sizeof args.bit_mask;
   if (args.additive_mask.data != nullptr) {
     attention.plain_keys = call.plain_keys(0);
     attention.plain_keys_stride = args.additive_mask.stride_batch == 0 ? 0 : p.query_len;

@@ -56,7 +56,9 @@ struct Attention {
   const float* sinks;  // [num_query_heads]; nullptr = none
   const float* alibi_slopes;
   const intflash_additive_mask* additive_masks;  // nullptr = none
+  std::uint32_t additive_mask_size;              // bytes of one, as the caller knows it
   const intflash_bit_mask* bit_masks;            // nullptr = none
+  std::uint32_t bit_mask_size;
   std::int64_t mask_stride;                      // 0: all requests have the first of the masks
   const KeyRange* plain_keys;                    // of the additive masks; nullptr = not known
   std::int64_t plain_keys_stride;                // from request to request

@@ -42,6 +42,13 @@ intflash_status check_states(std::int64_t num_states, const float* const* outs,
       return fail(INTFLASH_INVALID_ARGUMENT, "outs[%lld], lses[%lld]: must not be NULL",
                   static_cast<i64>(i), static_cast<i64>(i));
     }
+    for (const float* state : {outs[i], lses[i]}) {
+      if (reinterpret_cast<std::uintptr_t>(state) % alignof(float) == 0) continue;
+      return fail(INTFLASH_INVALID_ARGUMENT,
+                  "outs[%lld] = %p, lses[%lld] = %p: must be multiples of %zu", static_cast<i64>(i),
+                  static_cast<const void*>(outs[i]), static_cast<i64>(i),
+                  static_cast<const void*>(lses[i]), alignof(float));
+    }
     for (std::int64_t r = 0; r < rows; ++r) {
       if (lses[i][r] < std::numeric_limits<float>::infinity()) continue;
       return fail(INTFLASH_NONFINITE_INPUT, "lses[%lld][%lld] = %g: must be finite, or -infinity",
@@ -98,12 +105,19 @@ extern "C" intflash_status intflash_merge_states(int64_t num_states, const float
                                                  const float* const* lses, int64_t rows,
                                                  int64_t dim, float* out, float* lse) {
   using namespace intflash::internal;
-  intflash_status status = check_extent("num_states", num_states, 1);
+  intflash_status status = check_extent("num_states", num_states, 0);
   if (status == INTFLASH_OK) status = check_extent("rows", rows, 0);
   if (status == INTFLASH_OK) status = check_extent("dim", dim, 1);
   if (status != INTFLASH_OK) return status;
-  if (outs == nullptr || lses == nullptr || out == nullptr || lse == nullptr)
+  if (rows == 0) return INTFLASH_OK;
+  const bool has_states = outs != nullptr && lses != nullptr;
+  if ((num_states > 0 && !has_states) || out == nullptr || lse == nullptr)
     return fail(INTFLASH_INVALID_ARGUMENT, "outs, lses, out and lse: must not be NULL");
+  status = check_pointer("outs", outs);
+  if (status == INTFLASH_OK) status = check_pointer("lses", lses);
+  if (status == INTFLASH_OK) status = check_pointer("out", out);
+  if (status == INTFLASH_OK) status = check_pointer("lse", lse);
+  if (status != INTFLASH_OK) return status;
   status = check_states(num_states, outs, lses, rows);
   if (status != INTFLASH_OK) return status;
   const FloatState float_state;

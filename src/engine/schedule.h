@@ -158,6 +158,7 @@ struct Batch {
   void (*make_request)(const void* user, std::int64_t index, Request& request);
   const void* user;
   const intflash_shared_prefix* shared_prefixes;  // checked
+  std::uint32_t shared_prefix_size;
   std::int64_t num_shared_prefixes;
   std::int64_t page_size;
 };

@@ -5,9 +5,14 @@
 #include <algorithm>
 
 #include "core/checks.h"
+#include "core/structs.h"
 
 namespace intflash::internal {
 namespace {
+
+intflash_shared_prefix prefix_at(const intflash_batch_desc& desc, std::int64_t index) {
+  return element_of(desc.shared_prefixes, desc.shared_prefix_size, index);
+}
 
 std::int64_t end_request(const intflash_shared_prefix& prefix) {
   return prefix.first_request + prefix.num_requests;
@@ -35,7 +40,7 @@ class Enclosing {
 };
 
 intflash_status check_members(const intflash_batch_desc& desc, std::int64_t index) {
-  const intflash_shared_prefix& prefix = desc.shared_prefixes[index];
+  const intflash_shared_prefix prefix = prefix_at(desc, index);
   if (prefix.first_request < 0 || prefix.num_requests < 1 ||
       prefix.first_request > desc.num_requests - prefix.num_requests) {
     return fail(
@@ -49,9 +54,12 @@ intflash_status check_members(const intflash_batch_desc& desc, std::int64_t inde
     return fail(INTFLASH_BAD_SHAPE, "shared_prefixes[%lld].prefix_len = %lld: must be at least 0",
                 static_cast<i64>(index), static_cast<i64>(prefix.prefix_len));
   }
-  const intflash_request& first = desc.requests[prefix.first_request];
+  const auto request_at = [&](std::int64_t r) {
+    return element_of(desc.requests, desc.request_size, r);
+  };
+  const intflash_request first = request_at(prefix.first_request);
   for (std::int64_t r = prefix.first_request; r < end_request(prefix); ++r) {
-    const intflash_request& request = desc.requests[r];
+    const intflash_request request = request_at(r);
     if (prefix.prefix_len > request.kv_len) {
       return fail(
           INTFLASH_BAD_SHAPE,
@@ -72,10 +80,10 @@ intflash_status check_members(const intflash_batch_desc& desc, std::int64_t inde
 }
 
 // Against the one that encloses it.
-intflash_status check_nesting(const intflash_shared_prefix* prefixes, std::int64_t index,
+intflash_status check_nesting(const intflash_batch_desc& desc, std::int64_t index,
                               std::int64_t outer_index) {
-  const intflash_shared_prefix& prefix = prefixes[index];
-  const intflash_shared_prefix& outer = prefixes[outer_index];
+  const intflash_shared_prefix prefix = prefix_at(desc, index);
+  const intflash_shared_prefix outer = prefix_at(desc, outer_index);
   if (end_request(prefix) <= end_request(outer) && prefix.prefix_len > outer.prefix_len)
     return INTFLASH_OK;
   return fail(
@@ -92,28 +100,27 @@ intflash_status check_nesting(const intflash_shared_prefix* prefixes, std::int64
 }  // namespace
 
 intflash_status check_shared_prefixes(const intflash_batch_desc& desc) {
-  const intflash_status extent = check_extent("num_shared_prefixes", desc.num_shared_prefixes, 0);
-  if (extent != INTFLASH_OK) return extent;
-  const intflash_shared_prefix* prefixes = desc.shared_prefixes;
-  if (prefixes == nullptr && desc.num_shared_prefixes > 0) {
-    return fail(INTFLASH_INVALID_ARGUMENT,
-                "shared_prefixes = NULL: must point to num_shared_prefixes of them");
-  }
+  intflash_status status = check_extent("num_shared_prefixes", desc.num_shared_prefixes, 0);
+  if (status == INTFLASH_OK)
+    status = check_elements("shared_prefixes", "intflash_shared_prefix", desc.shared_prefixes,
+                            desc.num_shared_prefixes, desc.shared_prefix_size);
+  if (status != INTFLASH_OK) return status;
   Enclosing<std::int64_t> enclosing;
   for (std::int64_t i = 0; i < desc.num_shared_prefixes; ++i) {
-    intflash_status status = check_members(desc, i);
+    status = check_members(desc, i);
     if (status != INTFLASH_OK) return status;
-    const std::int64_t first = prefixes[i].first_request;
-    if (i > 0 && first < prefixes[i - 1].first_request) {
+    const intflash_shared_prefix prefix = prefix_at(desc, i);
+    const std::int64_t first = prefix.first_request;
+    const std::int64_t least = i > 0 ? prefix_at(desc, i - 1).first_request : 0;
+    if (first < least) {
       return fail(
           INTFLASH_INVALID_ARGUMENT,
           "shared_prefixes[%lld].first_request = %lld: must be at least %lld, as that of the "
           "one before it",
-          static_cast<i64>(i), static_cast<i64>(first),
-          static_cast<i64>(prefixes[i - 1].first_request));
+          static_cast<i64>(i), static_cast<i64>(first), static_cast<i64>(least));
     }
     enclosing.leave(first);
-    if (enclosing.depth() > 0) status = check_nesting(prefixes, i, enclosing.innermost());
+    if (enclosing.depth() > 0) status = check_nesting(desc, i, enclosing.innermost());
     if (status != INTFLASH_OK) return status;
     if (enclosing.depth() == INTFLASH_MAX_PREFIX_LEVELS) {
       return fail(INTFLASH_INVALID_ARGUMENT,
@@ -121,7 +128,7 @@ intflash_status check_shared_prefixes(const intflash_batch_desc& desc) {
                   "INTFLASH_MAX_PREFIX_LEVELS = %d",
                   static_cast<i64>(i), enclosing.depth(), INTFLASH_MAX_PREFIX_LEVELS);
     }
-    enclosing.enter(i, end_request(prefixes[i]));
+    enclosing.enter(i, end_request(prefix));
   }
   return INTFLASH_OK;
 }
@@ -153,7 +160,8 @@ std::int64_t make_shared_sections(const Batch& batch, Request* requests, Section
   std::int64_t count = 0;
   Enclosing<KeyRange> enclosing;
   for (std::int64_t i = 0; i < batch.num_shared_prefixes; ++i) {
-    const intflash_shared_prefix& prefix = batch.shared_prefixes[i];
+    const intflash_shared_prefix prefix =
+        element_of(batch.shared_prefixes, batch.shared_prefix_size, i);
     enclosing.leave(prefix.first_request);
     const KeyRange keys = {enclosing.depth() > 0 ? enclosing.innermost().end : 0,
                            prefix.prefix_len / unit * unit};

@@ -18,7 +18,6 @@ struct intflash_context {
   void* (*allocate)(void* user, std::size_t bytes, std::size_t alignment);
   void (*deallocate)(void* user, void* pointer);
   void* allocator_user;
-  std::int64_t l1_bytes;
   std::int64_t l2_bytes;
   char port_reason[512];
 };

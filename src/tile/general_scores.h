@@ -42,8 +42,9 @@ const float* mask_elements(const BiasRow& row, std::int64_t first_key, float* bu
     __builtin_memcpy(static_cast<char*>(whole) + bytes(begin - first_key), elements, bytes(count));
     elements = whole;
   }
-  if (row.dtype == Dtype::kF16)
-    Ops::widen_halves(static_cast<const std::uint16_t*>(elements), kScoreBlock, buffer);
+  // A mask of bytes adds nothing: its factor is 0.
+  if (row.dtype == Dtype::kF16 || row.dtype == Dtype::kBf16)
+    widen_row<Ops>(elements, row.dtype, kScoreBlock, buffer);
   return buffer;
 }
 

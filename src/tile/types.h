@@ -32,7 +32,15 @@ constexpr int kValueWeightOne = 256;  // 2^-value_log2 = 1 in the row sum
 // denormal.
 constexpr float kTinyMagnitude = 0x1p-100f;
 
-enum class Dtype : std::int32_t { kF32 = 1, kF16 = 2, kBf16 = 3, kInt8 = 4, kQ8_0 = 5, kQ4_0 = 6 };
+enum class Dtype : std::int32_t {
+  kF32 = 1,
+  kF16 = 2,
+  kBf16 = 3,
+  kInt8 = 4,
+  kQ8_0 = 5,
+  kQ4_0 = 6,
+  kBool = 7
+};
 
 // 64 tokens of one kv head in page layout version 1.
 struct KvBlock {
@@ -88,7 +96,7 @@ struct AttentionState {
 // key|.
 struct BiasRow {
   const void* elements;     // of a mask, by key; nullptr = none
-  Dtype dtype;              // of elements: kF32 or kF16
+  Dtype dtype;              // of elements: kF32, kF16, kBf16 or kBool
   std::int64_t begin, end;  // positions of the keys that elements has
   float factor;
   float slope;

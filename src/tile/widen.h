@@ -64,6 +64,7 @@ INTFLASH_INLINE std::int64_t bytes_of(Dtype dtype, std::int64_t elements) {
     case Dtype::kBf16:
       return elements * 2;
     case Dtype::kInt8:
+    case Dtype::kBool:
       break;
     case Dtype::kQ8_0:
       return elements / kGgmlBlock * kQ8_0BlockBytes;
@@ -104,6 +105,7 @@ INTFLASH_INLINE const float* widen_row(const void* row, Dtype dtype, std::int64_
         widen_q4_0<Ops>(bytes + c / kGgmlBlock * kQ4_0BlockBytes, buffer + c);
       return buffer;
     case Dtype::kF32:
+    case Dtype::kBool:  // of masks, which are not widened
       break;
   }
   return static_cast<const float*>(row);

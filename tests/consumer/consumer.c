@@ -72,6 +72,7 @@ int main(void) {
   };
   const intflash_attend_desc desc = {
       .struct_size = sizeof desc,
+      .batch = 1,
       .num_query_heads = HEADS,
       .num_kv_heads = HEADS,
       .query_len = 1,
