@@ -24,6 +24,23 @@ extern "C" {
 typedef struct intflash_cache intflash_cache;
 typedef struct intflash_batch_plan intflash_batch_plan;
 
+// ---- Calls at the same time ----
+
+// What may be at work on one cache, on several threads or from a caller's function:
+//   call                               beside a change of it         beside calls that read it
+//   changes: append, copy_page,        INTFLASH_BUSY, and nothing    where these allow it
+//     sequence create, free, fork,     is done
+//     truncate, drop_before
+//   load                               takes pages as a change, and  yes
+//                                      waits for one at its end
+//   run and export by page numbers     of pages that it does not     yes
+//                                      write
+//   save, export, range and pages      no                            yes
+//     of sequences; cache_get_info
+//   plan, query_batch_support          yes                           yes
+//   destroy                            no                            no
+// A change beside a load never touches what is being loaded.
+
 // ---- The cache ----
 
 // What the operating system is advised of the pages that a cache allocates itself, from the default
@@ -124,9 +141,7 @@ typedef struct intflash_append_args {
 
 // Quantizes and packs the new tokens; what comes in ggml's blocks is widened first, and gets the
 // codes that its elements in f32 would get. NaN or infinity in any is an error that names request,
-// token and head, and nothing is appended. No two requests append to one page. Calls that change
-// one cache must not overlap in time: whichever finds another at work changes nothing, and returns
-// INTFLASH_INVALID_ARGUMENT.
+// token and head, and nothing is appended. No two requests append to one page.
 INTFLASH_API intflash_status intflash_cache_append(intflash_cache* cache,
                                                    const intflash_append_args* args);
 
@@ -145,8 +160,7 @@ INTFLASH_API intflash_status intflash_cache_export(
 
 // ---- Sequences: page tables that the cache keeps ----
 
-// A sequence is named by a number >= 0, which is used again after it is freed. Calls for one cache
-// must not overlap in time; of those that change it, the second is refused.
+// A sequence is named by a number >= 0, which is used again after it is freed.
 INTFLASH_API intflash_status intflash_sequence_create(intflash_cache* cache, int32_t* sequence);
 INTFLASH_API intflash_status intflash_sequence_free(intflash_cache* cache, int32_t sequence);
 // A second sequence with the same tokens. Full pages are shared from then on; a page that is not
@@ -196,6 +210,8 @@ INTFLASH_API intflash_status intflash_sequence_save(const intflash_cache* cache,
 // file's heads, dimensions, rotation and centres, and a page_size that divides its
 // first_key_position. INTFLASH_BAD_FILE names the byte offset of what is missing, damaged, or
 // different, and INTFLASH_POOL_EXHAUSTED the pages that are wanted; then the cache is as it was.
+// read may call the cache itself: pages are taken when the file says how many, which may be
+// INTFLASH_BUSY, and the sequence is there when all of it has been read.
 // Checksums find accidents, not forgery: of a forged file nothing is promised but that no memory
 // beyond the cache's is touched.
 INTFLASH_API intflash_status intflash_sequence_load(intflash_cache* cache, intflash_read_fn read,

@@ -56,7 +56,8 @@ typedef enum intflash_status INTFLASH_INT {
   INTFLASH_OUT_OF_MEMORY = 12,
   INTFLASH_POOL_EXHAUSTED = 13,  // a cache without enough free pages
   INTFLASH_CANCELLED = 14,       // the caller's should_cancel asked for it
-  INTFLASH_BAD_FILE = 15         // a saved sequence that is cut short, damaged, or of another cache
+  INTFLASH_BAD_FILE = 15,        // a saved sequence that is cut short, damaged, or of another cache
+  INTFLASH_BUSY = 16             // another call is changing the cache: nothing was done
 } intflash_status;
 
 typedef enum intflash_dtype INTFLASH_INT {

@@ -2,6 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The C entry points of batches: arguments -> plan -> run.
+#include <algorithm>
+#include <bit>
 #include <cstdint>
 #include <cstdio>
 #include <new>
@@ -171,6 +173,18 @@ intflash_status check_batch_pages(const intflash_batch_plan& plan, const intflas
   return status;
 }
 
+double largest_key(const intflash_batch_plan& plan, const intflash_cache& cache,
+                   const intflash_page_table& table) {
+  std::uint32_t largest = 0;
+  for (std::int64_t r = 0; r < plan.num_requests; ++r) {
+    const MaskRule& mask = plan.requests[r].mask;
+    largest =
+        std::max(largest, cache.largest_key_of(page_run(table, r, mask.kv_begin), mask.kv_len));
+  }
+  return static_cast<double>(std::bit_cast<float>(largest)) +
+         static_cast<double>(cache.largest_key_center);
+}
+
 }  // namespace
 
 extern "C" {
@@ -232,6 +246,7 @@ intflash_status intflash_batch_begin(const intflash_batch_plan* plan, const intf
   run->cache = cache;
   run->args = args;
   run->workspace = static_cast<char*>(workspace);
+  run->largest_key = largest_key(*plan, *cache, args->pages);
   reset_scan(run->query);
   run->first_bad_bias.store(INT64_MAX, std::memory_order_relaxed);
   return INTFLASH_OK;

@@ -17,7 +17,7 @@ namespace {
 // codes: room for 64 rows.
 void append_to_block(const Append& append, std::int8_t* codes, std::int64_t kv_head,
                      const WritableBlock& block, std::int64_t position, std::int32_t count,
-                     std::int64_t first) {
+                     std::int64_t first, std::atomic<std::uint32_t>& largest_key) {
   const intflash_cache& cache = append.cache;
   const PageLayout& layout = cache.layout;
   const KernelTable& kernels = append.kernels();
@@ -36,7 +36,7 @@ void append_to_block(const Append& append, std::int8_t* codes, std::int64_t kv_h
       quantize_tokens(kernels, append.args.key, append.args.key_dtype, 0, kv_head, first, count,
                       layout.head_dim, cache.key_center_of(kv_head), cache.rotate, key_stride,
                       codes, block.key_scale + begin, rope_rows(append.args.rope, position));
-  raise_to(append.cache.largest_key, magnitude);
+  raise_to(largest_key, magnitude);
   if (count == kBlockTokens) {
     kernels.pack_keys(codes, key_stride, static_cast<std::int32_t>(layout.head_dim),
                       block.key_codes, block.key_sum);
@@ -66,20 +66,31 @@ void append_head(const Append& append, std::int8_t* codes, std::int64_t request,
     const std::int64_t block_end = std::min(block_begin + kBlockTokens, end);
     const std::int64_t offset = block_begin - run.first_key_position;
     const std::int64_t page_size = append.cache.layout.page_size;
-    char* page = append.cache.page(run.page_ids[offset / page_size], kv_head);
-    const WritableBlock block =
-        writable_block(append.cache.layout, page, offset % page_size / kBlockTokens);
+    const std::int32_t id = run.page_ids[offset / page_size];
+    const WritableBlock block = writable_block(append.cache.layout, append.cache.page(id, kv_head),
+                                               offset % page_size / kBlockTokens);
     append_to_block(append, codes, kv_head, block, position,
                     static_cast<std::int32_t>(block_end - position),
-                    append.first_token(request) + position - kv_len);
+                    append.first_token(request) + position - kv_len, append.cache.largest_key[id]);
     position = block_end;
   }
+}
+
+// Pages that a request's tokens begin hold no key yet.
+void begin_pages(const Append& append, std::int64_t request, std::int64_t kv_len) {
+  const std::int64_t page_size = append.cache.layout.page_size;
+  const PageRun run = append.pages(request);
+  const std::int64_t offset = kv_len - run.first_key_position;
+  const std::int64_t end = offset + append.count(request);
+  for (std::int64_t i = (offset + page_size - 1) / page_size; i * page_size < end; ++i)
+    append.cache.largest_key[run.page_ids[i]].store(0, std::memory_order_relaxed);
 }
 
 // kv_len(request): the length before.
 template <class KvLen>
 void write_tokens(const Append& append, KvLen kv_len) {
   const intflash_cache& cache = append.cache;
+  for (std::int64_t r = 0; r < append.args.num_requests; ++r) begin_pages(append, r, kv_len(r));
   append.for_each_head([&](std::int32_t worker, std::int64_t request, std::int64_t kv_head) {
     append_head(append, cache.codes + worker * cache.code_bytes(), request, kv_head,
                 kv_len(request));

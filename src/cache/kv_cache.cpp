@@ -70,6 +70,9 @@ bool allocate_parts(intflash_cache& cache, const intflash_cache_options& options
   if (cache.references == nullptr) return false;
   cache.free_pages = static_cast<std::int32_t*>(allocate(ids));
   if (cache.free_pages == nullptr) return false;
+  cache.largest_key = static_cast<std::atomic<std::uint32_t>*>(
+      allocate(static_cast<std::size_t>(cache.num_pages) * sizeof *cache.largest_key));
+  if (cache.largest_key == nullptr) return false;
   cache.page_set = static_cast<std::uint64_t*>(
       allocate(static_cast<std::size_t>(PageSet::bytes(cache.num_pages))));
   if (cache.page_set == nullptr) return false;
@@ -98,9 +101,15 @@ bool allocate_parts(intflash_cache& cache, const intflash_cache_options& options
 
 intflash_status CacheChange::status() const {
   if (is_alone_) return INTFLASH_OK;
-  return fail(INTFLASH_INVALID_ARGUMENT,
+  return fail(INTFLASH_BUSY,
               "cache = %p: another call is changing it: such calls must not overlap in time",
               static_cast<void*>(&cache_));
+}
+
+void copy_page(intflash_cache& cache, std::int32_t from, std::int32_t to) {
+  std::memcpy(cache.page(to, 0), cache.page(from, 0), static_cast<std::size_t>(cache.page_bytes()));
+  cache.largest_key[to].store(cache.largest_key[from].load(std::memory_order_relaxed),
+                              std::memory_order_relaxed);
 }
 
 std::int64_t workers_for(const intflash_context& context, std::int64_t rows) {
@@ -169,6 +178,7 @@ intflash_status intflash_cache_create(intflash_context* context,
         std::max(created->largest_key_center, std::fabs(options->key_center[i]));
   // Page 0 is taken first.
   for (std::int64_t i = 0; i < created->num_pages; ++i) {
+    new (created->largest_key + i) std::atomic<std::uint32_t>(0);
     created->references[i] = 0;
     created->free_pages[i] = static_cast<std::int32_t>(created->num_pages - 1 - i);
   }
@@ -188,6 +198,7 @@ void intflash_cache_destroy(intflash_cache* cache) {
   cache->sequences.release(context);
   release(cache->references);
   release(cache->free_pages);
+  release(cache->largest_key);
   release(cache->page_set);
   release(cache->codes);
   release(cache->key_center);
@@ -224,9 +235,7 @@ intflash_status intflash_cache_copy_page(intflash_cache* cache, int32_t from, in
   if (status != INTFLASH_OK) return status;
   if (cache->references[to] > 0)
     return fail(INTFLASH_INVALID_ARGUMENT, "to = %d: a sequence holds that page", to);
-  if (from != to)
-    std::memcpy(cache->page(to, 0), cache->page(from, 0),
-                static_cast<std::size_t>(cache->page_bytes()));
+  if (from != to) copy_page(*cache, from, to);
   return INTFLASH_OK;
 }
 

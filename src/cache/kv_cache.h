@@ -6,8 +6,8 @@
 
 #include <algorithm>
 #include <atomic>
-#include <bit>
 #include <cstdint>
+#include <thread>
 
 #include "cache/growable.h"
 #include "cache/page.h"
@@ -17,7 +17,12 @@
 
 namespace intflash::internal {
 
-// A page table that the cache keeps. A free slot has kv_len -1.
+// What kv_len is of a slot that no caller's number names: of a free one, and of one whose tokens
+// are still being read.
+constexpr std::int64_t kFreeSlot = -1;
+constexpr std::int64_t kLoadingSlot = -2;
+
+// A page table that the cache keeps.
 struct Sequence {
   Growable<std::int32_t> pages;
   std::int64_t first_key_position = 0;
@@ -38,8 +43,9 @@ struct intflash_cache {
   float* key_center;    // [num_kv_heads][head_dim]; nullptr = zero
   float* value_center;  // [num_kv_heads][head_dim_v]
   float largest_key_center;
-  // Bits of the largest magnitude among keys, centred and rotated: only ever grows.
-  std::atomic<std::uint32_t> largest_key;
+  // [num_pages]: bits of the largest magnitude among a page's keys, centred and rotated. It grows
+  // until the page's first token is written anew.
+  std::atomic<std::uint32_t>* largest_key;
 
   // Of sequences: references per page, and a stack of the pages that have none.
   std::int32_t* references;
@@ -66,9 +72,13 @@ struct intflash_cache {
   const float* value_center_of(std::int64_t kv_head) const {
     return value_center == nullptr ? nullptr : value_center + kv_head * layout.head_dim_v;
   }
-  double largest_key_magnitude() const {
-    return static_cast<double>(std::bit_cast<float>(largest_key.load(std::memory_order_relaxed))) +
-           static_cast<double>(largest_key_center);
+  // Bits of the largest magnitude among keys in the pages that hold a run's tokens up to kv_len.
+  std::uint32_t largest_key_of(const intflash::internal::PageRun& run, std::int64_t kv_len) const {
+    const std::int64_t tokens = kv_len - run.first_key_position;
+    std::uint32_t largest = 0;
+    for (std::int64_t i = 0; i * layout.page_size < tokens; ++i)
+      largest = std::max(largest, largest_key[run.page_ids[i]].load(std::memory_order_relaxed));
+    return largest;
   }
   // 64 tokens of a request from position on (a multiple of 64).
   intflash::internal::KvBlock block(const intflash::internal::PageRun& run, std::int64_t kv_head,
@@ -81,11 +91,16 @@ struct intflash_cache {
 
 namespace intflash::internal {
 
-// Keeps other calls from changing a cache for as long as it lives; or finds that one does.
+// Keeps other calls from changing a cache for as long as it lives; or finds that one does, or waits
+// until none does.
 class CacheChange {
  public:
+  struct Waiting {};
   explicit CacheChange(intflash_cache& cache)
       : cache_(cache), is_alone_(!cache.is_changing.exchange(true, std::memory_order_acquire)) {}
+  CacheChange(intflash_cache& cache, Waiting) : cache_(cache), is_alone_(true) {
+    while (cache.is_changing.exchange(true, std::memory_order_acquire)) std::this_thread::yield();
+  }
   ~CacheChange() {
     if (is_alone_) cache_.is_changing.store(false, std::memory_order_release);
   }
@@ -110,6 +125,7 @@ intflash_status check_sequence(const intflash_cache& cache, std::int32_t sequenc
 // new ones. All or nothing.
 intflash_status extend_sequences(intflash_cache& cache, const std::int32_t* sequences,
                                  std::int64_t num_sequences, const std::int64_t* token_indptr);
+void copy_page(intflash_cache& cache, std::int32_t from, std::int32_t to);
 void shrink_sequence(intflash_cache& cache, Sequence& sequence, std::int64_t kv_len);
 
 // What the calls of these names do, within a change of the cache.

@@ -1,6 +1,7 @@
 // Copyright 2026 The intflash Authors
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 
@@ -193,16 +194,25 @@ const void* find_damage(const PageLayout& layout, const KvBlock& block, std::int
   return nullptr;
 }
 
-// Fills the pages of a sequence that has them; largest: of the key scales.
-intflash_status load_blocks(RecordReader& reader, intflash_cache& cache, const Sequence& sequence,
-                            char* page, float& largest) {
+// Notes what a loaded block's keys may be at most: 127 * scale, and what the scale's rounding may
+// have taken from it.
+void note_largest_key(const KvBlock& block, std::atomic<std::uint32_t>& largest_key) {
+  const float largest = *std::max_element(block.key_scale, block.key_scale + kBlockTokens);
+  raise_to(largest_key, std::bit_cast<std::uint32_t>(largest * 127.001f));
+}
+
+// Fills pages with tokens up to kv_len; page: room for a block of the file.
+intflash_status load_blocks(RecordReader& reader, intflash_cache& cache, const PageRun& run,
+                            std::int64_t kv_len, char* page) {
   const PageLayout layout = file_page(cache.layout);
   const KvBlock from = layout.block(page, 0);
-  for (std::int64_t position = sequence.first_key_position; position < sequence.kv_len;
+  for (std::int64_t position = run.first_key_position; position < kv_len;
        position += kBlockTokens) {
-    const std::int64_t tokens = std::min<std::int64_t>(kBlockTokens, sequence.kv_len - position);
-    const std::int64_t offset = position - sequence.first_key_position;
+    const std::int64_t tokens = std::min<std::int64_t>(kBlockTokens, kv_len - position);
+    const std::int64_t offset = position - run.first_key_position;
     const std::int64_t page_size = cache.layout.page_size;
+    const std::int32_t id = run.page_ids[offset / page_size];
+    if (offset % page_size == 0) cache.largest_key[id].store(0, std::memory_order_relaxed);
     for (std::int64_t h = 0; h < cache.num_kv_heads; ++h) {
       const intflash_status status = reader.get(page, layout.bytes());
       if (status != INTFLASH_OK) return status;
@@ -210,34 +220,53 @@ intflash_status load_blocks(RecordReader& reader, intflash_cache& cache, const S
         return fail(INTFLASH_BAD_FILE, "byte %lld: no such block of tokens is ever saved",
                     static_cast<i64>(reader.offset() + (static_cast<const char*>(damage) - page)));
       }
-      char* to = cache.page(sequence.pages[offset / page_size], h);
-      copy_block(layout, from, writable_block(cache.layout, to, offset % page_size / kBlockTokens));
-      largest = std::max(largest, *std::max_element(from.key_scale, from.key_scale + kBlockTokens));
+      copy_block(
+          layout, from,
+          writable_block(cache.layout, cache.page(id, h), offset % page_size / kBlockTokens));
+      note_largest_key(from, cache.largest_key[id]);
     }
   }
   return INTFLASH_OK;
 }
 
-// A sequence with room for the header's tokens, filled; where that fails, none.
-intflash_status load_tokens(RecordReader& reader, intflash_cache& cache, const FileHeader& header,
-                            char* page, std::int32_t& sequence) {
-  std::int32_t created = -1;
-  intflash_status status = create_sequence(cache, created);
+// Takes a slot, and pages for the header's tokens, which no other call touches until the slot is
+// given a length.
+intflash_status reserve_sequence(intflash_cache& cache, const FileHeader& header,
+                                 std::int32_t& slot, PageRun& run) {
+  const CacheChange change(cache);
+  intflash_status status = change.status();
+  if (status == INTFLASH_OK) status = create_sequence(cache, slot);
   if (status != INTFLASH_OK) return status;
-  Sequence& loaded = cache.sequences[created];
-  loaded.first_key_position = loaded.kv_len = header.first_key_position;
+  Sequence& reserved = cache.sequences[slot];
+  reserved.first_key_position = reserved.kv_len = header.first_key_position;
   const std::int64_t token_indptr[] = {0, header.kv_len - header.first_key_position};
-  float largest = 0;
-  status = extend_sequences(cache, &created, 1, token_indptr);
-  if (status == INTFLASH_OK) status = load_blocks(reader, cache, loaded, page, largest);
+  status = extend_sequences(cache, &slot, 1, token_indptr);
   if (status != INTFLASH_OK) {
-    free_sequence(cache, created);
+    free_sequence(cache, slot);
     return status;
   }
-  // 127 * scale, and what the scale's rounding may have taken from it.
-  const auto magnitude = std::bit_cast<std::uint32_t>(largest * 127.001f);
-  raise_to(cache.largest_key, magnitude);
-  sequence = created;
+  reserved.kv_len = kLoadingSlot;
+  run = {reserved.pages.data(), reserved.pages.size(), reserved.first_key_position};
+  return INTFLASH_OK;
+}
+
+// A new sequence of the header's tokens; where that fails, none. The caller's function is called
+// while nothing is held but the slot and its pages.
+intflash_status load_tokens(RecordReader& reader, intflash_cache& cache, const FileHeader& header,
+                            char* page, std::int32_t& sequence) {
+  std::int32_t slot = -1;
+  PageRun run{};
+  intflash_status status = reserve_sequence(cache, header, slot, run);
+  if (status != INTFLASH_OK) return status;
+  status = load_blocks(reader, cache, run, header.kv_len, page);
+  // What has been read cannot be read again: a change at work is waited for.
+  const CacheChange change(cache, CacheChange::Waiting{});
+  if (status != INTFLASH_OK) {
+    free_sequence(cache, slot);
+    return status;
+  }
+  cache.sequences[slot].kv_len = header.kv_len;
+  sequence = slot;
   return INTFLASH_OK;
 }
 
@@ -255,11 +284,9 @@ intflash_status intflash_sequence_load(intflash_cache* cache, intflash_read_fn r
                 static_cast<void*>(cache), read == nullptr ? "NULL" : "given",
                 static_cast<void*>(sequence));
   }
-  const CacheChange change(*cache);
-  intflash_status status = change.status();
   RecordReader reader(read, user);
   FileHeader header{};
-  if (status == INTFLASH_OK) status = load_header(reader, *cache, header);
+  intflash_status status = load_header(reader, *cache, header);
   if (status == INTFLASH_OK)
     status = check_centers(reader, "key_center", (header.centers & kKeyCenter) != 0,
                            cache->key_center, cache->num_kv_heads, cache->layout.head_dim);

@@ -1,11 +1,7 @@
 // Copyright 2026 The intflash Authors
 // SPDX-License-Identifier: Apache-2.0
 #include "cache/kv_cache.h"
-
 #include "core/checks.h"
-
-#include <algorithm>
-#include <cstring>
 
 namespace intflash::internal {
 namespace {
@@ -94,8 +90,7 @@ intflash_status extend_sequences(intflash_cache& cache, const std::int32_t* sequ
         cache.references[sequence.pages.back()] > 1) {
       std::int32_t& last = sequence.pages.back();
       const std::int32_t copy = take_page(cache);
-      std::memcpy(cache.page(copy, 0), cache.page(last, 0),
-                  static_cast<std::size_t>(cache.page_bytes()));
+      copy_page(cache, last, copy);
       release_page(cache, last);
       last = copy;
     }
@@ -117,7 +112,7 @@ void shrink_sequence(intflash_cache& cache, Sequence& sequence, std::int64_t kv_
 
 intflash_status create_sequence(intflash_cache& cache, std::int32_t& sequence) {
   std::int32_t slot = 0;
-  while (slot < cache.sequences.size() && cache.sequences[slot].kv_len >= 0) ++slot;
+  while (slot < cache.sequences.size() && cache.sequences[slot].kv_len != kFreeSlot) ++slot;
   if (slot == cache.sequences.size()) {
     if (slot == INT32_MAX || !cache.sequences.reserve(*cache.context, slot + 1)) {
       return fail(INTFLASH_OUT_OF_MEMORY, "no memory for %lld sequences",
@@ -135,7 +130,7 @@ void free_sequence(intflash_cache& cache, std::int32_t sequence) {
   Sequence& freed = cache.sequences[sequence];
   shrink_sequence(cache, freed, freed.first_key_position);
   freed.pages.release(*cache.context);
-  freed.kv_len = -1;
+  freed.kv_len = kFreeSlot;
   --cache.num_sequences;
 }
 

@@ -290,7 +290,7 @@ void merge_tile(const BatchRun& run, const BatchMerge& merge, const Worker& work
 
 ScoreRange score_range(const BatchRun& run) {
   const double turned = run.args->rope.cos == nullptr ? 1.0 : 2.0 * static_cast<double>(kMaxRope);
-  return {largest_of(run.query_tensor(), run.query) * turned, run.cache->largest_key_magnitude(),
+  return {largest_of(run.query_tensor(), run.query) * turned, run.largest_key,
           static_cast<double>(run.plan->largest_softmax_scale), run.plan->page.head_dim,
           run.plan->rotate};
 }

@@ -24,6 +24,7 @@ struct BatchRun {
   const intflash_cache* cache;
   const intflash_batch_args* args;
   char* workspace;
+  double largest_key;  // magnitude, in the pages that are read, before or after centring
   TensorScan query;
   std::atomic<std::int64_t> next_task;
   std::atomic<std::int32_t> cancelled;
