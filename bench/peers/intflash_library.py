@@ -115,6 +115,8 @@ class CacheOptions(ctypes.Structure):
         ("rotate", c_int32),
         ("huge_pages", c_int),
         ("numa", c_int),
+        ("num_layers", c_int64),
+        ("layer_arenas", c_void_p),
     ]
 
 
@@ -145,6 +147,8 @@ class AppendArgs(ctypes.Structure):
         ("key", Tensor),
         ("value", Tensor),
         ("rope", Rope),
+        ("layer", c_int64),
+        ("slots", c_void_p),
     ]
 
 
@@ -189,6 +193,8 @@ class BatchArgs(ctypes.Structure):
         ("alibi_slopes", c_void_p),
         ("additive_masks", POINTER(AdditiveMask)),
         ("bit_masks", POINTER(BitMask)),
+        ("layer", c_int64),
+        ("sequences", c_void_p),
     ]
 
 

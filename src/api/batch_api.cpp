@@ -154,35 +154,69 @@ intflash_status check_batch_args(const intflash_batch_plan& plan, const intflash
   for (std::int64_t r = 0; status == INTFLASH_OK && r < plan.num_requests; ++r)
     status = check_rope_positions(args->rope, r, first_position(plan.requests[r]),
                                   plan.requests[r].mask.kv_len);
-  if (status == INTFLASH_OK) status = check_masks(plan, *args);
-  if (status == INTFLASH_OK) status = check_page_table(args->pages, plan.num_requests);
+  return status == INTFLASH_OK ? check_masks(plan, *args) : status;
+}
+
+intflash_status check_pages_of_tables(const intflash_batch_plan& plan, const intflash_cache& cache,
+                                      const intflash_batch_args& args, char* workspace) {
+  intflash_status status = check_page_table(args.pages, plan.num_requests);
+  const PageSet seen{reinterpret_cast<std::uint64_t*>(workspace + plan.layout.page_set_offset)};
+  for (std::int64_t r = 0; status == INTFLASH_OK && r < plan.num_requests; ++r) {
+    const MaskRule& mask = plan.requests[r].mask;
+    status = check_pages(cache, r, batch_pages(cache, args, r, mask.kv_begin), mask.kv_len, seen);
+  }
   return status;
 }
 
-intflash_status check_batch_pages(const intflash_batch_plan& plan, const intflash_cache& cache,
-                                  const intflash_page_table& table, char* workspace) {
-  const PageSet seen{reinterpret_cast<std::uint64_t*>(workspace + plan.layout.page_set_offset)};
-  intflash_status status = INTFLASH_OK;
-  for (std::int64_t r = 0; status == INTFLASH_OK && r < plan.num_requests; ++r) {
-    const MaskRule& mask = plan.requests[r].mask;
-    status = check_pages(cache, r, page_run(table, r, mask.kv_begin), mask.kv_len, seen);
+// Sequences in place of tables: what the plan says of them, they are.
+intflash_status check_batch_sequences(const intflash_batch_plan& plan, const intflash_cache& cache,
+                                      const intflash_batch_args& args) {
+  if (args.pages.page_indptr != nullptr || args.pages.page_ids != nullptr) {
+    return fail(INTFLASH_INVALID_ARGUMENT,
+                "pages and sequences = %p: exactly one of both must be given",
+                static_cast<const void*>(args.sequences));
   }
+  for (std::int64_t r = 0; r < plan.num_requests; ++r) {
+    const intflash_status status = check_sequence(cache, args.sequences[r]);
+    if (status != INTFLASH_OK) return status;
+    const Sequence& sequence = cache.sequences[args.sequences[r]];
+    const MaskRule& mask = plan.requests[r].mask;
+    if (sequence.length(args.layer) == mask.kv_len && sequence.first_key_position == mask.kv_begin)
+      continue;
+    return fail(
+        INTFLASH_BAD_SHAPE,
+        "sequences[%lld] = %d: positions %lld ... %lld in layer %lld: the plan's request has "
+        "%lld ... %lld",
+        static_cast<i64>(r), args.sequences[r], static_cast<i64>(sequence.first_key_position),
+        static_cast<i64>(sequence.length(args.layer)), static_cast<i64>(args.layer),
+        static_cast<i64>(mask.kv_begin), static_cast<i64>(mask.kv_len));
+  }
+  return INTFLASH_OK;
+}
+
+intflash_status check_batch_pages(const intflash_batch_plan& plan, const intflash_cache& cache,
+                                  const intflash_batch_args& args, char* workspace) {
+  intflash_status status = check_layer(cache, args.layer);
+  if (status == INTFLASH_OK)
+    status = args.sequences == nullptr ? check_pages_of_tables(plan, cache, args, workspace)
+                                       : check_batch_sequences(plan, cache, args);
   for (std::int64_t s = 0; status == INTFLASH_OK && s < plan.num_sections; ++s) {
-    if (plan.sections[s].is_shared) status = check_shared_pages(plan, plan.sections[s], table);
+    if (plan.sections[s].is_shared)
+      status = check_shared_pages(plan, plan.sections[s], cache, args);
   }
   return status;
 }
 
 double largest_key(const intflash_batch_plan& plan, const intflash_cache& cache,
-                   const intflash_page_table& table) {
+                   const intflash_batch_args& args) {
   std::uint32_t largest = 0;
   for (std::int64_t r = 0; r < plan.num_requests; ++r) {
     const MaskRule& mask = plan.requests[r].mask;
-    largest =
-        std::max(largest, cache.largest_key_of(page_run(table, r, mask.kv_begin), mask.kv_len));
+    largest = std::max(
+        largest, cache.largest_key_of(batch_pages(cache, args, r, mask.kv_begin), mask.kv_len));
   }
   return static_cast<double>(std::bit_cast<float>(largest)) +
-         static_cast<double>(cache.largest_key_center);
+         static_cast<double>(cache.layers[args.layer].largest_key_center);
 }
 
 }  // namespace
@@ -239,14 +273,14 @@ intflash_status intflash_batch_begin(const intflash_batch_plan* plan, const intf
                 "workspace = %p of %zu bytes: must be %zu bytes at a multiple of %zu", workspace,
                 workspace_bytes, intflash_batch_workspace_bytes(plan), kAlignment);
   }
-  status = check_batch_pages(*plan, *cache, args->pages, static_cast<char*>(workspace));
+  status = check_batch_pages(*plan, *cache, *args, static_cast<char*>(workspace));
   if (status != INTFLASH_OK) return status;
   BatchRun* run = new (workspace) BatchRun{};
   run->plan = plan;
   run->cache = cache;
   run->args = args;
   run->workspace = static_cast<char*>(workspace);
-  run->largest_key = largest_key(*plan, *cache, args->pages);
+  run->largest_key = largest_key(*plan, *cache, *args);
   reset_scan(run->query);
   run->first_bad_bias.store(INT64_MAX, std::memory_order_relaxed);
   return INTFLASH_OK;

@@ -81,7 +81,8 @@ intflash_status check_shape(const FileHeader& header, const intflash_cache& cach
       {"num_kv_heads", offsetof(FileHeader, num_kv_heads), header.num_kv_heads, cache.num_kv_heads},
       {"head_dim", offsetof(FileHeader, head_dim), header.head_dim, cache.layout.head_dim},
       {"head_dim_v", offsetof(FileHeader, head_dim_v), header.head_dim_v, cache.layout.head_dim_v},
-      {"rotate", offsetof(FileHeader, rotate), header.rotate, cache.rotate ? 1 : 0}};
+      {"rotate", offsetof(FileHeader, rotate), header.rotate, cache.rotate ? 1 : 0},
+      {"num_layers", offsetof(FileHeader, num_layers), header.num_layers, cache.num_layers}};
   for (const auto& field : fields) {
     if (field.in_file == field.in_cache) continue;
     return fail(INTFLASH_BAD_FILE, "byte %zu: %s = %lld in the file, %lld in the cache",
@@ -127,10 +128,10 @@ intflash_status load_header(RecordReader& reader, const intflash_cache& cache, F
 }
 
 // Centres that are absent, in the file or in the cache, are zeros.
-intflash_status check_centers(RecordReader& reader, const char* name, bool in_file,
-                              const float* center, std::int64_t heads, std::int64_t dim) {
+intflash_status check_centers(RecordReader& reader, const intflash_cache& cache, const char* name,
+                              bool in_file, const float* center, std::int64_t dim) {
   float saved[kMaxHeadDim] = {};
-  for (std::int64_t h = 0; h < heads; ++h) {
+  for (std::int64_t h = 0; h < cache.num_layers * cache.num_kv_heads; ++h) {
     if (in_file) {
       const intflash_status status = reader.get(saved, dim * 4);
       if (status != INTFLASH_OK) return status;
@@ -139,11 +140,12 @@ intflash_status check_centers(RecordReader& reader, const char* name, bool in_fi
       const float own = center == nullptr ? 0.0f : center[h * dim + c];
       if (saved[c] == own) continue;
       return fail(INTFLASH_BAD_FILE,
-                  "byte %lld: %s[head %lld][%lld] = %g in the file, %g in the cache",
+                  "byte %lld: %s[layer %lld][head %lld][%lld] = %g in the file, %g in the cache",
                   static_cast<i64>(in_file ? reader.offset() + c * 4
                                            : static_cast<i64>(offsetof(FileHeader, centers))),
-                  name, static_cast<i64>(h), static_cast<i64>(c), static_cast<double>(saved[c]),
-                  static_cast<double>(own));
+                  name, static_cast<i64>(h / cache.num_kv_heads),
+                  static_cast<i64>(h % cache.num_kv_heads), static_cast<i64>(c),
+                  static_cast<double>(saved[c]), static_cast<double>(own));
     }
   }
   return INTFLASH_OK;
@@ -212,18 +214,21 @@ intflash_status load_blocks(RecordReader& reader, intflash_cache& cache, const P
     const std::int64_t offset = position - run.first_key_position;
     const std::int64_t page_size = cache.layout.page_size;
     const std::int32_t id = run.page_ids[offset / page_size];
-    if (offset % page_size == 0) cache.largest_key[id].store(0, std::memory_order_relaxed);
-    for (std::int64_t h = 0; h < cache.num_kv_heads; ++h) {
+    for (std::int64_t h = 0; h < cache.num_layers * cache.num_kv_heads; ++h) {
+      const std::int64_t layer = h / cache.num_kv_heads;
+      const std::int64_t kv_head = h % cache.num_kv_heads;
+      std::atomic<std::uint32_t>& largest_key = cache.layers[layer].largest_key[id];
+      if (offset % page_size == 0 && kv_head == 0) largest_key.store(0, std::memory_order_relaxed);
       const intflash_status status = reader.get(page, layout.bytes());
       if (status != INTFLASH_OK) return status;
       if (const void* damage = find_damage(layout, from, tokens)) {
         return fail(INTFLASH_BAD_FILE, "byte %lld: no such block of tokens is ever saved",
                     static_cast<i64>(reader.offset() + (static_cast<const char*>(damage) - page)));
       }
-      copy_block(
-          layout, from,
-          writable_block(cache.layout, cache.page(id, h), offset % page_size / kBlockTokens));
-      note_largest_key(from, cache.largest_key[id]);
+      copy_block(layout, from,
+                 writable_block(cache.layout, cache.page(layer, id, kv_head),
+                                offset % page_size / kBlockTokens));
+      note_largest_key(from, largest_key);
     }
   }
   return INTFLASH_OK;
@@ -245,8 +250,10 @@ intflash_status reserve_sequence(intflash_cache& cache, const FileHeader& header
     free_sequence(cache, slot);
     return status;
   }
+  for (std::int64_t layer = 1; layer < cache.num_layers; ++layer)
+    reserved.length(layer) = header.kv_len;
   reserved.kv_len = kLoadingSlot;
-  run = {reserved.pages.data(), reserved.pages.size(), reserved.first_key_position};
+  run = reserved.run(0);
   return INTFLASH_OK;
 }
 
@@ -288,11 +295,11 @@ intflash_status intflash_sequence_load(intflash_cache* cache, intflash_read_fn r
   FileHeader header{};
   intflash_status status = load_header(reader, *cache, header);
   if (status == INTFLASH_OK)
-    status = check_centers(reader, "key_center", (header.centers & kKeyCenter) != 0,
-                           cache->key_center, cache->num_kv_heads, cache->layout.head_dim);
+    status = check_centers(reader, *cache, "key_center", (header.centers & kKeyCenter) != 0,
+                           cache->key_center, cache->layout.head_dim);
   if (status == INTFLASH_OK)
-    status = check_centers(reader, "value_center", (header.centers & kValueCenter) != 0,
-                           cache->value_center, cache->num_kv_heads, cache->layout.head_dim_v);
+    status = check_centers(reader, *cache, "value_center", (header.centers & kValueCenter) != 0,
+                           cache->value_center, cache->layout.head_dim_v);
   if (status != INTFLASH_OK) return status;
   const intflash_context& context = *cache->context;
   const std::size_t bytes = static_cast<std::size_t>(file_page(cache->layout).bytes());

@@ -27,7 +27,7 @@ const BatchStage& stage_of(const intflash_batch_plan& plan, std::int32_t phase) 
 bool is_merge(std::int32_t phase) { return (phase - kScanPhase - 1) % 2 == 1; }
 
 PageRun pages_of(const BatchRun& run, std::int64_t request) {
-  return page_run(run.args->pages, request, run.plan->requests[request].mask.kv_begin);
+  return batch_pages(*run.cache, *run.args, request, run.plan->requests[request].mask.kv_begin);
 }
 
 ScoreBias score_bias(const BatchRun& run, std::int64_t request) {
@@ -66,8 +66,8 @@ RowGroup row_group(const BatchRun& run, const BatchRequest& request, std::int64_
   group.bias = score_bias(run, &request - plan.requests);
   group.rotate = plan.rotate;
   group.rope = rope_rows(run.args->rope, first_position(request));
-  group.key_center = run.cache->key_center_of(kv_head);
-  group.value_center = run.cache->value_center_of(kv_head);
+  group.key_center = run.cache->key_center_of(run.args->layer, kv_head);
+  group.value_center = run.cache->value_center_of(run.args->layer, kv_head);
   return group;
 }
 

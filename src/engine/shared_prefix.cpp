@@ -127,14 +127,14 @@ intflash_status check_shared_prefixes(const intflash_batch_desc& desc) {
 }
 
 intflash_status check_shared_pages(const intflash_batch_plan& plan, const BatchSection& section,
-                                   const intflash_page_table& table) {
+                                   const intflash_cache& cache, const intflash_batch_args& args) {
   const std::int64_t first_key = plan.requests[section.first_request].mask.kv_begin;
-  const PageRun expected = page_run(table, section.first_request, first_key);
+  const PageRun expected = batch_pages(cache, args, section.first_request, first_key);
   const std::int64_t begin =
       std::max<std::int64_t>(section.keys.begin - first_key, 0) / plan.page.page_size;
   const std::int64_t end = (section.keys.end - first_key) / plan.page.page_size;
   for (std::int64_t r = 1; r < section.num_requests; ++r) {
-    const PageRun run = page_run(table, section.first_request + r, first_key);
+    const PageRun run = batch_pages(cache, args, section.first_request + r, first_key);
     for (std::int64_t i = begin; i < end; ++i) {
       if (run.page_ids[i] == expected.page_ids[i]) continue;
       return fail(INTFLASH_INVALID_ARGUMENT,

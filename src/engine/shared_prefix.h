@@ -17,7 +17,7 @@ intflash_status check_shared_prefixes(const intflash_batch_desc& desc);
 
 // That the requests of a shared section have its pages in common. Their tables have been checked.
 intflash_status check_shared_pages(const intflash_batch_plan& plan, const BatchSection& section,
-                                   const intflash_page_table& table);
+                                   const intflash_cache& cache, const intflash_batch_args& args);
 
 // Writes the sections that prefixes make, at most one for each, and the requests' shared_end and
 // shared_levels; returns how many. Left out are those without a whole block or page that more than
