@@ -4,11 +4,14 @@
 // A call that changes a cache while another one does is refused, and harms neither; a load whose
 // tokens are being read is no such call.
 #include <algorithm>
+#include <atomic>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <functional>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -132,6 +135,62 @@ TEST(CacheChange, ALoadWithinALoadIsServed) {
       << intflash_last_error();
   EXPECT_EQ(save(server.cache(), inner), file);
   EXPECT_EQ(save(server.cache(), outer), file);
+}
+
+// On its last read an append begins, and is still at work when the load has all bytes.
+TEST(CacheChange, ALoadWaitsForOneAtItsEnd) {
+  struct Work {
+    std::atomic<bool> is_last_read{false};
+    std::atomic<bool> is_appending{false};
+  } work;
+  intflash_context_options options{};
+  options.struct_size = sizeof options;
+  options.num_threads = 2;
+  options.parallel_for_user = &work;
+  options.parallel_for = [](void* user, std::int32_t count, auto body, void* context) {
+    static_cast<Work*>(user)->is_appending = true;
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    for (std::int32_t i = 0; i < count; ++i) body(context, i);
+  };
+  const Shape shape;
+  intflash_context* context = nullptr;
+  ASSERT_EQ(intflash_context_create(&options, &context), INTFLASH_OK) << intflash_last_error();
+  intflash_cache_options cache_options{};
+  cache_options.struct_size = sizeof cache_options;
+  cache_options.num_kv_heads = shape.num_kv_heads;
+  cache_options.head_dim = shape.head_dim;
+  cache_options.num_pages = 10;
+  intflash_cache* cache = nullptr;
+  ASSERT_EQ(intflash_cache_create(context, &cache_options, &cache), INTFLASH_OK);
+  std::int32_t sequence = -1;
+  ASSERT_EQ(intflash_sequence_create(cache, &sequence), INTFLASH_OK);
+  const Tokens tokens = random_tokens(shape, 520, 1);
+  const auto append = [&](std::int64_t begin, std::int64_t end) {
+    const std::int64_t token_indptr[] = {0, end - begin};
+    intflash_append_args args = append_args(shape, tokens, begin);
+    args.token_indptr = token_indptr;
+    EXPECT_EQ(intflash_sequences_append(cache, &sequence, &args), INTFLASH_OK)
+        << intflash_last_error();
+  };
+  append(0, 8);
+  const File file = save(cache, sequence);
+  std::int32_t loaded = -1;
+  std::thread loader([&] {
+    Reader reader{file, [&] {
+                    if (reader.used + 8 < file.size()) return;
+                    work.is_last_read = true;
+                    while (!work.is_appending) std::this_thread::yield();
+                  }};
+    EXPECT_EQ(intflash_sequence_load(cache, Reader::read, &reader, &loaded), INTFLASH_OK)
+        << intflash_last_error();
+  });
+  while (!work.is_last_read) std::this_thread::yield();
+  append(8, 520);
+  loader.join();
+  EXPECT_EQ(save(cache, loaded), file);
+  EXPECT_EQ(request_of(cache, sequence).kv_len, 520);
+  intflash_cache_destroy(cache);
+  intflash_context_destroy(context);
 }
 
 // While it is read a sequence has a slot and pages, but no name.

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <random>
 #include <string>
 #include <vector>
@@ -101,6 +102,47 @@ TEST(Slots, BeginAndContinuePagesOfBothKindsOfAppend) {
   ASSERT_EQ(append_to_slots(server, rest, slots_of(shape, pages, 40, 90)), INTFLASH_OK);
   server.append(tokens, 90, 100, pages);
   expect_dense_bits(server, tokens, pages);
+}
+
+// The page of a cache in an arena that held other things, after 3 tokens.
+std::vector<char> page_after(const Server& server, int arena_byte, bool by_slot) {
+  const Shape& shape = server.shape();
+  const std::size_t bytes = 2 * 64 * (32 + 32 + 12);
+  const AlignedMemory arena = aligned_memory(bytes);
+  std::memset(arena.get(), arena_byte, bytes);
+  intflash_cache_options options{};
+  options.struct_size = sizeof options;
+  options.num_kv_heads = shape.num_kv_heads;
+  options.head_dim = shape.head_dim;
+  options.num_pages = 1;
+  options.arena = arena.get();
+  options.arena_bytes = bytes;
+  intflash_cache* cache = nullptr;
+  EXPECT_EQ(intflash_cache_create(server.context(), &options, &cache), INTFLASH_OK)
+      << intflash_last_error();
+  const Tokens tokens = random_tokens(shape, 3, 1);
+  const std::int64_t token_indptr[] = {0, 3};
+  const std::int64_t slots[] = {0, 1, 2};
+  const std::int64_t kv_len = 0;
+  const std::int64_t page_indptr[] = {0, 1};
+  const std::int32_t page = 0;
+  intflash_append_args args = append_args(shape, tokens, 0);
+  args.token_indptr = token_indptr;
+  if (by_slot) {
+    args.slots = slots;
+  } else {
+    args.kv_lens = &kv_len;
+    args.pages = {page_indptr, &page};
+  }
+  EXPECT_EQ(intflash_cache_append(cache, &args), INTFLASH_OK) << intflash_last_error();
+  intflash_cache_destroy(cache);
+  const char* first = static_cast<const char*>(arena.get());
+  return {first, first + bytes};
+}
+
+TEST(Slots, LeaveTheBytesOfAnAppendByPosition) {
+  const Server server{Shape{}};
+  EXPECT_EQ(page_after(server, 0xff, true), page_after(server, 0x5a, false));
 }
 
 TEST(Slots, BelowZeroAreNeitherReadNorStored) {

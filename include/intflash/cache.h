@@ -36,8 +36,9 @@ typedef struct intflash_batch_plan intflash_batch_plan;
 //                                      waits for one at its end
 //   run and export by page numbers     of pages that it does not     yes
 //                                      write
-//   save, export, range and pages      no                            yes
-//     of sequences; cache_get_info
+//   run, save, export, get_range and   no                            yes
+//     get_pages of sequences;
+//     cache_get_info
 //   plan, query_batch_support          yes                           yes
 //   destroy                            no                            no
 // A change beside a load never touches what is being loaded.
@@ -189,6 +190,7 @@ INTFLASH_API intflash_status intflash_sequence_truncate(intflash_cache* cache, i
 // Gives back the pages all of whose tokens lie before position; what is left keeps its positions.
 INTFLASH_API intflash_status intflash_sequence_drop_before(intflash_cache* cache, int32_t sequence,
                                                            int64_t position);
+// kv_len: of layer 0.
 INTFLASH_API intflash_status intflash_sequence_get_range(const intflash_cache* cache,
                                                          int32_t sequence,
                                                          int64_t* first_key_position,
@@ -229,9 +231,9 @@ INTFLASH_API intflash_status intflash_sequence_save(const intflash_cache* cache,
 // first_key_position. INTFLASH_BAD_FILE names the byte offset of what is missing, damaged, or
 // different, and INTFLASH_POOL_EXHAUSTED the pages that are wanted; then the cache is as it was.
 // read may call the cache itself: pages are taken when the file says how many, which may be
-// INTFLASH_BUSY, and the sequence is there when all of it has been read.
-// Checksums find accidents, not forgery: of a forged file nothing is promised but that no memory
-// beyond the cache's is touched.
+// INTFLASH_BUSY, and the sequence is there when all of it has been read. A change that is at work
+// at that time is waited for: it must not wait for the load. Checksums find accidents, not forgery:
+// of a forged file nothing is promised but that no memory beyond the cache's is touched.
 INTFLASH_API intflash_status intflash_sequence_load(intflash_cache* cache, intflash_read_fn read,
                                                     void* user, int32_t* sequence);
 
@@ -305,9 +307,9 @@ INTFLASH_API intflash_status intflash_query_batch_support(const intflash_context
                                                           const intflash_batch_desc* desc,
                                                           intflash_plan_info* info);
 
-// cache gives the shape; the plan runs over it and over any other cache of the same shape and
-// number of pages. The plan is immutable: several threads may run it at once over different
-// workspaces.
+// cache gives the shape; the plan runs over every layer of it and of any other cache of the same
+// shape and number of pages. The plan is immutable: several threads may run it at once over
+// different workspaces.
 INTFLASH_API intflash_status intflash_plan_batch(intflash_context* context,
                                                  const intflash_cache* cache,
                                                  const intflash_batch_desc* desc,

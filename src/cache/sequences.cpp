@@ -1,8 +1,9 @@
 // Copyright 2026 The intflash Authors
 // SPDX-License-Identifier: Apache-2.0
+#include "cache/kv_cache.h"
+
 #include <algorithm>
 
-#include "cache/kv_cache.h"
 #include "core/checks.h"
 
 namespace intflash::internal {
