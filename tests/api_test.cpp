@@ -506,10 +506,11 @@ TEST(Interface, StatusNamesAreTheEnumerators) {
                          "INTFLASH_OUT_OF_MEMORY",
                          "INTFLASH_POOL_EXHAUSTED",
                          "INTFLASH_CANCELLED",
-                         "INTFLASH_BAD_FILE"};
-  for (int i = 0; i <= INTFLASH_BAD_FILE; ++i)
+                         "INTFLASH_BAD_FILE",
+                         "INTFLASH_BUSY"};
+  for (int i = 0; i <= INTFLASH_BUSY; ++i)
     EXPECT_STREQ(intflash_status_name(static_cast<intflash_status>(i)), names[i]);
-  EXPECT_STREQ(intflash_status_name(static_cast<intflash_status>(16)), "unknown status");
+  EXPECT_STREQ(intflash_status_name(static_cast<intflash_status>(17)), "unknown status");
 }
 
 TEST(Interface, TheVersionIsTheHeaders) {

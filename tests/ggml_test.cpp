@@ -68,7 +68,7 @@ std::vector<char> page_bytes(const Server& server, std::int32_t sequence) {
   const intflash_cache& cache = *server.cache();
   std::vector<char> bytes;
   for (const std::int32_t id : server.request_of(sequence).pages)
-    bytes.insert(bytes.end(), cache.page(id, 0), cache.page(id, 0) + cache.page_bytes());
+    bytes.insert(bytes.end(), cache.page(0, id, 0), cache.page(0, id, 0) + cache.page_bytes());
   return bytes;
 }
 

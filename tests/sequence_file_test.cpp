@@ -216,8 +216,8 @@ TEST(SequenceFile, BytesAreTheSameOnEveryPortAndInEveryVersionOfTheLibrary) {
     const std::int32_t sequence = server.create_sequence();
     ASSERT_EQ(server.append(sequence, tokens, 0, 100), INTFLASH_OK);
     const File file = save(server, sequence);
-    EXPECT_EQ(file.size(), 72u + 4 * (64 * 24 + 64 * 48 + 768 + 8));
-    EXPECT_EQ(record_checksum(file.data(), file.size(), 0), 0xbe12d17f13599eau) << port.name;
+    EXPECT_EQ(file.size(), 80u + 4 * (64 * 24 + 64 * 48 + 768 + 8));
+    EXPECT_EQ(record_checksum(file.data(), file.size(), 0), 0x05cbaf3ab9c516b0u) << port.name;
   }
 }
 
@@ -281,10 +281,14 @@ TEST(SequenceFile, AnotherCachesShapeAndCentresAreNamed) {
   rotated.rotate = true;
   Server rotating(rotated);
   expect_refusal(rotating, file, "byte 56: rotate = 0 in the file, 1 in the cache");
+  Shape layers = shape;
+  layers.num_layers = 2;
+  Server more_layers(layers);
+  expect_refusal(more_layers, file, "byte 64: num_layers = 1 in the file, 2 in the cache");
   Shape bare = shape;
   bare.centered = false;
   Server without_center(bare);
-  expect_refusal(without_center, file, "byte 72: key_center[head 0][0] = ");
+  expect_refusal(without_center, file, "byte 80: key_center[layer 0][head 0][0] = ");
 }
 
 TEST(SequenceFile, ForgedBlocksAreRefusedAtTheirByte) {
@@ -292,7 +296,7 @@ TEST(SequenceFile, ForgedBlocksAreRefusedAtTheirByte) {
   Server server(shape);
   const File good = small_file(server);
   // Header and two centres, then key codes, value codes of 16 channels, scales and sums.
-  const std::size_t block = 72 + 2 * 40;
+  const std::size_t block = 80 + 2 * 40;
   const std::size_t values = block + 64 * 8;
   const std::size_t key_scale = values + 64 * 16;
   const auto forge = [&](std::size_t at, const auto& value) {

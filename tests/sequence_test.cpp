@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cmath>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -193,6 +194,47 @@ TEST_F(Sequences, UnknownNumbersAreRefused) {
   }
   EXPECT_EQ(fork, 77);
   EXPECT_EQ(create(), sequence);  // used again
+}
+
+// Keys near the end of the range fail the runs that read them, and no others: neither beside them
+// nor after them, in the same pages.
+TEST(Sequence, HugeKeysFailOnlyTheRunsThatReadThem) {
+  Shape shape;
+  shape.page_size = 128;
+  shape.num_pages = 3;
+  Server server(shape);
+  const Tokens tokens = random_tokens(shape, 150, 1);
+  Tokens huge_tokens = random_tokens(shape, 150, 2);
+  huge_tokens.key.front() = 0x1p99f;
+  const std::int32_t sequence = server.create_sequence();
+  ASSERT_EQ(server.append(sequence, tokens, 0, 100), INTFLASH_OK);
+  std::int32_t huge = server.create_sequence();
+  ASSERT_EQ(server.append(huge, huge_tokens, 0, 150), INTFLASH_OK);
+  const auto request_of = [&](std::int32_t number) {
+    Request request = server.request_of(number);
+    huge_tokens.query.front() = 0x1p40f;
+    request.query = number == huge ? huge_tokens.query.data() : tokens.query.data();
+    return request;
+  };
+  EXPECT_EQ(server.status_of({request_of(huge)}), INTFLASH_SCORE_OVERFLOW);
+  EXPECT_EQ(server.status_of({request_of(sequence), request_of(huge)}), INTFLASH_SCORE_OVERFLOW);
+  Request beside = request_of(sequence);
+  beside.query = huge_tokens.query.data();
+  EXPECT_EQ(server.status_of({beside}), INTFLASH_OK) << intflash_last_error();
+  // A part of the page, and a copy of it, hold the huge key as well.
+  ASSERT_EQ(intflash_sequence_truncate(server.cache(), huge, 100), INTFLASH_OK);
+  std::int32_t fork = -1;
+  ASSERT_EQ(intflash_sequence_fork(server.cache(), huge, &fork), INTFLASH_OK);
+  ASSERT_EQ(server.append(fork, tokens, 0, 1), INTFLASH_OK) << intflash_last_error();
+  std::swap(huge, fork);
+  EXPECT_EQ(server.status_of({request_of(huge)}), INTFLASH_SCORE_OVERFLOW);
+  ASSERT_EQ(intflash_sequence_free(server.cache(), huge), INTFLASH_OK);
+  ASSERT_EQ(intflash_sequence_free(server.cache(), fork), INTFLASH_OK);
+  const std::int32_t later = server.create_sequence();
+  ASSERT_EQ(server.append(later, tokens, 0, 150), INTFLASH_OK);
+  Request after = server.request_of(later);
+  after.query = huge_tokens.query.data();
+  EXPECT_EQ(server.status_of({after}), INTFLASH_OK) << intflash_last_error();
 }
 
 }  // namespace

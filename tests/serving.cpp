@@ -13,7 +13,7 @@
 namespace intflash::internal::serving {
 Server::Server(const Shape& shape) : shape_(shape) {
   if (shape.centered) {
-    const Tokens centers = random_tokens(shape, 1, 99);
+    const Tokens centers = random_tokens(shape, shape.num_layers, 99);
     key_center_ = centers.key;
     value_center_ = centers.value;
   }
@@ -30,6 +30,7 @@ Server::Server(const Shape& shape) : shape_(shape) {
   cache.head_dim_v = shape.head_dim_v;
   cache.page_size = shape.page_size;
   cache.num_pages = shape.num_pages;
+  cache.num_layers = shape.num_layers;
   cache.rotate = shape.rotate ? 1 : 0;
   cache.key_center = shape.centered ? key_center_.data() : nullptr;
   cache.value_center = shape.centered ? value_center_.data() : nullptr;
@@ -44,6 +45,7 @@ Server::~Server() {
 intflash_append_args Server::append_args(const Tokens& tokens, std::int64_t begin) const {
   intflash_append_args args = serving::append_args(shape_, tokens, begin);
   args.rope = rope;
+  args.layer = layer;
   return args;
 }
 
@@ -94,6 +96,7 @@ std::int64_t Server::free_pages() const {
 intflash_status Server::status_of(const std::vector<Request>& requests) const {
   BatchCall batch(shape_, requests);
   batch.args.rope = rope;
+  batch.args.layer = layer;
   EXPECT_EQ(batch.make_plan(context_, cache_), INTFLASH_OK) << intflash_last_error();
   return batch.run(cache_);
 }
@@ -103,6 +106,7 @@ std::vector<Result> Server::attend(const std::vector<Request>& requests, float s
   BatchCall batch(shape_, requests, score_cap);
   batch.share(prefixes);
   batch.args.rope = rope;
+  batch.args.layer = layer;
   EXPECT_EQ(batch.make_plan(context_, cache_), INTFLASH_OK) << intflash_last_error();
   EXPECT_EQ(batch.run(cache_), INTFLASH_OK) << intflash_last_error();
   return batch.results();
@@ -115,6 +119,7 @@ std::vector<Result> Server::attend_by_tasks(
   BatchCall batch(shape_, requests, score_cap);
   batch.share(prefixes);
   batch.args.rope = rope;
+  batch.args.layer = layer;
   EXPECT_EQ(batch.make_plan(context_, cache_), INTFLASH_OK) << intflash_last_error();
   void* workspace = batch.workspace.get();
   EXPECT_EQ(intflash_batch_begin(batch.plan, cache_, &batch.args, workspace, batch.workspace_bytes),
@@ -168,8 +173,10 @@ Result Server::attend_dense(const Tokens& tokens, const Request& request, float 
   args.value = tensor_of(tokens.value.data(), shape_.num_kv_heads, shape_.head_dim_v);
   args.out = tensor_of(result.out.data(), shape_.num_query_heads(), shape_.head_dim_v);
   args.lse = lse.data();
-  args.key_center = shape_.centered ? key_center_.data() : nullptr;
-  args.value_center = shape_.centered ? value_center_.data() : nullptr;
+  const std::int64_t first_head = layer * shape_.num_kv_heads;
+  args.key_center = shape_.centered ? key_center_.data() + first_head * shape_.head_dim : nullptr;
+  args.value_center =
+      shape_.centered ? value_center_.data() + first_head * shape_.head_dim_v : nullptr;
   args.sinks = shape_.sinks.empty() ? nullptr : shape_.sinks.data();
   args.alibi_slopes = shape_.slopes.empty() ? nullptr : shape_.slopes.data();
   args.additive_mask = request.additive;

@@ -1,7 +1,7 @@
 // Copyright 2026 The intflash Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// A server of one layer, for tests.
+// A server, for tests.
 #pragma once
 
 #include <cstdint>
@@ -21,6 +21,8 @@ class Server {
 
   // Of keys that are appended, and of queries.
   intflash_rope rope{};
+  // That appends and attention are of.
+  std::int64_t layer = 0;
 
   const Shape& shape() const { return shape_; }
   intflash_context* context() const { return context_; }

@@ -26,6 +26,7 @@ struct Shape {
   std::int64_t head_dim_v = 32;
   std::int64_t page_size = 64;
   std::int64_t num_pages = 64;
+  std::int64_t num_layers = 1;
   bool rotate = false;
   bool centered = false;
   std::vector<float> sinks;   // by query head; empty = none

@@ -98,6 +98,7 @@ Shape random_shape(Random& random) {
   shape.head_dim_v = 8 * (1 + random.below(4));
   shape.page_size = 64 << random.below(3);
   shape.num_pages = 2 + random.below(512 / shape.page_size);
+  shape.num_layers = 1 + random.below(3);
   shape.rotate = random.below(2) == 0;
   shape.centered = random.below(2) == 0;
   shape.num_threads = 1 + static_cast<std::int32_t>(random.below(2));
@@ -170,7 +171,7 @@ class Script {
     std::int32_t created = -1;
     ASSERT_EQ(intflash_sequence_create(server_.cache(), &created), INTFLASH_OK);
     ASSERT_TRUE(pages_.tables().emplace(created, PageModel::Table{}).second) << created;
-    tokens_[created] = Tokens{};
+    tokens_[created].resize(static_cast<std::size_t>(shape_.num_layers));
   }
   void fork() {
     if (is_full()) return free(any());
@@ -187,14 +188,17 @@ class Script {
   }
   void truncate() {
     const std::int32_t sequence = any();
+    const PageModel::Table& table = pages_.tables().at(sequence);
+    truncate(sequence, table.kv_len - random_.below(table.kv_len - table.first_key_position + 1));
+  }
+  void truncate(std::int32_t sequence, std::int64_t kv_len) {
     PageModel::Table& table = pages_.tables().at(sequence);
-    const std::int64_t kv_len =
-        table.kv_len - random_.below(table.kv_len - table.first_key_position + 1);
     ASSERT_EQ(intflash_sequence_truncate(server_.cache(), sequence, kv_len), INTFLASH_OK);
     pages_.truncate(table, kv_len);
-    Tokens& kept = tokens_[sequence];
-    kept.key.resize(static_cast<std::size_t>(kv_len * key_row()));
-    kept.value.resize(static_cast<std::size_t>(kv_len * value_row()));
+    for (Tokens& kept : tokens_[sequence]) {
+      kept.key.resize(static_cast<std::size_t>(kv_len * key_row()));
+      kept.value.resize(static_cast<std::size_t>(kv_len * value_row()));
+    }
   }
   void drop_before() {
     const std::int32_t sequence = any();
@@ -213,15 +217,31 @@ class Script {
       token_indptr.push_back(token_indptr.back() +
                              std::min(random_.below(most + 1), kMaxTokens - table.kv_len));
     }
-    const Tokens added = tokens(token_indptr.back());
-    const intflash_status status = server_.append(sequences, added, token_indptr);
-    if (!pages_.append(sequences, token_indptr)) {
-      EXPECT_EQ(status, INTFLASH_POOL_EXHAUSTED) << intflash_last_error();
-      return;
+    const bool fits = pages_.append(sequences, token_indptr);
+    const std::int64_t num_layers = fits ? shape_.num_layers : 1;
+    // Now and then a step is given up behind its first layers.
+    const std::int64_t end = random_.below(8) == 0 ? 1 + random_.below(num_layers) : num_layers;
+    for (server_.layer = 0; server_.layer < end; ++server_.layer) {
+      const Tokens added = tokens(token_indptr.back());
+      ASSERT_EQ(server_.append(sequences, added, token_indptr),
+                fits ? INTFLASH_OK : INTFLASH_POOL_EXHAUSTED)
+          << intflash_last_error();
+      if (fits) hold(sequences, added, token_indptr);
     }
-    ASSERT_EQ(status, INTFLASH_OK) << intflash_last_error();
+    if (end < num_layers) take_back(sequences, token_indptr);
+  }
+  void take_back(const std::vector<std::int32_t>& sequences,
+                 const std::vector<std::int64_t>& token_indptr) {
     for (std::size_t i = 0; i < sequences.size(); ++i) {
-      Tokens& held = tokens_[sequences[i]];
+      const std::int64_t kv_len = pages_.tables().at(sequences[i]).kv_len;
+      truncate(sequences[i], kv_len - (token_indptr[i + 1] - token_indptr[i]));
+    }
+  }
+  // Keeps what was appended to the server's layer.
+  void hold(const std::vector<std::int32_t>& sequences, const Tokens& added,
+            const std::vector<std::int64_t>& token_indptr) {
+    for (std::size_t i = 0; i < sequences.size(); ++i) {
+      Tokens& held = held_tokens(sequences[i]);
       const auto extend = [&](std::vector<float>& to, const std::vector<float>& from,
                               std::int64_t row) {
         to.insert(to.end(), from.begin() + token_indptr[i] * row,
@@ -232,9 +252,10 @@ class Script {
     }
   }
 
-  // A batch of random sequences, some of them twice: the dense call's bits, and now and then the
-  // distance from the definition.
+  // A batch of random sequences, some of them twice, in a random layer: the dense call's bits, and
+  // now and then the distance from the definition.
   void attend() {
+    server_.layer = random_.below(shape_.num_layers);
     const Tokens queries = tokens(8);
     std::vector<Request> requests;
     std::vector<std::int32_t> sequences;
@@ -248,7 +269,7 @@ class Script {
         server_.attend(requests, score_cap, shared_prefixes(requests));
     for (std::size_t i = 0; i < requests.size(); ++i) {
       if (requests[i].query_len == 0) continue;
-      const Tokens& held = tokens_[sequences[i]];
+      const Tokens& held = held_tokens(sequences[i]);
       EXPECT_EQ(found[i], server_.attend_dense(held, requests[i], score_cap)) << "request " << i;
       if (!is_exact_too) continue;
       const Result exact = server_.attend_dense(held, requests[i], score_cap, INTFLASH_MODE_EXACT);
@@ -288,6 +309,10 @@ class Script {
     return request;
   }
 
+  // Of the server's layer.
+  Tokens& held_tokens(std::int32_t sequence) {
+    return tokens_[sequence][static_cast<std::size_t>(server_.layer)];
+  }
   std::int64_t key_row() const { return shape_.num_kv_heads * shape_.head_dim; }
   std::int64_t value_row() const { return shape_.num_kv_heads * shape_.head_dim_v; }
 
@@ -295,7 +320,8 @@ class Script {
   Shape shape_;
   Server server_;
   PageModel pages_;
-  std::map<std::int32_t, Tokens> tokens_;  // of every position from 0 on, dropped ones too
+  // By layer, of every position from 0 on, dropped ones too.
+  std::map<std::int32_t, std::vector<Tokens>> tokens_;
 };
 
 TEST(ServingModel, RandomOperationsGiveTheModelsPagesAndTheDenseCallsBits) {

@@ -114,6 +114,8 @@ class CacheOptions(ctypes.Structure):
         ("rotate", c_int32),
         ("huge_pages", c_int),
         ("numa", c_int),
+        ("num_layers", c_int64),
+        ("layer_arenas", c_void_p),
     ]
 
 
@@ -144,6 +146,8 @@ class AppendArgs(ctypes.Structure):
         ("key", Tensor),
         ("value", Tensor),
         ("rope", Rope),
+        ("layer", c_int64),
+        ("slots", c_void_p),
     ]
 
 
@@ -192,6 +196,8 @@ class BatchArgs(ctypes.Structure):
         ("bit_mask_size", c_uint32),
         ("additive_masks", POINTER(AdditiveMask)),
         ("bit_masks", POINTER(BitMask)),
+        ("layer", c_int64),
+        ("sequences", c_void_p),
     ]
 
 

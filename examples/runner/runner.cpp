@@ -232,34 +232,35 @@ struct Attention {
   Index begin = 0, end = 0;  // positions of the step's tokens
 };
 
-// intflash: for each layer a cache of INT8 pages, in which the text is a sequence.
+// intflash: a cache of INT8 pages in every layer, in which the text is a sequence.
 struct Int8Attention : Attention {
   explicit Int8Attention(const Config& config) : Attention("int8", config) {
     intflash_cache_options options = intflash::cache_options();
+    options.num_layers = config.num_layers;
     options.num_kv_heads = config.num_kv_heads;
     options.head_dim = config.head_dim;
     options.page_size = 64;
     options.num_pages = (config.context_len + options.page_size - 1) / options.page_size;
-    for (Index layer = 0; layer < config.num_layers; ++layer)
-      sequences.emplace_back(caches.emplace_back(context, options));
+    cache.emplace(context, options);
+    sequence.emplace(*cache);
     rope = {cosines.data(), sines.data(), cosines.rows(), config.head_dim, INTFLASH_ROPE_ADJACENT};
   }
 
   // The plan depends on lengths alone: all layers run it.
   void begin_step(Index count) override {
     Attention::begin_step(count);
-    for (intflash::Sequence& sequence : sequences) sequence.truncate(begin);  // 0 in a new text
+    sequence->truncate(begin);  // 0 in a new text
     intflash_request request = {.query_len = count, .kv_len = end, .mask = INTFLASH_MASK_CAUSAL};
     intflash_batch_desc desc = intflash::batch_desc();
     desc.num_requests = 1;
     desc.requests = &request;
     desc.num_query_heads = config.num_query_heads;
-    plan.emplace(context, caches[0], desc);
+    plan.emplace(context, *cache, desc);
     workspace = plan->make_workspace();
   }
 
   Matrix attend(int layer, const Matrix& query, const Matrix& key, const Matrix& value) override {
-    const std::int32_t sequence = sequences[layer].number();
+    const std::int32_t number = sequence->number();
     const std::int64_t token_indptr[] = {0, key.rows()};
     intflash_append_args append = intflash::append_args();
     append.num_requests = 1;
@@ -267,17 +268,17 @@ struct Int8Attention : Attention {
     append.key = tensor(key);
     append.value = tensor(value);
     append.rope = rope;
-    caches[layer].append(&sequence, append);
+    append.layer = layer;
+    cache->append(&number, append);
 
-    const auto [page_ids, num_pages] = sequences[layer].pages();
-    const std::int64_t page_indptr[] = {0, num_pages};
     Matrix out(query.rows(), query.cols());
     intflash_batch_args args = intflash::batch_args();
     args.query = tensor(query);
     args.out = tensor(out);
-    args.pages = {page_indptr, page_ids};
+    args.sequences = &number;
+    args.layer = layer;
     args.rope = rope;
-    plan->run(caches[layer], args, workspace);
+    plan->run(*cache, args, workspace);
     return out;
   }
 
@@ -290,8 +291,8 @@ struct Int8Attention : Attention {
 
   intflash::Context context;
   intflash_rope rope;
-  std::vector<intflash::Cache> caches;  // of layers
-  std::vector<intflash::Sequence> sequences;
+  std::optional<intflash::Cache> cache;
+  std::optional<intflash::Sequence> sequence;
   std::optional<intflash::BatchPlan> plan;  // of the step
   intflash::Workspace workspace{0};
 };

@@ -3,11 +3,12 @@
 //
 // The quantized KV cache, and attention of ragged batches over it.
 //
-// A cache holds the keys and values of one layer as INT8 codes with a scale per token and kv head,
-// in pages (layout version INTFLASH_PAGE_LAYOUT_VERSION; src/cache/page.h has it byte by byte).
-// Page p stores page_size tokens of every kv head, contiguously. Which pages belong to a request,
-// and in which order, is the caller's page table; or the cache keeps it, in sequences. The codes of
-// a token depend on that token alone: appending one by one or all at once gives the same bytes.
+// A cache holds the keys and values of one or more layers as INT8 codes with a scale per token and
+// kv head, in pages (layout version INTFLASH_PAGE_LAYOUT_VERSION; src/cache/page.h has it byte by
+// byte). Page p stores page_size tokens of every kv head, contiguously, in each layer. Which pages
+// belong to a request, and in which order, is the caller's page table; or the cache keeps it, in
+// sequences: one table for all layers. The codes of a token depend on that token alone: appending
+// one by one or all at once gives the same bytes.
 //
 // A batch plan depends on lengths, masks, shared prefixes and the number of workers alone: one plan
 // serves all layers of a step. Outputs do not depend on the batch a request is in, on shared
@@ -23,6 +24,24 @@ extern "C" {
 
 typedef struct intflash_cache intflash_cache;
 typedef struct intflash_batch_plan intflash_batch_plan;
+
+// ---- Calls at the same time ----
+
+// What may be at work on one cache, on several threads or from a caller's function:
+//   call                               beside a change of it         beside calls that read it
+//   changes: append, copy_page,        INTFLASH_BUSY, and nothing    where these allow it
+//     sequence create, free, fork,     is done
+//     truncate, drop_before
+//   load                               takes pages as a change, and  yes
+//                                      waits for one at its end
+//   run and export by page numbers     of pages that it does not     yes
+//                                      write
+//   run, save, export, get_range and   no                            yes
+//     get_pages of sequences;
+//     cache_get_info
+//   plan, query_batch_support          yes                           yes
+//   destroy                            no                            no
+// A change beside a load never touches what is being loaded.
 
 // ---- The cache ----
 
@@ -51,16 +70,20 @@ typedef struct intflash_cache_options {
   int64_t head_dim_v;  // of value: the same rule; 0 = head_dim
   int64_t page_size;   // tokens of a page: 64, 128 or 256; 0 = 64
   int64_t num_pages;
-  void* arena;  // memory for the pages, 64-byte aligned, num_pages * page_bytes long, which
-                // outlives the cache; NULL = the context's allocator
-  size_t arena_bytes;
-  const float* key_center;    // [num_kv_heads][head_dim], subtracted from keys before quantization;
-                              // copied; NULL = zero
-  const float* value_center;  // [num_kv_heads][head_dim_v], the same of values
+  void* arena;  // memory for the pages of one layer after another, 64-byte aligned, num_layers *
+                // num_pages * page_bytes long, which outlives the cache; NULL = layer_arenas, or
+                // the context's allocator
+  size_t arena_bytes;         // of arena, or of each of layer_arenas
+  const float* key_center;    // [num_layers][num_kv_heads][head_dim], subtracted from keys before
+                              // quantization; copied; NULL = zero
+  const float* value_center;  // [num_layers][num_kv_heads][head_dim_v], the same of values
   int32_t rotate;  // 1 = Hadamard rotation of keys, and of queries that attend them; head_dim = m *
                    // 2^k with m odd and <= 9
   intflash_huge_pages huge_pages;
   intflash_numa numa;
+  int64_t num_layers;         // 0 = 1
+  void* const* layer_arenas;  // [num_layers], each num_pages * page_bytes long, and as arena in all
+                              // else; NULL = arena
 } intflash_cache_options;
 
 typedef struct intflash_cache_info {
@@ -69,8 +92,9 @@ typedef struct intflash_cache_info {
   int64_t num_pages;
   int64_t free_pages;  // that no sequence holds; all of them where page tables are the caller's
   int64_t num_sequences;
-  size_t page_bytes;       // of one page with all kv heads, scales included
+  size_t page_bytes;       // of one page of one layer with all kv heads, scales included
   size_t bytes_per_token;  // page_bytes / page_size
+  int64_t num_layers;
 } intflash_cache_info;
 
 INTFLASH_API intflash_status intflash_cache_create(intflash_context* context,
@@ -127,18 +151,23 @@ typedef struct intflash_append_args {
   intflash_tensor key;    // [1][num_kv_heads][token_indptr[num_requests]][head_dim]
   intflash_tensor value;  // [1][num_kv_heads][token_indptr[num_requests]][head_dim_v]
   intflash_rope rope;     // of keys, at their positions, before anything else is done to them
+  int64_t layer;          // 0 ... num_layers - 1
+  // [token_indptr[num_requests]]: where each new token goes, page * page_size + its place in the
+  // page; -1 = nowhere, and it is not read. In place of kv_lens, first_key_positions and pages,
+  // which must be NULL then, and without rope; NULL = none
+  const int64_t* slots;
 } intflash_append_args;
 
 // Quantizes and packs the new tokens; what comes in ggml's blocks is widened first, and gets the
 // codes that its elements in f32 would get. NaN or infinity in any is an error that names request,
-// token and head, and nothing is appended. No two requests append to one page. Calls that change
-// one cache must not overlap in time: whichever finds another at work changes nothing, and returns
-// INTFLASH_INVALID_ARGUMENT.
+// token and head, and nothing is appended. No two requests append to one page, no two tokens to one
+// slot. A token in the first place of a page, or of 64 tokens in it, begins these anew: what they
+// held is gone.
 INTFLASH_API intflash_status intflash_cache_append(intflash_cache* cache,
                                                    const intflash_append_args* args);
 
-// Copies a page to another one, all kv heads of it: what a table's owner does before two requests
-// that share a page write to it. No sequence may hold page to.
+// Copies a page to another one, all layers and kv heads of it: what a table's owner does before two
+// requests that share a page write to it. No sequence may hold page to.
 INTFLASH_API intflash_status intflash_cache_copy_page(intflash_cache* cache, int32_t from,
                                                       int32_t to);
 
@@ -147,13 +176,15 @@ INTFLASH_API intflash_status intflash_cache_copy_page(intflash_cache* cache, int
 // one of token end - 1. Either tensor may be NULL: not wanted.
 INTFLASH_API intflash_status intflash_cache_export(
     const intflash_cache* cache, const int32_t* page_ids, int64_t begin, int64_t end,
-    const intflash_tensor* key,     // [1][num_kv_heads][end - begin][head_dim]
-    const intflash_tensor* value);  // [1][num_kv_heads][end - begin][head_dim_v]
+    const intflash_tensor* key,     // [num_layers][num_kv_heads][end - begin][head_dim]
+    const intflash_tensor* value);  // [num_layers][num_kv_heads][end - begin][head_dim_v]
 
 // ---- Sequences: page tables that the cache keeps ----
 
-// A sequence is named by a number >= 0, which is used again after it is freed. Calls for one cache
-// must not overlap in time; of those that change it, the second is refused.
+// A sequence is named by a number >= 0, which is used again after it is freed. Its pages and its
+// length are those of all layers: what is appended to layer 0 makes it longer, and the other layers
+// follow, each with the same tokens. Fork, save, export and drop_before want the tokens in all
+// layers; truncate takes back what only some of them have.
 INTFLASH_API intflash_status intflash_sequence_create(intflash_cache* cache, int32_t* sequence);
 INTFLASH_API intflash_status intflash_sequence_free(intflash_cache* cache, int32_t sequence);
 // A second sequence with the same tokens. Full pages are shared from then on; a page that is not
@@ -166,17 +197,19 @@ INTFLASH_API intflash_status intflash_sequence_truncate(intflash_cache* cache, i
 // Gives back the pages all of whose tokens lie before position; what is left keeps its positions.
 INTFLASH_API intflash_status intflash_sequence_drop_before(intflash_cache* cache, int32_t sequence,
                                                            int64_t position);
+// kv_len: of layer 0.
 INTFLASH_API intflash_status intflash_sequence_get_range(const intflash_cache* cache,
                                                          int32_t sequence,
                                                          int64_t* first_key_position,
                                                          int64_t* kv_len);
-// The pages of a sequence, valid until the next call that changes it.
+// The pages of a sequence, in every layer, valid until the next call that changes it.
 INTFLASH_API intflash_status intflash_sequence_get_pages(const intflash_cache* cache,
                                                          int32_t sequence, const int32_t** page_ids,
                                                          int64_t* num_pages);
 // intflash_cache_append to sequences [num_requests], each named once: pages come from the pool, and
-// kv_lens, first_key_positions and pages of args are not read. INTFLASH_POOL_EXHAUSTED where the
-// pool lacks pages for the whole batch; then nothing is appended. kv_len stays below 2^31.
+// kv_lens, first_key_positions and pages of args are not read. Layer 0 takes pages for all layers:
+// INTFLASH_POOL_EXHAUSTED where the pool lacks pages for the whole batch; then nothing is appended.
+// Another layer goes on where it ends itself, up to kv_len, which stays below 2^31.
 INTFLASH_API intflash_status intflash_sequences_append(intflash_cache* cache,
                                                        const int32_t* sequences,
                                                        const intflash_append_args* args);
@@ -188,23 +221,26 @@ INTFLASH_API intflash_status intflash_sequence_export(const intflash_cache* cach
 
 // ---- Saved sequences ----
 
-#define INTFLASH_SEQUENCE_FILE_VERSION 1  // src/cache/sequence_file.h has it byte by byte
+#define INTFLASH_SEQUENCE_FILE_VERSION 2  // src/cache/sequence_file.h has it byte by byte
 
 // Takes or gives up to num_bytes bytes, and returns how many it did; 0 where no more will come or
 // fit.
 typedef size_t (*intflash_write_fn)(void* user, const void* bytes, size_t num_bytes);
 typedef size_t (*intflash_read_fn)(void* user, void* bytes, size_t num_bytes);
 
-// Writes a sequence's tokens, a block of 64 at a time and front to back. The bytes are the same on
-// every CPU, and for every page size. INTFLASH_BAD_FILE where write took less than all.
+// Writes a sequence's tokens, a block of 64 of each layer at a time and front to back. The bytes
+// are the same on every CPU, and for every page size. INTFLASH_BAD_FILE where write took less than
+// all.
 INTFLASH_API intflash_status intflash_sequence_save(const intflash_cache* cache, int32_t sequence,
                                                     intflash_write_fn write, void* user);
 // Makes a new sequence of saved tokens, and reads no byte beyond them. The cache must have the
-// file's heads, dimensions, rotation and centres, and a page_size that divides its
+// file's layers, heads, dimensions, rotation and centres, and a page_size that divides its
 // first_key_position. INTFLASH_BAD_FILE names the byte offset of what is missing, damaged, or
 // different, and INTFLASH_POOL_EXHAUSTED the pages that are wanted; then the cache is as it was.
-// Checksums find accidents, not forgery: of a forged file nothing is promised but that no memory
-// beyond the cache's is touched.
+// read may call the cache itself: pages are taken when the file says how many, which may be
+// INTFLASH_BUSY, and the sequence is there when all of it has been read. A change that is at work
+// at that time is waited for: it must not wait for the load. Checksums find accidents, not forgery:
+// of a forged file nothing is promised but that no memory beyond the cache's is touched.
 INTFLASH_API intflash_status intflash_sequence_load(intflash_cache* cache, intflash_read_fn read,
                                                     void* user, int32_t* sequence);
 
@@ -256,7 +292,7 @@ typedef struct intflash_batch_args {
   intflash_tensor query;                 // [1][num_query_heads][total query_len][head_dim]
   intflash_tensor out;                   // [1][num_query_heads][total query_len][head_dim_v]
   float* lse;                            // [total query_len][num_query_heads], contiguous; or NULL
-  intflash_page_table pages;             // of all requests
+  intflash_page_table pages;             // of all requests; NULL where sequences are given
   intflash_rope rope;                    // of query, at its rows' positions
   int32_t (*should_cancel)(void* user);  // asked now and then by every worker: not 0 ends the run
                                          // with INTFLASH_CANCELLED; NULL = never
@@ -269,6 +305,10 @@ typedef struct intflash_batch_args {
   // request's first_key_position; stride_batch is not read. NULL = none
   const intflash_additive_mask* additive_masks;
   const intflash_bit_mask* bit_masks;  // [num_requests]; NULL = none
+  int64_t layer;                       // of the cache: 0 ... num_layers - 1
+  // [num_requests], in place of pages: each with the plan's kv_len in this layer, and its
+  // first_key_position; NULL = pages
+  const int32_t* sequences;
 } intflash_batch_args;
 
 // Whether desc can be served over cache, and by what: makes a plan, and destroys it. Fills info
@@ -278,9 +318,9 @@ INTFLASH_API intflash_status intflash_query_batch_support(const intflash_context
                                                           const intflash_batch_desc* desc,
                                                           intflash_plan_info* info);
 
-// cache gives the shape; the plan runs over it and over any other cache of the same shape and
-// number of pages. The plan is immutable: several threads may run it at once over different
-// workspaces.
+// cache gives the shape; the plan runs over every layer of it and of any other cache of the same
+// shape and number of pages. The plan is immutable: several threads may run it at once over
+// different workspaces.
 INTFLASH_API intflash_status intflash_plan_batch(intflash_context* context,
                                                  const intflash_cache* cache,
                                                  const intflash_batch_desc* desc,

@@ -94,7 +94,9 @@ typedef enum intflash_status INTFLASH_INT {
   // The caller's should_cancel asked for it.
   INTFLASH_CANCELLED = 14,
   // A saved sequence that is cut short, damaged, or of another cache.
-  INTFLASH_BAD_FILE = 15
+  INTFLASH_BAD_FILE = 15,
+  // Another call is changing the cache: nothing was done.
+  INTFLASH_BUSY = 16
 } intflash_status;
 
 typedef enum intflash_dtype INTFLASH_INT {

@@ -164,6 +164,8 @@ const char* intflash_status_name(intflash_status status) {
       return "INTFLASH_CANCELLED";
     case INTFLASH_BAD_FILE:
       return "INTFLASH_BAD_FILE";
+    case INTFLASH_BUSY:
+      return "INTFLASH_BUSY";
   }
   return "unknown status";
 }

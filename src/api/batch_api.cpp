@@ -2,6 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The C entry points of batches: arguments -> plan -> run.
+#include <algorithm>
+#include <bit>
 #include <cstdint>
 #include <cstdio>
 #include <new>
@@ -136,7 +138,7 @@ intflash_status check_additive_masks(const intflash_batch_plan& plan,
 }
 
 intflash_status check_bit_masks(const intflash_batch_plan& plan, const intflash_batch_args& args) {
-  const std::int64_t count = args.bit_masks == nullptr ? 0 : plan.num_requests;
+  const std::int64_t count = args.bit_masks == nullptr ? 0 : plan.schedule.num_requests;
   intflash_status status =
       check_elements("bit_masks", "intflash_bit_mask", args.bit_masks, count, args.bit_mask_size);
   for (std::int64_t r = 0; status == INTFLASH_OK && r < count; ++r) {
@@ -171,22 +173,55 @@ intflash_status check_batch_args(const intflash_batch_plan& plan, const intflash
   if (status == INTFLASH_OK) status = check_slopes(args.alibi_slopes, plan.num_query_heads);
   if (status == INTFLASH_OK) status = check_additive_masks(plan, args);
   if (status == INTFLASH_OK) status = check_bit_masks(plan, args);
-  if (status == INTFLASH_OK) status = check_page_table(args.pages, plan.schedule.num_requests);
   return status;
 }
 
-intflash_status check_batch_pages(const intflash_batch_plan& plan, const intflash_cache& cache,
-                                  const intflash_page_table& table, char* workspace) {
+intflash_status check_pages_of_tables(const intflash_batch_plan& plan, const intflash_cache& cache,
+                                      const intflash_batch_args& args, char* workspace) {
+  intflash_status status = check_page_table(args.pages, plan.schedule.num_requests);
   const PageSet seen{reinterpret_cast<std::uint64_t*>(workspace + plan.layout.page_set_offset)};
-  intflash_status status = INTFLASH_OK;
   for (std::int64_t r = 0; status == INTFLASH_OK && r < plan.schedule.num_requests; ++r) {
     const MaskRule& mask = plan.schedule.requests[r].mask;
-    status = check_pages(cache, r, page_run(table, r, mask.kv_begin), mask.kv_len, seen);
+    status = check_pages(cache, r, batch_pages(cache, args, r, mask.kv_begin), mask.kv_len, seen);
   }
+  return status;
+}
+
+// Sequences in place of tables: what the plan says of them, they are.
+intflash_status check_batch_sequences(const intflash_batch_plan& plan, const intflash_cache& cache,
+                                      const intflash_batch_args& args) {
+  if (args.pages.page_indptr != nullptr || args.pages.page_ids != nullptr) {
+    return fail(INTFLASH_INVALID_ARGUMENT,
+                "pages and sequences = %p: exactly one of both must be given",
+                static_cast<const void*>(args.sequences));
+  }
+  for (std::int64_t r = 0; r < plan.schedule.num_requests; ++r) {
+    const intflash_status status = check_sequence(cache, args.sequences[r]);
+    if (status != INTFLASH_OK) return status;
+    const Sequence& sequence = cache.sequences[args.sequences[r]];
+    const MaskRule& mask = plan.schedule.requests[r].mask;
+    if (sequence.length(args.layer) == mask.kv_len && sequence.first_key_position == mask.kv_begin)
+      continue;
+    return fail(
+        INTFLASH_BAD_SHAPE,
+        "sequences[%lld] = %d: positions %lld ... %lld in layer %lld: the plan's request has "
+        "%lld ... %lld",
+        static_cast<i64>(r), args.sequences[r], static_cast<i64>(sequence.first_key_position),
+        static_cast<i64>(sequence.length(args.layer)), static_cast<i64>(args.layer),
+        static_cast<i64>(mask.kv_begin), static_cast<i64>(mask.kv_len));
+  }
+  return INTFLASH_OK;
+}
+
+intflash_status check_batch_pages(const intflash_batch_plan& plan, const intflash_cache& cache,
+                                  const intflash_batch_args& args, char* workspace) {
+  intflash_status status = check_layer(cache, args.layer);
+  if (status == INTFLASH_OK)
+    status = args.sequences == nullptr ? check_pages_of_tables(plan, cache, args, workspace)
+                                       : check_batch_sequences(plan, cache, args);
   for (std::int64_t s = 0; status == INTFLASH_OK && s < plan.schedule.num_sections; ++s) {
     const Section& section = plan.schedule.sections[s];
-    if (section.is_shared)
-      status = check_shared_pages(plan.schedule, plan.page.page_size, section, table);
+    if (section.is_shared) status = check_shared_pages(plan.schedule, section, cache, args);
   }
   return status;
 }
@@ -214,6 +249,18 @@ BatchRun* begun_run(const intflash_batch_plan* plan, void* workspace) {
   fail(INTFLASH_INVALID_ARGUMENT,
        "workspace = %p: holds no run that intflash_batch_begin has begun of this plan", workspace);
   return nullptr;
+}
+
+double largest_key(const intflash_batch_plan& plan, const intflash_cache& cache,
+                   const intflash_batch_args& args) {
+  std::uint32_t largest = 0;
+  for (std::int64_t r = 0; r < plan.schedule.num_requests; ++r) {
+    const MaskRule& mask = plan.schedule.requests[r].mask;
+    largest = std::max(
+        largest, cache.largest_key_of(batch_pages(cache, args, r, mask.kv_begin), mask.kv_len));
+  }
+  return static_cast<double>(std::bit_cast<float>(largest)) +
+         static_cast<double>(cache.layers[args.layer].largest_key_center);
 }
 
 }  // namespace
@@ -274,9 +321,9 @@ intflash_status intflash_batch_begin(const intflash_batch_plan* plan, const intf
                 "workspace = %p of %zu bytes: must be %zu bytes at a multiple of %zu", workspace,
                 workspace_bytes, intflash_batch_workspace_bytes(plan), kAlignment);
   }
-  status = check_batch_pages(*plan, *cache, args.pages, static_cast<char*>(workspace));
+  status = check_batch_pages(*plan, *cache, args, static_cast<char*>(workspace));
   if (status != INTFLASH_OK) return status;
-  begin_run(*plan, *cache, args, workspace);
+  begin_run(*plan, *cache, args, largest_key(*plan, *cache, args), workspace);
   return INTFLASH_OK;
 }
 

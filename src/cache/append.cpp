@@ -13,30 +13,40 @@
 namespace intflash::internal {
 namespace {
 
-// Tokens from a position on that lie in one block of 64, which are rows first ... of key and value.
+// The block of 64 tokens that a slot is in.
+WritableBlock block_of(const Append& append, std::int64_t kv_head, std::int64_t slot) {
+  const PageLayout& layout = append.cache.layout;
+  return writable_block(layout,
+                        append.cache.page(append.args.layer, slot / layout.page_size, kv_head),
+                        slot % layout.page_size / kBlockTokens);
+}
+
+void clear_block(const PageLayout& layout, const WritableBlock& block) {
+  std::memset(block.key_codes, 0, static_cast<std::size_t>(kBlockTokens * layout.head_dim));
+  std::memset(block.value_codes, 0,
+              static_cast<std::size_t>(kBlockTokens * round_up(layout.head_dim_v, 16)));
+  std::fill_n(block.key_scale, kBlockTokens, 0.0f);
+  std::fill_n(block.value_scale, kBlockTokens, 0.0f);
+  std::fill_n(block.key_sum, kBlockTokens, 0);
+}
+
 // codes: room for 64 rows.
 void append_to_block(const Append& append, std::int8_t* codes, std::int64_t kv_head,
-                     const WritableBlock& block, std::int64_t position, std::int32_t count,
-                     std::int64_t first) {
+                     const BlockTokens& tokens) {
   const intflash_cache& cache = append.cache;
   const PageLayout& layout = cache.layout;
   const KernelTable& kernels = append.kernels();
-  const std::int64_t begin = position % kBlockTokens;
+  const std::int64_t layer = append.args.layer;
+  const WritableBlock block = block_of(append, kv_head, tokens.slot);
+  const std::int64_t begin = tokens.slot % kBlockTokens;
+  const auto count = static_cast<std::int32_t>(tokens.count);
   const std::int64_t key_stride = round_up(layout.head_dim, 64);
   const std::int64_t value_stride = round_up(layout.head_dim_v, 64);
-  if (begin == 0 && count < kBlockTokens) {
-    std::memset(block.key_codes, 0, static_cast<std::size_t>(kBlockTokens * layout.head_dim));
-    std::memset(block.value_codes, 0,
-                static_cast<std::size_t>(kBlockTokens * round_up(layout.head_dim_v, 16)));
-    std::fill_n(block.key_scale, kBlockTokens, 0.0f);
-    std::fill_n(block.value_scale, kBlockTokens, 0.0f);
-    std::fill_n(block.key_sum, kBlockTokens, 0);
-  }
-  const std::uint32_t magnitude =
-      quantize_tokens(kernels, append.args.key, append.args.key_dtype, 0, kv_head, first, count,
-                      layout.head_dim, cache.key_center_of(kv_head), cache.rotate, key_stride,
-                      codes, block.key_scale + begin, rope_rows(append.args.rope, position));
-  raise_to(append.cache.largest_key, magnitude);
+  const std::uint32_t magnitude = quantize_tokens(
+      kernels, append.args.key, append.args.key_dtype, 0, kv_head, tokens.first, count,
+      layout.head_dim, cache.key_center_of(layer, kv_head), cache.rotate, key_stride, codes,
+      block.key_scale + begin, rope_rows(append.args.rope, tokens.position));
+  raise_to(cache.layers[layer].largest_key[tokens.slot / layout.page_size], magnitude);
   if (count == kBlockTokens) {
     kernels.pack_keys(codes, key_stride, static_cast<std::int32_t>(layout.head_dim),
                       block.key_codes, block.key_sum);
@@ -44,9 +54,9 @@ void append_to_block(const Append& append, std::int8_t* codes, std::int64_t kv_h
     for (std::int64_t i = 0; i < count; ++i)
       store_key(layout, block, begin + i, codes + i * key_stride);
   }
-  quantize_tokens(kernels, append.args.value, append.args.value_dtype, 0, kv_head, first, count,
-                  layout.head_dim_v, cache.value_center_of(kv_head), false, value_stride, codes,
-                  block.value_scale + begin);
+  quantize_tokens(kernels, append.args.value, append.args.value_dtype, 0, kv_head, tokens.first,
+                  count, layout.head_dim_v, cache.value_center_of(layer, kv_head), false,
+                  value_stride, codes, block.value_scale + begin);
   if (count == kBlockTokens) {
     kernels.pack_values(codes, value_stride, static_cast<std::int32_t>(layout.head_dim_v),
                         block.value_codes);
@@ -60,30 +70,78 @@ void append_to_block(const Append& append, std::int8_t* codes, std::int64_t kv_h
 void append_head(const Append& append, std::int8_t* codes, std::int64_t request,
                  std::int64_t kv_head, std::int64_t kv_len) {
   const PageRun run = append.pages(request);
+  const std::int64_t page_size = append.cache.layout.page_size;
   const std::int64_t end = kv_len + append.count(request);
   for (std::int64_t position = kv_len; position < end;) {
-    const std::int64_t block_begin = position / kBlockTokens * kBlockTokens;
-    const std::int64_t block_end = std::min(block_begin + kBlockTokens, end);
-    const std::int64_t offset = block_begin - run.first_key_position;
-    const std::int64_t page_size = append.cache.layout.page_size;
-    char* page = append.cache.page(run.page_ids[offset / page_size], kv_head);
-    const WritableBlock block =
-        writable_block(append.cache.layout, page, offset % page_size / kBlockTokens);
-    append_to_block(append, codes, kv_head, block, position,
-                    static_cast<std::int32_t>(block_end - position),
-                    append.first_token(request) + position - kv_len);
+    const std::int64_t block_end =
+        std::min(position / kBlockTokens * kBlockTokens + kBlockTokens, end);
+    const std::int64_t offset = position - run.first_key_position;
+    const std::int64_t slot = run.page_ids[offset / page_size] * page_size + offset % page_size;
+    const std::int64_t count = block_end - position;
+    if (slot % kBlockTokens == 0 && count < kBlockTokens)
+      clear_block(append.cache.layout, block_of(append, kv_head, slot));
+    append_to_block(append, codes, kv_head,
+                    {slot, position, append.first_token(request) + position - kv_len, count});
     position = block_end;
   }
+}
+
+// Pages that a request's tokens begin hold no key yet.
+void begin_pages(const Append& append, std::int64_t request, std::int64_t kv_len) {
+  const std::int64_t page_size = append.cache.layout.page_size;
+  const PageRun run = append.pages(request);
+  const std::int64_t offset = kv_len - run.first_key_position;
+  const std::int64_t end = offset + append.count(request);
+  for (std::int64_t i = (offset + page_size - 1) / page_size; i * page_size < end; ++i)
+    append.cache.layers[run.layer].largest_key[run.page_ids[i]].store(0, std::memory_order_relaxed);
 }
 
 // kv_len(request): the length before.
 template <class KvLen>
 void write_tokens(const Append& append, KvLen kv_len) {
   const intflash_cache& cache = append.cache;
+  for (std::int64_t r = 0; r < append.args.num_requests; ++r) begin_pages(append, r, kv_len(r));
   append.for_each_head([&](std::int32_t worker, std::int64_t request, std::int64_t kv_head) {
     append_head(append, cache.codes + worker * cache.code_bytes(), request, kv_head,
                 kv_len(request));
   });
+}
+
+// All new tokens of one kv head, in any order: blocks are begun before anything is stored in them.
+void append_head_to_slots(const Append& append, std::int8_t* codes, std::int64_t kv_head) {
+  const std::int64_t* slots = append.args.slots;
+  const std::int64_t num_tokens = append.num_tokens();
+  for (std::int64_t token = 0; token < num_tokens; ++token) {
+    if (slots[token] >= 0 && slots[token] % kBlockTokens == 0)
+      clear_block(append.cache.layout, block_of(append, kv_head, slots[token]));
+  }
+  std::int64_t count = 1;
+  for (std::int64_t token = 0; token < num_tokens; token += count) {
+    const std::int64_t slot = slots[token];
+    count = 1;
+    if (slot < 0) continue;
+    while (token + count < num_tokens && slots[token + count] == slot + count &&
+           (slot + count) % kBlockTokens != 0)
+      ++count;
+    append_to_block(append, codes, kv_head, {slot, 0, token, count});
+  }
+}
+
+void write_to_slots(const Append& append) {
+  const intflash_cache& cache = append.cache;
+  const std::int64_t page_size = cache.layout.page_size;
+  for (std::int64_t token = 0; token < append.num_tokens(); ++token) {
+    const std::int64_t slot = append.args.slots[token];
+    if (slot >= 0 && slot % page_size == 0)
+      cache.layers[append.args.layer].largest_key[slot / page_size].store(
+          0, std::memory_order_relaxed);
+  }
+  std::atomic<std::int64_t> next;
+  for_each_task(cache.context->parallel,
+                workers_for(*cache.context, append.num_tokens() * cache.num_kv_heads),
+                cache.num_kv_heads, next, [&](std::int32_t worker, std::int64_t kv_head) {
+                  append_head_to_slots(append, cache.codes + worker * cache.code_bytes(), kv_head);
+                });
 }
 
 // That each of sequences names one, and no two the same.
@@ -109,6 +167,26 @@ intflash_status check_sequences(const intflash_cache& cache, const std::int32_t*
   return INTFLASH_OK;
 }
 
+// Makes the sequences longer in the call's layer. Pages come with layer 0.
+intflash_status extend_layer(const Append& append) {
+  const intflash_append_args& args = append.args;
+  if (args.layer == 0)
+    return extend_sequences(append.cache, append.sequences, args.num_requests, args.token_indptr);
+  for (std::int64_t r = 0; r < args.num_requests; ++r) {
+    const std::int64_t kv_len = append.cache.sequences[append.sequences[r]].kv_len;
+    if (append.count(r) <= kv_len - append.kv_len(r)) continue;
+    return fail(INTFLASH_BAD_SHAPE,
+                "sequences[%lld] = %d: %lld tokens behind the %lld of layer %lld: must be at most "
+                "%lld together, those of layer 0",
+                static_cast<i64>(r), append.sequences[r], static_cast<i64>(append.count(r)),
+                static_cast<i64>(append.kv_len(r)), static_cast<i64>(args.layer),
+                static_cast<i64>(kv_len));
+  }
+  for (std::int64_t r = 0; r < args.num_requests; ++r)
+    append.cache.sequences[append.sequences[r]].length(args.layer) += append.count(r);
+  return INTFLASH_OK;
+}
+
 }  // namespace
 }  // namespace intflash::internal
 
@@ -123,10 +201,16 @@ intflash_status intflash_cache_append(intflash_cache* cache, const intflash_appe
   const CacheChange change(*cache);
   const Append append{*cache, args, nullptr};
   status = change.status();
-  if (status == INTFLASH_OK) status = check_append_pages(*cache, args);
+  if (status == INTFLASH_OK)
+    status =
+        args.slots == nullptr ? check_append_pages(*cache, args) : check_slots(*cache, args);
   if (status == INTFLASH_OK) status = check_tokens(append);
   if (status != INTFLASH_OK) return status;
-  write_tokens(append, [&](std::int64_t request) { return args.kv_lens[request]; });
+  if (args.slots != nullptr) {
+    write_to_slots(append);
+  } else {
+    write_tokens(append, [&](std::int64_t request) { return args.kv_lens[request]; });
+  }
   return INTFLASH_OK;
 }
 
@@ -140,12 +224,10 @@ intflash_status intflash_sequences_append(intflash_cache* cache, const int32_t* 
   status = change.status();
   if (status == INTFLASH_OK) status = check_sequences(*cache, sequences, args.num_requests);
   if (status == INTFLASH_OK) status = check_tokens(append);
-  if (status == INTFLASH_OK)
-    status = extend_sequences(*cache, sequences, args.num_requests, args.token_indptr);
+  if (status == INTFLASH_OK) status = extend_layer(append);
   if (status != INTFLASH_OK) return status;
-  write_tokens(append, [&](std::int64_t request) {
-    return cache->sequences[sequences[request]].kv_len - append.count(request);
-  });
+  write_tokens(
+      append, [&](std::int64_t request) { return append.kv_len(request) - append.count(request); });
   return INTFLASH_OK;
 }
 

@@ -39,14 +39,18 @@ NewTokens new_values(const Append& append) {
 }
 
 bool has_good_tokens(const Append& append, std::int64_t request, std::int64_t head) {
-  const auto is_good = [&](const NewTokens& tokens) {
-    const RowSource rows =
-        rows_of(tokens.tensor, tokens.dtype, 0, head, append.first_token(request));
+  const auto is_good = [&](const NewTokens& tokens, std::int64_t first, std::int64_t count) {
+    const RowSource rows = rows_of(tokens.tensor, tokens.dtype, 0, head, first);
     // A NaN compares as false.
-    return std::bit_cast<float>(append.kernels().max_magnitude(rows, append.count(request),
-                                                               tokens.dim)) < tokens.limit;
+    return std::bit_cast<float>(append.kernels().max_magnitude(rows, count, tokens.dim)) <
+           tokens.limit;
   };
-  return append.count(request) == 0 || (is_good(new_keys(append)) && is_good(new_values(append)));
+  bool all_good = true;
+  append.for_each_stored(request, [&](std::int64_t first, std::int64_t count) {
+    all_good = all_good && is_good(new_keys(append), first, count) &&
+               is_good(new_values(append), first, count);
+  });
+  return all_good;
 }
 
 // The error for the lowest bad element of one head's new tokens, keys before values.
@@ -55,8 +59,10 @@ intflash_status report_bad_tokens(const Append& append, std::int64_t request, st
   for (const NewTokens& tokens : {new_keys(append), new_values(append)}) {
     float buffer[kMaxHeadDim];
     for (std::int64_t token = 0; token < append.count(request); ++token) {
-      const float* row = widened_token(tokens.tensor, tokens.dtype, 0, head,
-                                       append.first_token(request) + token, tokens.dim, buffer);
+      const std::int64_t row_index = append.first_token(request) + token;
+      if (append.args.slots != nullptr && append.args.slots[row_index] < 0) continue;
+      const float* row =
+          widened_token(tokens.tensor, tokens.dtype, 0, head, row_index, tokens.dim, buffer);
       for (std::int64_t c = 0; c < tokens.dim; ++c) {
         if (std::fabs(row[c]) < tokens.limit) continue;
         return fail(
@@ -77,10 +83,18 @@ intflash_status read_append_args(const intflash_cache* cache, const intflash_app
   if (cache == nullptr) return fail(INTFLASH_INVALID_ARGUMENT, "cache = NULL: create one first");
   intflash_status status = read_struct("args", "intflash_append_args", given, args);
   if (status != INTFLASH_OK) return status;
-  if (args.num_requests == 0) return INTFLASH_OK;
-  if (args.token_indptr == nullptr || (!own_pages && args.kv_lens == nullptr))
+  status = check_layer(*cache, args.layer);
+  if (status != INTFLASH_OK || args.num_requests == 0) return status;
+  if (args.token_indptr == nullptr ||
+      (!own_pages && args.slots == nullptr && args.kv_lens == nullptr))
     return fail(INTFLASH_INVALID_ARGUMENT, "token_indptr and kv_lens: must not be NULL");
+  if (own_pages && args.slots != nullptr) {
+    return fail(INTFLASH_INVALID_ARGUMENT,
+                "slots = %p: must be NULL: where tokens of sequences go is the cache's choice",
+                static_cast<const void*>(args.slots));
+  }
   status = check_pointer("token_indptr", args.token_indptr);
+  if (status == INTFLASH_OK) status = check_pointer("slots", args.slots);
   if (status == INTFLASH_OK && !own_pages) status = check_pointer("kv_lens", args.kv_lens);
   if (status == INTFLASH_OK && !own_pages)
     status = check_pointer("first_key_positions", args.first_key_positions);
@@ -106,9 +120,41 @@ intflash_status read_append_args(const intflash_cache* cache, const intflash_app
   return status == INTFLASH_OK ? check_rope(args.rope, cache->layout.head_dim) : status;
 }
 
+intflash_status check_slots(const intflash_cache& cache, const intflash_append_args& args) {
+  if (args.kv_lens != nullptr || args.first_key_positions != nullptr ||
+      args.pages.page_indptr != nullptr || args.pages.page_ids != nullptr) {
+    return fail(INTFLASH_INVALID_ARGUMENT,
+                "slots = %p: kv_lens, first_key_positions and pages must be NULL beside it",
+                static_cast<const void*>(args.slots));
+  }
+  if (args.rope.cos != nullptr) {
+    return fail(INTFLASH_UNSUPPORTED,
+                "rope with slots: these do not say at which positions tokens stand: turn keys "
+                "before, or append by position");
+  }
+  const std::int64_t num_slots = cache.num_pages * cache.layout.page_size;
+  const std::int64_t tokens = args.token_indptr[args.num_requests];
+  const PageSet seen{cache.slot_set};
+  for (std::int64_t i = 0; i < tokens; ++i) {
+    if (args.slots[i] >= -1 && args.slots[i] < num_slots) {
+      if (args.slots[i] >= 0) seen.remove(args.slots[i]);
+      continue;
+    }
+    return fail(INTFLASH_INVALID_ARGUMENT, "slots[%lld] = %lld: must be -1 ... %lld",
+                static_cast<i64>(i), static_cast<i64>(args.slots[i]),
+                static_cast<i64>(num_slots - 1));
+  }
+  for (std::int64_t i = 0; i < tokens; ++i) {
+    if (args.slots[i] < 0 || seen.insert(args.slots[i])) continue;
+    return fail(INTFLASH_INVALID_ARGUMENT, "slots[%lld] = %lld: a token before it goes there",
+                static_cast<i64>(i), static_cast<i64>(args.slots[i]));
+  }
+  return INTFLASH_OK;
+}
+
 intflash_status check_tokens(const Append& append) {
   const intflash_append_args& args = append.args;
-  for (std::int64_t r = 0; r < args.num_requests; ++r) {
+  for (std::int64_t r = 0; args.rope.cos != nullptr && r < args.num_requests; ++r) {
     const std::int64_t kv_len = append.kv_len(r);
     const intflash_status status =
         check_rope_positions(args.rope, r, kv_len, kv_len + append.count(r));

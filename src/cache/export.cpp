@@ -10,16 +10,19 @@
 namespace intflash::internal {
 namespace {
 
-intflash_status check_target(const char* name, const intflash_tensor* tensor, std::int64_t heads,
-                             std::int64_t tokens, std::int64_t dim) {
+intflash_status check_target(const char* name, const intflash_tensor* tensor,
+                             const intflash_cache& cache, std::int64_t tokens, std::int64_t dim) {
   if (tensor == nullptr) return INTFLASH_OK;
-  const TensorView view{name, tensor, INTFLASH_F32, 1, heads, tokens, dim};
+  const TensorView view{name,   tensor, INTFLASH_F32, cache.num_layers, cache.num_kv_heads,
+                        tokens, dim};
   const intflash_status status = check_tensor(view);
   return status == INTFLASH_OK ? check_no_overlap(view) : status;
 }
 
-float* row_of(const intflash_tensor& tensor, std::int64_t head, std::int64_t token) {
-  return static_cast<float*>(tensor.data) + head * tensor.stride_head + token * tensor.stride_token;
+float* row_of(const intflash_tensor& tensor, std::int64_t layer, std::int64_t head,
+              std::int64_t token) {
+  return static_cast<float*>(tensor.data) + (layer == 0 ? 0 : layer * tensor.stride_batch) +
+         head * tensor.stride_head + token * tensor.stride_token;
 }
 
 // What the codes of a row stand for.
@@ -31,7 +34,8 @@ void dequantize(const std::int8_t* codes, float scale, std::int64_t dim, bool ro
   for (std::int64_t c = 0; c < dim; ++c) row[c] += center[c];
 }
 
-// Positions [begin, end) of a run of pages; what was checked of them is the caller's part.
+// Positions [begin, end) of a run of pages, in all layers; what was checked of them is the caller's
+// part.
 struct Export {
   const intflash_cache& cache;
   PageRun run;
@@ -41,9 +45,12 @@ struct Export {
 };
 
 // The tokens of one block of 64, which begins at a position.
-void export_block(const Export& wanted, std::int64_t kv_head, std::int64_t position) {
+void export_block(const Export& wanted, std::int64_t layer, std::int64_t kv_head,
+                  std::int64_t position) {
   const intflash_cache& cache = wanted.cache;
-  const KvBlock block = cache.block(wanted.run, kv_head, position);
+  PageRun run = wanted.run;
+  run.layer = layer;
+  const KvBlock block = cache.block(run, kv_head, position);
   const std::int64_t first = std::max<std::int64_t>(wanted.begin - position, 0);
   const std::int64_t end = std::min<std::int64_t>(wanted.end - position, kBlockTokens);
   std::int8_t codes[kMaxHeadDim];
@@ -52,12 +59,12 @@ void export_block(const Export& wanted, std::int64_t kv_head, std::int64_t posit
     if (wanted.key != nullptr) {
       load_key(cache.layout, block, at, codes);
       dequantize(codes, block.key_scale[at], cache.layout.head_dim, cache.rotate,
-                 cache.key_center_of(kv_head), row_of(*wanted.key, kv_head, row));
+                 cache.key_center_of(layer, kv_head), row_of(*wanted.key, layer, kv_head, row));
     }
     if (wanted.value != nullptr) {
       load_value(cache.layout, block, at, codes);
       dequantize(codes, block.value_scale[at], cache.layout.head_dim_v, false,
-                 cache.value_center_of(kv_head), row_of(*wanted.value, kv_head, row));
+                 cache.value_center_of(layer, kv_head), row_of(*wanted.value, layer, kv_head, row));
     }
   }
 }
@@ -66,17 +73,18 @@ intflash_status export_tokens(const Export& wanted) {
   const intflash_cache& cache = wanted.cache;
   const PageLayout& layout = cache.layout;
   const std::int64_t tokens = wanted.end - wanted.begin;
-  intflash_status status =
-      check_target("key", wanted.key, cache.num_kv_heads, tokens, layout.head_dim);
+  intflash_status status = check_target("key", wanted.key, cache, tokens, layout.head_dim);
   if (status == INTFLASH_OK)
-    status = check_target("value", wanted.value, cache.num_kv_heads, tokens, layout.head_dim_v);
+    status = check_target("value", wanted.value, cache, tokens, layout.head_dim_v);
   if (status != INTFLASH_OK || tokens == 0) return status;
   const std::int64_t first_block = wanted.begin / kBlockTokens;
   const std::int64_t num_blocks = (wanted.end - 1) / kBlockTokens + 1 - first_block;
+  const std::int64_t heads = cache.num_layers * cache.num_kv_heads;
   std::atomic<std::int64_t> next;
-  for_each_task(cache.context->parallel, workers_for(*cache.context, tokens * cache.num_kv_heads),
-                cache.num_kv_heads * num_blocks, next, [&](std::int32_t, std::int64_t task) {
-                  export_block(wanted, task / num_blocks,
+  for_each_task(cache.context->parallel, workers_for(*cache.context, tokens * heads),
+                heads * num_blocks, next, [&](std::int32_t, std::int64_t task) {
+                  const std::int64_t head = task / num_blocks;
+                  export_block(wanted, head / cache.num_kv_heads, head % cache.num_kv_heads,
                                (first_block + task % num_blocks) * kBlockTokens);
                 });
   return INTFLASH_OK;
@@ -108,7 +116,7 @@ intflash_status intflash_cache_export(const intflash_cache* cache, const int32_t
     return fail(INTFLASH_INVALID_ARGUMENT, "page_ids[%lld] = %d: must be 0 ... %lld",
                 static_cast<i64>(i), page_ids[i], static_cast<i64>(cache->num_pages - 1));
   }
-  return export_tokens({*cache, {page_ids, pages, 0}, begin, end, key, value});
+  return export_tokens({*cache, {page_ids, pages, 0, 0}, begin, end, key, value});
 }
 
 intflash_status intflash_sequence_export(const intflash_cache* cache, int32_t sequence,
@@ -118,14 +126,13 @@ intflash_status intflash_sequence_export(const intflash_cache* cache, int32_t se
   const intflash_status status = check_sequence(*cache, sequence);
   if (status != INTFLASH_OK) return status;
   const Sequence& held = cache->sequences[sequence];
-  if (begin < held.first_key_position || end < begin || end > held.kv_len) {
+  if (begin < held.first_key_position || end < begin || end > held.shortest()) {
     return fail(INTFLASH_BAD_SHAPE,
                 "begin = %lld, end = %lld: sequence %d holds positions %lld ... %lld",
                 static_cast<i64>(begin), static_cast<i64>(end), sequence,
-                static_cast<i64>(held.first_key_position), static_cast<i64>(held.kv_len));
+                static_cast<i64>(held.first_key_position), static_cast<i64>(held.shortest()));
   }
-  const PageRun run{held.pages.data(), held.pages.size(), held.first_key_position};
-  return export_tokens({*cache, run, begin, end, key, value});
+  return export_tokens({*cache, held.run(0), begin, end, key, value});
 }
 
 }  // extern "C"

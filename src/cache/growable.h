@@ -48,6 +48,7 @@ class Growable {
 
   std::int64_t size() const { return size_; }
   T* data() const { return data_; }
+  T* end() const { return data_ + size_; }
   T& operator[](std::int64_t i) const { return data_[i]; }
   T& back() const { return data_[size_ - 1]; }
 

@@ -1,13 +1,14 @@
 // Copyright 2026 The intflash Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// Where tokens live: pages of one layer's keys and values, and the sequences that share them.
+// Where tokens live: pages of keys and values, in each layer, and the sequences that share them.
 #pragma once
 
 #include <algorithm>
 #include <atomic>
-#include <bit>
 #include <cstdint>
+#include <numeric>
+#include <thread>
 
 #include "cache/growable.h"
 #include "cache/page.h"
@@ -17,12 +18,42 @@
 
 namespace intflash::internal {
 
-// A page table that the cache keeps. A free slot has kv_len -1.
+// What kv_len is of a slot that no caller's number names: of a free one, and of one whose tokens
+// are still being read.
+constexpr std::int64_t kFreeSlot = -1;
+constexpr std::int64_t kLoadingSlot = -2;
+
+// A page table that the cache keeps, of all layers. Pages from the one on that the shortest layer
+// ends in are nobody else's while other layers are longer.
 struct Sequence {
   Growable<std::int32_t> pages;
   std::int64_t first_key_position = 0;
-  std::int64_t kv_len = 0;
-  std::int64_t request = 0;  // scratch of append's checks: which of the batch names it
+  std::int64_t kv_len = kFreeSlot;    // of layer 0
+  Growable<std::int64_t> later_lens;  // of the layers behind it, at most kv_len
+  std::int64_t request = 0;           // scratch of append's checks: which of the batch names it
+
+  std::int64_t& length(std::int64_t layer) { return layer == 0 ? kv_len : later_lens[layer - 1]; }
+  std::int64_t length(std::int64_t layer) const {
+    return layer == 0 ? kv_len : later_lens[layer - 1];
+  }
+  std::int64_t shortest() const {
+    return std::accumulate(later_lens.data(), later_lens.end(), kv_len,
+                           [](std::int64_t a, std::int64_t b) { return std::min(a, b); });
+  }
+  PageRun run(std::int64_t layer) const {
+    return {pages.data(), pages.size(), first_key_position, layer};
+  }
+};
+
+// What a cache has of a layer.
+struct CacheLayer {
+  char* pages;                // [num_pages][num_kv_heads], each PageLayout::bytes() long
+  const float* key_center;    // [num_kv_heads][head_dim]; nullptr = zero
+  const float* value_center;  // [num_kv_heads][head_dim_v]
+  float largest_key_center;
+  // [num_pages]: bits of the largest magnitude among a page's keys, centred and rotated. It grows
+  // until the page's first token is written anew.
+  std::atomic<std::uint32_t>* largest_key;
 };
 
 }  // namespace intflash::internal
@@ -32,14 +63,14 @@ struct intflash_cache {
   intflash::internal::PageLayout layout;  // of one kv head's part of a page
   std::int64_t num_kv_heads;
   std::int64_t num_pages;
+  std::int64_t num_layers;
   bool rotate;
-  char* pages;
-  bool owns_pages;
-  float* key_center;    // [num_kv_heads][head_dim]; nullptr = zero
-  float* value_center;  // [num_kv_heads][head_dim_v]
-  float largest_key_center;
-  // Bits of the largest magnitude among keys, centred and rotated: only ever grows.
-  std::atomic<std::uint32_t> largest_key;
+  intflash::internal::CacheLayer* layers;
+  // Of all layers, which have their parts of them.
+  char* own_pages;  // nullptr: the pages are in arenas of the caller's
+  float* key_center;
+  float* value_center;
+  std::atomic<std::uint32_t>* largest_key;
 
   // Of sequences: references per page, and a stack of the pages that have none.
   std::int32_t* references;
@@ -48,7 +79,7 @@ struct intflash_cache {
   intflash::internal::Growable<intflash::internal::Sequence> sequences;
   std::int64_t num_sequences;
 
-  std::uint64_t* page_set;  // scratch of append's checks
+  std::uint64_t* slot_set;  // scratch of append's checks: a bit per place of a token
   std::int8_t* codes;       // [the context's threads][code_bytes()]: rows that append packs
   std::atomic<bool> is_changing;
 
@@ -57,35 +88,47 @@ struct intflash_cache {
            intflash::internal::round_up(std::max(layout.head_dim, layout.head_dim_v), 64);
   }
   std::int64_t page_bytes() const { return num_kv_heads * layout.bytes(); }
-  char* page(std::int64_t id, std::int64_t kv_head) const {
-    return pages + id * page_bytes() + kv_head * layout.bytes();
+  char* page(std::int64_t layer, std::int64_t id, std::int64_t kv_head) const {
+    return layers[layer].pages + id * page_bytes() + kv_head * layout.bytes();
   }
-  const float* key_center_of(std::int64_t kv_head) const {
-    return key_center == nullptr ? nullptr : key_center + kv_head * layout.head_dim;
+  const float* key_center_of(std::int64_t layer, std::int64_t kv_head) const {
+    const float* center = layers[layer].key_center;
+    return center == nullptr ? nullptr : center + kv_head * layout.head_dim;
   }
-  const float* value_center_of(std::int64_t kv_head) const {
-    return value_center == nullptr ? nullptr : value_center + kv_head * layout.head_dim_v;
+  const float* value_center_of(std::int64_t layer, std::int64_t kv_head) const {
+    const float* center = layers[layer].value_center;
+    return center == nullptr ? nullptr : center + kv_head * layout.head_dim_v;
   }
-  double largest_key_magnitude() const {
-    return static_cast<double>(std::bit_cast<float>(largest_key.load(std::memory_order_relaxed))) +
-           static_cast<double>(largest_key_center);
+  // Bits of the largest magnitude among keys in the pages that hold a run's tokens up to kv_len.
+  std::uint32_t largest_key_of(const intflash::internal::PageRun& run, std::int64_t kv_len) const {
+    const std::int64_t tokens = kv_len - run.first_key_position;
+    std::uint32_t largest = 0;
+    for (std::int64_t i = 0; i * layout.page_size < tokens; ++i)
+      largest = std::max(
+          largest, layers[run.layer].largest_key[run.page_ids[i]].load(std::memory_order_relaxed));
+    return largest;
   }
   // 64 tokens of a request from position on (a multiple of 64).
   intflash::internal::KvBlock block(const intflash::internal::PageRun& run, std::int64_t kv_head,
                                     std::int64_t position) const {
     const std::int64_t offset = position - run.first_key_position;
-    const char* memory = page(run.page_ids[offset / layout.page_size], kv_head);
+    const char* memory = page(run.layer, run.page_ids[offset / layout.page_size], kv_head);
     return layout.block(memory, offset % layout.page_size / intflash::internal::kBlockTokens);
   }
 };
 
 namespace intflash::internal {
 
-// Keeps other calls from changing a cache for as long as it lives; or finds that one does.
+// Keeps other calls from changing a cache for as long as it lives; or finds that one does, or waits
+// until none does.
 class CacheChange {
  public:
+  struct Waiting {};
   explicit CacheChange(intflash_cache& cache)
       : cache_(cache), is_alone_(!cache.is_changing.exchange(true, std::memory_order_acquire)) {}
+  CacheChange(intflash_cache& cache, Waiting) : cache_(cache), is_alone_(true) {
+    while (cache.is_changing.exchange(true, std::memory_order_acquire)) std::this_thread::yield();
+  }
   ~CacheChange() {
     if (is_alone_) cache_.is_changing.store(false, std::memory_order_release);
   }
@@ -103,13 +146,26 @@ class CacheChange {
 // How many of the context's threads so many rows, tokens times kv heads, are worth.
 std::int64_t workers_for(const intflash_context& context, std::int64_t rows);
 
+// Whether the caller's number names a layer.
+intflash_status check_layer(const intflash_cache& cache, std::int64_t layer);
 // Whether the caller's number names a sequence.
 intflash_status check_sequence(const intflash_cache& cache, std::int32_t sequence);
+// Whether all layers of a sequence have its tokens.
+intflash_status check_layers(const intflash_cache& cache, std::int32_t sequence);
 
-// Makes room for the batch's new tokens in each of the sequences: copies a shared last page, takes
-// new ones. All or nothing.
+// The pages of a batch's request whose first key stands at a position.
+inline PageRun batch_pages(const intflash_cache& cache, const intflash_batch_args& args,
+                           std::int64_t request, std::int64_t first_key_position) {
+  if (args.sequences != nullptr) return cache.sequences[args.sequences[request]].run(args.layer);
+  return page_run(args.pages, request, first_key_position, args.layer);
+}
+
+// Makes room for the batch's new tokens in each of the sequences, whose layer 0 they then belong
+// to: copies a shared last page, takes new ones. All or nothing.
 intflash_status extend_sequences(intflash_cache& cache, const std::int32_t* sequences,
                                  std::int64_t num_sequences, const std::int64_t* token_indptr);
+// In all layers.
+void copy_page(intflash_cache& cache, std::int32_t from, std::int32_t to);
 void shrink_sequence(intflash_cache& cache, Sequence& sequence, std::int64_t kv_len);
 
 // What the calls of these names do, within a change of the cache.

@@ -17,7 +17,8 @@ struct NewTokens {
 NewTokens new_tokens(const intflash_append_args& args, std::int64_t request) {
   return {args.kv_lens[request], args.token_indptr[request + 1] - args.token_indptr[request],
           page_run(args.pages, request,
-                   args.first_key_positions == nullptr ? 0 : args.first_key_positions[request])};
+                   args.first_key_positions == nullptr ? 0 : args.first_key_positions[request],
+                   args.layer)};
 }
 
 // Calls visit(page id) for each page that they are written to.
@@ -99,7 +100,7 @@ intflash_status check_pages(const intflash_cache& cache, std::int64_t request, c
 intflash_status check_append_pages(const intflash_cache& cache, const intflash_append_args& args) {
   intflash_status status = check_page_table(args.pages, args.num_requests);
   if (status != INTFLASH_OK) return status;
-  const PageSet seen{cache.page_set};
+  const PageSet seen{cache.slot_set};
   for (std::int64_t r = 0; r < args.num_requests; ++r) {
     const NewTokens tokens = new_tokens(args, r);
     const std::int64_t least = tokens.pages.first_key_position;

@@ -15,22 +15,24 @@ struct PageRun {
   const std::int32_t* page_ids;
   std::int64_t num_pages;
   std::int64_t first_key_position;
+  std::int64_t layer;
 };
 inline PageRun page_run(const intflash_page_table& table, std::int64_t request,
-                        std::int64_t first_key_position) {
+                        std::int64_t first_key_position, std::int64_t layer) {
   const std::int64_t first = table.page_indptr[request];
-  return {table.page_ids + first, table.page_indptr[request + 1] - first, first_key_position};
+  return {table.page_ids + first, table.page_indptr[request + 1] - first, first_key_position,
+          layer};
 }
 
-// A set of page numbers, a bit each. Nobody clears it: numbers are removed before they are
-// inserted.
+// A set of page numbers, or of slots, a bit each. Nobody clears it: numbers are removed before they
+// are inserted.
 struct PageSet {
   std::uint64_t* words;
 
-  static std::int64_t bytes(std::int64_t num_pages) { return (num_pages + 63) / 64 * 8; }
-  void remove(std::int32_t id) const { words[id / 64] &= ~(std::uint64_t{1} << id % 64); }
+  static std::int64_t bytes(std::int64_t count) { return (count + 63) / 64 * 8; }
+  void remove(std::int64_t id) const { words[id / 64] &= ~(std::uint64_t{1} << id % 64); }
   // False where it was in the set.
-  bool insert(std::int32_t id) const {
+  bool insert(std::int64_t id) const {
     const std::uint64_t before = words[id / 64];
     words[id / 64] |= std::uint64_t{1} << id % 64;
     return words[id / 64] != before;

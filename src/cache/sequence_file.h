@@ -1,12 +1,12 @@
 // Copyright 2026 The intflash Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// A saved sequence, version 1. Little-endian, and made of records: bytes, then their u64 checksum,
+// A saved sequence, version 2. Little-endian, and made of records: bytes, then their u64 checksum,
 // XXH64 seeded with the file offset of the bytes, so that a record in another's place is found too.
 //   FileHeader
-//   of each kv head  key_center    f32 [head_dim]    where the header has kKeyCenter
-//   of each kv head  value_center  f32 [head_dim_v]  where the header has kValueCenter
-//   of each 64 positions from first_key_position on, of each kv head
+//   of each layer, of each kv head  key_center    f32 [head_dim]    where there is kKeyCenter
+//   of each layer, of each kv head  value_center  f32 [head_dim_v]  where there is kValueCenter
+//   of each 64 positions from first_key_position on, of each layer, of each kv head
 //                    its keys and values as a page of page_size 64 (page.h)
 // Positions from kv_len on, and the padding of values, are zeros: equal tokens give equal files.
 #pragma once
@@ -37,8 +37,9 @@ struct FileHeader {
   std::int64_t kv_len;
   std::uint32_t rotate;   // 0 or 1
   std::uint32_t centers;  // kKeyCenter, kValueCenter, both or none
+  std::int64_t num_layers;
 };
-static_assert(sizeof(FileHeader) == 64);
+static_assert(sizeof(FileHeader) == 72);
 
 std::uint64_t record_checksum(const void* bytes, std::size_t num_bytes, std::int64_t offset);
 

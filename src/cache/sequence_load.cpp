@@ -1,6 +1,7 @@
 // Copyright 2026 The intflash Authors
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 
@@ -80,7 +81,8 @@ intflash_status check_shape(const FileHeader& header, const intflash_cache& cach
       {"num_kv_heads", offsetof(FileHeader, num_kv_heads), header.num_kv_heads, cache.num_kv_heads},
       {"head_dim", offsetof(FileHeader, head_dim), header.head_dim, cache.layout.head_dim},
       {"head_dim_v", offsetof(FileHeader, head_dim_v), header.head_dim_v, cache.layout.head_dim_v},
-      {"rotate", offsetof(FileHeader, rotate), header.rotate, cache.rotate ? 1 : 0}};
+      {"rotate", offsetof(FileHeader, rotate), header.rotate, cache.rotate ? 1 : 0},
+      {"num_layers", offsetof(FileHeader, num_layers), header.num_layers, cache.num_layers}};
   for (const auto& field : fields) {
     if (field.in_file == field.in_cache) continue;
     return fail(INTFLASH_BAD_FILE, "byte %zu: %s = %lld in the file, %lld in the cache",
@@ -126,10 +128,10 @@ intflash_status load_header(RecordReader& reader, const intflash_cache& cache, F
 }
 
 // Centres that are absent, in the file or in the cache, are zeros.
-intflash_status check_centers(RecordReader& reader, const char* name, bool in_file,
-                              const float* center, std::int64_t heads, std::int64_t dim) {
+intflash_status check_centers(RecordReader& reader, const intflash_cache& cache, const char* name,
+                              bool in_file, const float* center, std::int64_t dim) {
   float saved[kMaxHeadDim] = {};
-  for (std::int64_t h = 0; h < heads; ++h) {
+  for (std::int64_t h = 0; h < cache.num_layers * cache.num_kv_heads; ++h) {
     if (in_file) {
       const intflash_status status = reader.get(saved, dim * 4);
       if (status != INTFLASH_OK) return status;
@@ -138,11 +140,12 @@ intflash_status check_centers(RecordReader& reader, const char* name, bool in_fi
       const float own = center == nullptr ? 0.0f : center[h * dim + c];
       if (saved[c] == own) continue;
       return fail(INTFLASH_BAD_FILE,
-                  "byte %lld: %s[head %lld][%lld] = %g in the file, %g in the cache",
+                  "byte %lld: %s[layer %lld][head %lld][%lld] = %g in the file, %g in the cache",
                   static_cast<i64>(in_file ? reader.offset() + c * 4
                                            : static_cast<i64>(offsetof(FileHeader, centers))),
-                  name, static_cast<i64>(h), static_cast<i64>(c), static_cast<double>(saved[c]),
-                  static_cast<double>(own));
+                  name, static_cast<i64>(h / cache.num_kv_heads),
+                  static_cast<i64>(h % cache.num_kv_heads), static_cast<i64>(c),
+                  static_cast<double>(saved[c]), static_cast<double>(own));
     }
   }
   return INTFLASH_OK;
@@ -193,51 +196,84 @@ const void* find_damage(const PageLayout& layout, const KvBlock& block, std::int
   return nullptr;
 }
 
-// Fills the pages of a sequence that has them; largest: of the key scales.
-intflash_status load_blocks(RecordReader& reader, intflash_cache& cache, const Sequence& sequence,
-                            char* page, float& largest) {
+// Notes what a loaded block's keys may be at most: 127 * scale, and what the scale's rounding may
+// have taken from it.
+void note_largest_key(const KvBlock& block, std::atomic<std::uint32_t>& largest_key) {
+  const float largest = *std::max_element(block.key_scale, block.key_scale + kBlockTokens);
+  raise_to(largest_key, std::bit_cast<std::uint32_t>(largest * 127.001f));
+}
+
+// Fills pages with tokens up to kv_len; page: room for a block of the file.
+intflash_status load_blocks(RecordReader& reader, intflash_cache& cache, const PageRun& run,
+                            std::int64_t kv_len, char* page) {
   const PageLayout layout = file_page(cache.layout);
   const KvBlock from = layout.block(page, 0);
-  for (std::int64_t position = sequence.first_key_position; position < sequence.kv_len;
+  for (std::int64_t position = run.first_key_position; position < kv_len;
        position += kBlockTokens) {
-    const std::int64_t tokens = std::min<std::int64_t>(kBlockTokens, sequence.kv_len - position);
-    const std::int64_t offset = position - sequence.first_key_position;
+    const std::int64_t tokens = std::min<std::int64_t>(kBlockTokens, kv_len - position);
+    const std::int64_t offset = position - run.first_key_position;
     const std::int64_t page_size = cache.layout.page_size;
-    for (std::int64_t h = 0; h < cache.num_kv_heads; ++h) {
+    const std::int32_t id = run.page_ids[offset / page_size];
+    for (std::int64_t h = 0; h < cache.num_layers * cache.num_kv_heads; ++h) {
+      const std::int64_t layer = h / cache.num_kv_heads;
+      const std::int64_t kv_head = h % cache.num_kv_heads;
+      std::atomic<std::uint32_t>& largest_key = cache.layers[layer].largest_key[id];
+      if (offset % page_size == 0 && kv_head == 0) largest_key.store(0, std::memory_order_relaxed);
       const intflash_status status = reader.get(page, layout.bytes());
       if (status != INTFLASH_OK) return status;
       if (const void* damage = find_damage(layout, from, tokens)) {
         return fail(INTFLASH_BAD_FILE, "byte %lld: no such block of tokens is ever saved",
                     static_cast<i64>(reader.offset() + (static_cast<const char*>(damage) - page)));
       }
-      char* to = cache.page(sequence.pages[offset / page_size], h);
-      copy_block(layout, from, writable_block(cache.layout, to, offset % page_size / kBlockTokens));
-      largest = std::max(largest, *std::max_element(from.key_scale, from.key_scale + kBlockTokens));
+      copy_block(layout, from,
+                 writable_block(cache.layout, cache.page(layer, id, kv_head),
+                                offset % page_size / kBlockTokens));
+      note_largest_key(from, largest_key);
     }
   }
   return INTFLASH_OK;
 }
 
-// A sequence with room for the header's tokens, filled; where that fails, none.
-intflash_status load_tokens(RecordReader& reader, intflash_cache& cache, const FileHeader& header,
-                            char* page, std::int32_t& sequence) {
-  std::int32_t created = -1;
-  intflash_status status = create_sequence(cache, created);
+// Takes a slot, and pages for the header's tokens, which no other call touches until the slot is
+// given a length.
+intflash_status reserve_sequence(intflash_cache& cache, const FileHeader& header,
+                                 std::int32_t& slot, PageRun& run) {
+  const CacheChange change(cache);
+  intflash_status status = change.status();
+  if (status == INTFLASH_OK) status = create_sequence(cache, slot);
   if (status != INTFLASH_OK) return status;
-  Sequence& loaded = cache.sequences[created];
-  loaded.first_key_position = loaded.kv_len = header.first_key_position;
+  Sequence& reserved = cache.sequences[slot];
+  reserved.first_key_position = reserved.kv_len = header.first_key_position;
   const std::int64_t token_indptr[] = {0, header.kv_len - header.first_key_position};
-  float largest = 0;
-  status = extend_sequences(cache, &created, 1, token_indptr);
-  if (status == INTFLASH_OK) status = load_blocks(reader, cache, loaded, page, largest);
+  status = extend_sequences(cache, &slot, 1, token_indptr);
   if (status != INTFLASH_OK) {
-    free_sequence(cache, created);
+    free_sequence(cache, slot);
     return status;
   }
-  // 127 * scale, and what the scale's rounding may have taken from it.
-  const auto magnitude = std::bit_cast<std::uint32_t>(largest * 127.001f);
-  raise_to(cache.largest_key, magnitude);
-  sequence = created;
+  for (std::int64_t layer = 1; layer < cache.num_layers; ++layer)
+    reserved.length(layer) = header.kv_len;
+  reserved.kv_len = kLoadingSlot;
+  run = reserved.run(0);
+  return INTFLASH_OK;
+}
+
+// A new sequence of the header's tokens; where that fails, none. The caller's function is called
+// while nothing is held but the slot and its pages.
+intflash_status load_tokens(RecordReader& reader, intflash_cache& cache, const FileHeader& header,
+                            char* page, std::int32_t& sequence) {
+  std::int32_t slot = -1;
+  PageRun run{};
+  intflash_status status = reserve_sequence(cache, header, slot, run);
+  if (status != INTFLASH_OK) return status;
+  status = load_blocks(reader, cache, run, header.kv_len, page);
+  // What has been read cannot be read again: a change at work is waited for.
+  const CacheChange change(cache, CacheChange::Waiting{});
+  if (status != INTFLASH_OK) {
+    free_sequence(cache, slot);
+    return status;
+  }
+  cache.sequences[slot].kv_len = header.kv_len;
+  sequence = slot;
   return INTFLASH_OK;
 }
 
@@ -255,17 +291,15 @@ intflash_status intflash_sequence_load(intflash_cache* cache, intflash_read_fn r
                 static_cast<void*>(cache), read == nullptr ? "NULL" : "given",
                 static_cast<void*>(sequence));
   }
-  const CacheChange change(*cache);
-  intflash_status status = change.status();
   RecordReader reader(read, user);
   FileHeader header{};
-  if (status == INTFLASH_OK) status = load_header(reader, *cache, header);
+  intflash_status status = load_header(reader, *cache, header);
   if (status == INTFLASH_OK)
-    status = check_centers(reader, "key_center", (header.centers & kKeyCenter) != 0,
-                           cache->key_center, cache->num_kv_heads, cache->layout.head_dim);
+    status = check_centers(reader, *cache, "key_center", (header.centers & kKeyCenter) != 0,
+                           cache->key_center, cache->layout.head_dim);
   if (status == INTFLASH_OK)
-    status = check_centers(reader, "value_center", (header.centers & kValueCenter) != 0,
-                           cache->value_center, cache->num_kv_heads, cache->layout.head_dim_v);
+    status = check_centers(reader, *cache, "value_center", (header.centers & kValueCenter) != 0,
+                           cache->value_center, cache->layout.head_dim_v);
   if (status != INTFLASH_OK) return status;
   const intflash_context& context = *cache->context;
   const std::size_t bytes = static_cast<std::size_t>(file_page(cache->layout).bytes());

@@ -52,6 +52,7 @@ FileHeader header_of(const intflash_cache& cache, const Sequence& sequence) {
   header.head_dim_v = cache.layout.head_dim_v;
   header.first_key_position = sequence.first_key_position;
   header.kv_len = sequence.kv_len;
+  header.num_layers = cache.num_layers;
   header.rotate = cache.rotate ? 1 : 0;
   header.centers = (cache.key_center != nullptr ? kKeyCenter : 0) |
                    (cache.value_center != nullptr ? kValueCenter : 0);
@@ -84,16 +85,17 @@ intflash_status save_sequence(const intflash_cache& cache, const Sequence& seque
   const PageLayout layout = file_page(cache.layout);
   const FileHeader header = header_of(cache, sequence);
   intflash_status status = writer.put(&header, sizeof header);
+  const std::int64_t heads = cache.num_layers * cache.num_kv_heads;
   if (status == INTFLASH_OK)
-    status = save_centers(cache.key_center, cache.num_kv_heads, layout.head_dim, writer);
+    status = save_centers(cache.key_center, heads, layout.head_dim, writer);
   if (status == INTFLASH_OK)
-    status = save_centers(cache.value_center, cache.num_kv_heads, layout.head_dim_v, writer);
-  const PageRun run{sequence.pages.data(), sequence.pages.size(), sequence.first_key_position};
+    status = save_centers(cache.value_center, heads, layout.head_dim_v, writer);
   for (std::int64_t position = sequence.first_key_position; position < sequence.kv_len;
        position += kBlockTokens) {
     const std::int64_t tokens = std::min<std::int64_t>(kBlockTokens, sequence.kv_len - position);
-    for (std::int64_t h = 0; status == INTFLASH_OK && h < cache.num_kv_heads; ++h) {
-      make_page(cache.block(run, h, position), layout, tokens, page);
+    for (std::int64_t h = 0; status == INTFLASH_OK && h < heads; ++h) {
+      const PageRun run = sequence.run(h / cache.num_kv_heads);
+      make_page(cache.block(run, h % cache.num_kv_heads, position), layout, tokens, page);
       status = writer.put(page, layout.bytes());
     }
   }
@@ -113,6 +115,7 @@ intflash_status intflash_sequence_save(const intflash_cache* cache, int32_t sequ
   if (write == nullptr)
     return fail(INTFLASH_INVALID_ARGUMENT, "write = NULL: must be a function that takes bytes");
   intflash_status status = check_sequence(*cache, sequence);
+  if (status == INTFLASH_OK) status = check_layers(*cache, sequence);
   if (status != INTFLASH_OK) return status;
   const intflash_context& context = *cache->context;
   const std::size_t bytes = static_cast<std::size_t>(file_page(cache->layout).bytes());

@@ -2,10 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cache/kv_cache.h"
 
-#include "core/checks.h"
-
 #include <algorithm>
-#include <cstring>
+
+#include "core/checks.h"
 
 namespace intflash::internal {
 namespace {
@@ -65,6 +64,20 @@ intflash_status check_sequence(const intflash_cache& cache, std::int32_t sequenc
   return fail(INTFLASH_INVALID_ARGUMENT, "sequence = %d: names no sequence of the cache", sequence);
 }
 
+intflash_status check_layers(const intflash_cache& cache, std::int32_t sequence) {
+  const Sequence& held = cache.sequences[sequence];
+  for (std::int64_t layer = 1; layer < cache.num_layers; ++layer) {
+    if (held.length(layer) == held.kv_len) continue;
+    return fail(
+        INTFLASH_BAD_SHAPE,
+        "sequence = %d: layer %lld ends at position %lld: must have all tokens up to kv_len "
+        "= %lld",
+        sequence, static_cast<i64>(layer), static_cast<i64>(held.length(layer)),
+        static_cast<i64>(held.kv_len));
+  }
+  return INTFLASH_OK;
+}
+
 intflash_status extend_sequences(intflash_cache& cache, const std::int32_t* sequences,
                                  std::int64_t num_sequences, const std::int64_t* token_indptr) {
   const Extension extension{sequences, num_sequences, token_indptr};
@@ -94,8 +107,7 @@ intflash_status extend_sequences(intflash_cache& cache, const std::int32_t* sequ
         cache.references[sequence.pages.back()] > 1) {
       std::int32_t& last = sequence.pages.back();
       const std::int32_t copy = take_page(cache);
-      std::memcpy(cache.page(copy, 0), cache.page(last, 0),
-                  static_cast<std::size_t>(cache.page_bytes()));
+      copy_page(cache, last, copy);
       release_page(cache, last);
       last = copy;
     }
@@ -108,6 +120,8 @@ intflash_status extend_sequences(intflash_cache& cache, const std::int32_t* sequ
 
 void shrink_sequence(intflash_cache& cache, Sequence& sequence, std::int64_t kv_len) {
   sequence.kv_len = kv_len;
+  for (std::int64_t layer = 1; layer < cache.num_layers; ++layer)
+    sequence.length(layer) = std::min(sequence.length(layer), kv_len);
   const std::int64_t pages = pages_for(cache, sequence, kv_len);
   while (sequence.pages.size() > pages) {
     release_page(cache, sequence.pages.back());
@@ -117,7 +131,7 @@ void shrink_sequence(intflash_cache& cache, Sequence& sequence, std::int64_t kv_
 
 intflash_status create_sequence(intflash_cache& cache, std::int32_t& sequence) {
   std::int32_t slot = 0;
-  while (slot < cache.sequences.size() && cache.sequences[slot].kv_len >= 0) ++slot;
+  while (slot < cache.sequences.size() && cache.sequences[slot].kv_len != kFreeSlot) ++slot;
   if (slot == cache.sequences.size()) {
     if (slot == INT32_MAX || !cache.sequences.reserve(*cache.context, slot + 1)) {
       return fail(INTFLASH_OUT_OF_MEMORY, "no memory for %lld sequences",
@@ -125,7 +139,13 @@ intflash_status create_sequence(intflash_cache& cache, std::int32_t& sequence) {
     }
     cache.sequences.push(Sequence{});
   }
-  cache.sequences[slot].first_key_position = cache.sequences[slot].kv_len = 0;
+  Sequence& created = cache.sequences[slot];
+  if (!created.later_lens.reserve(*cache.context, cache.num_layers - 1)) {
+    return fail(INTFLASH_OUT_OF_MEMORY, "no memory for the lengths of %lld layers",
+                static_cast<i64>(cache.num_layers));
+  }
+  while (created.later_lens.size() < cache.num_layers - 1) created.later_lens.push(0);
+  created.first_key_position = created.kv_len = 0;
   ++cache.num_sequences;
   sequence = slot;
   return INTFLASH_OK;
@@ -135,7 +155,8 @@ void free_sequence(intflash_cache& cache, std::int32_t sequence) {
   Sequence& freed = cache.sequences[sequence];
   shrink_sequence(cache, freed, freed.first_key_position);
   freed.pages.release(*cache.context);
-  freed.kv_len = -1;
+  freed.later_lens.release(*cache.context);
+  freed.kv_len = kFreeSlot;
   --cache.num_sequences;
 }
 
@@ -170,6 +191,7 @@ intflash_status intflash_sequence_fork(intflash_cache* cache, int32_t sequence, 
   const CacheChange change(*cache);
   intflash_status status = change.status();
   if (status == INTFLASH_OK) status = check_sequence(*cache, sequence);
+  if (status == INTFLASH_OK) status = check_layers(*cache, sequence);
   if (status != INTFLASH_OK) return status;
   for (std::int64_t i = 0; i < cache->sequences[sequence].pages.size(); ++i) {
     if (cache->references[cache->sequences[sequence].pages[i]] < INT32_MAX) continue;
@@ -191,7 +213,8 @@ intflash_status intflash_sequence_fork(intflash_cache* cache, int32_t sequence, 
     to.pages.push(from.pages[i]);
   }
   to.first_key_position = from.first_key_position;
-  to.kv_len = from.kv_len;
+  for (std::int64_t layer = 0; layer < cache->num_layers; ++layer)
+    to.length(layer) = from.length(layer);
   *fork = created;
   return INTFLASH_OK;
 }
@@ -221,9 +244,9 @@ intflash_status intflash_sequence_drop_before(intflash_cache* cache, int32_t seq
   if (status == INTFLASH_OK) status = check_sequence(*cache, sequence);
   if (status != INTFLASH_OK) return status;
   Sequence& dropped = cache->sequences[sequence];
-  if (position < 0 || position > dropped.kv_len) {
+  if (position < 0 || position > dropped.shortest()) {
     return fail(INTFLASH_BAD_SHAPE, "position = %lld: must be 0 ... kv_len = %lld of sequence %d",
-                static_cast<i64>(position), static_cast<i64>(dropped.kv_len), sequence);
+                static_cast<i64>(position), static_cast<i64>(dropped.shortest()), sequence);
   }
   const std::int64_t page_size = cache->layout.page_size;
   const std::int64_t first = position / page_size * page_size;

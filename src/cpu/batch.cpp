@@ -71,6 +71,7 @@ Attention attention_of(const BatchRun& run) {
   const intflash_batch_plan& plan = *run.plan;
   const intflash_batch_args& args = run.args;
   const intflash_cache& cache = *run.cache;
+  const CacheLayer& layer = cache.layers[args.layer];
   Attention attention{};
   attention.schedule = &plan.schedule;
   attention.kernels = plan.context->port->kernels;
@@ -94,9 +95,10 @@ Attention attention_of(const BatchRun& run) {
   attention.mask_stride = 1;
   attention.rotate = plan.rotate;
   attention.rope = args.rope;
-  attention.key_center = centers(cache.key_center, plan.page.head_dim);
-  attention.value_center = centers(cache.value_center, plan.page.head_dim_v);
-  attention.pages = {plan.page, cache.pages, cache.page_bytes(), plan.page.bytes(), 0, &args.pages};
+  attention.key_center = centers(layer.key_center, plan.page.head_dim);
+  attention.value_center = centers(layer.value_center, plan.page.head_dim_v);
+  attention.pages = {plan.page, layer.pages,   cache.page_bytes(), plan.page.bytes(),
+                     0,         &cache,        &args};
   attention.spans_at_once = plan.spans_at_once;
   attention.slots = run.workspace + plan.layout.slots_offset;
   attention.handed = run.workspace + plan.layout.handed_offset;
@@ -105,7 +107,7 @@ Attention attention_of(const BatchRun& run) {
 
 ScoreRange score_range(const BatchRun& run) {
   const double turned = run.args.rope.cos == nullptr ? 1.0 : 2.0 * static_cast<double>(kMaxRope);
-  return {largest_of(run.query_tensor(), run.query) * turned, run.cache->largest_key_magnitude(),
+  return {largest_of(run.query_tensor(), run.query) * turned, run.largest_key,
           static_cast<double>(run.plan->largest_softmax_scale), run.plan->page.head_dim,
           run.plan->rotate};
 }
@@ -200,12 +202,13 @@ void free_batch_plan(intflash_batch_plan& plan) {
 }
 
 BatchRun& begin_run(const intflash_batch_plan& plan, const intflash_cache& cache,
-                    const intflash_batch_args& args, void* workspace) {
+                    const intflash_batch_args& args, double largest_key, void* workspace) {
   BatchRun& run = *new (workspace) BatchRun{};
   run.plan = &plan;
   run.cache = &cache;
   run.args = args;
   run.workspace = static_cast<char*>(workspace);
+  run.largest_key = largest_key;
   reset_scan(run.query);
   run.first_bad_bias.store(INT64_MAX, std::memory_order_relaxed);
   run.attention = attention_of(run);

@@ -72,6 +72,7 @@ struct BatchRun {
   const intflash_cache* cache;
   intflash_batch_args args;
   char* workspace;
+  double largest_key;  // magnitude, in the pages that are read, before or after centring
   TensorScan query;
   std::atomic<std::int64_t> next_task;
   std::atomic<std::int64_t> tasks_run;  // by the caller
@@ -83,9 +84,9 @@ struct BatchRun {
   Team team();
 };
 
-// Begins a run whose arguments have been checked.
+// Begins a run whose arguments have been checked; largest_key as in BatchRun.
 BatchRun& begin_run(const intflash_batch_plan& plan, const intflash_cache& cache,
-                    const intflash_batch_args& args, void* workspace);
+                    const intflash_batch_args& args, double largest_key, void* workspace);
 
 std::int32_t num_phases(const intflash_batch_plan& plan);
 std::int64_t num_tasks(const intflash_batch_plan& plan, std::int32_t phase);

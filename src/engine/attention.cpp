@@ -66,8 +66,8 @@ class SectionKeys {
     first_position_ = mask.kv_begin;
     const KeyPages& pages = attention.pages;
     memory_ = pages.memory + kv_head * pages.head_stride;
-    if (pages.table != nullptr) {
-      page_ids_ = page_run(*pages.table, request_, mask.kv_begin).page_ids;
+    if (pages.cache != nullptr) {
+      page_ids_ = batch_pages(*pages.cache, *pages.args, request_, mask.kv_begin).page_ids;
     } else if (pages.memory != nullptr) {
       memory_ += request_ * pages.request_stride;
     }

@@ -6,8 +6,8 @@
 
 #include <cstdint>
 
+#include "cache/kv_cache.h"
 #include "cache/page.h"
-#include "cache/page_table.h"
 #include "core/score_bias.h"
 #include "engine/row_group.h"
 #include "engine/schedule.h"
@@ -15,12 +15,13 @@
 
 namespace intflash::internal {
 
-// Pages of packed keys and values: a request's are named by a table, or lie one after the other.
+// Pages of packed keys and values: those of a cache's requests, or a request's one after the other.
 struct KeyPages {
   PageLayout layout;
-  const char* memory;
-  std::int64_t page_stride, head_stride, request_stride;  // bytes; request_stride without a table
-  const intflash_page_table* table;                       // nullptr: consecutive pages
+  const char* memory;  // of a layer
+  std::int64_t page_stride, head_stride, request_stride;  // bytes; request_stride without a cache
+  const intflash_cache* cache;                            // nullptr: consecutive pages
+  const intflash_batch_args* args;                        // which name the cache's
 };
 
 // Packs the tokens of a score block that lie before kv_end, instead of what KeyPages would name,

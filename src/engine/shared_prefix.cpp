@@ -133,14 +133,15 @@ intflash_status check_shared_prefixes(const intflash_batch_desc& desc) {
   return INTFLASH_OK;
 }
 
-intflash_status check_shared_pages(const Schedule& schedule, std::int64_t page_size,
-                                   const Section& section, const intflash_page_table& table) {
+intflash_status check_shared_pages(const Schedule& schedule, const Section& section,
+                                   const intflash_cache& cache, const intflash_batch_args& args) {
   const std::int64_t first_key = schedule.requests[section.first_request].mask.kv_begin;
-  const PageRun expected = page_run(table, section.first_request, first_key);
+  const std::int64_t page_size = cache.layout.page_size;
+  const PageRun expected = batch_pages(cache, args, section.first_request, first_key);
   const std::int64_t begin = std::max<std::int64_t>(section.keys.begin - first_key, 0) / page_size;
   const std::int64_t end = (section.keys.end - first_key) / page_size;
   for (std::int64_t r = 1; r < section.num_requests; ++r) {
-    const PageRun run = page_run(table, section.first_request + r, first_key);
+    const PageRun run = batch_pages(cache, args, section.first_request + r, first_key);
     for (std::int64_t i = begin; i < end; ++i) {
       if (run.page_ids[i] == expected.page_ids[i]) continue;
       return fail(INTFLASH_INVALID_ARGUMENT,

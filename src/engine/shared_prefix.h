@@ -6,7 +6,7 @@
 
 #include <cstdint>
 
-#include "cache/page_table.h"
+#include "cache/kv_cache.h"
 #include "engine/schedule.h"
 #include "intflash/cache.h"
 
@@ -16,8 +16,8 @@ namespace intflash::internal {
 intflash_status check_shared_prefixes(const intflash_batch_desc& desc);
 
 // That the requests of a shared section have its pages in common. Their tables have been checked.
-intflash_status check_shared_pages(const Schedule& schedule, std::int64_t page_size,
-                                   const Section& section, const intflash_page_table& table);
+intflash_status check_shared_pages(const Schedule& schedule, const Section& section,
+                                   const intflash_cache& cache, const intflash_batch_args& args);
 
 // Writes the sections that a batch's prefixes make, at most one for each, and the requests'
 // shared_end and shared_levels; returns how many. Left out are those without a whole block or page
