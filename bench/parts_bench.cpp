@@ -118,11 +118,11 @@ const int registered = [] {
                          {"pack_values", pack_values}};
   for (const Named& named : parts) {
     for (const PortEntry& port : ports()) {
-      if (!port.supported) continue;
+      const KernelTable* kernels = find_kernels(port.name);
+      if (kernels == nullptr) continue;
       const std::string name = std::string(named.name) + "/" + port.name;
-      benchmark::RegisterBenchmark(name.c_str(), [part = named.part, &port](benchmark::State& s) {
-        part(s, *port.kernels);
-      });
+      benchmark::RegisterBenchmark(
+          name.c_str(), [part = named.part, kernels](benchmark::State& s) { part(s, *kernels); });
     }
   }
   return 0;

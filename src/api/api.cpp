@@ -51,9 +51,8 @@ void write_port_reason(const PortEntry* chosen, char* text, std::size_t size) {
   text[0] = '\0';
   for (const PortEntry& port : ports()) {
     if (&port == chosen || used + 1 >= size) break;
-    const char* reason = port.supported ? "passed over by request" : port.reason;
     const int written = std::snprintf(text + used, size - used, "%s%s: %s", used == 0 ? "" : "; ",
-                                      port.name, reason);
+                                      port.name, reason_passed_over(port));
     used = std::min(size - 1, used + static_cast<std::size_t>(std::max(written, 0)));
   }
 }
