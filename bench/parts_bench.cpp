@@ -2,15 +2,18 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Times of what surrounds the products, per port, on data in L2: scanning, quantizing, packing,
-// preparing. For whole calls and their shares of the machine's limit there is `intflash bench`.
+// preparing; and of waking a second thread. For whole calls and their shares of the machine's limit
+// there is `intflash bench`.
 #include <benchmark/benchmark.h>
 
+#include <atomic>
 #include <cstring>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "machine/dispatch.h"
+#include "machine/thread_pool.h"
 
 namespace intflash::internal {
 namespace {
@@ -103,6 +106,27 @@ void pack_values(benchmark::State& state, const KernelTable& kernels) {
   });
 }
 
+// Two workers that each wait for the other: both threads must be there.
+void wake_and_join(benchmark::State& state, const Parallel& parallel) {
+  for (auto _ : state) {
+    std::atomic<int> missing = 2;
+    run_parallel(
+        parallel, 2,
+        [](void* context, std::int32_t) {
+          std::atomic<int>& missing = *static_cast<std::atomic<int>*>(context);
+          --missing;
+          while (missing > 0) continue;
+        },
+        &missing);
+  }
+}
+
+void wake_and_join_pool(benchmark::State& state) {
+  pthread_t helper;
+  ThreadPool pool({&helper, 1}, this_threads_cpus());
+  wake_and_join(state, pool.parallel());
+}
+
 using PartFn = void (*)(benchmark::State&, const KernelTable&);
 
 // One benchmark per part and port that this CPU runs.
@@ -124,6 +148,12 @@ const int registered = [] {
       benchmark::RegisterBenchmark(
           name.c_str(), [part = named.part, kernels](benchmark::State& s) { part(s, *kernels); });
     }
+  }
+  benchmark::RegisterBenchmark("wake_and_join/pool", wake_and_join_pool)->UseRealTime();
+  if (has_openmp()) {
+    benchmark::RegisterBenchmark("wake_and_join/openmp", [](benchmark::State& state) {
+      wake_and_join(state, openmp_parallel());
+    })->UseRealTime();
   }
   return 0;
 }();

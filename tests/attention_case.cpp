@@ -25,6 +25,13 @@ void* allocate(void*, std::size_t bytes, std::size_t alignment) {
 }
 void deallocate(void*, void* pointer) { std::free(pointer); }
 
+// Wider than any case's number of threads.
+ThreadPool& test_pool() {
+  static pthread_t helpers[31];
+  static ThreadPool pool(helpers, this_threads_cpus());
+  return pool;
+}
+
 // One tensor of a case as it is filled.
 struct Filled {
   intflash_tensor tensor;
@@ -319,7 +326,7 @@ intflash_context make_context(const PortEntry& port, const RunOptions& options) 
   intflash_context context = {};
   context.port = &port;
   context.num_threads = options.num_threads;
-  context.parallel = options.parallel;
+  context.parallel = options.parallel.run == nullptr ? test_pool().parallel() : options.parallel;
   context.allocate = allocate;
   context.deallocate = deallocate;
   context.l1_bytes = options.l1_bytes;

@@ -26,6 +26,7 @@ class ContextOptions(ctypes.Structure):
         ("allocator_user", c_void_p),
         ("l1_bytes", c_int64),
         ("l2_bytes", c_int64),
+        ("threads", c_int32),
     ]
 
 
