@@ -2,15 +2,20 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Times of what surrounds the products, per port, on data in L2: scanning, quantizing, packing,
-// preparing. For whole calls and their shares of the machine's limit there is `intflash bench`.
+// preparing; and of waking a second thread. For whole calls and their shares of the machine's limit
+// there is `intflash bench`.
 #include <benchmark/benchmark.h>
 
+#include <algorithm>
+#include <atomic>
+#include <chrono>
 #include <cstring>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "machine/dispatch.h"
+#include "machine/thread_pool.h"
 
 namespace intflash::internal {
 namespace {
@@ -103,6 +108,34 @@ void pack_values(benchmark::State& state, const KernelTable& kernels) {
   });
 }
 
+// Two workers that each wait for the other: both threads must be there. Where other programs take a
+// CPU away the mean says nothing; the counter is the median.
+void wake_and_join(benchmark::State& state, const Parallel& parallel) {
+  using Clock = std::chrono::steady_clock;
+  std::vector<double> seconds;
+  for (auto _ : state) {
+    std::atomic<int> missing = 2;
+    const auto start = Clock::now();
+    run_parallel(
+        parallel, 2,
+        [](void* context, std::int32_t) {
+          std::atomic<int>& missing = *static_cast<std::atomic<int>*>(context);
+          --missing;
+          while (missing > 0) continue;
+        },
+        &missing);
+    seconds.push_back(std::chrono::duration<double>(Clock::now() - start).count());
+  }
+  std::nth_element(seconds.begin(), seconds.begin() + seconds.size() / 2, seconds.end());
+  state.counters["median_s"] = seconds[seconds.size() / 2];
+}
+
+void wake_and_join_pool(benchmark::State& state) {
+  pthread_t helper;
+  ThreadPool pool({&helper, 1}, this_threads_cpus());
+  wake_and_join(state, pool.parallel());
+}
+
 using PartFn = void (*)(benchmark::State&, const KernelTable&);
 
 // One benchmark per part and port that this CPU runs.
@@ -118,12 +151,18 @@ const int registered = [] {
                          {"pack_values", pack_values}};
   for (const Named& named : parts) {
     for (const PortEntry& port : ports()) {
-      if (!port.supported) continue;
+      const KernelTable* kernels = find_kernels(port.name);
+      if (kernels == nullptr) continue;
       const std::string name = std::string(named.name) + "/" + port.name;
-      benchmark::RegisterBenchmark(name.c_str(), [part = named.part, &port](benchmark::State& s) {
-        part(s, *port.kernels);
-      });
+      benchmark::RegisterBenchmark(
+          name.c_str(), [part = named.part, kernels](benchmark::State& s) { part(s, *kernels); });
     }
+  }
+  benchmark::RegisterBenchmark("wake_and_join/pool", wake_and_join_pool)->Iterations(5000);
+  if (has_openmp()) {
+    benchmark::RegisterBenchmark("wake_and_join/openmp", [](benchmark::State& state) {
+      wake_and_join(state, openmp_parallel());
+    })->Iterations(5000);
   }
   return 0;
 }();

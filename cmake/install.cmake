@@ -20,7 +20,7 @@ install(FILES ${CMAKE_CURRENT_BINARY_DIR}/intflash-config.cmake
 
 set(pkgconfig_dir ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
 file(RELATIVE_PATH prefix_from_pkgconfig_dir /${pkgconfig_dir} /)
-set(pkgconfig_static_libs -lstdc++ -lm)
+set(pkgconfig_static_libs -lstdc++ -lm ${CMAKE_THREAD_LIBS_INIT})
 if(INTFLASH_WITH_OPENMP)
   list(APPEND pkgconfig_static_libs ${OpenMP_CXX_FLAGS})
 endif()

@@ -18,6 +18,8 @@
 #include "core/checks.h"
 
 #include "api_call.h"
+#include "machine/machine.h"
+#include "machine/parallel.h"
 
 namespace intflash::internal {
 namespace {
@@ -441,6 +443,43 @@ TEST(BadOptions, AreRefused) {
   refuse([](Options& o) { o.l2_bytes = -6; }, {"l2_bytes", "-6", ">= 0"});
   refuse([](Options& o) { o.deallocate = [](void*, void*) {}; },
          {"allocate", "deallocate", "both or neither"});
+  refuse([](Options& o) { o.threads = static_cast<intflash_threads>(7); },
+         {"options.threads", "7", "intflash_threads"});
+  refuse(
+      [](Options& o) {
+        o.threads = INTFLASH_THREADS_OPENMP;
+        o.parallel_for = [](void*, std::int32_t, auto, void*) {};
+      },
+      {"options.threads", "parallel_for", "give one"});
+}
+
+TEST(Threads, OfOpenmpAreAsManyAsItSaysOrUnsupported) {
+  intflash_context_options options = {};
+  options.struct_size = sizeof options;
+  options.threads = INTFLASH_THREADS_OPENMP;
+  intflash_context* context = nullptr;
+  const intflash_status status = intflash_context_create(&options, &context);
+  EXPECT_EQ(status, has_openmp() ? INTFLASH_OK : INTFLASH_UNSUPPORTED);
+  EXPECT_EQ(intflash_context_num_threads(context), has_openmp() ? openmp_num_threads() : 0);
+  intflash_context_destroy(context);
+}
+
+TEST(Threads, ByDefaultAreThePhysicalCoresOfTheCallersAffinityAtTheTime) {
+  std::thread([] {
+    const auto num_threads = [] {
+      intflash_context* context = nullptr;
+      EXPECT_EQ(intflash_context_create(nullptr, &context), INTFLASH_OK);
+      const std::int32_t threads = intflash_context_num_threads(context);
+      intflash_context_destroy(context);
+      return threads;
+    };
+    const CpuSet cpus = this_threads_cpus();
+    EXPECT_EQ(num_threads(), default_num_threads(cpus));
+    std::size_t first = 0;
+    while (!cpus[first]) ++first;
+    bind_this_thread(CpuSet().set(first));
+    EXPECT_EQ(num_threads(), 1);
+  }).join();
 }
 
 TEST(BadWorkspace, IsRefused) {

@@ -29,6 +29,13 @@ void deallocate(void*, void* pointer) { std::free(pointer); }
 
 bool is_ggml(intflash_dtype dtype) { return dtype == INTFLASH_Q8_0 || dtype == INTFLASH_Q4_0; }
 
+// Wider than any case's number of threads.
+ThreadPool& test_pool() {
+  static pthread_t helpers[31];
+  static ThreadPool pool(helpers, this_threads_cpus());
+  return pool;
+}
+
 // One tensor of a case as it is filled.
 struct Filled {
   intflash_tensor tensor;
@@ -369,7 +376,7 @@ intflash_context make_context(const PortEntry& port, const RunOptions& options) 
   intflash_context context = {};
   context.port = &port;
   context.num_threads = options.num_threads;
-  context.parallel = options.parallel;
+  context.parallel = options.parallel.run == nullptr ? test_pool().parallel() : options.parallel;
   context.allocate = allocate;
   context.deallocate = deallocate;
   context.l2_bytes = options.l2_bytes;

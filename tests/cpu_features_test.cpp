@@ -32,9 +32,11 @@ class FakeCpu final : public CpuReader {
     EXPECT_TRUE(cpuid(1, 0).ecx & bit(27)) << "xgetbv traps where OSXSAVE is not set";
     return saved_states;
   }
+  std::uint64_t grantable() const override { return grantable_states; }
 
   std::map<std::pair<std::uint32_t, std::uint32_t>, CpuidRegisters> leaves;
   std::uint64_t saved_states = kSseOnly;
+  std::uint64_t grantable_states = kUpToAmx;
 };
 
 // Everything that a port can ask for, under an OS that saves it all.
@@ -104,6 +106,13 @@ TEST(CpuFeatures, EveryPartOfASavedStateIsNeeded) {
     cpu.saved_states &= ~std::uint64_t{bit(missing)};
     EXPECT_EQ(usable(cpu), kEverything & ~kAmxInt8) << "XCR0 bit " << missing;
   }
+}
+
+TEST(CpuFeatures, TileRegistersThatTheOsGrantsNobodyHideAmx) {
+  FakeCpu cpu = full_cpu();
+  cpu.grantable_states = kUpToAvx512;
+  EXPECT_EQ(usable(cpu), kEverything & ~kAmxInt8);
+  EXPECT_EQ(reason(cpu, kAmxInt8), "OS does not save AMX state");
 }
 
 TEST(CpuFeatures, AGroupIsThereOnlyWhenEveryInstructionOfItIs) {

@@ -10,6 +10,8 @@
 #include <gtest/gtest.h>
 
 #include "api_call.h"
+#include "machine/cpu_features.h"
+#include "machine/dispatch.h"
 
 namespace intflash::internal {
 namespace {
@@ -166,6 +168,54 @@ TEST(Ports, TheReasonNamesEveryBetterPort) {
       EXPECT_NE(reason.find(port.reason), std::string::npos) << reason;
     }
   }
+}
+
+// ---- Permission, which only a port that is about to be chosen asks for ----
+
+int num_requests = 0;
+const char* grant(std::uint32_t required) {
+  num_requests += (required & kAmxInt8) != 0;
+  return nullptr;
+}
+const char* refuse(std::uint32_t required) {
+  num_requests += (required & kAmxInt8) != 0;
+  return required & kAmxInt8 ? "refused by the test" : nullptr;
+}
+
+const PortEntry kPortsWithAmx[] = {{"amx_int8", nullptr, true, "", kAmxInt8 | kAvx2},
+                                   {"avx2", nullptr, true, "", kAvx2},
+                                   {"scalar", nullptr, true, "", 0}};
+
+std::string port_chosen(const char* isa, RequestPermission request) {
+  num_requests = 0;
+  const PortEntry* port = nullptr;
+  const intflash_status status = choose_port(isa, kPortsWithAmx, request, port);
+  return status == INTFLASH_OK ? port->name : intflash_status_name(status);
+}
+
+TEST(Permission, IsRequestedForTheBestPortAndForOneByName) {
+  const Environment environment(nullptr);
+  EXPECT_EQ(port_chosen(nullptr, grant), "amx_int8");
+  EXPECT_EQ(num_requests, 1);
+  EXPECT_EQ(port_chosen("amx_int8", grant), "amx_int8");
+  EXPECT_EQ(num_requests, 1);
+}
+
+TEST(Permission, IsNotRequestedWhereAnotherPortIsForced) {
+  const Environment environment("avx2");
+  EXPECT_EQ(port_chosen(nullptr, grant), "avx2");
+  EXPECT_EQ(num_requests, 0);
+  EXPECT_EQ(port_chosen("scalar", grant), "scalar");
+  EXPECT_EQ(num_requests, 0);
+  EXPECT_EQ(port_chosen("no such port", grant), "INTFLASH_UNKNOWN_ISA");
+  EXPECT_EQ(num_requests, 0);
+}
+
+TEST(Permission, ThatIsRefusedLeavesTheNextPortOrIsTheReason) {
+  const Environment environment(nullptr);
+  EXPECT_EQ(port_chosen(nullptr, refuse), "avx2");
+  EXPECT_EQ(port_chosen("amx_int8", refuse), "INTFLASH_ISA_UNAVAILABLE");
+  EXPECT_NE(std::string(intflash_last_error()).find("refused by the test"), std::string::npos);
 }
 
 }  // namespace

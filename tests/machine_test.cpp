@@ -148,6 +148,8 @@ TEST_F(MachineFiles, AreReadForTheFirstCpuOfTheAffinity) {
   EXPECT_EQ(machine.l3_sharers, 16);
   EXPECT_EQ(machine.num_cores, 2);
   EXPECT_EQ(machine.num_numa_nodes, 2);
+  EXPECT_EQ(count_cores(root().c_str(), cpus({2, 3, 10})), 2);
+  EXPECT_EQ(count_cores(root().c_str(), cpus({3})), 1);
 }
 
 TEST_F(MachineFiles, DoNotOverwriteWhatIsKnown) {

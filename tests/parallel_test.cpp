@@ -1,7 +1,8 @@
 // Copyright 2026 The intflash Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// run_parallel calls each worker exactly once, whoever's threads it runs on.
+// run_parallel calls each worker exactly once, whoever's threads it runs on. thread_pool_test has
+// the context's own.
 #include "machine/parallel.h"
 
 #include <atomic>
@@ -27,8 +28,11 @@ void expect_each_once(const Parallel& parallel, int num_workers) {
   EXPECT_EQ(calls.of_worker, std::vector<int>(calls.of_worker.size(), 1));
 }
 
-TEST(RunParallel, CallsEachWorkerOnceByDefault) {
-  for (const int num_workers : {1, 2, 3, 7, 64}) expect_each_once({}, num_workers);
+TEST(RunParallel, CallsEachWorkerOnceOnOpenmpsTeamOrTheCallingThread) {
+  for (const int num_workers : {1, 2, 3, 7, 64}) {
+    expect_each_once(openmp_parallel(), num_workers);
+    expect_each_once({}, num_workers);
+  }
 }
 
 TEST(RunParallel, CallsEachWorkerOnceOnTheCallersThreads) {
@@ -77,10 +81,10 @@ TEST(RunParallel, RunsOneWorkerOnTheCallingThread) {
 TEST(RunParallel, CallsEachWorkerOnceInsideAnotherParallelRun) {
   std::atomic<int> failures = 0;
   run_parallel(
-      {}, 2,
+      openmp_parallel(), 2,
       [](void* context, std::int32_t) {
         Calls calls(5);
-        run_parallel({}, 5, Calls::count, &calls);
+        run_parallel(openmp_parallel(), 5, Calls::count, &calls);
         if (calls.of_worker != std::vector<int>(5, 1)) ++*static_cast<std::atomic<int>*>(context);
       },
       &failures);
@@ -91,15 +95,10 @@ TEST(RunParallel, ServesSeveralCallingThreadsAtOnce) {
   std::vector<std::thread> callers;
   for (int i = 0; i < 3; ++i) {
     callers.emplace_back([] {
-      for (int round = 0; round < 20; ++round) expect_each_once({}, 3);
+      for (int round = 0; round < 20; ++round) expect_each_once(openmp_parallel(), 3);
     });
   }
   for (std::thread& caller : callers) caller.join();
-}
-
-TEST(RunParallel, RunsAfterItsTeamWasWarmed) {
-  warm_team(3);
-  expect_each_once({}, 3);
 }
 
 }  // namespace

@@ -1,8 +1,7 @@
 // Copyright 2026 The intflash Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// The limits are measured on the library's own threads, so that idle ones that still spin take
-// nothing away from them.
+// The limits are measured on threads like those of the library's runs.
 #include "peaks.h"
 
 #include <sys/mman.h>
@@ -13,11 +12,17 @@
 #include <vector>
 
 #include "machine/machine.h"
-#include "machine/parallel.h"
+#include "machine/thread_pool.h"
 #include "stopwatch.h"
 
 namespace intflash {
 namespace {
+
+internal::ThreadPool& pool() {
+  static pthread_t helpers[internal::kMaxCpus];
+  static internal::ThreadPool pool(helpers, internal::this_threads_cpus());
+  return pool;
+}
 
 // Runs work(worker) on so many threads at once and returns the seconds that all of them took.
 template <class Work>
@@ -25,7 +30,7 @@ double seconds_on_threads(int threads, const Work& work) {
   const auto call = [](void* context, std::int32_t worker) {
     (*static_cast<const Work*>(context))(worker);
   };
-  return seconds_of([&] { internal::run_parallel({}, threads, call, const_cast<Work*>(&work)); });
+  return seconds_of([&] { pool().run(threads, call, const_cast<Work*>(&work)); });
 }
 
 // Keeps the compiler from dropping a result nobody reads.

@@ -25,6 +25,7 @@ class ContextOptions(ctypes.Structure):
         ("deallocate", c_void_p),
         ("allocator_user", c_void_p),
         ("l2_bytes", c_int64),
+        ("threads", c_int32),
     ]
 
 

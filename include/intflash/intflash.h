@@ -155,18 +155,35 @@ typedef void (*intflash_parallel_for_fn)(void* user, int32_t count,
                                          void (*body)(void* body_context, int32_t index),
                                          void* body_context);
 
+// Whose threads run a context's calls where the caller brings no parallel_for.
+typedef enum intflash_threads INTFLASH_INT {
+  // A pool of the context's: the calling thread and helpers, which are started when a run first
+  // needs them, on the CPUs that the creating thread had, and joined by intflash_context_destroy.
+  // Fewer run where the system gives no more. It serves one call at a time: a call that finds it at
+  // work runs on its own thread alone. A forked child gets helpers of its own. Between runs helpers
+  // spin for 20 microseconds, then sleep; not at all where there are more threads than CPUs.
+  INTFLASH_THREADS_POOL = 0,
+  // OpenMP's team, for hosts that compute with the same OpenMP; OMP_NUM_THREADS and the like are
+  // OpenMP's to honour. It is started when the context is created, and whatever OpenMP does where
+  // threads cannot be started, it does: libgomp ends the process. A child forked since the
+  // process's first context runs on its calling threads alone.
+  INTFLASH_THREADS_OPENMP = 1
+} intflash_threads;
+
 typedef struct intflash_context_options {
   uint32_t struct_size;
-  int32_t num_threads;  // workers; 0 = as many as affinity and the cgroup's CPU quota allow
+  int32_t num_threads;  // workers; 0 = the physical cores that affinity allows, as far as the
+                        // cgroup's CPU quota pays for them; of OpenMP, its team's size
   const char* isa;  // name of a port; NULL = the environment's INTFLASH_ISA, else the best one the
                     // CPU and OS offer
-  intflash_parallel_for_fn parallel_for;  // NULL = OpenMP, or one thread in a build without it
+  intflash_parallel_for_fn parallel_for;  // NULL = the library's, as threads says
   void* parallel_for_user;                // handed to parallel_for
   void* (*allocate)(void* user, size_t bytes,
                     size_t alignment);  // NULL = aligned_alloc; returns NULL when out of memory
   void (*deallocate)(void* user, void* pointer);  // both or neither of the two are given
   void* allocator_user;
   int64_t l2_bytes;  // cache of one core that keys and values are kept in; 0 = detected
+  intflash_threads threads;  // INTFLASH_UNSUPPORTED where it is not in this build
 } intflash_context_options;
 
 // A dense tensor [batch][heads][tokens][dim]; dim is contiguous, the other strides are in elements

@@ -45,6 +45,9 @@ Engine::Engine(int num_threads, bool rotate) : num_threads_(num_threads), rotate
   intflash_context_options options{};
   options.struct_size = sizeof options;
   options.num_threads = num_threads;
+#if defined(_OPENMP)
+  options.threads = INTFLASH_THREADS_OPENMP;  // ggml's, whose workers may still spin
+#endif
   if (intflash_context_create(&options, &context_) != INTFLASH_OK) context_ = nullptr;
 }
 

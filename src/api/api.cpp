@@ -20,6 +20,9 @@ using namespace intflash::internal;
 
 constexpr std::int32_t kMaxThreads = 4096;
 constexpr std::size_t kAlignment = 64;
+// A context's pool lies behind it, and its helpers behind that.
+constexpr std::size_t kPoolOffset = (sizeof(intflash_context) + alignof(ThreadPool) - 1) /
+                                    alignof(ThreadPool) * alignof(ThreadPool);
 
 void* default_allocate(void*, std::size_t bytes, std::size_t alignment) {
   return std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
@@ -38,7 +41,43 @@ intflash_status check_options(const intflash_context_options& options) {
     return fail(INTFLASH_INVALID_ARGUMENT, "options.l2_bytes = %lld: must be >= 0",
                 static_cast<i64>(options.l2_bytes));
   }
+  if (options.threads != INTFLASH_THREADS_POOL && options.threads != INTFLASH_THREADS_OPENMP) {
+    return fail(INTFLASH_INVALID_ARGUMENT, "options.threads = %d: must be an intflash_threads",
+                static_cast<int>(options.threads));
+  }
+  if (options.threads == INTFLASH_THREADS_OPENMP && options.parallel_for != nullptr) {
+    return fail(INTFLASH_INVALID_ARGUMENT,
+                "options.threads = INTFLASH_THREADS_OPENMP and parallel_for: give one");
+  }
+  if (options.threads == INTFLASH_THREADS_OPENMP && !has_openmp()) {
+    return fail(INTFLASH_UNSUPPORTED,
+                "options.threads = INTFLASH_THREADS_OPENMP: this build has no OpenMP");
+  }
   return INTFLASH_OK;
+}
+
+std::int32_t choose_num_threads(const intflash_context_options& options, const CpuSet& cpus) {
+  if (options.num_threads > 0) return options.num_threads;
+  const bool openmp = options.threads == INTFLASH_THREADS_OPENMP;
+  return std::clamp(openmp ? openmp_num_threads() : default_num_threads(cpus), 1, kMaxThreads);
+}
+
+// The loop that a context's runs go by; its pool, where it has one, is in memory.
+void fill_parallel(const intflash_context_options& options, const CpuSet& cpus, void* memory,
+                   intflash_context& context) {
+  if (options.parallel_for != nullptr) {
+    context.parallel = {options.parallel_for, options.parallel_for_user};
+  } else if (options.threads == INTFLASH_THREADS_OPENMP) {
+    context.parallel = openmp_parallel();
+    // Its threads start here, so that the first run need not.
+    run_parallel(
+        context.parallel, context.num_threads, [](void*, std::int32_t) {}, nullptr);
+  } else {
+    auto* const helpers = reinterpret_cast<pthread_t*>(static_cast<ThreadPool*>(memory) + 1);
+    const auto num_helpers = static_cast<std::size_t>(context.num_threads - 1);
+    context.pool = new (memory) ThreadPool({helpers, num_helpers}, cpus);
+    context.parallel = context.pool->parallel();
+  }
 }
 
 // "amx_int8: CPU lacks AMX-INT8; ..." for the ports that are better than the chosen one.
@@ -47,9 +86,8 @@ void write_port_reason(const PortEntry* chosen, char* text, std::size_t size) {
   text[0] = '\0';
   for (const PortEntry& port : ports()) {
     if (&port == chosen || used + 1 >= size) break;
-    const char* reason = port.supported ? "passed over by request" : port.reason;
     const int written = std::snprintf(text + used, size - used, "%s%s: %s", used == 0 ? "" : "; ",
-                                      port.name, reason);
+                                      port.name, reason_passed_over(port));
     used = std::min(size - 1, used + static_cast<std::size_t>(std::max(written, 0)));
   }
 }
@@ -204,30 +242,35 @@ intflash_status intflash_context_create(const intflash_context_options* given,
   status = choose_port(options.isa, port);
   if (status != INTFLASH_OK) return status;
 
+  CpuSet cpus = this_threads_cpus();
+  add_openmp_places(cpus);
+  const std::int32_t num_threads = choose_num_threads(options, cpus);
+
   const bool own_allocator = options.allocate == nullptr;
   const auto allocate = own_allocator ? default_allocate : options.allocate;
-  void* memory = allocate(options.allocator_user, sizeof(intflash_context), kAlignment);
+  const std::size_t bytes = kPoolOffset + sizeof(ThreadPool) +
+                            static_cast<std::size_t>(num_threads - 1) * sizeof(pthread_t);
+  void* memory = watch_forks() ? allocate(options.allocator_user, bytes, kAlignment) : nullptr;
   if (memory == nullptr)
-    return fail(INTFLASH_OUT_OF_MEMORY, "no memory for a context of %zu bytes",
-                sizeof(intflash_context));
+    return fail(INTFLASH_OUT_OF_MEMORY, "no memory for a context of %zu bytes", bytes);
   const Machine& machine = this_machine();
   intflash_context* created = new (memory) intflash_context{};
   created->port = port;
-  created->num_threads =
-      options.num_threads > 0 ? options.num_threads : std::max(1, machine.num_threads);
-  created->parallel = {options.parallel_for, options.parallel_for_user};
+  created->num_threads = num_threads;
   created->allocate = allocate;
   created->deallocate = own_allocator ? default_deallocate : options.deallocate;
   created->allocator_user = options.allocator_user;
   created->l2_bytes = options.l2_bytes > 0 ? options.l2_bytes : machine.l2_bytes;
   write_port_reason(port, created->port_reason, sizeof created->port_reason);
-  if (created->parallel.run == nullptr) warm_team(created->num_threads);
+  fill_parallel(options, cpus, static_cast<char*>(memory) + kPoolOffset, *created);
   *context = created;
   return INTFLASH_OK;
 }
 
 void intflash_context_destroy(intflash_context* context) {
-  if (context != nullptr) context->deallocate(context->allocator_user, context);
+  if (context == nullptr) return;
+  if (context->pool != nullptr) context->pool->~ThreadPool();
+  context->deallocate(context->allocator_user, context);
 }
 
 const char* intflash_context_port(const intflash_context* context) {

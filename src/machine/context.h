@@ -10,11 +10,13 @@
 #include "intflash/intflash.h"
 #include "machine/dispatch.h"
 #include "machine/parallel.h"
+#include "machine/thread_pool.h"
 
 struct intflash_context {
   const intflash::internal::PortEntry* port;
   std::int32_t num_threads;
   intflash::internal::Parallel parallel;
+  intflash::internal::ThreadPool* pool;  // nullptr: threads that are not the context's
   void* (*allocate)(void* user, std::size_t bytes, std::size_t alignment);
   void (*deallocate)(void* user, void* pointer);
   void* allocator_user;

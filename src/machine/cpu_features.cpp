@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "machine/cpu_features.h"
 
+#include <atomic>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
@@ -44,7 +45,8 @@ constexpr bool has_all(Register value, std::uint64_t wanted) {
 // Bits of XCR0, by the register state they stand for.
 constexpr std::uint64_t kAvxState = bit(1) | bit(2);                          // XMM, upper YMM
 constexpr std::uint64_t kAvx512State = kAvxState | bit(5) | bit(6) | bit(7);  // masks, ZMM
-constexpr std::uint64_t kAmxState = bit(17) | bit(18);                        // TILECFG, TILEDATA
+constexpr std::uint64_t kTileData = bit(18);
+constexpr std::uint64_t kAmxState = bit(17) | kTileData;  // TILECFG, TILEDATA
 
 std::uint32_t decode_instructions(const CpuReader& reader, std::uint32_t max_leaf) {
   if (max_leaf < 7) return 0;
@@ -78,7 +80,7 @@ std::uint32_t decode_saved_states(const CpuReader& reader, std::uint32_t max_lea
   std::uint32_t found = 0;
   if (has_all(saved, kAvxState)) found |= kAvx2 | kAvxVnni;
   if (has_all(saved, kAvx512State)) found |= kAvx512Vnni | kAvx512Vbmi;
-  if (has_all(saved, kAmxState)) found |= kAmxInt8;
+  if (has_all(saved, kAmxState) && has_all(reader.grantable(), kTileData)) found |= kAmxInt8;
   return found;
 }
 
@@ -116,6 +118,11 @@ class ThisCpu final : public CpuReader {
     __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
     return std::uint64_t{high} << 32 | low;
   }
+  std::uint64_t grantable() const override {
+    constexpr long kArchGetXcompSupp = 0x1021;
+    std::uint64_t states = 0;
+    return syscall(SYS_arch_prctl, kArchGetXcompSupp, &states) == 0 ? states : 0;
+  }
 };
 
 // 0, or the kernel's errno.
@@ -149,15 +156,17 @@ int request_amx() { return ENOSYS; }
 
 #endif
 
-// nullptr, or why the kernel does not let this process use AMX. Asked once.
-const char* amx_refusal() {
+std::atomic<const char*> amx_refusal{nullptr};
+
+void request_amx_once() {
   static char text[64];
-  static const bool granted = [] {
-    const int error = request_amx();
-    std::snprintf(text, sizeof text, "kernel refused AMX permission: errno %d", error);
-    return error == 0;
+  [[maybe_unused]] static const bool asked = [] {
+    if (const int error = request_amx(); error != 0) {
+      std::snprintf(text, sizeof text, "kernel refused AMX permission: errno %d", error);
+      amx_refusal = text;
+    }
+    return true;
   }();
-  return granted ? nullptr : text;
 }
 
 }  // namespace
@@ -197,9 +206,16 @@ const CpuFeatures& this_cpu() noexcept {
 }
 
 const char* missing_feature(std::uint32_t required) noexcept {
-  const char* missing = missing_feature(this_cpu(), required);
-  if (missing == nullptr && (required & kAmxInt8)) missing = amx_refusal();
-  return missing;
+  return missing_feature(this_cpu(), required);
+}
+
+const char* request_permission(std::uint32_t required) noexcept {
+  if (required & kAmxInt8) request_amx_once();
+  return earlier_refusal(required);
+}
+
+const char* earlier_refusal(std::uint32_t required) noexcept {
+  return required & kAmxInt8 ? amx_refusal.load() : nullptr;
 }
 
 }  // namespace intflash::internal

@@ -30,6 +30,8 @@ class CpuReader {
   // Register states that the OS saves on a context switch; only asked for when CPUID says it can
   // be.
   virtual std::uint64_t xcr0() const = 0;
+  // Register states, by the same bits, that the OS lets a process have, some only if it asks.
+  virtual std::uint64_t grantable() const = 0;
 
  protected:
   ~CpuReader() = default;
@@ -59,9 +61,16 @@ const char* missing_feature(const CpuFeatures& features, std::uint32_t required)
 // The CPU we run on, read once.
 const CpuFeatures& this_cpu() noexcept;
 
-// The same question about this process. The first time that AMX is required and there, this asks
-// the kernel's permission to use it (Linux grants it per process); a refusal is a reason like any
-// other.
+// The same question about this process. Asks the kernel for nothing: a process that has AMX cannot
+// have signal stacks that are too small for its registers, whether it uses them or not.
 const char* missing_feature(std::uint32_t required) noexcept;
+
+// To be called before code that needs the required bits, which are not missing, runs: nullptr, or
+// why the kernel refuses the permission that AMX needs. Linux grants it per process; it is asked
+// for once.
+const char* request_permission(std::uint32_t required) noexcept;
+
+// What request_permission has answered; nullptr also where it was not called.
+const char* earlier_refusal(std::uint32_t required) noexcept;
 
 }  // namespace intflash::internal

@@ -51,15 +51,16 @@ PortEntry make_entry(const KnownPort& known) {
   for (const BuiltPort& built : kBuiltPorts) {
     if (std::strcmp(built.name, known.name) != 0) continue;
     const char* missing = missing_feature(known.required);
-    return {known.name, built.kernels, missing == nullptr, missing == nullptr ? "" : missing};
+    return {known.name, built.kernels, missing == nullptr, missing == nullptr ? "" : missing,
+            known.required};
   }
   return {known.name, nullptr, false, "not in this build: the compiler lacked its flags"};
 }
 
 // "amx_int8 (CPU lacks AMX-INT8), avx2, scalar", as much as fits.
-const char* list_ports(char* text, std::size_t size) {
+const char* list_ports(std::span<const PortEntry> among, char* text, std::size_t size) {
   std::size_t used = 0;
-  for (const PortEntry& port : ports()) {
+  for (const PortEntry& port : among) {
     const int written =
         std::snprintf(text + used, size - used, "%s%s%s%s%s", used == 0 ? "" : ", ", port.name,
                       port.supported ? "" : " (", port.reason, port.supported ? "" : ")");
@@ -82,12 +83,24 @@ std::span<const PortEntry> ports() {
 
 const KernelTable* find_kernels(const char* name) {
   for (const PortEntry& port : ports()) {
-    if (port.supported && std::strcmp(port.name, name) == 0) return port.kernels;
+    if (port.supported && std::strcmp(port.name, name) == 0)
+      return request_permission(port.required) == nullptr ? port.kernels : nullptr;
   }
   return nullptr;
 }
 
 intflash_status choose_port(const char* name, const PortEntry*& port) {
+  return choose_port(name, ports(), request_permission, port);
+}
+
+const char* reason_passed_over(const PortEntry& port) {
+  if (!port.supported) return port.reason;
+  const char* refusal = earlier_refusal(port.required);
+  return refusal == nullptr ? "passed over by request" : refusal;
+}
+
+intflash_status choose_port(const char* name, std::span<const PortEntry> among,
+                            RequestPermission request, const PortEntry*& port) {
   const char* source = "isa";
   if (name == nullptr) {
     name = std::getenv("INTFLASH_ISA");
@@ -95,19 +108,20 @@ intflash_status choose_port(const char* name, const PortEntry*& port) {
   }
   const bool any = name == nullptr || *name == '\0';
   char list[512];
-  for (const PortEntry& entry : ports()) {
+  for (const PortEntry& entry : among) {
     if (!any && std::strcmp(entry.name, name) != 0) continue;
-    if (entry.supported) {
+    const char* refusal = entry.supported ? request(entry.required) : entry.reason;
+    if (refusal == nullptr) {
       port = &entry;
       return INTFLASH_OK;
     }
     if (!any) {
       return fail(INTFLASH_ISA_UNAVAILABLE, "%s = \"%s\" is not available: %s; ports: %s", source,
-                  name, entry.reason, list_ports(list, sizeof list));
+                  name, refusal, list_ports(among, list, sizeof list));
     }
   }
   return fail(INTFLASH_UNKNOWN_ISA, "%s = \"%s\" names no port; ports: %s", source, any ? "" : name,
-              list_ports(list, sizeof list));
+              list_ports(among, list, sizeof list));
 }
 
 }  // namespace intflash::internal

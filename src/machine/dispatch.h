@@ -17,17 +17,26 @@ struct PortEntry {
   const KernelTable* kernels;  // nullptr: not in this build
   bool supported;              // built, and the CPU and OS run it
   const char* reason;          // why not; "" where supported
+  std::uint32_t required = 0;  // CpuFeature bits
 };
 
 // All ports of this processor architecture, best first; asked once.
 std::span<const PortEntry> ports();
 
-// The kernels of a supported port; nullptr for any other name.
+// The kernels of a supported port that the kernel permits; nullptr for any other name.
 const KernelTable* find_kernels(const char* name);
 
 // The port called name; with nullptr the one that the environment's INTFLASH_ISA names, else the
-// best supported one. An unknown or unsupported name sets the last error, which lists what there
-// is.
+// best one that is supported and permitted. An unknown or unsupported name sets the last error,
+// which lists what there is. Permission is requested for a port that is about to be chosen alone.
 intflash_status choose_port(const char* name, const PortEntry*& port);
+
+// Why a context whose port is not this one, though it is better, has another.
+const char* reason_passed_over(const PortEntry& port);
+
+// The choice, for tests: among these, and with this answer in place of the kernel's.
+using RequestPermission = const char* (*)(std::uint32_t required);
+intflash_status choose_port(const char* name, std::span<const PortEntry> among,
+                            RequestPermission request, const PortEntry*& port);
 
 }  // namespace intflash::internal

@@ -133,14 +133,6 @@ void fill_from_hwloc(const CpuSet&, Machine&) noexcept {}
 
 #if defined(__APPLE__)
 
-// Threads are not bound to CPUs: all of them.
-CpuSet process_affinity() noexcept {
-  CpuSet cpus;
-  const long online = sysconf(_SC_NPROCESSORS_ONLN);
-  for (long cpu = 0; cpu < std::max(online, 1L); ++cpu) cpus.set(static_cast<std::size_t>(cpu));
-  return cpus;
-}
-
 // 0 where there is no such number.
 std::int64_t read_sysctl(const char* name) noexcept {
   std::int64_t value = 0;
@@ -155,18 +147,6 @@ void fill_from_system(Machine& machine) noexcept {
 }
 
 #else
-
-CpuSet process_affinity() noexcept {
-  cpu_set_t mask[kMaxCpus / CPU_SETSIZE];
-  CPU_ZERO_S(sizeof mask, mask);
-  CpuSet cpus;
-  if (sched_getaffinity(0, sizeof mask, mask) == 0) {
-    for (std::size_t cpu = 0; cpu < kMaxCpus; ++cpu)
-      cpus[cpu] = CPU_ISSET_S(cpu, sizeof mask, mask);
-  }
-  if (cpus.none()) cpus.set(0);
-  return cpus;
-}
 
 void fill_from_system(Machine& machine) noexcept {
   fill(machine.l1_bytes, sysconf(_SC_LEVEL1_DCACHE_SIZE));
@@ -186,15 +166,13 @@ void fill_from_defaults(std::int32_t num_cpus, Machine& machine) noexcept {
 }
 
 Machine detect_machine() noexcept {
-  const CpuSet affinity = process_affinity();
-  const std::int32_t num_cpus = count(affinity);
+  const CpuSet affinity = this_threads_cpus();
   Machine machine;
   fill_from_hwloc(affinity, machine);
   fill_from_sysfs("", affinity, machine);
   fill_from_system(machine);
-  fill_from_defaults(num_cpus, machine);
-  const std::int32_t limit = find_cpu_limit("");
-  machine.num_threads = limit > 0 ? std::min(limit, num_cpus) : num_cpus;
+  fill_from_defaults(count(affinity), machine);
+  machine.num_threads = default_num_threads(affinity);
   return machine;
 }
 
@@ -225,6 +203,50 @@ std::int32_t tightest_limit(std::string_view path, LimitOf limit_of) noexcept {
 const Machine& this_machine() noexcept {
   static const Machine machine = detect_machine();
   return machine;
+}
+
+#if defined(__APPLE__)
+
+// Threads are not bound to CPUs.
+CpuSet this_threads_cpus() noexcept {
+  CpuSet cpus;
+  const long online = sysconf(_SC_NPROCESSORS_ONLN);
+  for (long cpu = 0; cpu < std::max(online, 1L); ++cpu) cpus.set(static_cast<std::size_t>(cpu));
+  return cpus;
+}
+
+void bind_this_thread(const CpuSet&) noexcept {}
+
+#else
+
+CpuSet this_threads_cpus() noexcept {
+  cpu_set_t mask[kMaxCpus / CPU_SETSIZE];
+  CPU_ZERO_S(sizeof mask, mask);
+  CpuSet cpus;
+  if (sched_getaffinity(0, sizeof mask, mask) == 0) {
+    for (std::size_t cpu = 0; cpu < kMaxCpus; ++cpu)
+      cpus[cpu] = CPU_ISSET_S(cpu, sizeof mask, mask);
+  }
+  if (cpus.none()) cpus.set(0);
+  return cpus;
+}
+
+void bind_this_thread(const CpuSet& cpus) noexcept {
+  cpu_set_t mask[kMaxCpus / CPU_SETSIZE];
+  CPU_ZERO_S(sizeof mask, mask);
+  for (std::size_t cpu = 0; cpu < kMaxCpus; ++cpu) {
+    if (cpus[cpu]) CPU_SET_S(cpu, sizeof mask, mask);
+  }
+  sched_setaffinity(0, sizeof mask, mask);
+}
+
+#endif
+
+std::int32_t default_num_threads(const CpuSet& cpus) noexcept {
+  std::int32_t cores = count_cores("", cpus);
+  if (cores == 0) cores = count(cpus);
+  const std::int32_t limit = find_cpu_limit("");
+  return limit > 0 ? std::min(limit, cores) : cores;
 }
 
 std::int64_t parse_size(std::string_view text) noexcept {
@@ -285,16 +307,25 @@ std::int32_t find_cpu_limit(const char* root) noexcept {
                  tightest_limit(find_cgroup(groups.text(), "cpu"), limit_v1));
 }
 
+std::int32_t count_cores(const char* root, const CpuSet& affinity) noexcept {
+  std::int32_t cores = 0;
+  for (std::size_t cpu = 0; cpu < kMaxCpus; ++cpu) {
+    if (!affinity[cpu]) continue;
+    // Each core counts at the first of its CPUs that is ours.
+    const TextFile siblings("%s/sys/devices/system/cpu/cpu%zu/topology/thread_siblings_list", root,
+                            cpu);
+    const CpuSet core = parse_cpu_list(siblings.text());
+    if (core[cpu] && first_cpu(core & affinity) == cpu) ++cores;
+  }
+  return cores;
+}
+
 void fill_from_sysfs(const char* root, const CpuSet& affinity, Machine& machine) noexcept {
-  const auto read = [root](std::size_t cpu, const char* name) noexcept {
-    return TextFile("%s/sys/devices/system/cpu/cpu%zu/%s", root, cpu, name);
-  };
   const std::size_t first = first_cpu(affinity);
   for (int index = 0; index < 10; ++index) {
     const auto read_cache = [&](const char* name) noexcept {
-      char path[32];
-      std::snprintf(path, sizeof path, "cache/index%d/%s", index, name);
-      return read(first, path);
+      return TextFile("%s/sys/devices/system/cpu/cpu%zu/cache/index%d/%s", root, first, index,
+                      name);
     };
     if (read_cache("type").text() == "Instruction") continue;
     const std::int64_t bytes = parse_size(read_cache("size").text());
@@ -307,14 +338,7 @@ void fill_from_sysfs(const char* root, const CpuSet& affinity, Machine& machine)
     }
   }
 
-  if (machine.num_cores == 0) {
-    for (std::size_t cpu = first; cpu < kMaxCpus; ++cpu) {
-      if (!affinity[cpu]) continue;
-      // Each core counts at the first of its CPUs that is ours.
-      const CpuSet core = parse_cpu_list(read(cpu, "topology/thread_siblings_list").text());
-      if (core[cpu] && first_cpu(core & affinity) == cpu) ++machine.num_cores;
-    }
-  }
+  if (machine.num_cores == 0) machine.num_cores = count_cores(root, affinity);
 
   const TextFile nodes("%s/sys/devices/system/node/online", root);
   fill(machine.num_numa_nodes, count(parse_cpu_list(nodes.text())));

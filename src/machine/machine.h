@@ -16,18 +16,28 @@ struct Machine {
   std::int64_t l3_bytes = 0;     // 0: none known
   std::int32_t l3_sharers = 0;   // logical CPUs that share one L3, this process's or not
   std::int32_t num_cores = 0;    // physical cores that this process may run on
-  std::int32_t num_threads = 0;  // logical CPUs of its affinity, capped by its cgroup's CPU quota
+  std::int32_t num_threads = 0;  // default_num_threads of its affinity
   std::int32_t num_numa_nodes = 0;
 };
 
 // Detected once, at the first call.
 const Machine& this_machine() noexcept;
 
-// ---- The pieces, for tests. A root of "" is this system; a test gives a directory of its own.
-// ----
-
 constexpr std::size_t kMaxCpus = 8192;  // the most that Linux can be built for
 using CpuSet = std::bitset<kMaxCpus>;
+
+// The CPUs that the calling thread may run on now.
+CpuSet this_threads_cpus() noexcept;
+
+// Lets the calling thread run on these, as far as the system allows it.
+void bind_this_thread(const CpuSet& cpus) noexcept;
+
+// How many threads suit these CPUs: one for each physical core, but no more than the cgroup's CPU
+// quota pays for.
+std::int32_t default_num_threads(const CpuSet& cpus) noexcept;
+
+// ---- The pieces, for tests. A root of "" is this system; a test gives a directory of its own.
+// ----
 
 // "48K" -> 49152; K, M and G are known. 0 where the text is no size.
 std::int64_t parse_size(std::string_view text) noexcept;
@@ -45,6 +55,10 @@ std::int32_t parse_cpu_quota(std::string_view quota_and_period) noexcept;
 
 // The tightest CPU quota of this process's group and of those above it; 0 = no limit.
 std::int32_t find_cpu_limit(const char* root) noexcept;
+
+// Physical cores of which a CPU is in affinity, from <root>/sys/devices/system; 0 where it does not
+// say.
+std::int32_t count_cores(const char* root, const CpuSet& affinity) noexcept;
 
 // Caches of the first CPU of affinity, its cores, and the NUMA nodes, from
 // <root>/sys/devices/system. Fills fields that are still 0.
