@@ -57,6 +57,8 @@ std::int64_t bytes_of(intflash_dtype dtype, std::int64_t elements) {
       return elements / 32 * (2 + 32);
     case INTFLASH_Q4_0:
       return elements / 32 * (2 + 16);
+    case INTFLASH_BOOL:
+      return elements;
   }
   return 0;
 }
@@ -79,6 +81,8 @@ double element_of(const intflash_tensor& tensor, intflash_dtype dtype, std::int6
     case INTFLASH_Q8_0:
     case INTFLASH_Q4_0:
       return element_of_block(tensor, dtype, element);
+    case INTFLASH_BOOL:
+      return load<std::uint8_t>(tensor, element);
   }
   return std::nan("");
 }

@@ -88,7 +88,7 @@ std::vector<Request> serve(const Batch& batch, Server& server) {
 
 std::vector<Result> dense_results(const Batch& batch, const Shape& shape, float score_cap) {
   Shape scalar = shape;
-  scalar.isa = "scalar";
+  scalar.port = &scalar_port();
   const Server server(scalar);
   std::vector<Result> results;
   for (std::size_t r = 0; r < batch.requests.size(); ++r)
@@ -102,8 +102,7 @@ void expect_dense_results(Shape shape, float score_cap = 0) {
   const Batch batch = make_batch(shape);
   const std::vector<Result> expected = dense_results(batch, shape, score_cap);
   for (const PortEntry& port : quick_tests() ? ports_under_test() : all_test_ports()) {
-    if (find_kernels(port.name) == nullptr) continue;  // emulated: not reached by name
-    shape.isa = port.name;
+    shape.port = &port;
     for (const std::int64_t page_size : {64, 128, 256}) {
       shape.page_size = page_size;
       for (const std::int32_t threads : {1, 2, 16}) {
@@ -145,24 +144,26 @@ TEST(HeadsInTurn, AreAllThatOneWorkerHasWhileTheirRowsAreFew) {
       shape.num_kv_heads = 21;
       shape.group_size = group_size;
       const Planned planned(shape, query_len, 5000);
+      const Schedule& schedule = planned.plan().schedule;
       const bool are_few = group_size * query_len <= kFewRows;
-      EXPECT_EQ(planned.plan().sections[0].heads_take_turns(), are_few);
+      ASSERT_GE(schedule.num_items, 1);
+      EXPECT_EQ(schedule.items[0].kind, are_few ? ItemKind::kHeads : ItemKind::kTiles);
       if (!are_few) continue;
-      ASSERT_EQ(planned.plan().num_items, 2);
-      EXPECT_EQ(planned.plan().items[0].num_heads, 16);
-      EXPECT_EQ(planned.plan().items[1].num_heads, 5);
+      EXPECT_EQ(schedule.num_items, 1);
+      EXPECT_EQ(schedule.items[0].num_heads, 21);
     }
   }
 }
 
-TEST(HeadsInTurn, AreSharedOutWhereThereAreWorkers) {
+TEST(HeadsInTurn, StayTogetherWhereKeysAreSharedOutAmongWorkers) {
   Shape shape;
   shape.num_kv_heads = 8;
   shape.num_threads = 8;
-  const Planned planned(shape, 1, 100000);
-  EXPECT_GE(planned.plan().num_items, 8);
-  for (std::int64_t i = 0; i < planned.plan().num_items; ++i)
-    EXPECT_EQ(planned.plan().items[i].num_heads, 1);
+  const Planned planned(shape, 1, 200000);
+  const Schedule& schedule = planned.plan().schedule;
+  EXPECT_GE(schedule.num_items, 8);
+  for (std::int64_t i = 0; i < schedule.num_items; ++i)
+    EXPECT_EQ(schedule.items[i].num_heads, 8);
 }
 
 TEST(HeadsInTurn, GiveTheDenseCallsBitsForFewRowsAndMore) {

@@ -363,7 +363,7 @@ TEST(SequenceBatches, AreRefusedByNameValueAndRule) {
   batches.expect_refusal(batch, INTFLASH_INVALID_ARGUMENT, "exactly one of both");
   batch.args.sequences = nullptr;
   batch.args.pages = {};
-  batches.expect_refusal(batch, INTFLASH_INVALID_ARGUMENT, "page_indptr and page_ids");
+  batches.expect_refusal(batch, INTFLASH_INVALID_ARGUMENT, "page_indptr = NULL");
   batch.args.sequences = batches.sequences;
   batch.args.layer = 3;
   batches.expect_refusal(batch, INTFLASH_INVALID_ARGUMENT, "layer = 3: must be 0 ... 2");

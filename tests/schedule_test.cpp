@@ -155,6 +155,7 @@ class Made {
     };
     batch.user = &masks;
     batch.shared_prefixes = prefixes.data();
+    batch.shared_prefix_size = sizeof(intflash_shared_prefix);
     batch.num_shared_prefixes = static_cast<std::int64_t>(prefixes.size());
     batch.page_size = kBlockTokens;
     EXPECT_TRUE(make_schedule(*context_, batch, schedule_));

@@ -8,8 +8,8 @@
 #include <cstddef>
 
 #include "call.h"
-#include "failure.h"
 #include "core/tensor.h"
+#include "failure.h"
 
 namespace intflash {
 namespace {

@@ -182,7 +182,7 @@ typedef struct intflash_context_options {
                     size_t alignment);  // NULL = aligned_alloc; returns NULL when out of memory
   void (*deallocate)(void* user, void* pointer);  // both or neither of the two are given
   void* allocator_user;
-  int64_t l2_bytes;  // cache of one core that keys and values are kept in; 0 = detected
+  int64_t l2_bytes;          // cache of one core that keys and values are kept in; 0 = detected
   intflash_threads threads;  // INTFLASH_UNSUPPORTED where it is not in this build
 } intflash_context_options;
 

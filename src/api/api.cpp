@@ -106,7 +106,8 @@ intflash_status make_plan(const intflash_context* context, const intflash_attend
   if (status != INTFLASH_OK) return status;
   const Backend& backend = problem.mode == INTFLASH_MODE_INT8 ? kCpuBackend : kReferenceBackend;
   intflash_plan* const made = backend.create_plan(*context, problem);
-  if (made == nullptr) return fail(INTFLASH_OUT_OF_MEMORY, "no memory for a plan of at least %zu bytes",
+  if (made == nullptr)
+    return fail(INTFLASH_OUT_OF_MEMORY, "no memory for a plan of at least %zu bytes",
                 sizeof(intflash_plan));
   made->context = context;
   made->backend = &backend;

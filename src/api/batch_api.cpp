@@ -132,7 +132,8 @@ intflash_status check_additive_masks(const intflash_batch_plan& plan,
     if (mask.data == nullptr) continue;
     char name[48];
     std::snprintf(name, sizeof name, "additive_masks[%lld]", static_cast<i64>(r));
-    status = check_additive_mask(name, mask, 1, plan.num_query_heads, plan.schedule.requests[r].mask);
+    status =
+        check_additive_mask(name, mask, 1, plan.num_query_heads, plan.schedule.requests[r].mask);
   }
   return status;
 }
@@ -344,7 +345,8 @@ intflash_status intflash_batch_run_task(const intflash_batch_plan* plan, void* w
     return fail(INTFLASH_INVALID_ARGUMENT,
                 "phase = %d, task = %lld, worker = %d: must be a phase of the plan, below %lld and "
                 "below %d",
-                phase, static_cast<i64>(task), worker, static_cast<i64>(tasks), plan->num_workers());
+                phase, static_cast<i64>(task), worker, static_cast<i64>(tasks),
+                plan->num_workers());
   }
   const FloatState float_state;
   run_task(*run, phase, task, run->team().worker(worker));

@@ -202,8 +202,7 @@ intflash_status intflash_cache_append(intflash_cache* cache, const intflash_appe
   const Append append{*cache, args, nullptr};
   status = change.status();
   if (status == INTFLASH_OK)
-    status =
-        args.slots == nullptr ? check_append_pages(*cache, args) : check_slots(*cache, args);
+    status = args.slots == nullptr ? check_append_pages(*cache, args) : check_slots(*cache, args);
   if (status == INTFLASH_OK) status = check_tokens(append);
   if (status != INTFLASH_OK) return status;
   if (args.slots != nullptr) {

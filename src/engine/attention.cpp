@@ -443,9 +443,9 @@ std::int64_t spans_in_cache(const PageLayout& layout, std::int64_t l2_bytes) {
 ScoreBias score_bias(const Attention& attention, std::int64_t request) {
   ScoreBias bias{};
   const std::int64_t index = request * attention.mask_stride;
-  if (attention.additive_masks != nullptr) 
+  if (attention.additive_masks != nullptr)
     bias.additive = element_of(attention.additive_masks, attention.additive_mask_size, index);
-  if (attention.bit_masks != nullptr) 
+  if (attention.bit_masks != nullptr)
     bias.bits = element_of(attention.bit_masks, attention.bit_mask_size, index);
   bias.alibi_slopes = attention.alibi_slopes;
   bias.rule = attention.schedule->requests[request].mask;

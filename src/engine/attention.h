@@ -18,7 +18,7 @@ namespace intflash::internal {
 // Pages of packed keys and values: those of a cache's requests, or a request's one after the other.
 struct KeyPages {
   PageLayout layout;
-  const char* memory;  // of a layer
+  const char* memory;                                     // of a layer
   std::int64_t page_stride, head_stride, request_stride;  // bytes; request_stride without a cache
   const intflash_cache* cache;                            // nullptr: consecutive pages
   const intflash_batch_args* args;                        // which name the cache's
@@ -60,9 +60,9 @@ struct Attention {
   std::uint32_t additive_mask_size;              // bytes of one, as the caller knows it
   const intflash_bit_mask* bit_masks;            // nullptr = none
   std::uint32_t bit_mask_size;
-  std::int64_t mask_stride;                      // 0: all requests have the first of the masks
-  const KeyRange* plain_keys;                    // of the additive masks; nullptr = not known
-  std::int64_t plain_keys_stride;                // from request to request
+  std::int64_t mask_stride;        // 0: all requests have the first of the masks
+  const KeyRange* plain_keys;      // of the additive masks; nullptr = not known
+  std::int64_t plain_keys_stride;  // from request to request
 
   bool rotate;
   intflash_rope rope;  // of the queries

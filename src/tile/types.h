@@ -123,7 +123,7 @@ struct TileTask {
   // not read: state is its own.
   std::int64_t state_stride;
   const std::int32_t* merges;
-  void* scratch;                // KernelTable::scratch_bytes, 64-byte aligned
+  void* scratch;  // KernelTable::scratch_bytes, 64-byte aligned
 };
 
 // Rows of a dense tensor as they lie in the caller's memory.
