@@ -50,6 +50,12 @@ struct NamedStates {
     names.push_back(name);
     ASSERT_EQ(static_cast<std::size_t>(tree.size()), names.size());
   }
+  void complete(std::int64_t span) {
+    const bool completes = tree.completes(span);
+    const std::size_t before = names.size();
+    tree.complete(span, [this](std::int32_t left) { merge(left); });
+    EXPECT_EQ(completes, names.size() < before);
+  }
   std::string finish() {
     tree.finish([this](std::int32_t left) { merge(left); });
     EXPECT_LE(names.size(), 1u);
@@ -73,7 +79,10 @@ TEST(SpanTree, PartsOfAnyCutMergeToTheTreeOfTheDefinition) {
     for (std::int64_t first = begin; first < end;) {
       const std::int64_t last = first + static_cast<std::int64_t>(random() % 13);
       NamedStates part{first == begin ? SpanTree() : SpanTree(first - 1), {}};
-      for (; first <= last && first < end; ++first) part.push(first, std::to_string(first));
+      for (; first <= last && first < end; ++first) {
+        part.push(first, std::to_string(first));
+        if (random() % 2 == 0) part.complete(first);
+      }
       for (std::int32_t i = 0; i < part.tree.size(); ++i)
         whole.push(part.tree.span(i), part.names[static_cast<std::size_t>(i)]);
     }

@@ -55,6 +55,10 @@ struct Call {
     return args.value_center != nullptr ? args.value_center + head * problem().head_dim_v
                                         : computed_center(head) + problem().head_dim;
   }
+  ScoreBlock* score_blocks(std::int64_t head) const {
+    return reinterpret_cast<ScoreBlock*>(workspace + plan.blocks_offset) +
+           head * plan.blocks_per_head;
+  }
   char* page(std::int64_t head, std::int64_t index) const {
     return workspace + plan.pages_offset + (head * plan.pages_per_head + index) * plan.page.bytes();
   }

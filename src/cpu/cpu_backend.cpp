@@ -62,6 +62,8 @@ Attention attention_of(const Call& call) {
                      head_bytes,
                      head_bytes * p.num_kv_heads,
                      nullptr};
+  attention.pages.blocks = call.score_blocks(0);
+  attention.pages.blocks_per_head = call.plan.blocks_per_head;
   attention.spans_at_once = call.plan.spans_at_once;
   attention.slots = call.workspace + call.plan.slots_offset;
   return attention;
@@ -150,7 +152,8 @@ intflash_status attend(const intflash_plan& plan, const intflash_attend_args& ar
 bool bring_block(const void* user, const Worker& worker, std::int64_t request, std::int64_t kv_head,
                  std::int64_t first_key, std::int64_t kv_end, ScoreBlock& block) {
   const Call& call = *static_cast<const Call*>(user);
-  pack_score_block(call, worker, call.head_index(request, kv_head), first_key, kv_end, block);
+  pack_score_block(call, worker, call.head_index(request, kv_head), first_key, kv_end, worker.pages,
+                   block);
   return is_sound(call) && score_range(call, largest_of(call.key(), call.status().key)).is_safe();
 }
 

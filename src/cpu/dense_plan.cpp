@@ -45,7 +45,8 @@ void lay_out(const KernelTable& kernels, DensePlan& plan) {
   const std::int64_t dims = problem.head_dim + problem.head_dim_v;
   const bool centered = problem.center_key || problem.center_value;
   plan.page = {problem.head_dim, problem.head_dim_v, kBlockTokens};
-  plan.pages_per_head = ceil_div(problem.kv_len, kBlockTokens);
+  plan.blocks_per_head = ceil_div(problem.kv_len, kScoreBlock);
+  plan.pages_per_head = plan.blocks_per_head * (kScoreBlock / kBlockTokens);
   plan.spans_at_once = spans_in_cache(plan.page, plan.context->l2_bytes);
   plan.tile = tile_shape(plan.schedule.tile_rows, problem.head_dim, problem.head_dim_v);
   plan.worker = worker_layout(
@@ -61,6 +62,8 @@ void lay_out(const KernelTable& kernels, DensePlan& plan) {
       layout.take(problem.batch * problem.query_len * static_cast<std::int64_t>(sizeof(KeyRange)));
   plan.center_offset = layout.take(centered ? heads * dims * 4 : 0);
   plan.partial_offset = layout.take(centered ? heads * spans * dims * 8 : 0);
+  plan.blocks_offset =
+      layout.take(heads * plan.blocks_per_head * static_cast<std::int64_t>(sizeof(ScoreBlock)));
   plan.pages_offset = layout.take(heads * plan.pages_per_head * plan.page.bytes());
   plan.slots_offset = layout.take(plan.schedule.num_slots * plan.tile.state_floats() * 4);
   plan.workers_offset = layout.used();

@@ -32,6 +32,7 @@ struct DensePlan : intflash_plan {
   // Whether each block of keys is attended as soon as it is packed: where one tile reads it.
   bool packs_as_it_attends;
   std::int64_t pages_per_head;
+  std::int64_t blocks_per_head;
   std::int64_t spans_at_once;
   PageLayout page;
   TileShape tile;
@@ -42,6 +43,7 @@ struct DensePlan : intflash_plan {
   std::size_t mask_offset;     // KeyRange [batch][query_len]: plain_keys of the additive mask
   std::size_t center_offset;   // computed means: float [batch][num_kv_heads][head_dim + head_dim_v]
   std::size_t partial_offset;  // double [batch][num_kv_heads][spans][head_dim + head_dim_v]
+  std::size_t blocks_offset;   // ScoreBlock [batch][num_kv_heads][blocks_per_head]
   std::size_t pages_offset;    // [batch][num_kv_heads][pages_per_head] pages
   std::size_t slots_offset;    // of the schedule's states
   std::size_t workers_offset;  // [num_workers] of worker.bytes

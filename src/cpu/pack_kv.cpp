@@ -86,12 +86,13 @@ void begin_packing(const Call& call) {
 }
 
 void pack_score_block(const Call& call, const Worker& worker, std::int64_t head,
-                      std::int64_t first_key, std::int64_t kv_end, ScoreBlock& score_block) {
+                      std::int64_t first_key, std::int64_t kv_end, char* pages,
+                      ScoreBlock& score_block) {
   const PageLayout& page = call.plan.page;
   std::uint64_t present[2];
   for (std::int64_t i = 0; i < 2; ++i) {
     const std::int64_t first = first_key + i * kBlockTokens;
-    char* const memory = worker.pages + i * page.bytes();
+    char* const memory = pages + i * page.bytes();
     pack_page(call, worker, head, first, kv_end, memory);
     score_block.half[i] = page.block(memory, 0);
     present[i] = keep_word({0, kv_end}, first);
@@ -155,12 +156,13 @@ intflash_status pack_kv(const intflash_plan& plan, const intflash_attend_args& a
     team.for_each(heads, [&](const Worker&, std::int64_t head) { compute_center(call, head); });
   }
   // In the order of the memory that is read.
-  const std::int64_t pages = call.plan.pages_per_head;
+  const std::int64_t blocks = call.plan.blocks_per_head;
   const bool tokens_first = args.key.stride_token > args.key.stride_head;
-  team.for_each(heads * pages, [&](const Worker& worker, std::int64_t index) {
-    const std::int64_t head = tokens_first ? index % heads : index / pages;
-    const std::int64_t page = tokens_first ? index / heads : index % pages;
-    pack_page(call, worker, head, page * kBlockTokens, p.kv_len, call.page(head, page));
+  team.for_each(heads * blocks, [&](const Worker& worker, std::int64_t index) {
+    const std::int64_t head = tokens_first ? index % heads : index / blocks;
+    const std::int64_t block = tokens_first ? index / heads : index % blocks;
+    pack_score_block(call, worker, head, block * kScoreBlock, p.kv_len, call.page(head, 2 * block),
+                     call.score_blocks(head)[block]);
   });
   const intflash_status result = end_packing(call);
   if (result == INTFLASH_OK) status.packed = packed_mark(plan);

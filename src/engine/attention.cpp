@@ -70,37 +70,33 @@ class SectionKeys {
       page_ids_ = batch_pages(*pages.cache, *pages.args, request_, mask.kv_begin).page_ids;
     } else if (pages.memory != nullptr) {
       memory_ += request_ * pages.request_stride;
+      blocks_ = pages.blocks + (request_ * attention.schedule->shape.num_kv_heads + kv_head) *
+                                   pages.blocks_per_head;
     }
   }
 
   KeyRange present() const { return present_; }
 
-  // The score block at a position that has some of the keys. False: there is nothing to attend.
-  bool gather(std::int64_t first, std::int64_t kv_end, const Worker& worker,
-              ScoreBlock& block) const {
-    if (attention_.bring_block != nullptr)
-      return attention_.bring_block(attention_.bring_user, worker, request_, kv_head_, first,
-                                    kv_end, block);
-    std::uint64_t keep[2];
-    for (std::int64_t half = 0; half < 2; ++half) {
-      const std::int64_t position = first + half * kBlockTokens;
-      keep[half] = keep_word(present_, position);
-      // Where no token is, the other half stands in: it is multiplied, and not seen.
-      if (keep[half] != 0) block.half[half] = block_at(position);
+  // The score block at a position that has some of the keys; nullptr: there is nothing to attend.
+  const ScoreBlock* block(std::int64_t first, std::int64_t kv_end, const Worker& worker) const {
+    if (attention_.bring_block != nullptr) {
+      const bool is_sound = attention_.bring_block(attention_.bring_user, worker, request_,
+                                                   kv_head_, first, kv_end, worker.blocks[0]);
+      return is_sound ? worker.blocks : nullptr;
     }
-    if (keep[0] == 0) block.half[0] = block.half[1];
-    if (keep[1] == 0) block.half[1] = block.half[0];
-    attention_.kernels->prepare_block(block, keep);
-    return true;
+    if (blocks_ != nullptr) return blocks_ + first / kScoreBlock;
+    gather(first, worker.blocks[0]);
+    return worker.blocks;
   }
 
-  // The blocks of a span that have some of the keys.
-  void gather_span(std::int64_t span, const Worker& worker, ScoreBlock* blocks) const {
-    for (std::int64_t b = 0; b < kBlocksPerSpan; ++b) {
-      const std::int64_t first = span * kSpanTokens + b * kScoreBlock;
-      if (first + kScoreBlock <= present_.begin || first >= present_.end) continue;
-      gather(first, present_.end, worker, blocks[b]);
+  // The blocks of num_spans spans from first on that have some of the keys, one behind the other.
+  const ScoreBlock* blocks(std::int64_t first, std::int64_t num_spans, const Worker& worker) const {
+    if (blocks_ != nullptr) return blocks_ + first * kBlocksPerSpan;
+    for (std::int64_t b = 0; b < num_spans * kBlocksPerSpan; ++b) {
+      const std::int64_t key = first * kSpanTokens + b * kScoreBlock;
+      if (key + kScoreBlock > present_.begin && key < present_.end) gather(key, worker.blocks[b]);
     }
+    return worker.blocks;
   }
 
   // The halves of the score block at a position, where it has some of the keys.
@@ -132,6 +128,19 @@ class SectionKeys {
   }
 
  private:
+  void gather(std::int64_t first, ScoreBlock& block) const {
+    std::uint64_t keep[2];
+    for (std::int64_t half = 0; half < 2; ++half) {
+      const std::int64_t position = first + half * kBlockTokens;
+      keep[half] = keep_word(present_, position);
+      // Where no token is, the other half stands in: it is multiplied, and not seen.
+      if (keep[half] != 0) block.half[half] = block_at(position);
+    }
+    if (keep[0] == 0) block.half[0] = block.half[1];
+    if (keep[1] == 0) block.half[1] = block.half[0];
+    attention_.kernels->prepare_block(block, keep);
+  }
+
   KvBlock block_at(std::int64_t position) const {
     const KeyPages& pages = attention_.pages;
     const std::int64_t offset = position - first_position_;
@@ -148,6 +157,7 @@ class SectionKeys {
   std::int64_t first_position_;
   const char* memory_;
   const std::int32_t* page_ids_ = nullptr;
+  const ScoreBlock* blocks_ = nullptr;
 };
 
 // ---- States ----
@@ -177,12 +187,13 @@ void copy_state(const AttentionState& from, const AttentionState& to, std::int64
   std::copy_n(from.accumulators, rows * from.accumulator_stride, to.accumulators);
 }
 
+void merge_nothing(std::int32_t) {}
+
 // What the sections before have left of their spans, for each row of a section that takes it on.
 SpanTree handed_tree(const Attention& attention, const Section& section) {
   SpanTree tree;
   if (!section.hands_over()) return tree;
   const MaskRule& mask = attention.schedule->requests[section.first_request].mask;
-  const auto merge_nothing = [](std::int32_t) {};
   for (std::int64_t span = mask.kv_begin / kSpanTokens; span * kSpanTokens < section.keys.begin;
        ++span)
     tree.push(span, merge_nothing);
@@ -258,14 +269,21 @@ struct ItemHead {
     return tile;
   }
 
+  // Where no section goes on with a span that this one leaves, states are merged as they are done.
+  bool merges_at_once() const { return !section.hands_over(); }
+
   // The state that takes a span's keys. A span that sections divide goes on from what the one
   // before has left.
-  AttentionState enter(std::int64_t span, std::int64_t i, Tile& tile) const {
+  AttentionState enter(std::int64_t span, std::int64_t i, const AttentionState& part,
+                       Tile& tile) const {
     if (is_cut() && item.is_first_part && handed.has_open(span)) {
       const std::int64_t row = (item.first_tile + i) * attention.schedule->tile_rows;
       return handed_stack(attention, section, kv_head, row)[handed.size() - 1];
     }
-    return enter_span(group, span, tile);
+    return enter_span(group, span, merges_at_once() ? &part : nullptr, tile);
+  }
+  void leave(std::int64_t span, const AttentionState& part, Tile& tile) const {
+    if (merges_at_once()) leave_span(group, span, &part, tile);
   }
 
   void finish(std::int64_t i, Tile& tile) const {
@@ -280,8 +298,10 @@ void attend_span(const ItemHead& head, std::int64_t span, std::int64_t i, const 
   const SpanKeys keys = {keys_of_span(span), blocks, after};
   const bool is_seen = sees_keys(tile, keys.keys);
   if (!is_seen && !head.enters_all()) return;
-  const AttentionState state = head.enter(span, i, tile);
+  const AttentionState part = state_stack(head.attention.tile, head.worker.part).first;
+  const AttentionState state = head.enter(span, i, part, tile);
   if (is_seen) attend_into(head.group, head.worker, keys, tile, state);
+  head.leave(span, part, tile);
 }
 
 // One tile against span after span: each is read once, and what comes next is asked for.
@@ -294,19 +314,19 @@ void attend_tile(const ItemHead& head) {
     const bool is_last = s + 1 == item.num_spans;
     const bool knows_next = !is_last && head.keys.halves((span + 1) * kSpanTokens, after);
     if (knows_next) head.keys.announce_scales(span + 1);
-    if (sees_keys(tile, keys_of_span(span)))
-      head.keys.gather_span(span, head.worker, head.worker.blocks);
-    attend_span(head, span, 0, head.worker.blocks, knows_next ? after : nullptr, tile);
+    const bool is_seen = sees_keys(tile, keys_of_span(span));
+    const ScoreBlock* const blocks = is_seen ? head.keys.blocks(span, 1, head.worker) : nullptr;
+    attend_span(head, span, 0, blocks, knows_next ? after : nullptr, tile);
   }
   head.finish(0, tile);
 }
 
-// Tile i against spans first ... end - 1 of the item, whose blocks are at hand.
-void attend_spans(const ItemHead& head, std::int64_t first, std::int64_t end, std::int64_t i,
-                  Tile& tile) {
+// Tile i against spans first ... end - 1 of the item.
+void attend_spans(const ItemHead& head, std::int64_t first, std::int64_t end,
+                  const ScoreBlock* all_blocks, std::int64_t i, Tile& tile) {
   for (std::int64_t s = first; s < end;) {
     const std::int64_t span = head.item.first_span + s;
-    const ScoreBlock* blocks = head.worker.blocks + (s - first) * kBlocksPerSpan;
+    const ScoreBlock* const blocks = all_blocks + (s - first) * kBlocksPerSpan;
     const std::int64_t whole =
         count_whole_spans(head.group, tile, span, head.item.first_span + end);
     if (whole > 1) {
@@ -324,27 +344,26 @@ void attend_tiles(const ItemHead& head) {
   const Item& item = head.item;
   const std::int64_t at_once = head.attention.spans_at_once;
   const bool is_one_pass = item.num_spans <= at_once;
+  const ScoreBlock* blocks = nullptr;
   for (std::int64_t i = 0; !is_one_pass && i < item.num_tiles; ++i) head.begin(i, i);
   for (std::int64_t first = 0; first < item.num_spans; first += at_once) {
     const std::int64_t end = std::min<std::int64_t>(first + at_once, item.num_spans);
-    for (std::int64_t s = first; s < end; ++s)
-      head.keys.gather_span(item.first_span + s, head.worker,
-                            head.worker.blocks + (s - first) * kBlocksPerSpan);
+    blocks = head.keys.blocks(item.first_span + first, end - first, head.worker);
     for (std::int64_t i = 0; !is_one_pass && i < item.num_tiles; ++i)
-      attend_spans(head, first, end, i, *head.worker.tile(i));
+      attend_spans(head, first, end, blocks, i, *head.worker.tile(i));
   }
   for (std::int64_t i = 0; i < item.num_tiles; ++i) {
     Tile& tile = is_one_pass ? head.begin(i, 0) : *head.worker.tile(i);
-    if (is_one_pass) attend_spans(head, 0, item.num_spans, i, tile);
+    if (is_one_pass) attend_spans(head, 0, item.num_spans, blocks, i, tile);
     head.finish(i, tile);
   }
 }
 
 // ---- Items of heads ----
 
-// The heads of an item and their tiles, which see the same keys.
+// The heads of an item and their tiles, which see the same keys. Nothing of it is cleared first.
 struct ItemHeads {
-  const Item& item;
+  const Item* item;
   RowGroup groups[kHeadsAtOnce];
   Tile* tiles[kHeadsAtOnce];
   AttentionState states[kHeadsAtOnce];
@@ -352,19 +371,19 @@ struct ItemHeads {
 
 void attend_block(const Attention& attention, const Section& section, const ItemHeads& heads,
                   std::int64_t first, std::int64_t h, const Worker& worker) {
-  const std::int64_t kv_head = heads.item.first_head + h;
+  const std::int64_t kv_head = heads.item->first_head + h;
   const KeyRange keys = {first, first + kScoreBlock};
   const Tile& tile = *heads.tiles[h];
-  if (!SectionKeys(attention, section, kv_head)
-           .gather(first, tile.max_end, worker, worker.blocks[0]))
-    return;
+  const ScoreBlock* const block =
+      SectionKeys(attention, section, kv_head).block(first, tile.max_end, worker);
+  if (block == nullptr) return;
   // The next head's block lies behind this one; behind the last head's there is the next block's.
   KvBlock after[2];
-  const bool is_last = h + 1 == heads.item.num_heads;
+  const bool is_last = h + 1 == heads.item->num_heads;
   const bool knows_next =
-      SectionKeys(attention, section, is_last ? heads.item.first_head : kv_head + 1)
+      SectionKeys(attention, section, is_last ? heads.item->first_head : kv_head + 1)
           .halves(is_last ? first + kScoreBlock : first, after);
-  attend_into(heads.groups[h], worker, {keys, worker.blocks, knows_next ? after : nullptr}, tile,
+  attend_into(heads.groups[h], worker, {keys, block, knows_next ? after : nullptr}, tile,
               heads.states[h]);
 }
 
@@ -372,7 +391,8 @@ void attend_block(const Attention& attention, const Section& section, const Item
 // head to its last, as it lies in memory, and what is fetched beyond a head is not in vain.
 void attend_heads(const Attention& attention, const Item& item, const Worker& worker) {
   const Section& section = section_of(attention, item.section);
-  ItemHeads heads{item, {}, {}, {}};
+  ItemHeads heads;
+  heads.item = &item;
   for (std::int64_t h = 0; h < item.num_heads; ++h) {
     const ItemHead head(attention, item, item.first_head + h, worker);
     heads.groups[h] = head.group;
@@ -384,12 +404,14 @@ void attend_heads(const Attention& attention, const Item& item, const Worker& wo
     const KeyRange keys = keys_of_span(span);
     if (item.slot < 0 && !sees_keys(any, keys)) continue;
     for (std::int64_t h = 0; h < item.num_heads; ++h)
-      heads.states[h] = enter_span(heads.groups[h], span, *heads.tiles[h]);
+      heads.states[h] = enter_span(heads.groups[h], span, nullptr, *heads.tiles[h]);
     for (std::int64_t first = keys.begin; first < keys.end; first += kScoreBlock) {
       if (!sees_keys(any, {first, first + kScoreBlock})) continue;
       for (std::int64_t h = 0; h < item.num_heads; ++h)
         attend_block(attention, section, heads, first, h, worker);
     }
+    for (std::int64_t h = 0; h < item.num_heads; ++h)
+      leave_span(heads.groups[h], span, nullptr, *heads.tiles[h]);
   }
   for (std::int64_t h = 0; item.slot < 0 && h < item.num_heads; ++h) {
     merge_all(heads.groups[h], *heads.tiles[h]);
@@ -404,7 +426,10 @@ struct MergedStates {
   const RowGroup& group;
   std::int64_t rows;
   SpanTree tree;
-  AttentionState states[kMaxWaitingStates];
+  AttentionState states[kMaxWaitingStates];  // [tree.size()]
+
+  MergedStates(const RowGroup& rows_of, std::int64_t num_rows, const SpanTree& before)
+      : group(rows_of), rows(num_rows), tree(before) {}
 
   void merge(std::int32_t left) {
     group.kernels->merge_states(states[left + 1], states[left], static_cast<std::int32_t>(rows),
@@ -428,7 +453,8 @@ SpanTree part_tree(const Merge& merge, std::int64_t part, const Section& section
   SpanTree tree = tree_of_part(part == 0, section, handed, begin);
   for (std::int64_t span = begin; span < end; ++span) {
     if (part == 0 && handed.has_open(span)) continue;
-    tree.push(span, [](std::int32_t) {});
+    tree.push(span, merge_nothing);
+    if (!section.hands_over()) tree.complete(span, merge_nothing);
   }
   return tree;
 }
@@ -471,7 +497,7 @@ void run_merge(const Attention& attention, const Merge& merge, const Worker& wor
   const std::int64_t first_row = merge.tile * schedule.tile_rows;
   const std::int64_t rows = std::min(schedule.tile_rows, section.num_rows - first_row);
 
-  MergedStates merged{group, rows, handed_tree(attention, section), {}};
+  MergedStates merged(group, rows, handed_tree(attention, section));
   StateStack handed{};
   if (section.hands_over()) handed = handed_stack(attention, section, merge.head, first_row);
   const SpanTree handed_before = merged.tree;

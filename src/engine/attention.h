@@ -22,6 +22,9 @@ struct KeyPages {
   std::int64_t page_stride, head_stride, request_stride;  // bytes; request_stride without a cache
   const intflash_cache* cache;                            // nullptr: consecutive pages
   const intflash_batch_args* args;                        // which name the cache's
+  // Of consecutive pages: [requests][num_kv_heads][blocks_per_head] of all their keys, prepared.
+  const ScoreBlock* blocks;
+  std::int64_t blocks_per_head;
 };
 
 // Packs the tokens of a score block that lie before kv_end, instead of what KeyPages would name,

@@ -280,7 +280,7 @@ std::int64_t count_whole_spans(const RowGroup& group, const Tile& tile, std::int
 
 void attend_whole_spans(const RowGroup& group, const Worker& worker, std::int64_t first,
                         std::int64_t count, const ScoreBlock* blocks, Tile& tile) {
-  TileTask task = tile_task(group, worker, tile, enter_span(group, first, tile));
+  TileTask task = tile_task(group, worker, tile, enter_span(group, first, nullptr, tile));
   std::int32_t merges[kMaxSpansAtOnce] = {};
   for (std::int64_t i = 1; i < count; ++i)
     tile.tree.push(first + i, [&](std::int32_t) { ++merges[i]; });
@@ -319,12 +319,23 @@ void attend_into(const RowGroup& group, const Worker& worker, const SpanKeys& ke
   group.kernels->attend_tile(task);
 }
 
-AttentionState enter_span(const RowGroup& group, std::int64_t span, Tile& tile) {
+AttentionState enter_span(const RowGroup& group, std::int64_t span, const AttentionState* part,
+                          Tile& tile) {
   const bool is_open = tile.tree.has_open(span);
   if (!is_open) tile.tree.push(span, merge_into_left(group, tile));
-  const AttentionState state = tile.states[tile.tree.size() - 1];
+  const bool takes_part = part != nullptr && tile.tree.completes(span);
+  const AttentionState state = takes_part ? *part : tile.states[tile.tree.size() - 1];
   if (!is_open) clear_state(state, tile.query.rows);
   return state;
+}
+
+void leave_span(const RowGroup& group, std::int64_t span, const AttentionState* part, Tile& tile) {
+  const std::int32_t last = tile.tree.size() - 1;
+  tile.tree.complete(span, [&](std::int32_t left) {
+    const bool is_part = part != nullptr && left + 1 == last;
+    group.kernels->merge_states(is_part ? *part : tile.states[left + 1], tile.states[left],
+                                tile.query.rows, static_cast<std::int32_t>(group.head_dim_v));
+  });
 }
 
 void merge_all(const RowGroup& group, Tile& tile) {

@@ -68,7 +68,11 @@ bool sees_keys(const Tile& tile, KeyRange keys);
 
 // The state that takes a span's keys: it is new where the tile's last one is not of this span, and
 // those before it are then merged as far as they can be.
-AttentionState enter_span(const RowGroup& group, std::int64_t span, Tile& tile);
+// part: memory for it where it is merged by leave_span; nullptr: it has its place among others.
+AttentionState enter_span(const RowGroup& group, std::int64_t span, const AttentionState* part,
+                          Tile& tile);
+// Once the state has all keys of the span: merges what can be.
+void leave_span(const RowGroup& group, std::int64_t span, const AttentionState* part, Tile& tile);
 
 // Score blocks of a span: all of them, or a part.
 struct SpanKeys {

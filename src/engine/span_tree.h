@@ -48,13 +48,28 @@ class SpanTree {
     merge_below(size_ > 0 ? common_level(spans_[size_ - 1], span) : 0, merge);
     spans_[size_++] = span;
   }
-  // The same, where no more spans will come and none went before: leaves one state, or none.
+  // Whether a span that was pushed last ends a node whose left half waits: its state can then be
+  // merged as soon as it has all keys of the span.
+  bool completes(std::int64_t span) const {
+    return size_ > num_final_ + 1 &&
+           common_level(spans_[size_ - 2], spans_[size_ - 1]) <= complete_level(span);
+  }
+  // Merges what can be once the last state has all keys of this span; push would do so later.
+  template <class Merge>
+  void complete(std::int64_t span, Merge merge) {
+    merge_below(complete_level(span) + 1, merge);
+  }
+  // Where no more spans will come and none went before: leaves one state, or none.
   template <class Merge>
   void finish(Merge merge) {
     merge_below(INT32_MAX, merge);
   }
 
  private:
+  // Of the largest node that ends with a span.
+  static std::int32_t complete_level(std::int64_t span) {
+    return std::countr_one(static_cast<std::uint64_t>(span));
+  }
   template <class Merge>
   void merge_below(std::int32_t level, Merge merge) {
     while (size_ > num_final_ + 1 && common_level(spans_[size_ - 2], spans_[size_ - 1]) < level) {

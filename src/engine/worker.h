@@ -74,6 +74,7 @@ struct Worker {
   std::int64_t tile_bytes;
   char* states;
   std::int64_t states_bytes;  // of a tile
+  char* part;                 // a state that is merged into a tile's as soon as it is done
   std::uint64_t* keep;        // [blocks of a span][kMaxTileRows][2]
   ScoreBlock* blocks;         // [spans at once][blocks of a span]
   std::int8_t* codes;         // [64][stride of the larger dim]: rows being packed
@@ -93,7 +94,7 @@ struct WorkerRoom {
 // Where the parts of a worker's memory begin.
 struct WorkerLayout {
   std::int64_t tile_bytes, states_bytes;
-  std::int64_t states, keep, blocks, codes, pages, scratch, bytes;
+  std::int64_t states, part, keep, blocks, codes, pages, scratch, bytes;
 
   Worker at(char* base) const {
     Worker worker{};
@@ -101,6 +102,7 @@ struct WorkerLayout {
     worker.tile_bytes = tile_bytes;
     worker.states = base + states;
     worker.states_bytes = states_bytes;
+    worker.part = base + part;
     worker.keep = reinterpret_cast<std::uint64_t*>(base + keep);
     worker.blocks = reinterpret_cast<ScoreBlock*>(base + blocks);
     worker.codes = reinterpret_cast<std::int8_t*>(base + codes);
@@ -119,7 +121,8 @@ inline WorkerLayout worker_layout(const KernelTable& kernels, const TileShape& t
   at.tile_bytes = round_up(sizeof(Tile), 64) + tile.rows * tile.code_stride;
   at.states_bytes = room.states * tile.state_floats() * 4;
   at.states = room.tiles * at.tile_bytes;
-  at.keep = at.states + room.tiles * at.states_bytes;
+  at.part = at.states + room.tiles * at.states_bytes;
+  at.keep = at.part + tile.state_floats() * 4;
   at.blocks = at.keep + kBlocksPerSpan * kMaxTileRows * 2 * 8;
   at.codes =
       at.blocks + room.spans * kBlocksPerSpan * static_cast<std::int64_t>(sizeof(ScoreBlock));
