@@ -162,8 +162,7 @@ TEST(HeadsInTurn, StayTogetherWhereKeysAreSharedOutAmongWorkers) {
   const Planned planned(shape, 1, 200000);
   const Schedule& schedule = planned.plan().schedule;
   EXPECT_GE(schedule.num_items, 8);
-  for (std::int64_t i = 0; i < schedule.num_items; ++i)
-    EXPECT_EQ(schedule.items[i].num_heads, 8);
+  for (std::int64_t i = 0; i < schedule.num_items; ++i) EXPECT_EQ(schedule.items[i].num_heads, 8);
 }
 
 TEST(HeadsInTurn, GiveTheDenseCallsBitsForFewRowsAndMore) {
