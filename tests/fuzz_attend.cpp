@@ -12,6 +12,7 @@
 #include <string>
 
 #include "attention_case.h"
+#include "core/checks.h"
 #include "fuzz_bytes.h"
 #include "test_ports.h"
 

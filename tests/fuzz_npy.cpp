@@ -11,7 +11,7 @@
 #include "npy.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* bytes, std::size_t size) {
-  using namespace intflash::internal;
+  using namespace intflash;
   try {
     const NpyArray array = parse_npy(std::as_bytes(std::span(bytes, size)), "x.npy");
     std::size_t elements = 1;

@@ -16,7 +16,7 @@
 #include <Eigen/Dense>
 #include <gtest/gtest.h>
 
-#include "api/problem.h"
+#include "core/problem.h"
 #include "seed.h"
 #include "synthetic.h"
 

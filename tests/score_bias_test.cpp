@@ -319,7 +319,7 @@ TEST(ScoreBias, KeepWordsFollowTheDefinitionKeyByKey) {
         ScoreBias bias{};
         bias.additive = {elements.data(), INTFLASH_F32, 0, 0, 0, nullptr};
         bias.bits = {bits.data(), num_bits};
-        bias.rule = {1, kv_begin, kv_len, -1, -1, 0};
+        bias.rule = {1, kv_begin, kv_len, -1, -1, 0, 0};
         const BiasRow row = bias_row(bias, 0, 0, 0);
         for (std::int64_t first = kv_begin / 128 * 128; first < kv_len; first += 128) {
           std::uint64_t keep[2] = {keep_word({kv_begin, kv_len}, first),
@@ -368,7 +368,7 @@ TEST(ScoreBias, PlainKeysAreTheOneRunThatIsLeftWithNothingAdded) {
     ScoreBias bias{};
     bias.additive = {elements.data(), INTFLASH_F32, 0, 0, 0, nullptr};
     if (i % 2 == 0) bias.additive = {halves.data(), INTFLASH_F16, 0, 0, 0, nullptr};
-    bias.rule = {1, kv_begin, kv_begin + count, -1, -1, 0};
+    bias.rule = {1, kv_begin, kv_begin + count, -1, -1, 0, 0};
     ScoreBias by_head = bias;
     by_head.additive.stride_head = 1;
     for (const PortEntry& port : all_test_ports()) {

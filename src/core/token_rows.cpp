@@ -4,7 +4,7 @@
 
 #include <cstring>
 
-#include "api/problem.h"
+#include "core/problem.h"
 #include "tile/widen.h"
 
 namespace intflash::internal {

@@ -97,8 +97,13 @@ Attention attention_of(const BatchRun& run) {
   attention.rope = args.rope;
   attention.key_center = centers(layer.key_center, plan.page.head_dim);
   attention.value_center = centers(layer.value_center, plan.page.head_dim_v);
-  attention.pages = {plan.page, layer.pages, cache.page_bytes(), plan.page.bytes(), 0,
-                     &cache,    &args};
+  KeyPages& pages = attention.pages;
+  pages.layout = plan.page;
+  pages.memory = layer.pages;
+  pages.page_stride = cache.page_bytes();
+  pages.head_stride = plan.page.bytes();
+  pages.cache = &cache;
+  pages.args = &args;
   attention.spans_at_once = plan.spans_at_once;
   attention.slots = run.workspace + plan.layout.slots_offset;
   attention.handed = run.workspace + plan.layout.handed_offset;

@@ -55,15 +55,14 @@ Attention attention_of(const Call& call) {
   attention.key_center = centers(call, p.center_key, args.key_center, p.head_dim, computed);
   attention.value_center =
       centers(call, p.center_value, args.value_center, p.head_dim_v, computed + p.head_dim);
-  const std::int64_t head_bytes = call.plan.pages_per_head * call.plan.page.bytes();
-  attention.pages = {call.plan.page,
-                     call.page(0, 0),
-                     call.plan.page.bytes(),
-                     head_bytes,
-                     head_bytes * p.num_kv_heads,
-                     nullptr};
-  attention.pages.blocks = call.score_blocks(0);
-  attention.pages.blocks_per_head = call.plan.blocks_per_head;
+  KeyPages& pages = attention.pages;
+  pages.layout = call.plan.page;
+  pages.memory = call.page(0, 0);
+  pages.page_stride = call.plan.page.bytes();
+  pages.head_stride = call.plan.pages_per_head * pages.page_stride;
+  pages.request_stride = p.num_kv_heads * pages.head_stride;
+  pages.blocks = call.score_blocks(0);
+  pages.blocks_per_head = call.plan.blocks_per_head;
   attention.spans_at_once = call.plan.spans_at_once;
   attention.slots = call.workspace + call.plan.slots_offset;
   return attention;

@@ -7,7 +7,7 @@
 
 #include <cstddef>
 
-#include "api/problem.h"
+#include "core/problem.h"
 #include "machine/context.h"
 
 namespace intflash::internal {

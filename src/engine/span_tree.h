@@ -23,7 +23,7 @@ inline std::int32_t common_level(std::int64_t a, std::int64_t b) {
 
 // The most states that wait at a time where num_spans spans come one after the other.
 inline std::int32_t most_waiting_states(std::int64_t first_span, std::int64_t num_spans) {
-  const std::int64_t levels = std::bit_width(static_cast<std::uint64_t>(num_spans));
+  const std::int64_t levels = common_level(num_spans, 0);
   return static_cast<std::int32_t>(std::min(num_spans, first_span == 0 ? levels : 2 * levels));
 }
 

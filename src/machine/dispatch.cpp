@@ -7,7 +7,7 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "api/problem.h"
+#include "core/problem.h"
 #include "machine/cpu_features.h"
 
 namespace intflash::internal {

@@ -8,7 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "api/problem.h"
+#include "core/problem.h"
 #include "intflash/intflash.h"
 
 namespace intflash::internal {

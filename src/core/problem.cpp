@@ -1,6 +1,6 @@
 // Copyright 2026 The intflash Authors
 // SPDX-License-Identifier: Apache-2.0
-#include "api/problem.h"
+#include "core/problem.h"
 
 #include <cmath>
 
