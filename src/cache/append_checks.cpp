@@ -5,6 +5,7 @@
 
 #include "cache/append.h"
 #include "core/checks.h"
+#include "core/limits.h"
 #include "core/rope.h"
 #include "core/scan.h"
 #include "core/structs.h"
@@ -12,10 +13,6 @@
 
 namespace intflash::internal {
 namespace {
-
-// Beyond these the f32 arithmetic of scores and outputs would leave its range.
-constexpr float kMaxKey = 0x1p100f;
-constexpr float kMaxValue = 0x1p90f;
 
 intflash_status check_new_tokens(const TensorView& view) {
   const intflash_status status = check_kv_dtype(view.name, view.dtype, view.dim, false);
@@ -31,11 +28,12 @@ struct NewTokens {
   float limit;
 };
 NewTokens new_keys(const Append& append) {
-  return {"key", append.args.key, append.args.key_dtype, append.cache.layout.head_dim, kMaxKey};
+  return {"key", append.args.key, append.args.key_dtype, append.cache.layout.head_dim,
+          static_cast<float>(kMaxKey)};
 }
 NewTokens new_values(const Append& append) {
   return {"value", append.args.value, append.args.value_dtype, append.cache.layout.head_dim_v,
-          kMaxValue};
+          static_cast<float>(kMaxValue)};
 }
 
 bool has_good_tokens(const Append& append, std::int64_t request, std::int64_t head) {

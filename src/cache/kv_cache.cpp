@@ -9,6 +9,7 @@
 #include <new>
 
 #include "core/checks.h"
+#include "core/limits.h"
 #include "core/structs.h"
 #include "machine/page_memory.h"
 
@@ -220,10 +221,11 @@ intflash_status intflash_cache_create(intflash_context* context,
   }
   status = check_arenas(shape, *options);
   if (status == INTFLASH_OK)
-    status = check_centers(shape, "key_center", options->key_center, shape.layout.head_dim, 100);
+    status = check_centers(shape, "key_center", options->key_center, shape.layout.head_dim,
+                           kMaxKeyExponent);
   if (status == INTFLASH_OK)
-    status =
-        check_centers(shape, "value_center", options->value_center, shape.layout.head_dim_v, 90);
+    status = check_centers(shape, "value_center", options->value_center, shape.layout.head_dim_v,
+                           kMaxValueExponent);
   if (status != INTFLASH_OK) return status;
 
   void* memory = context->allocate(context->allocator_user, sizeof(intflash_cache), kAlignment);

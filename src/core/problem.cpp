@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "core/float_state.h"
+#include "core/limits.h"
 #include "core/score_bias.h"
 #include "core/structs.h"
 #include "tile/types.h"
@@ -153,10 +154,11 @@ intflash_status read_args(const Problem& problem, const intflash_attend_args* gi
   if (status == INTFLASH_OK) status = check_pointer("lse", args.lse);
   const std::int64_t heads = p.batch * p.num_kv_heads;
   if (status == INTFLASH_OK)
-    status = check_center("key_center", args.key_center, p.center_key, heads, p.head_dim, 100);
+    status = check_center("key_center", args.key_center, p.center_key, heads, p.head_dim,
+                          kMaxKeyExponent);
   if (status == INTFLASH_OK)
-    status =
-        check_center("value_center", args.value_center, p.center_value, heads, p.head_dim_v, 90);
+    status = check_center("value_center", args.value_center, p.center_value, heads, p.head_dim_v,
+                          kMaxValueExponent);
   if (status == INTFLASH_OK) status = check_sinks(args.sinks, p.num_query_heads);
   if (status == INTFLASH_OK && args.sinks != nullptr && p.mode == INTFLASH_MODE_INTFA)
     status = fail(INTFLASH_UNSUPPORTED, "sinks with mode INTFA: the algorithm knows none");

@@ -9,13 +9,13 @@
 #include <limits>
 
 #include "core/checks.h"
+#include "core/limits.h"
 #include "tile/mask_words.h"
 #include "tile/widen.h"
 
 namespace intflash::internal {
 namespace {
 
-constexpr double kLog2E = 1.44269504088896340736;
 constexpr float kMaxFactor = 1e20f;
 
 const void* elements_of(const intflash_additive_mask& mask, std::int64_t batch, std::int64_t head,

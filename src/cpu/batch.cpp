@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <new>
 
+#include "core/arena.h"
 #include "core/checks.h"
 #include "core/float_state.h"
 #include "core/rope.h"
@@ -43,12 +44,14 @@ BatchLayout lay_out(const intflash_batch_plan& plan, const KernelTable& kernels)
   layout.worker = worker_layout(kernels, layout.tile,
                                 {schedule.tiles_per_worker(), schedule.most_states,
                                  plan.spans_at_once, plan.page.head_dim, plan.page.head_dim_v, 0});
-  layout.page_set_offset = round_up(sizeof(BatchRun), 64);
-  layout.slots_offset = layout.page_set_offset + round_up(PageSet::bytes(plan.num_pages), 64);
-  layout.handed_offset = layout.slots_offset + schedule.num_slots * layout.tile.state_floats() * 4;
-  layout.workers_offset =
-      layout.handed_offset + plan.num_kv_heads * Attention::handed_bytes(schedule, layout.tile);
-  layout.total_bytes = layout.workers_offset + plan.num_workers() * layout.worker.bytes;
+  Arena arena;
+  arena.take(sizeof(BatchRun));
+  layout.page_set_offset = arena.take(PageSet::bytes(plan.num_pages));
+  layout.slots_offset = arena.take(schedule.num_slots * layout.tile.state_floats() * 4);
+  layout.handed_offset =
+      arena.take(plan.num_kv_heads * Attention::handed_bytes(schedule, layout.tile));
+  layout.workers_offset = arena.take(plan.num_workers() * layout.worker.bytes);
+  layout.total_bytes = arena.used();
   return layout;
 }
 

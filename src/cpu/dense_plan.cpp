@@ -6,21 +6,10 @@
 #include <cstdio>
 #include <new>
 
+#include "core/arena.h"
+
 namespace intflash::internal {
 namespace {
-
-class Layout {
- public:
-  std::size_t take(std::int64_t bytes) {
-    const std::size_t offset = used_;
-    used_ += static_cast<std::size_t>(round_up(bytes, 64));
-    return offset;
-  }
-  std::size_t used() const { return used_; }
-
- private:
-  std::size_t used_ = 0;
-};
 
 // One tile of each head: packed keys are then read once, and need not be kept.
 bool may_pack_as_it_attends(const Problem& problem, const KernelTable& kernels) {
@@ -56,19 +45,19 @@ void lay_out(const KernelTable& kernels, DensePlan& plan) {
        problem.head_dim_v,
        plan.packs_as_it_attends ? kScoreBlock / kBlockTokens * plan.page.bytes() : 0});
 
-  Layout layout;
-  plan.status_offset = layout.take(sizeof(CallStatus));
+  Arena arena;
+  plan.status_offset = arena.take(sizeof(CallStatus));
   plan.mask_offset =
-      layout.take(problem.batch * problem.query_len * static_cast<std::int64_t>(sizeof(KeyRange)));
-  plan.center_offset = layout.take(centered ? heads * dims * 4 : 0);
-  plan.partial_offset = layout.take(centered ? heads * spans * dims * 8 : 0);
+      arena.take(problem.batch * problem.query_len * static_cast<std::int64_t>(sizeof(KeyRange)));
+  plan.center_offset = arena.take(centered ? heads * dims * 4 : 0);
+  plan.partial_offset = arena.take(centered ? heads * spans * dims * 8 : 0);
   plan.blocks_offset =
-      layout.take(heads * plan.blocks_per_head * static_cast<std::int64_t>(sizeof(ScoreBlock)));
-  plan.pages_offset = layout.take(heads * plan.pages_per_head * plan.page.bytes());
-  plan.slots_offset = layout.take(plan.schedule.num_slots * plan.tile.state_floats() * 4);
-  plan.workers_offset = layout.used();
-  layout.take(plan.worker.bytes * plan.schedule.shape.num_workers);
-  plan.workspace_bytes = layout.used();
+      arena.take(heads * plan.blocks_per_head * static_cast<std::int64_t>(sizeof(ScoreBlock)));
+  plan.pages_offset = arena.take(heads * plan.pages_per_head * plan.page.bytes());
+  plan.slots_offset = arena.take(plan.schedule.num_slots * plan.tile.state_floats() * 4);
+  plan.workers_offset = arena.used();
+  arena.take(plan.worker.bytes * plan.schedule.shape.num_workers);
+  plan.workspace_bytes = static_cast<std::size_t>(arena.used());
 }
 
 }  // namespace

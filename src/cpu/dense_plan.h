@@ -39,14 +39,14 @@ struct DensePlan : intflash_plan {
   WorkerLayout worker;
 
   // Offsets into the workspace; all multiples of 64.
-  std::size_t status_offset;   // counters of the running call
-  std::size_t mask_offset;     // KeyRange [batch][query_len]: plain_keys of the additive mask
-  std::size_t center_offset;   // computed means: float [batch][num_kv_heads][head_dim + head_dim_v]
-  std::size_t partial_offset;  // double [batch][num_kv_heads][spans][head_dim + head_dim_v]
-  std::size_t blocks_offset;   // ScoreBlock [batch][num_kv_heads][blocks_per_head]
-  std::size_t pages_offset;    // [batch][num_kv_heads][pages_per_head] pages
-  std::size_t slots_offset;    // of the schedule's states
-  std::size_t workers_offset;  // [num_workers] of worker.bytes
+  std::int64_t status_offset;  // counters of the running call
+  std::int64_t mask_offset;    // KeyRange [batch][query_len]: plain_keys of the additive mask
+  std::int64_t center_offset;  // computed means: float [batch][num_kv_heads][head_dim + head_dim_v]
+  std::int64_t partial_offset;  // double [batch][num_kv_heads][spans][head_dim + head_dim_v]
+  std::int64_t blocks_offset;   // ScoreBlock [batch][num_kv_heads][blocks_per_head]
+  std::int64_t pages_offset;    // [batch][num_kv_heads][pages_per_head] pages
+  std::int64_t slots_offset;    // of the schedule's states
+  std::int64_t workers_offset;  // [num_workers] of worker.bytes
 };
 
 inline const DensePlan& dense(const intflash_plan& plan) {

@@ -5,17 +5,13 @@
 #include <algorithm>
 #include <cstring>
 
+#include "core/limits.h"
 #include "core/mask.h"
 #include "core/token_rows.h"
 #include "cpu/call.h"
 
 namespace intflash::internal {
 namespace {
-
-// Beyond these the accumulators of out, and means and rotations of keys, would leave the range of
-// f32.
-constexpr double kMaxValue = 0x1p90;
-constexpr double kMaxKey = 0x1p100;
 
 // Absent tokens of the last page have zero codes and zero scales.
 void pack_page(const Call& call, const Worker& worker, std::int64_t head, std::int64_t first,

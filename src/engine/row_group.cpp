@@ -6,6 +6,7 @@
 #include <bit>
 #include <cmath>
 
+#include "core/limits.h"
 #include "core/rope.h"
 #include "core/tensor.h"
 #include "core/token_rows.h"
@@ -16,8 +17,6 @@
 
 namespace intflash::internal {
 namespace {
-
-constexpr double kLog2E = 1.44269504088896340736;
 
 struct RowPlace {
   std::int64_t query_head;

@@ -5,14 +5,13 @@
 #include <algorithm>
 
 #include "core/checks.h"
+#include "core/limits.h"
 
 namespace intflash::internal {
 namespace {
 
-constexpr double kLog2E = 1.44269504088896340736;
-// Beyond these the f32 factors of scores would leave their range.
+// Beyond it the f32 factors of scores would leave their range.
 constexpr double kMaxScore = 0x1p126;
-constexpr double kMaxQuery = 0x1p100;
 
 }  // namespace
 
