@@ -343,6 +343,27 @@ TEST(Invariance, PackedKeysAreThoseThatPackWasTheLastToLeave) {
   intflash_plan_destroy(plan);
 }
 
+// The later plan mostly stands where the earlier one stood.
+TEST(Invariance, WhatAnEarlierPlanHasPackedIsNothingToALaterOne) {
+  Whole whole(causal_case());
+  intflash_context context = make_context(scalar_port(), {});
+  const intflash_attend_args& args = whole.tensors.args;
+  std::byte* workspace = nullptr;
+  std::size_t bytes = 0;
+  for (int round = 0; round < 4; ++round) {
+    intflash_plan* plan = nullptr;
+    ASSERT_EQ(intflash_plan_attend(&context, &whole.tensors.desc, &plan), INTFLASH_OK);
+    if (workspace == nullptr) {
+      bytes = intflash_plan_workspace_bytes(plan);
+      workspace = whole.memory.take(bytes);
+    } else {
+      EXPECT_EQ(intflash_run_packed(plan, &args, workspace, bytes), INTFLASH_INVALID_ARGUMENT);
+    }
+    EXPECT_EQ(intflash_pack(plan, &args, workspace, bytes), INTFLASH_OK);
+    intflash_plan_destroy(plan);
+  }
+}
+
 // intflash_run_packed reads query alone: not the scales of keys and values either.
 TEST(Invariance, PackedCodesNeedNoKeysAndValues) {
   AttentionCase c = causal_case();

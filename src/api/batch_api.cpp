@@ -246,7 +246,7 @@ BatchRun* begun_run(const intflash_batch_plan* plan, void* workspace) {
     return nullptr;
   }
   BatchRun* const run = static_cast<BatchRun*>(workspace);
-  if (run->mark == run_mark(plan)) return run;
+  if (run->mark == run_mark(*plan)) return run;
   fail(INTFLASH_INVALID_ARGUMENT,
        "workspace = %p: holds no run that intflash_batch_begin has begun of this plan", workspace);
   return nullptr;

@@ -12,6 +12,7 @@
 #include "core/float_state.h"
 #include "core/rope.h"
 #include "core/score_bias.h"
+#include "core/serial.h"
 #include "core/structs.h"
 #include "engine/score_range.h"
 
@@ -42,7 +43,8 @@ BatchLayout lay_out(const intflash_batch_plan& plan, const KernelTable& kernels)
   BatchLayout layout{};
   layout.tile = tile_shape(schedule.tile_rows, plan.page.head_dim, plan.page.head_dim_v);
   layout.worker = worker_layout(kernels, layout.tile,
-                                {schedule.tiles_per_worker(), schedule.most_states,
+                                {std::max(schedule.most_tiles, schedule.most_heads),
+                                 Attention::worker_state_bytes(schedule, layout.tile),
                                  plan.spans_at_once, plan.page.head_dim, plan.page.head_dim_v, 0});
   Arena arena;
   arena.take(sizeof(BatchRun));
@@ -169,6 +171,7 @@ intflash_batch_plan* make_batch_plan(const intflash_context& context, const intf
   void* const memory = context.allocate(context.allocator_user, sizeof(intflash_batch_plan), 64);
   if (memory == nullptr) return nullptr;
   intflash_batch_plan& plan = *new (memory) intflash_batch_plan{};
+  plan.serial = next_serial();
   plan.context = &context;
   plan.page = cache.layout;
   plan.num_kv_heads = cache.num_kv_heads;
@@ -220,7 +223,7 @@ BatchRun& begin_run(const intflash_batch_plan& plan, const intflash_cache& cache
   reset_scan(run.query);
   run.first_bad_bias.store(INT64_MAX, std::memory_order_relaxed);
   run.attention = attention_of(run);
-  run.mark = run_mark(&plan);
+  run.mark = run_mark(plan);
   return run;
 }
 

@@ -32,6 +32,7 @@ struct BatchLayout {
 }  // namespace intflash::internal
 
 struct intflash_batch_plan {
+  std::uint64_t serial;
   const intflash_context* context;
   // What the cache must be like.
   intflash::internal::PageLayout page;
@@ -60,9 +61,9 @@ intflash_batch_plan* make_batch_plan(const intflash_context& context, const intf
 void free_batch_plan(intflash_batch_plan& plan);
 
 // What the workspace of a run of plan that was begun, and has not ended, begins with.
-inline std::uint64_t run_mark(const intflash_batch_plan* plan) {
+inline std::uint64_t run_mark(const intflash_batch_plan& plan) {
   constexpr std::uint64_t kBatchRun = 0x6e75726863746162;  // "batchrun"
-  return kBatchRun ^ reinterpret_cast<std::uintptr_t>(plan);
+  return kBatchRun ^ plan.serial;
 }
 
 // At the start of the workspace.

@@ -7,6 +7,7 @@
 #include <new>
 
 #include "core/arena.h"
+#include "core/serial.h"
 
 namespace intflash::internal {
 namespace {
@@ -40,7 +41,8 @@ void lay_out(const KernelTable& kernels, DensePlan& plan) {
   plan.tile = tile_shape(plan.schedule.tile_rows, problem.head_dim, problem.head_dim_v);
   plan.worker = worker_layout(
       kernels, plan.tile,
-      {plan.schedule.tiles_per_worker(), plan.schedule.most_states,
+      {std::max(plan.schedule.most_tiles, plan.schedule.most_heads),
+       Attention::worker_state_bytes(plan.schedule, plan.tile),
        std::min(plan.spans_at_once, std::max<std::int64_t>(spans, 1)), problem.head_dim,
        problem.head_dim_v,
        plan.packs_as_it_attends ? kScoreBlock / kBlockTokens * plan.page.bytes() : 0});
@@ -67,6 +69,7 @@ intflash_plan* create_dense_plan(const intflash_context& context, const Problem&
   void* const memory = context.allocate(context.allocator_user, sizeof(DensePlan), 64);
   if (memory == nullptr) return nullptr;
   DensePlan& plan = *new (memory) DensePlan{};
+  plan.serial = next_serial();
   plan.context = &context;
   plan.problem = problem;
   plan.packs_as_it_attends = may_pack_as_it_attends(problem, kernels);

@@ -28,6 +28,7 @@ struct CallStatus {
 };
 
 struct DensePlan : intflash_plan {
+  std::uint64_t serial;
   Schedule schedule;
   // Whether each block of keys is attended as soon as it is packed: where one tile reads it.
   bool packs_as_it_attends;

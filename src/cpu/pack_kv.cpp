@@ -62,9 +62,7 @@ void compute_center(const Call& call, std::int64_t head) {
 }
 
 // Of a workspace that this plan has packed; what else may stand there is unlikely to be it.
-std::uint64_t packed_mark(const intflash_plan& plan) {
-  return 0x706163b5a19e5d4bu ^ reinterpret_cast<std::uintptr_t>(&plan);
-}
+std::uint64_t packed_mark(const DensePlan& plan) { return 0x706163b5a19e5d4bu ^ plan.serial; }
 
 intflash_status report_bad_kv(const Call& call) {
   const intflash_status result = report_bad(call.key(), call.status().key);
@@ -130,7 +128,7 @@ intflash_status pack_kv(const intflash_plan& plan, const intflash_attend_args& a
   CallStatus& status = call.status();
   begin_packing(call);
   if (p.kv_len == 0) {
-    status.packed = packed_mark(plan);
+    status.packed = packed_mark(call.plan);
     return INTFLASH_OK;
   }
 
@@ -161,7 +159,7 @@ intflash_status pack_kv(const intflash_plan& plan, const intflash_attend_args& a
                      call.score_blocks(head)[block]);
   });
   const intflash_status result = end_packing(call);
-  if (result == INTFLASH_OK) status.packed = packed_mark(plan);
+  if (result == INTFLASH_OK) status.packed = packed_mark(call.plan);
   return result;
 }
 

@@ -158,7 +158,9 @@ struct ItemHead {
                  tile);
       tile.tree = handed;
     } else {
-      begin_tile(attention.tile, state_stack(attention.tile, worker.states_of(at)), tile);
+      const TileShape shape = attention.tile_of(item.kind);
+      const std::int64_t bytes = attention.schedule->most_states * shape.state_floats() * 4;
+      begin_tile(attention.tile, state_stack(shape, worker.states + at * bytes), tile);
     }
     add_section_rows(attention, section, kv_head, index, tile);
     return tile;
@@ -409,7 +411,7 @@ void run_merge(const Attention& attention, const Merge& merge, const Worker& wor
   }
   merged.finish();
   Tile& tile = *worker.tile(0);
-  begin_tile(attention.tile, state_stack(attention.tile, worker.states_of(0)), tile);
+  begin_tile(attention.tile, state_stack(attention.tile, worker.states), tile);
   if (merged.tree.size() > 0) {
     tile.states.first = merged.states[0];
     tile.tree.push(0, [](std::int32_t) {});

@@ -4,6 +4,7 @@
 // One run of a schedule on a port's kernels: where its rows, keys, masks, states and results lie.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "cache/kv_cache.h"
@@ -80,6 +81,20 @@ struct Attention {
   char* handed;                // [num_kv_heads] of handed_bytes()
 
   std::int64_t state_bytes() const { return tile.state_floats() * 4; }
+  // The tiles of an item's kind: those of heads have few rows.
+  TileShape tile_of(ItemKind kind) const { return tile_of(*schedule, tile, kind); }
+  static TileShape tile_of(const Schedule& schedule, TileShape tile, ItemKind kind) {
+    if (kind == ItemKind::kHeads) tile.rows = std::min(tile.rows, schedule.shape.rows_at_once);
+    return tile;
+  }
+  // Of the states of a worker's tiles.
+  static std::int64_t worker_state_bytes(const Schedule& schedule, const TileShape& tile) {
+    const auto of = [&](ItemKind kind, std::int64_t tiles) {
+      return tiles * schedule.most_states * tile_of(schedule, tile, kind).state_floats() * 4;
+    };
+    return std::max(of(ItemKind::kTiles, schedule.most_tiles),
+                    of(ItemKind::kHeads, schedule.most_heads));
+  }
   // A state of all rows that are handed over, of one kv head: references, sums, accumulators.
   std::int64_t handed_floats() const { return handed_floats(*schedule, tile); }
   static std::int64_t handed_floats(const Schedule& schedule, const TileShape& tile) {

@@ -314,7 +314,14 @@ void count_stage(const Cutter& cutter, Schedule& schedule, Stage& stage) {
   stage.first_item = schedule.num_items;
   stage.first_merge = schedule.num_merges;
   cutter.cut(
-      stage, schedule.num_slots, [&](const Item&) { ++stage.num_items; },
+      stage, schedule.num_slots,
+      [&](const Item& item) {
+        ++stage.num_items;
+        std::int64_t& most =
+            item.kind == ItemKind::kHeads ? schedule.most_heads : schedule.most_tiles;
+        most = std::max<std::int64_t>(
+            most, item.kind == ItemKind::kHeads ? item.num_heads : item.num_tiles);
+      },
       [&](const Merge&) { ++stage.num_merges; });
   schedule.num_items += stage.num_items;
   schedule.num_merges += stage.num_merges;
@@ -366,10 +373,6 @@ void make_requests(const Batch& batch, Schedule& schedule) {
 
 }  // namespace
 
-std::int64_t Schedule::tiles_per_worker() const {
-  return std::max(kTilesPerItem, std::min(shape.num_kv_heads, kHeadsAtOnce));
-}
-
 bool make_schedule(const intflash_context& context, const Batch& batch, Schedule& schedule) {
   const FloatState float_state;  // the caller may round otherwise
   schedule = {};
@@ -393,7 +396,7 @@ bool make_schedule(const intflash_context& context, const Batch& batch, Schedule
   schedule.tile_rows = std::min(batch.shape.tile_rows, most_rows);
   const Cutter cutter(schedule);
   for (std::int64_t s = 0; s < schedule.num_sections; ++s) cutter.measure(schedule.sections[s]);
-  schedule.most_states = 1;
+  schedule.most_tiles = schedule.most_states = 1;  // what a merge wants
   count_states(schedule);
   for (std::int32_t i = 0; i < schedule.num_stages; ++i)
     count_stage(cutter, schedule, schedule.stages[i]);

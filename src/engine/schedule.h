@@ -110,6 +110,8 @@ struct Schedule {
   ScheduleShape shape;
   std::int64_t tile_rows;      // of a tile: no more than a section has
   std::int64_t num_queries;    // of all requests
+  std::int64_t most_tiles;     // that an item of kTiles has of a head
+  std::int64_t most_heads;     // that an item of kHeads has
   std::int64_t most_states;    // that wait in a tile at a time
   std::int64_t handed_states;  // the same, of rows whose states are handed over
   std::int64_t num_handed;     // such rows of one kv head
@@ -121,9 +123,6 @@ struct Schedule {
   Section* sections;  // by stage
   Item* items;        // by stage, the costliest first
   Merge* merges;      // the same
-
-  // Tiles that a worker has at a time.
-  std::int64_t tiles_per_worker() const;
 };
 
 // Calls visit(request, first row, number of rows) for what rows [first_row, first_row + num_rows)

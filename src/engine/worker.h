@@ -68,32 +68,30 @@ struct Worker {
   Tile* tile(std::int64_t index) const {
     return reinterpret_cast<Tile*>(tiles + index * tile_bytes);
   }
-  char* states_of(std::int64_t index) const { return states + index * states_bytes; }
 
   char* tiles;
   std::int64_t tile_bytes;
   char* states;
-  std::int64_t states_bytes;  // of a tile
-  char* part;                 // a state that is merged into a tile's as soon as it is done
-  std::uint64_t* keep;        // [blocks of a span][kMaxTileRows][2]
-  ScoreBlock* blocks;         // [spans at once][blocks of a span]
-  std::int8_t* codes;         // [64][stride of the larger dim]: rows being packed
-  char* pages;                // that they are packed into where they are attended at once
-  void* scratch;              // the port's
+  char* part;           // a state that is merged into a tile's as soon as it is done
+  std::uint64_t* keep;  // [blocks of a span][kMaxTileRows][2]
+  ScoreBlock* blocks;   // [spans at once][blocks of a span]
+  std::int8_t* codes;   // [64][stride of the larger dim]: rows being packed
+  char* pages;          // that they are packed into where they are attended at once
+  void* scratch;        // the port's
 };
 
 // What a worker is to have room for.
 struct WorkerRoom {
-  std::int64_t tiles;   // at a time
-  std::int64_t states;  // of a tile
-  std::int64_t spans;   // whose blocks are at hand at a time
+  std::int64_t tiles;        // at a time
+  std::int64_t state_bytes;  // of all of them
+  std::int64_t spans;        // whose blocks are at hand at a time
   std::int64_t head_dim, head_dim_v;
   std::int64_t page_bytes;  // of Worker::pages
 };
 
 // Where the parts of a worker's memory begin.
 struct WorkerLayout {
-  std::int64_t tile_bytes, states_bytes;
+  std::int64_t tile_bytes;
   std::int64_t states, part, keep, blocks, codes, pages, scratch, bytes;
 
   Worker at(char* base) const {
@@ -101,7 +99,6 @@ struct WorkerLayout {
     worker.tiles = base;
     worker.tile_bytes = tile_bytes;
     worker.states = base + states;
-    worker.states_bytes = states_bytes;
     worker.part = base + part;
     worker.keep = reinterpret_cast<std::uint64_t*>(base + keep);
     worker.blocks = reinterpret_cast<ScoreBlock*>(base + blocks);
@@ -119,9 +116,8 @@ inline WorkerLayout worker_layout(const KernelTable& kernels, const TileShape& t
       static_cast<std::int32_t>(room.head_dim), static_cast<std::int32_t>(room.head_dim_v)));
   WorkerLayout at{};
   at.tile_bytes = round_up(sizeof(Tile), 64) + tile.rows * tile.code_stride;
-  at.states_bytes = room.states * tile.state_floats() * 4;
   at.states = room.tiles * at.tile_bytes;
-  at.part = at.states + room.tiles * at.states_bytes;
+  at.part = at.states + room.state_bytes;
   at.keep = at.part + tile.state_floats() * 4;
   at.blocks = at.keep + kBlocksPerSpan * kMaxTileRows * 2 * 8;
   at.codes =
