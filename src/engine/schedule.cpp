@@ -44,6 +44,28 @@ KeyRange intersection(KeyRange a, KeyRange b) {
   return is_empty(both) ? KeyRange{} : both;
 }
 
+// What a batch is cut into: counted, and written where there is memory for it.
+struct Cuts {
+  Item* items = nullptr;
+  Merge* merges = nullptr;
+  std::int64_t num_items = 0, num_merges = 0, num_slots = 0;
+  std::int64_t most_tiles = 1, most_heads = 0;  // of an item; a merge has a tile
+
+  void add(const Item& item) {
+    if (items != nullptr) new (items + num_items) Item(item);
+    ++num_items;
+    if (item.kind == ItemKind::kHeads) {
+      most_heads = std::max<std::int64_t>(most_heads, item.num_heads);
+    } else {
+      most_tiles = std::max<std::int64_t>(most_tiles, item.num_tiles);
+    }
+  }
+  void add(const Merge& merge) {
+    if (merges != nullptr) new (merges + num_merges) Merge(merge);
+    ++num_merges;
+  }
+};
+
 class Cutter {
  public:
   explicit Cutter(const Schedule& schedule)
@@ -61,9 +83,8 @@ class Cutter {
     return sum;
   }
 
-  // Calls item(Item) and merge(Merge) for all of a stage, with slots from slots on.
-  template <class OnItem, class OnMerge>
-  void cut(const Stage& stage, std::int64_t& slots, OnItem item, OnMerge merge) const {
+  // Adds all of a stage.
+  void cut(const Stage& stage, Cuts& cuts) const {
     const std::int64_t end = stage.first_section + stage.num_sections;
     float total = 0;
     for (std::int64_t s = stage.first_section; s < end; ++s)
@@ -74,12 +95,11 @@ class Cutter {
       const Section& section = schedule_.sections[s];
       if (section.num_tiles == 0) continue;
       if (is_attended_at_once(section)) {
-        cut_at_once(s, std::max(kHeadsTarget * target, kLeastCost), slots, item, merge);
+        cut_at_once(s, std::max(kHeadsTarget * target, kLeastCost), cuts);
       } else if (section.cost <= target || schedule_.shape.num_workers == 1) {
-        cut_heads(s, target, item);
+        cut_heads(s, target, cuts);
       } else {
-        for (std::int64_t head = 0; head < num_heads_; ++head)
-          cut_head(s, head, target, slots, item, merge);
+        for (std::int64_t head = 0; head < num_heads_; ++head) cut_head(s, head, target, cuts);
       }
     }
   }
@@ -154,8 +174,7 @@ class Cutter {
   }
 
   // Items of whole heads, several together where one is little work.
-  template <class OnItem>
-  void cut_heads(std::int64_t s, float target, OnItem& item) const {
+  void cut_heads(std::int64_t s, float target, Cuts& cuts) const {
     const Section& section = schedule_.sections[s];
     const std::int64_t heads =
         std::clamp<std::int64_t>(static_cast<std::int64_t>(target / section.cost), 1, num_heads_);
@@ -164,16 +183,14 @@ class Cutter {
         Item whole = whole_item(s, head, tile, std::min(kTilesPerItem, section.num_tiles - tile));
         whole.num_heads = static_cast<std::int32_t>(std::min(heads, num_heads_ - head));
         whole.cost *= static_cast<float>(whole.num_heads);
-        item(whole);
+        cuts.add(whole);
       }
     }
   }
 
   // Items of all heads and some of the spans, so that memory is read as it lies; of some heads too
   // where there are not enough spans.
-  template <class OnItem, class OnMerge>
-  void cut_at_once(std::int64_t s, float target, std::int64_t& slots, OnItem& item,
-                   OnMerge& merge) const {
+  void cut_at_once(std::int64_t s, float target, Cuts& cuts) const {
     Item whole = whole_item(s, 0, 0, 1);
     whole.kind = ItemKind::kHeads;
     const bool is_alone = schedule_.shape.num_workers == 1;
@@ -191,17 +208,15 @@ class Cutter {
           static_cast<std::int32_t>(num_heads_ * (group + 1) / groups) - some.first_head;
       some.cost *= static_cast<float>(some.num_heads);
       if (parts > 1 || schedule_.shape.defers_results) {
-        cut_spans(some, parts, slots, item, merge);
+        cut_spans(some, parts, cuts);
       } else {
-        item(some);
+        cuts.add(some);
       }
     }
   }
 
   // Items of some tiles of one head; where one tile is too much, of some of its spans.
-  template <class OnItem, class OnMerge>
-  void cut_head(std::int64_t s, std::int64_t head, float target, std::int64_t& slots, OnItem& item,
-                OnMerge& merge) const {
+  void cut_head(std::int64_t s, std::int64_t head, float target, Cuts& cuts) const {
     const Section& section = schedule_.sections[s];
     for (std::int64_t tile = 0; tile < section.num_tiles;) {
       const bool is_last = tile >= section.num_tiles * 3 / 4;
@@ -211,7 +226,7 @@ class Cutter {
       if (tile_cost > 2 * most && whole.num_spans > 1) {
         const std::int64_t parts = std::min<std::int64_t>(
             whole.num_spans, static_cast<std::int64_t>(std::ceil(tile_cost / most)));
-        cut_spans(whole, parts, slots, item, merge);
+        cut_spans(whole, parts, cuts);
         ++tile;
         continue;
       }
@@ -219,15 +234,13 @@ class Cutter {
       float sum = tile_cost;
       while (tiles < kTilesPerItem && tile + tiles < section.num_tiles && sum < most)
         sum += cost(section, tile + tiles++);
-      item(whole_item(s, head, tile, tiles));
+      cuts.add(whole_item(s, head, tile, tiles));
       tile += tiles;
     }
   }
 
   // Parts of an item of one tile a head, and the merges of its heads' states.
-  template <class OnItem, class OnMerge>
-  void cut_spans(const Item& whole, std::int64_t parts, std::int64_t& slots, OnItem& item,
-                 OnMerge& merge) const {
+  void cut_spans(const Item& whole, std::int64_t parts, Cuts& cuts) const {
     const std::int32_t depth =
         most_waiting_states(1, ceil_div(whole.num_spans, parts));  // of the longest part
     const std::int64_t part_slots = static_cast<std::int64_t>(whole.num_heads) * depth;
@@ -239,21 +252,21 @@ class Cutter {
           static_cast<std::int32_t>(part_begin(whole.num_spans, part + 1, parts) - begin);
       if (parts > 1)
         piece.cost *= static_cast<float>(piece.num_spans) / static_cast<float>(whole.num_spans);
-      piece.slot = slots + part * part_slots;
+      piece.slot = cuts.num_slots + part * part_slots;
       piece.slots_per_head = depth;
       piece.is_first_part = part == 0;
-      item(piece);
+      cuts.add(piece);
     }
     const Section& section = schedule_.sections[whole.section];
     const float state_cost =
         kStateCost + kStateRowCost * static_cast<float>(rows(section, whole.first_tile));
     for (std::int32_t head = 0; head < whole.num_heads; ++head) {
-      merge(Merge{whole.section, whole.first_head + head, whole.first_tile, whole.first_span,
-                  whole.num_spans, static_cast<std::int32_t>(parts), slots + head * depth,
-                  part_slots,
-                  kMergeCost + state_cost * static_cast<float>(parts * std::min(depth, 2))});
+      cuts.add(Merge{whole.section, whole.first_head + head, whole.first_tile, whole.first_span,
+                     whole.num_spans, static_cast<std::int32_t>(parts),
+                     cuts.num_slots + head * depth, part_slots,
+                     kMergeCost + state_cost * static_cast<float>(parts * std::min(depth, 2))});
     }
-    slots += parts * part_slots;
+    cuts.num_slots += parts * part_slots;
   }
 
   const Schedule& schedule_;
@@ -309,38 +322,19 @@ void count_states(Schedule& schedule) {
   }
 }
 
-// Counts a stage's items and merges, behind those of the stage before it.
-void count_stage(const Cutter& cutter, Schedule& schedule, Stage& stage) {
-  stage.first_item = schedule.num_items;
-  stage.first_merge = schedule.num_merges;
-  cutter.cut(
-      stage, schedule.num_slots,
-      [&](const Item& item) {
-        ++stage.num_items;
-        std::int64_t& most =
-            item.kind == ItemKind::kHeads ? schedule.most_heads : schedule.most_tiles;
-        most = std::max<std::int64_t>(
-            most, item.kind == ItemKind::kHeads ? item.num_heads : item.num_tiles);
-      },
-      [&](const Merge&) { ++stage.num_merges; });
-  schedule.num_items += stage.num_items;
-  schedule.num_merges += stage.num_merges;
-}
-
-void fill_stages(const Cutter& cutter, const Schedule& schedule) {
-  Item* item = schedule.items;
-  Merge* merge = schedule.merges;
-  std::int64_t slots = 0;
-  const auto is_costlier = [](const auto& a, const auto& b) { return a.cost > b.cost; };
+// Cuts all stages; the costliest items come first.
+void cut_stages(Schedule& schedule, Cuts& cuts) {
+  const Cutter cutter(schedule);
   for (std::int32_t i = 0; i < schedule.num_stages; ++i) {
-    Item* const first_item = item;
-    Merge* const first_merge = merge;
-    cutter.cut(
-        schedule.stages[i], slots, [&](const Item& made) { new (item++) Item(made); },
-        [&](const Merge& made) { new (merge++) Merge(made); });
-    if (schedule.shape.num_workers == 1) continue;
-    std::sort(first_item, item, is_costlier);
-    std::sort(first_merge, merge, is_costlier);
+    Stage& stage = schedule.stages[i];
+    stage.first_item = cuts.num_items;
+    stage.first_merge = cuts.num_merges;
+    cutter.cut(stage, cuts);
+    stage.num_items = cuts.num_items - stage.first_item;
+    stage.num_merges = cuts.num_merges - stage.first_merge;
+    if (cuts.items == nullptr || schedule.shape.num_workers == 1) continue;
+    std::sort(cuts.items + stage.first_item, cuts.items + cuts.num_items,
+              [](const Item& a, const Item& b) { return a.cost > b.cost; });
   }
 }
 
@@ -396,10 +390,15 @@ bool make_schedule(const intflash_context& context, const Batch& batch, Schedule
   schedule.tile_rows = std::min(batch.shape.tile_rows, most_rows);
   const Cutter cutter(schedule);
   for (std::int64_t s = 0; s < schedule.num_sections; ++s) cutter.measure(schedule.sections[s]);
-  schedule.most_tiles = schedule.most_states = 1;  // what a merge wants
+  schedule.most_states = 1;
   count_states(schedule);
-  for (std::int32_t i = 0; i < schedule.num_stages; ++i)
-    count_stage(cutter, schedule, schedule.stages[i]);
+  Cuts counted;
+  cut_stages(schedule, counted);
+  schedule.num_items = counted.num_items;
+  schedule.num_merges = counted.num_merges;
+  schedule.num_slots = counted.num_slots;
+  schedule.most_tiles = counted.most_tiles;
+  schedule.most_heads = counted.most_heads;
 
   char* memory = allocate(context, 1 + bytes_of<Request>(schedule.num_requests) +
                                        bytes_of<Section>(schedule.num_sections) +
@@ -414,7 +413,8 @@ bool make_schedule(const intflash_context& context, const Batch& batch, Schedule
     schedule.merges = take<Merge>(memory, schedule.num_merges);
     std::copy_n(requests, schedule.num_requests, schedule.requests);
     std::copy_n(sections, schedule.num_sections, schedule.sections);
-    fill_stages(cutter, schedule);
+    Cuts cuts{schedule.items, schedule.merges};
+    cut_stages(schedule, cuts);
   }
   context.deallocate(context.allocator_user, scratch);
   if (memory == nullptr) schedule = {};

@@ -122,7 +122,7 @@ struct Schedule {
   Request* requests;  // one allocation has these and what follows
   Section* sections;  // by stage
   Item* items;        // by stage, the costliest first
-  Merge* merges;      // the same
+  Merge* merges;      // by stage
 };
 
 // Calls visit(request, first row, number of rows) for what rows [first_row, first_row + num_rows)
