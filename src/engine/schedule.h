@@ -18,10 +18,9 @@ namespace intflash::internal {
 
 struct Request {
   MaskRule mask;
-  std::int64_t first_query;    // its row among the batch's queries
-  float softmax_scale;         // what the rows are scaled by; of no concern to the schedule
-  std::int64_t shared_end;     // position after the last key that shared sections attend
-  std::int32_t shared_levels;  // how many of them, one after the other
+  std::int64_t first_query;  // its row among the batch's queries
+  float softmax_scale;       // what the rows are scaled by; of no concern to the schedule
+  std::int64_t shared_end;   // position after the last key that shared sections attend
 };
 
 // Where the first query stands.

@@ -175,10 +175,8 @@ std::int64_t make_shared_sections(const Batch& batch, Request* requests, Section
     section.stage = enclosing.depth();
     section.is_shared = true;
     sections[count++] = section;
-    for (std::int64_t r = prefix.first_request; r < end_request(prefix); ++r) {
+    for (std::int64_t r = prefix.first_request; r < end_request(prefix); ++r)
       requests[r].shared_end = keys.end;
-      requests[r].shared_levels = section.stage + 1;
-    }
     enclosing.enter(keys, end_request(prefix));
   }
   return count;

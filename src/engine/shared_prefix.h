@@ -20,8 +20,8 @@ intflash_status check_shared_pages(const Schedule& schedule, const Section& sect
                                    const intflash_cache& cache, const intflash_batch_args& args);
 
 // Writes the sections that a batch's prefixes make, at most one for each, and the requests'
-// shared_end and shared_levels; returns how many. Left out are those without a whole block or page
-// that more than one request reads.
+// shared_end; returns how many. Left out are those without a whole block or page that more than one
+// request reads.
 std::int64_t make_shared_sections(const Batch& batch, Request* requests, Section* sections);
 
 }  // namespace intflash::internal
