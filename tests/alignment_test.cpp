@@ -141,7 +141,7 @@ TEST(Alignment, OfEveryPointerOfABatchIsChecked) {
 
 TEST(Alignment, OfWhatABatchIsPlannedOfIsChecked) {
   ServingInput input;
-  intflash_batch_plan* plan = nullptr;
+  intflash_plan* plan = nullptr;
   intflash_batch_desc desc = input.batch.desc;
   desc.requests = misplaced<intflash_request>();
   input.expect_refusal(intflash_plan_batch(input.context, input.cache, &desc, &plan),
@@ -183,7 +183,7 @@ TEST(Alignment, OfCentresAndOfExportedPagesIsChecked) {
   intflash_cache* cache = nullptr;
   input.expect_refusal(intflash_cache_create(input.context, &options, &cache),
                        INTFLASH_INVALID_ARGUMENT,
-                       {"key_center[layer 0] = 0x", "must be a multiple of 4"});
+                       {"key_center = 0x", "must be a multiple of 4"});
   EXPECT_EQ(cache, nullptr);
   input.expect_refusal(
       intflash_cache_export(input.cache, misplaced<std::int32_t>(), 0, 64, nullptr, nullptr),
@@ -193,17 +193,19 @@ TEST(Alignment, OfCentresAndOfExportedPagesIsChecked) {
 TEST(Alignment, OfStatesIsChecked) {
   const auto refused = [](const float* out_of_state, float* out, const char* words) {
     const float lse_of_state[] = {0};
-    const float* const outs[] = {out_of_state};
+    const intflash_tensor outs[] = {serving::tensor_of(out_of_state, 1, 1)};
+    const intflash_tensor target = serving::tensor_of(out, 1, 1);
     const float* const lses[] = {lse_of_state};
     float lse = 0;
-    EXPECT_EQ(intflash_merge_states(1, outs, lses, 1, 1, out, &lse), INTFLASH_INVALID_ARGUMENT);
+    EXPECT_EQ(intflash_merge_states(1, outs, lses, 1, 1, 1, &target, &lse),
+              INTFLASH_INVALID_ARGUMENT);
     EXPECT_NE(std::string(intflash_last_error()).find(words), std::string::npos)
         << intflash_last_error();
   };
   const float in[] = {1};
   float out[1];
-  refused(misplaced<float>(), out, "outs[0] = 0x");
-  refused(in, misplaced<float>(), "out = 0x");
+  refused(misplaced<float>(), out, "outs[0].data = 0x");
+  refused(in, misplaced<float>(), "out.data = 0x");
 }
 
 }  // namespace

@@ -15,6 +15,7 @@
 #include "core/checks.h"
 #include "core/tensor.h"
 #include "element.h"
+#include "engine/backend.h"
 #include "random.h"
 
 namespace intflash::internal {
@@ -374,6 +375,7 @@ bool CaseResult::operator==(const CaseResult& other) const {
 
 intflash_context make_context(const PortEntry& port, const RunOptions& options) {
   intflash_context context = {};
+  context.backend = &kCpuBackend;
   context.port = &port;
   context.num_threads = options.num_threads;
   context.parallel = options.parallel.run == nullptr ? test_pool().parallel() : options.parallel;

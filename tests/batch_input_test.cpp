@@ -26,7 +26,7 @@ class BadBatches : public testing::TestWithParam<BadInput> {};
 TEST_P(BadBatches, AreRefusedByNameValueAndRule) {
   ServingInput input;
   GetParam().spoil(input);
-  intflash_batch_plan* plan = nullptr;
+  intflash_plan* plan = nullptr;
   input.expect_refusal(intflash_plan_batch(input.context, input.cache, &input.batch.desc, &plan),
                        GetParam().status, GetParam().words);
   EXPECT_EQ(plan, nullptr);
@@ -310,7 +310,7 @@ TEST(BatchInput, AMisalignedWorkspaceIsRefused) {
   ServingInput input;
   ASSERT_EQ(input.batch.make_plan(input.context, input.cache), INTFLASH_OK);
   auto* workspace = static_cast<std::byte*>(input.batch.workspace.get()) + 8;
-  input.expect_refusal(intflash_batch_run(input.batch.plan, input.cache, &input.batch.args,
+  input.expect_refusal(intflash_run_batch(input.batch.plan, input.cache, &input.batch.args,
                                           workspace, input.batch.workspace_bytes),
                        INTFLASH_WORKSPACE_TOO_SMALL, {"workspace", "multiple of 64"});
 }
@@ -358,7 +358,7 @@ TEST(BatchInput, HandlesAreChecked) {
   ServingInput input;
   BatchCall& batch = input.batch;
   intflash_plan_info info{};
-  intflash_batch_plan* plan = nullptr;
+  intflash_plan* plan = nullptr;
   const auto refuse = [&](intflash_status status, const std::vector<std::string>& words) {
     input.expect_refusal(status, INTFLASH_INVALID_ARGUMENT, words);
   };
@@ -367,24 +367,24 @@ TEST(BatchInput, HandlesAreChecked) {
   refuse(intflash_plan_batch(input.context, input.cache, nullptr, &plan), {"desc", "struct_size"});
   refuse(intflash_plan_batch(input.context, input.cache, &batch.desc, nullptr), {"plan", "NULL"});
   EXPECT_EQ(plan, nullptr);
-  refuse(intflash_batch_run(nullptr, input.cache, &batch.args, nullptr, 0), {"plan", "NULL"});
-  refuse(intflash_batch_get_info(nullptr, &info), {"plan", "NULL"});
+  refuse(intflash_run_batch(nullptr, input.cache, &batch.args, nullptr, 0), {"plan", "NULL"});
+  refuse(intflash_plan_get_info(nullptr, &info), {"plan", "NULL"});
   ASSERT_EQ(batch.make_plan(input.context, input.cache), INTFLASH_OK);
-  refuse(intflash_batch_get_info(batch.plan, &info), {"info.struct_size", "0"});
+  refuse(intflash_plan_get_info(batch.plan, &info), {"info.struct_size", "0"});
   refuse(intflash_query_batch_support(input.context, input.cache, &batch.desc, &info),
          {"info.struct_size", "0"});
   refuse(intflash_query_batch_support(nullptr, input.cache, &batch.desc, nullptr),
          {"context", "NULL"});
   refuse(intflash_query_batch_support(input.context, nullptr, &batch.desc, nullptr),
          {"cache", "NULL"});
-  refuse(intflash_batch_run(batch.plan, nullptr, &batch.args, nullptr, 0), {"cache", "NULL"});
-  refuse(intflash_batch_run(batch.plan, input.cache, nullptr, nullptr, 0), {"args", "struct_size"});
-  refuse(intflash_batch_end(batch.plan, nullptr), {"workspace", "NULL"});
-  intflash_batch_plan_destroy(nullptr);
-  EXPECT_EQ(intflash_batch_workspace_bytes(nullptr), 0u);
-  EXPECT_EQ(intflash_batch_num_phases(nullptr), 0);
-  EXPECT_EQ(intflash_batch_num_tasks(batch.plan, -1), 0);
-  EXPECT_EQ(intflash_batch_num_tasks(batch.plan, 99), 0);
+  refuse(intflash_run_batch(batch.plan, nullptr, &batch.args, nullptr, 0), {"cache", "NULL"});
+  refuse(intflash_run_batch(batch.plan, input.cache, nullptr, nullptr, 0), {"args", "struct_size"});
+  refuse(intflash_end(batch.plan, nullptr), {"workspace", "NULL"});
+  intflash_plan_destroy(nullptr);
+  EXPECT_EQ(intflash_plan_workspace_bytes(nullptr), 0u);
+  EXPECT_EQ(intflash_plan_num_phases(nullptr), 0);
+  EXPECT_EQ(intflash_plan_num_tasks(batch.plan, -1), 0);
+  EXPECT_EQ(intflash_plan_num_tasks(batch.plan, 99), 0);
 }
 
 }  // namespace

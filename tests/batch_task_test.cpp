@@ -21,24 +21,24 @@ class BatchTasks : public testing::Test {
   }
 
   intflash_status begin() {
-    return intflash_batch_begin(batch.plan, input.cache, &batch.args, batch.workspace.get(),
+    return intflash_begin_batch(batch.plan, input.cache, &batch.args, batch.workspace.get(),
                                 batch.workspace_bytes);
   }
   intflash_status run_task(std::int32_t phase, std::int64_t task, std::int32_t worker = 0) {
-    return intflash_batch_run_task(batch.plan, batch.workspace.get(), phase, task, worker);
+    return intflash_run_task(batch.plan, batch.workspace.get(), phase, task, worker);
   }
   void run_phases(std::int32_t first, std::int32_t end) {
     for (std::int32_t phase = first; phase < end; ++phase) {
-      for (std::int64_t i = 0; i < intflash_batch_num_tasks(batch.plan, phase); ++i)
+      for (std::int64_t i = 0; i < intflash_plan_num_tasks(batch.plan, phase); ++i)
         EXPECT_EQ(run_task(phase, i), INTFLASH_OK) << intflash_last_error();
     }
   }
-  intflash_status end() { return intflash_batch_end(batch.plan, batch.workspace.get()); }
+  intflash_status end() { return intflash_end(batch.plan, batch.workspace.get()); }
   static void expect_message(const std::string& words) {
     EXPECT_NE(std::string(intflash_last_error()).find(words), std::string::npos)
         << intflash_last_error();
   }
-  std::int32_t num_phases() const { return intflash_batch_num_phases(batch.plan); }
+  std::int32_t num_phases() const { return intflash_plan_num_phases(batch.plan); }
 
   ServingInput input;
   BatchCall& batch = input.batch;
@@ -79,12 +79,11 @@ TEST_F(BatchTasks, OfARunThatWasNotBegunAreRefused) {
 
 TEST_F(BatchTasks, OfAnotherPlanAreRefused) {
   ASSERT_EQ(begin(), INTFLASH_OK);
-  intflash_batch_plan* other = nullptr;
+  intflash_plan* other = nullptr;
   ASSERT_EQ(intflash_plan_batch(input.context, input.cache, &batch.desc, &other), INTFLASH_OK);
-  EXPECT_EQ(intflash_batch_run_task(other, batch.workspace.get(), 0, 0, 0),
-            INTFLASH_INVALID_ARGUMENT);
-  EXPECT_EQ(intflash_batch_end(other, batch.workspace.get()), INTFLASH_INVALID_ARGUMENT);
-  intflash_batch_plan_destroy(other);
+  EXPECT_EQ(intflash_run_task(other, batch.workspace.get(), 0, 0, 0), INTFLASH_INVALID_ARGUMENT);
+  EXPECT_EQ(intflash_end(other, batch.workspace.get()), INTFLASH_INVALID_ARGUMENT);
+  intflash_plan_destroy(other);
 }
 
 TEST_F(BatchTasks, OutOfRangeAreRefused) {
@@ -92,7 +91,7 @@ TEST_F(BatchTasks, OutOfRangeAreRefused) {
   EXPECT_EQ(run_task(-1, 0), INTFLASH_INVALID_ARGUMENT);
   EXPECT_EQ(run_task(num_phases(), 0), INTFLASH_INVALID_ARGUMENT);
   EXPECT_EQ(run_task(0, -1), INTFLASH_INVALID_ARGUMENT);
-  EXPECT_EQ(run_task(0, intflash_batch_num_tasks(batch.plan, 0)), INTFLASH_INVALID_ARGUMENT);
+  EXPECT_EQ(run_task(0, intflash_plan_num_tasks(batch.plan, 0)), INTFLASH_INVALID_ARGUMENT);
   EXPECT_EQ(run_task(0, 0, -1), INTFLASH_INVALID_ARGUMENT);
   EXPECT_EQ(run_task(0, 0, 1), INTFLASH_INVALID_ARGUMENT);
   expect_message("worker = 1");

@@ -136,7 +136,8 @@ TEST(Batch, PrefillInChunksGivesTheBitsOfTheWhole) {
   const Tokens tokens = random_tokens(shape, 1300, 11);
   Server server(shape);
   const std::vector<std::int32_t> pages = page_range(0, pages_for(shape, 1300));
-  std::vector<float> out, lse;
+  std::vector<float> out;
+  std::vector<float> lse(static_cast<std::size_t>(shape.num_query_heads() * 1300));
   for (const auto& [begin, end] : {std::pair{0, 100}, {100, 101}, {101, 640}, {640, 1300}}) {
     server.append(tokens, begin, end, pages);
     Request chunk = last_rows(shape, tokens, end - begin, pages);
@@ -144,7 +145,9 @@ TEST(Batch, PrefillInChunksGivesTheBitsOfTheWhole) {
     chunk.query = query_of(shape, tokens, begin);
     const Result result = server.attend({chunk})[0];
     out.insert(out.end(), result.out.begin(), result.out.end());
-    lse.insert(lse.end(), result.lse.begin(), result.lse.end());
+    for (std::int64_t i = 0; i < (end - begin) * shape.num_query_heads(); ++i)
+      lse[static_cast<std::size_t>(i / (end - begin) * 1300 + begin + i % (end - begin))] =
+          result.lse[static_cast<std::size_t>(i)];
   }
   const Result whole = server.attend_dense(tokens, last_rows(shape, tokens, 1300, pages));
   EXPECT_EQ(out, whole.out);
@@ -307,7 +310,7 @@ TEST(Batch, OnePlanRunsOnSeveralThreadsAtOnce) {
   std::vector<std::thread> threads;
   for (const std::unique_ptr<BatchCall>& call : calls) {
     threads.emplace_back([&planned, &server, &call] {
-      EXPECT_EQ(intflash_batch_run(planned.plan, server.cache(), &call->args, call->workspace.get(),
+      EXPECT_EQ(intflash_run_batch(planned.plan, server.cache(), &call->args, call->workspace.get(),
                                    call->workspace_bytes),
                 INTFLASH_OK);
     });
@@ -330,12 +333,12 @@ TEST(Batch, SupportIsWhatThePlanThenSays) {
               INTFLASH_OK)
         << intflash_last_error();
     ASSERT_EQ(call.make_plan(server.context(), server.cache()), INTFLASH_OK);
-    ASSERT_EQ(intflash_batch_get_info(call.plan, &after), INTFLASH_OK);
+    ASSERT_EQ(intflash_plan_get_info(call.plan, &after), INTFLASH_OK);
     EXPECT_STREQ(before.kernel, after.kernel);
     EXPECT_STREQ(before.mode, "int8");
     EXPECT_STREQ(before.port, intflash_context_port(server.context()));
     EXPECT_EQ(before.num_threads, after.num_threads);
-    EXPECT_EQ(before.workspace_bytes, intflash_batch_workspace_bytes(call.plan));
+    EXPECT_EQ(before.workspace_bytes, intflash_plan_workspace_bytes(call.plan));
   }
 }
 

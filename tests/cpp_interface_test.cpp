@@ -107,7 +107,7 @@ struct Server {
     desc.num_requests = 1;
     desc.requests = &request;
     desc.num_query_heads = kHeads;
-    const intflash::BatchPlan plan(context, cache, desc);
+    const intflash::Plan plan(context, cache, desc);
     intflash::Workspace workspace = plan.make_workspace();
     EXPECT_EQ(workspace.bytes(), plan.info().workspace_bytes);
     std::vector<float> out(kElements);
@@ -189,10 +189,8 @@ TEST(CppInterface, OwnersMoveAndDoNotCopy) {
   static_assert(!std::is_copy_constructible_v<intflash::Plan>);
   static_assert(std::is_nothrow_move_constructible_v<intflash::Cache>);
   static_assert(std::is_nothrow_move_assignable_v<intflash::Sequence>);
-  static_assert(std::is_nothrow_move_constructible_v<intflash::BatchPlan>);
   static_assert(!std::is_copy_constructible_v<intflash::Cache>);
   static_assert(!std::is_copy_constructible_v<intflash::Sequence>);
-  static_assert(!std::is_copy_constructible_v<intflash::BatchPlan>);
   Call call;
   intflash::Context first;
   const intflash::Context second = std::move(first);

@@ -221,7 +221,7 @@ Answer attend(const Server& server, const Batch& batch) {
       std::vector<float>(static_cast<std::size_t>((batch.num_queries + 1) * kHeads * kDim),
                          kPoison),
       std::vector<float>(static_cast<std::size_t>((batch.num_queries + 1) * kHeads), kPoison)};
-  intflash_batch_plan* plan = nullptr;
+  intflash_plan* plan = nullptr;
   answer.status = intflash_plan_batch(server.context, server.cache, &batch.desc, &plan);
   if (answer.status != INTFLASH_OK) return answer;
   // More heads than the tensors have are the caller's fault, and no library can see it.
@@ -229,12 +229,12 @@ Answer attend(const Server& server, const Batch& batch) {
     intflash_batch_args args = batch.args;
     args.out = tensor(answer.out.data(), kHeads);
     args.lse = answer.lse.data();
-    const std::size_t bytes = (intflash_batch_workspace_bytes(plan) + 63) / 64 * 64;
+    const std::size_t bytes = (intflash_plan_workspace_bytes(plan) + 63) / 64 * 64;
     const std::unique_ptr<void, void (*)(void*)> workspace(std::aligned_alloc(64, bytes),
                                                            std::free);
-    answer.status = intflash_batch_run(plan, server.cache, &args, workspace.get(), bytes);
+    answer.status = intflash_run_batch(plan, server.cache, &args, workspace.get(), bytes);
   }
-  intflash_batch_plan_destroy(plan);
+  intflash_plan_destroy(plan);
   return answer;
 }
 

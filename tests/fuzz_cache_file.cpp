@@ -132,16 +132,16 @@ void attend(const Owner& owner, std::int32_t sequence) {
   args.out = args.query;
   args.out.data = out;
   args.pages = {page_indptr, page_ids == nullptr ? &none : page_ids};
-  intflash_batch_plan* plan = nullptr;
+  intflash_plan* plan = nullptr;
   require(intflash_plan_batch(owner.context, owner.cache, &desc, &plan) == INTFLASH_OK, "plan");
-  const std::size_t bytes = (intflash_batch_workspace_bytes(plan) + 63) / 64 * 64;
+  const std::size_t bytes = (intflash_plan_workspace_bytes(plan) + 63) / 64 * 64;
   void* workspace = std::aligned_alloc(64, bytes);
-  const intflash_status status = intflash_batch_run(plan, owner.cache, &args, workspace, bytes);
+  const intflash_status status = intflash_run_batch(plan, owner.cache, &args, workspace, bytes);
   require(status == INTFLASH_OK || status == INTFLASH_SCORE_OVERFLOW, "run");
   for (std::int64_t i = 0; status == INTFLASH_OK && i < kHeads * kDim; ++i)
     require(!std::isnan(out[i]), "NaN in out");
   std::free(workspace);
-  intflash_batch_plan_destroy(plan);
+  intflash_plan_destroy(plan);
 }
 
 }  // namespace

@@ -178,7 +178,7 @@ TEST_F(GgmlBlocks, AreRefusedWhereverElseATypeIsNamed) {
   batch.num_query_heads = shape.num_query_heads();
   batch.query_dtype = INTFLASH_Q8_0;
   batch.out_dtype = INTFLASH_F32;
-  intflash_batch_plan* plan = nullptr;
+  intflash_plan* plan = nullptr;
   EXPECT_EQ(intflash_plan_batch(server.context(), server.cache(), &batch, &plan),
             INTFLASH_INVALID_ARGUMENT);
   intflash_attend_desc dense{};

@@ -130,7 +130,7 @@ struct Planned {
     EXPECT_EQ(call->make_plan(server.context(), server.cache()), INTFLASH_OK)
         << intflash_last_error();
   }
-  const intflash_batch_plan& plan() const { return *call->plan; }
+  const intflash_plan& plan() const { return *call->plan; }
 
   Server server;
   Tokens tokens;

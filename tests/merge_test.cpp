@@ -41,17 +41,18 @@ TEST(MergeStates, TheMergeOfAnySplitOfTheKeysIsTheWhole) {
       part.kv_len = (cuts[i + 1] - cuts[i]) * 64;
       parts.push_back(server.attend({part})[0]);
     }
-    std::vector<const float*> outs, lses;
+    const std::int64_t heads = shape.num_query_heads();
+    std::vector<intflash_tensor> outs;
+    std::vector<const float*> lses;
     for (const Result& part : parts) {
-      outs.push_back(part.out.data());
+      outs.push_back(tensor_of(part.out.data(), heads, shape.head_dim_v));
       lses.push_back(part.lse.data());
     }
-    const auto rows = static_cast<std::int64_t>(expected.lse.size());
     // In place: over the first part.
-    ASSERT_EQ(
-        intflash_merge_states(static_cast<std::int64_t>(parts.size()), outs.data(), lses.data(),
-                              rows, shape.head_dim_v, parts[0].out.data(), parts[0].lse.data()),
-        INTFLASH_OK)
+    ASSERT_EQ(intflash_merge_states(static_cast<std::int64_t>(parts.size()), outs.data(),
+                                    lses.data(), heads, whole.query_len, shape.head_dim_v, &outs[0],
+                                    parts[0].lse.data()),
+              INTFLASH_OK)
         << intflash_last_error();
     double difference = 0, size = 0;
     for (std::size_t i = 0; i < expected.out.size(); ++i) {
@@ -65,56 +66,79 @@ TEST(MergeStates, TheMergeOfAnySplitOfTheKeysIsTheWhole) {
   }
 }
 
+// Rows of one head, one behind the other.
+intflash_tensor rows_of(const std::vector<float>& data, std::int64_t dim) {
+  return tensor_of(data.data(), 1, dim);
+}
+
 TEST(MergeStates, OneStateIsLeftAsItIsAndEmptyOnesAddNothing) {
   const std::vector<float> out = {1.5f, -2, 3, 4}, lse = {0.5f, -7};
   const std::vector<float> nothing = {NAN, NAN, NAN, NAN}, empty = {-kInfinity, -kInfinity};
-  const float* outs[] = {nothing.data(), out.data(), nothing.data()};
+  const intflash_tensor outs[] = {rows_of(nothing, 2), rows_of(out, 2), rows_of(nothing, 2)};
   const float* lses[] = {empty.data(), lse.data(), empty.data()};
   std::vector<float> merged(4), merged_lse(2);
-  ASSERT_EQ(intflash_merge_states(3, outs, lses, 2, 2, merged.data(), merged_lse.data()),
-            INTFLASH_OK);
+  const intflash_tensor target = rows_of(merged, 2);
+  ASSERT_EQ(intflash_merge_states(3, outs, lses, 1, 2, 2, &target, merged_lse.data()), INTFLASH_OK);
   EXPECT_EQ(merged, out);
   EXPECT_EQ(merged_lse, lse);
-  ASSERT_EQ(intflash_merge_states(1, outs, lses, 2, 2, merged.data(), merged_lse.data()),
-            INTFLASH_OK);
+  ASSERT_EQ(intflash_merge_states(1, outs, lses, 1, 2, 2, &target, merged_lse.data()), INTFLASH_OK);
   EXPECT_EQ(merged, std::vector<float>(4, 0.0f));
   EXPECT_EQ(merged_lse, empty);
 }
 
 TEST(MergeStates, WeightsAreThoseOfTheDefinition) {
   const std::vector<float> a = {1}, b = {5}, lse_a = {std::log(3.0f)}, lse_b = {0};
-  const float* outs[] = {a.data(), b.data()};
+  const intflash_tensor outs[] = {rows_of(a, 1), rows_of(b, 1)};
   const float* lses[] = {lse_a.data(), lse_b.data()};
-  float out = 0, lse = 0;
-  ASSERT_EQ(intflash_merge_states(2, outs, lses, 1, 1, &out, &lse), INTFLASH_OK);
-  EXPECT_NEAR(out, 2.0, 1e-6);
+  std::vector<float> out(1);
+  float lse = 0;
+  const intflash_tensor target = rows_of(out, 1);
+  ASSERT_EQ(intflash_merge_states(2, outs, lses, 1, 1, 1, &target, &lse), INTFLASH_OK);
+  EXPECT_NEAR(out[0], 2.0, 1e-6);
   EXPECT_NEAR(lse, std::log(4.0), 1e-6);
 }
 
+TEST(MergeStates, HeadsAndRowsMayLieInAnyOrder) {
+  // Two heads of two rows of one channel: heads first in one state, rows first in the other.
+  const std::vector<float> a = {1, 2, 3, 4}, b = {10, 30, 20, 40};
+  const std::vector<float> lse_a(4, 0.0f), lse_b(4, 0.0f);
+  intflash_tensor outs[] = {tensor_of(a.data(), 1, 1), tensor_of(b.data(), 2, 1)};
+  outs[0].stride_head = 2;
+  const float* lses[] = {lse_a.data(), lse_b.data()};
+  std::vector<float> merged(4), lse(4);
+  intflash_tensor target = tensor_of(merged.data(), 1, 1);
+  target.stride_head = 2;
+  ASSERT_EQ(intflash_merge_states(2, outs, lses, 2, 2, 1, &target, lse.data()), INTFLASH_OK);
+  for (std::size_t i = 0; i < 4; ++i)
+    EXPECT_NEAR(merged[i], 5.5 * static_cast<double>(i + 1), 1e-5) << i;
+}
+
 TEST(MergeStates, OfNoStatesAreThoseOfRowsThatSawNoKey) {
-  float out[] = {7, 7}, lse[] = {7};
-  ASSERT_EQ(intflash_merge_states(0, nullptr, nullptr, 1, 2, out, lse), INTFLASH_OK);
-  EXPECT_EQ(out[0], 0);
-  EXPECT_EQ(out[1], 0);
-  EXPECT_EQ(lse[0], -kInfinity);
-  EXPECT_EQ(intflash_merge_states(0, nullptr, nullptr, 0, 2, nullptr, nullptr), INTFLASH_OK);
+  std::vector<float> out = {7, 7};
+  float lse = 7;
+  const intflash_tensor target = rows_of(out, 2);
+  ASSERT_EQ(intflash_merge_states(0, nullptr, nullptr, 1, 1, 2, &target, &lse), INTFLASH_OK);
+  EXPECT_EQ(out, std::vector<float>({0, 0}));
+  EXPECT_EQ(lse, -kInfinity);
+  EXPECT_EQ(intflash_merge_states(0, nullptr, nullptr, 1, 0, 2, nullptr, nullptr), INTFLASH_OK);
 }
 
 TEST(MergeStates, BadStatesAreRefusedAndNothingIsWritten) {
   const std::vector<float> out = {1, 2};
   float lse[] = {0, NAN};
-  const float* outs[] = {out.data()};
+  const intflash_tensor outs[] = {rows_of(out, 1)};
   const float* lses[] = {lse};
-  float merged[] = {7, 7}, merged_lse[] = {7, 7};
-  EXPECT_EQ(intflash_merge_states(1, outs, lses, 2, 1, merged, merged_lse),
-            INTFLASH_NONFINITE_INPUT);
-  EXPECT_NE(std::string(intflash_last_error()).find("lses[0][1]"), std::string::npos);
+  std::vector<float> merged = {7, 7}, merged_lse = {7, 7};
+  const intflash_tensor target = rows_of(merged, 1);
+  const auto merge = [&](std::int64_t num_states, const intflash_tensor* given) {
+    return intflash_merge_states(num_states, given, lses, 1, 2, 1, &target, merged_lse.data());
+  };
+  EXPECT_EQ(merge(1, outs), INTFLASH_NONFINITE_INPUT);
+  EXPECT_NE(std::string(intflash_last_error()).find("lses[0][head 0][1]"), std::string::npos);
   lse[1] = kInfinity;
-  EXPECT_EQ(intflash_merge_states(1, outs, lses, 2, 1, merged, merged_lse),
-            INTFLASH_NONFINITE_INPUT);
-  EXPECT_EQ(intflash_merge_states(-1, outs, lses, 2, 1, merged, merged_lse), INTFLASH_BAD_SHAPE);
-  EXPECT_EQ(intflash_merge_states(1, nullptr, lses, 2, 1, merged, merged_lse),
-            INTFLASH_INVALID_ARGUMENT);
+  EXPECT_EQ(merge(1, outs), INTFLASH_NONFINITE_INPUT);
+  EXPECT_EQ(merge(-1, outs), INTFLASH_BAD_SHAPE);
+  EXPECT_EQ(merge(1, nullptr), INTFLASH_INVALID_ARGUMENT);
   EXPECT_EQ(merged[0], 7);
   EXPECT_EQ(merged_lse[1], 7);
 }

@@ -82,7 +82,7 @@ void print_attention(const intflash::Context& context, const intflash::Cache& ca
   args.out = intflash::contiguous(out.data(), kHeads, kQueries, kDim);
   args.lse = lse.data();
   args.pages = {page_indptr, page_ids};
-  const intflash::BatchPlan plan(context, cache, desc);
+  const intflash::Plan plan(context, cache, desc);
   intflash::Workspace workspace = plan.make_workspace();
   plan.run(cache, args, workspace);
   for (const float x : out) std::printf("%a\n", static_cast<double>(x));

@@ -122,22 +122,22 @@ std::vector<Result> Server::attend_by_tasks(
   batch.args.layer = layer;
   EXPECT_EQ(batch.make_plan(context_, cache_), INTFLASH_OK) << intflash_last_error();
   void* workspace = batch.workspace.get();
-  EXPECT_EQ(intflash_batch_begin(batch.plan, cache_, &batch.args, workspace, batch.workspace_bytes),
+  EXPECT_EQ(intflash_begin_batch(batch.plan, cache_, &batch.args, workspace, batch.workspace_bytes),
             INTFLASH_OK)
       << intflash_last_error();
-  for (std::int32_t phase = 0; phase < intflash_batch_num_phases(batch.plan); ++phase) {
+  for (std::int32_t phase = 0; phase < intflash_plan_num_phases(batch.plan); ++phase) {
     std::vector<std::int64_t> tasks(
-        static_cast<std::size_t>(intflash_batch_num_tasks(batch.plan, phase)));
+        static_cast<std::size_t>(intflash_plan_num_tasks(batch.plan, phase)));
     std::iota(tasks.begin(), tasks.end(), 0);
     std::shuffle(tasks.begin(), tasks.end(), random);
     for (const std::int64_t task : tasks) {
       const auto worker =
           static_cast<std::int32_t>(random() % static_cast<unsigned>(shape_.num_threads));
-      EXPECT_EQ(intflash_batch_run_task(batch.plan, workspace, phase, task, worker), INTFLASH_OK)
+      EXPECT_EQ(intflash_run_task(batch.plan, workspace, phase, task, worker), INTFLASH_OK)
           << intflash_last_error();
     }
   }
-  EXPECT_EQ(intflash_batch_end(batch.plan, workspace), INTFLASH_OK) << intflash_last_error();
+  EXPECT_EQ(intflash_end(batch.plan, workspace), INTFLASH_OK) << intflash_last_error();
   return batch.results();
 }
 
@@ -165,14 +165,13 @@ Result Server::attend_dense(const Tokens& tokens, const Request& request, float 
   const auto rows = static_cast<std::size_t>(request.query_len * shape_.num_query_heads());
   Result result{std::vector<float>(rows * static_cast<std::size_t>(shape_.head_dim_v)),
                 std::vector<float>(rows)};
-  std::vector<float> lse(rows);  // [heads][query_len]
   intflash_attend_args args{};
   args.struct_size = sizeof args;
   args.query = tensor_of(request.query, shape_.num_query_heads(), shape_.head_dim);
   args.key = tensor_of(tokens.key.data(), shape_.num_kv_heads, shape_.head_dim);
   args.value = tensor_of(tokens.value.data(), shape_.num_kv_heads, shape_.head_dim_v);
   args.out = tensor_of(result.out.data(), shape_.num_query_heads(), shape_.head_dim_v);
-  args.lse = lse.data();
+  args.lse = result.lse.data();
   const std::int64_t first_head = layer * shape_.num_kv_heads;
   args.key_center = shape_.centered ? key_center_.data() + first_head * shape_.head_dim : nullptr;
   args.value_center =
@@ -182,11 +181,6 @@ Result Server::attend_dense(const Tokens& tokens, const Request& request, float 
   args.additive_mask = request.additive;
   args.bit_mask = request.bits;
   EXPECT_EQ(intflash_attend(context_, &desc, &args), INTFLASH_OK) << intflash_last_error();
-  for (std::int64_t head = 0; head < shape_.num_query_heads(); ++head) {
-    for (std::int64_t row = 0; row < request.query_len; ++row)
-      result.lse[static_cast<std::size_t>(row * shape_.num_query_heads() + head)] =
-          lse[static_cast<std::size_t>(head * request.query_len + row)];
-  }
   return result;
 }
 

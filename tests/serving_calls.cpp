@@ -121,25 +121,32 @@ void BatchCall::share(const std::vector<intflash_shared_prefix>& given) {
 
 intflash_status BatchCall::make_plan(intflash_context* context, const intflash_cache* cache) {
   const intflash_status status = intflash_plan_batch(context, cache, &desc, &plan);
-  workspace_bytes = intflash_batch_workspace_bytes(plan);
+  workspace_bytes = intflash_plan_workspace_bytes(plan);
   workspace = aligned_memory(workspace_bytes);
   return status;
 }
 
 intflash_status BatchCall::run(const intflash_cache* cache) {
-  return intflash_batch_run(plan, cache, &args, workspace.get(), workspace_bytes);
+  return intflash_run_batch(plan, cache, &args, workspace.get(), workspace_bytes);
 }
 
 std::vector<Result> BatchCall::results() const {
   std::vector<Result> results;
-  auto out_at = out.begin();
-  auto lse_at = lse.begin();
+  const auto heads = static_cast<std::size_t>(shape.num_query_heads());
+  const std::size_t all_rows = lse.size() / heads;
+  std::size_t first = 0;
   for (const intflash_request& request : requests) {
-    const auto rows = static_cast<std::ptrdiff_t>(request.query_len * shape.num_query_heads());
-    const auto out_end = out_at + rows * static_cast<std::ptrdiff_t>(shape.head_dim_v);
-    results.push_back({{out_at, out_end}, {lse_at, lse_at + rows}});
-    out_at = out_end;
-    lse_at += rows;
+    Result result;
+    const std::size_t end = first + static_cast<std::size_t>(request.query_len);
+    const std::size_t row_floats = heads * static_cast<std::size_t>(shape.head_dim_v);
+    const auto at = [&](std::size_t row) {
+      return out.begin() + static_cast<std::ptrdiff_t>(row * row_floats);
+    };
+    result.out.assign(at(first), at(end));
+    for (std::size_t h = 0; h < heads; ++h)
+      for (std::size_t row = first; row < end; ++row) result.lse.push_back(lse[h * all_rows + row]);
+    results.push_back(result);
+    first = end;
   }
   return results;
 }

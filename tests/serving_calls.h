@@ -61,7 +61,7 @@ struct Request {
 
 struct Result {
   std::vector<float> out;  // [rows][num_query_heads][head_dim_v]
-  std::vector<float> lse;  // [rows][num_query_heads]
+  std::vector<float> lse;  // [num_query_heads][rows]
 
   bool operator==(const Result&) const = default;
 };
@@ -83,7 +83,7 @@ AlignedMemory aligned_memory(std::size_t bytes);
 // A batch with its query, outputs and pages, in f32.
 struct BatchCall {
   BatchCall(const Shape& shape, const std::vector<Request>& requests, float score_cap = 0);
-  ~BatchCall() { intflash_batch_plan_destroy(plan); }
+  ~BatchCall() { intflash_plan_destroy(plan); }
   BatchCall(const BatchCall&) = delete;
   BatchCall& operator=(const BatchCall&) = delete;
 
@@ -103,7 +103,7 @@ struct BatchCall {
   std::vector<float> query, out, lse;
   intflash_batch_desc desc{};
   intflash_batch_args args{};
-  intflash_batch_plan* plan = nullptr;
+  intflash_plan* plan = nullptr;
   AlignedMemory workspace;
   std::size_t workspace_bytes = 0;
 };

@@ -42,7 +42,7 @@ class ServingInput {
     std::fill(batch.lse.begin(), batch.lse.end(), kUntouched);
   }
   ~ServingInput() {
-    intflash_batch_plan_destroy(std::exchange(batch.plan, nullptr));
+    intflash_plan_destroy(std::exchange(batch.plan, nullptr));
     intflash_cache_destroy(other_cache);
     intflash_cache_destroy(cache);
     intflash_context_destroy(context);

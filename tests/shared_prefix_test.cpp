@@ -265,9 +265,9 @@ TEST(SharedPrefix, LongAndOfFewRowsIsCutBetweenWorkers) {
     batch.share(forest.prefixes());
     ASSERT_EQ(batch.make_plan(forest.server().context(), forest.server().cache()), INTFLASH_OK);
     // Scan; of either prefix, and of each request alone: items, merges.
-    ASSERT_EQ(intflash_batch_num_phases(batch.plan), 7);
+    ASSERT_EQ(intflash_plan_num_phases(batch.plan), 7);
     for (const std::int32_t merges : {2, 4, 6})
-      EXPECT_GT(intflash_batch_num_tasks(batch.plan, merges), 0) << "phase " << merges;
+      EXPECT_GT(intflash_plan_num_tasks(batch.plan, merges), 0) << "phase " << merges;
   }
 }
 
@@ -305,7 +305,7 @@ TEST(SharedPrefix, WithoutAWholeBlockOfSeveralRequestsIsLeftOut) {
     BatchCall batch(forest.server().shape(), forest.requests());
     batch.share({prefix});
     EXPECT_EQ(batch.make_plan(forest.server().context(), forest.server().cache()), INTFLASH_OK);
-    return intflash_batch_num_phases(batch.plan);
+    return intflash_plan_num_phases(batch.plan);
   };
   EXPECT_EQ(num_phases({0, 2, 127}), 3);
   EXPECT_EQ(num_phases({0, 2, 128}), 5);

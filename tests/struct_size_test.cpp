@@ -113,7 +113,7 @@ TEST(OlderHeader, ACacheAndABatchAreAsWithTheLaterFieldsZero) {
   desc.requests = requests.as<intflash_request>();
   desc.request_size = kRequest;
   const Cut old_desc = cut(desc, offsetof(intflash_batch_desc, shared_prefixes));
-  intflash_batch_plan_destroy(std::exchange(batch.plan, nullptr));
+  intflash_plan_destroy(std::exchange(batch.plan, nullptr));
   ASSERT_EQ(intflash_plan_batch(input.context, input.other_cache,
                                 old_desc.as<intflash_batch_desc>(), &batch.plan),
             INTFLASH_OK)
@@ -125,7 +125,7 @@ TEST(OlderHeader, ACacheAndABatchAreAsWithTheLaterFieldsZero) {
   args.additive_masks = masks.as<intflash_additive_mask>();
   args.additive_mask_size = kMask;
   const Cut old_args = cut(args, offsetof(intflash_batch_args, bit_masks));
-  ASSERT_EQ(intflash_batch_run(batch.plan, input.other_cache, old_args.as<intflash_batch_args>(),
+  ASSERT_EQ(intflash_run_batch(batch.plan, input.other_cache, old_args.as<intflash_batch_args>(),
                                batch.workspace.get(), batch.workspace_bytes),
             INTFLASH_OK)
       << intflash_last_error();

@@ -68,7 +68,7 @@ struct Outputs {
 };
 
 struct Timed {
-  PlanInfo info;
+  intflash_plan_info info;
   double seconds_quantize = 0;
   double seconds_attention = 0;
   Outputs outputs;
@@ -79,26 +79,22 @@ Outputs allocate_outputs(const AttentionInputs& inputs, intflash_attend_args& ar
   Outputs outputs;
   outputs.out = AlignedArray<float>(static_cast<std::size_t>(inputs.num_out_elements()));
   outputs.lse = AlignedArray<float>(static_cast<std::size_t>(inputs.num_rows()));
-  args.out = contiguous_tensor(outputs.out.data(), inputs.num_query_heads, inputs.query_len,
-                               inputs.head_dim_v);
+  args.out =
+      contiguous(outputs.out.data(), inputs.num_query_heads, inputs.query_len, inputs.head_dim_v);
   args.lse = outputs.lse.data();
   return outputs;
 }
 
 Timed run_timed(const Context& context, const intflash_attend_desc& desc,
                 const AttentionInputs& inputs, const ScoreInputs& scores) {
-  const Plan plan = create_plan(context, desc);
+  const Plan plan(context, desc);
   Timed timed;
-  timed.info = info_of(plan);
+  timed.info = plan.info();
   intflash_attend_args args = make_args(inputs, scores);
   timed.outputs = allocate_outputs(inputs, args);
-  Workspace workspace = workspace_for(plan);
-  const auto pack = [&] {
-    require_ok(intflash_pack(plan.get(), &args, workspace.data(), workspace.size()));
-  };
-  const auto attend = [&] {
-    require_ok(intflash_run_packed(plan.get(), &args, workspace.data(), workspace.size()));
-  };
+  Workspace workspace = plan.make_workspace();
+  const auto pack = [&] { plan.pack(args, workspace); };
+  const auto attend = [&] { plan.run_packed(args, workspace); };
   timed.seconds_quantize = best_seconds(pack, 0.1);
   timed.seconds_attention = best_seconds(attend, 0.3);
   return timed;
@@ -113,7 +109,7 @@ ErrorMetrics check_against_exact(const Context& context, intflash_attend_desc de
   desc.rotate = 0;
   intflash_attend_args args = make_args(inputs, scores);
   const Outputs exact = allocate_outputs(inputs, args);
-  require_ok(intflash_attend(context.get(), &desc, &args));
+  context.attend(desc, args);
   return measure_error(std::span<const float>(out.data(), out.size()),
                        std::span<const float>(exact.out.data(), exact.out.size()));
 }
@@ -171,7 +167,7 @@ void print_json(const Timed& timed, double gops, const std::optional<ErrorMetric
 
 void print_text(const AttentionInputs& inputs, const Timed& timed, double gops,
                 const std::optional<ErrorMetrics>& error) {
-  const PlanInfo& info = timed.info;
+  const intflash_plan_info& info = timed.info;
   fmt::print("shape      batch {}, heads {} over {}, {} queries, {} keys, head_dim {}\n",
              inputs.batch, inputs.num_query_heads, inputs.num_kv_heads, inputs.query_len,
              inputs.kv_len, inputs.head_dim);

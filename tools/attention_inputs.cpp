@@ -96,7 +96,7 @@ std::vector<std::int64_t> AttentionInputs::out_shape() const {
 }
 
 intflash_attend_desc AttentionInputs::desc() const {
-  intflash_attend_desc desc = default_desc();
+  intflash_attend_desc desc = attend_desc();
   desc.batch = batch;
   desc.num_query_heads = num_query_heads;
   desc.num_kv_heads = num_kv_heads;
@@ -111,10 +111,10 @@ intflash_attend_desc AttentionInputs::desc() const {
 }
 
 intflash_attend_args AttentionInputs::args() const {
-  intflash_attend_args args = default_args();
-  args.query = contiguous_tensor(elements(query), num_query_heads, query_len, head_dim);
-  args.key = contiguous_tensor(elements(key), num_kv_heads, kv_len, head_dim);
-  args.value = contiguous_tensor(elements(value), num_kv_heads, kv_len, head_dim_v);
+  intflash_attend_args args = attend_args();
+  args.query = contiguous(elements(query), num_query_heads, query_len, head_dim);
+  args.key = contiguous(elements(key), num_kv_heads, kv_len, head_dim);
+  args.value = contiguous(elements(value), num_kv_heads, kv_len, head_dim_v);
   return args;
 }
 

@@ -110,7 +110,7 @@ Results measure_all(const std::vector<PortCases>& selected, bool quick) {
         results.rows.push_back(step.measure(port));
         progress.clear();
         print_table_row(results.rows.back());
-      } catch (const Failure& failure) {
+      } catch (const std::runtime_error& failure) {
         ++results.failures;
         progress.clear();
         std::fprintf(stderr, "intflash: %s\n", failure.what());

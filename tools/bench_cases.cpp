@@ -140,7 +140,7 @@ double BenchCase::packed_bytes() const {
 }
 
 intflash_attend_desc BenchCase::desc() const {
-  intflash_attend_desc desc = default_desc();
+  intflash_attend_desc desc = attend_desc();
   desc.num_query_heads = num_query_heads;
   desc.num_kv_heads = num_kv_heads;
   desc.query_len = query_len;

@@ -52,7 +52,7 @@ AlignedArray<float> normal_array(std::size_t size, std::uint64_t seed) {
 class PreparedCase {
  public:
   PreparedCase(const Context& context, const BenchCase& c)
-      : case_(c), plan_(create_plan(context, c.desc())), workspace_(workspace_for(plan_)) {
+      : case_(c), plan_(context, c.desc()), workspace_(plan_.make_workspace()) {
     const auto elements = [&](std::int64_t heads, std::int64_t tokens) {
       return static_cast<std::size_t>(heads * tokens * c.head_dim);
     };
@@ -60,11 +60,11 @@ class PreparedCase {
     key_ = normal_array(elements(c.num_kv_heads, c.kv_len), 2);
     value_ = normal_array(elements(c.num_kv_heads, c.kv_len), 3);
     out_ = AlignedArray<float>(query_.size());
-    args_ = default_args();
-    args_.query = contiguous_tensor(query_.data(), c.num_query_heads, c.query_len, c.head_dim);
-    args_.key = contiguous_tensor(key_.data(), c.num_kv_heads, c.kv_len, c.head_dim);
-    args_.value = contiguous_tensor(value_.data(), c.num_kv_heads, c.kv_len, c.head_dim);
-    args_.out = contiguous_tensor(out_.data(), c.num_query_heads, c.query_len, c.head_dim);
+    args_ = attend_args();
+    args_.query = contiguous(query_.data(), c.num_query_heads, c.query_len, c.head_dim);
+    args_.key = contiguous(key_.data(), c.num_kv_heads, c.kv_len, c.head_dim);
+    args_.value = contiguous(value_.data(), c.num_kv_heads, c.kv_len, c.head_dim);
+    args_.out = contiguous(out_.data(), c.num_query_heads, c.query_len, c.head_dim);
     if (c.additive != BenchCase::Additive::kNone) make_mask();
   }
 
@@ -72,7 +72,7 @@ class PreparedCase {
 
   // What is known before anything is timed.
   BenchRow row() const {
-    const PlanInfo info = info_of(plan_);
+    const intflash_plan_info info = plan_.info();
     BenchRow row;
     row.name = case_.name;
     row.port = info.port;
@@ -83,15 +83,9 @@ class PreparedCase {
     return row;
   }
 
-  void pack() {
-    require_ok(intflash_pack(plan_.get(), &args_, workspace_.data(), workspace_.size()));
-  }
-  void run_packed() {
-    require_ok(intflash_run_packed(plan_.get(), &args_, workspace_.data(), workspace_.size()));
-  }
-  void run_whole() {
-    require_ok(intflash_run(plan_.get(), &args_, workspace_.data(), workspace_.size()));
-  }
+  void pack() { plan_.pack(args_, workspace_); }
+  void run_packed() { plan_.run_packed(args_, workspace_); }
+  void run_whole() { plan_.run(args_, workspace_); }
   void run_timed_part() {
     if (case_.timed == Timed::kPack) return pack();
     if (case_.timed == Timed::kPacked) return run_packed();
@@ -150,8 +144,8 @@ class PreparedCase {
     intflash_attend_args args = args_;
     args.query.data = query_.data() + row * case_.head_dim;
     if (mask_.size() > 0) args.additive_mask.data = mask_.data() + row * case_.kv_len;
-    args.out = contiguous_tensor(out.data(), case_.num_query_heads, 1, case_.head_dim);
-    require_ok(intflash_attend(context.get(), &desc, &args));
+    args.out = contiguous(out.data(), case_.num_query_heads, 1, case_.head_dim);
+    context.attend(desc, args);
     exact.insert(exact.end(), out.begin(), out.end());
     for (std::int64_t head = 0; head < case_.num_query_heads; ++head) {
       const float* begin = out_.data() + (head * case_.query_len + row) * case_.head_dim;
@@ -192,9 +186,9 @@ BenchPort::BenchPort(std::string name, bool quick) : name_(std::move(name)), qui
 BenchPort::~BenchPort() = default;
 
 const Context& BenchPort::context(int threads) {
-  Context& context = contexts_[threads];
-  if (!context) context = create_context(threads, name_);
-  return context;
+  const auto found = contexts_.find(threads);
+  if (found != contexts_.end()) return found->second;
+  return contexts_.emplace(threads, create_context(threads, name_)).first->second;
 }
 
 IntegerPeak& BenchPort::integer_peak(int threads) {

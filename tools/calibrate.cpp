@@ -28,8 +28,7 @@ Means means_of(const std::string& path) {
   const HeadAxes axes = head_axes(array, path);
   const std::int64_t tokens = axes.batch * axes.tokens;
   if (tokens == 0) throw Failure(fmt::format("{}: no tokens to take the mean of", path));
-  const intflash_tensor tensor =
-      contiguous_tensor(array.data.data(), axes.heads, axes.tokens, axes.dim);
+  const intflash_tensor tensor = contiguous(array.data.data(), axes.heads, axes.tokens, axes.dim);
   Means means{{axes.heads, axes.dim}, {}};
   for (std::int64_t h = 0; h < axes.heads; ++h) {
     for (std::int64_t c = 0; c < axes.dim; ++c) {

@@ -65,9 +65,8 @@ Row run_mode(const Context& context, const Mode& mode, intflash_attend_desc desc
   }
   AlignedArray<float> out(reference.size());
   intflash_attend_args args = inputs.args();
-  args.out =
-      contiguous_tensor(out.data(), inputs.num_query_heads, inputs.query_len, inputs.head_dim_v);
-  require_ok(intflash_attend(context.get(), &desc, &args));
+  args.out = contiguous(out.data(), inputs.num_query_heads, inputs.query_len, inputs.head_dim_v);
+  context.attend(desc, args);
   row.error = measure_error(std::span<const float>(out.data(), out.size()), reference);
   return row;
 }
@@ -143,7 +142,7 @@ int run_compare(const CompareOptions& options) {
   const AttentionInputs inputs = read_attention_inputs(options.query, options.key, options.value);
   const intflash_attend_desc desc = make_desc(options, inputs);
   const Context context = create_context(0, "");
-  create_plan(context, desc);  // refuses what the library refuses before anything is computed
+  context.query_support(desc);  // refuses what the library refuses before anything is computed
 
   // The yardstick is a second, independent computation in double: mode exact is measured like any
   // other.

@@ -83,7 +83,7 @@ struct FloatHead {
 
 Matrix run_library(const Context& context, const Head& head, FloatHead& floats, intflash_mode mode,
                    intflash_center center, bool rotate) {
-  intflash_attend_desc desc = default_desc();
+  intflash_attend_desc desc = attend_desc();
   desc.mode = mode;
   desc.num_query_heads = desc.num_kv_heads = 1;
   desc.query_len = head.query.tokens;
@@ -93,12 +93,12 @@ Matrix run_library(const Context& context, const Head& head, FloatHead& floats, 
   desc.center = center;
   desc.rotate = rotate ? 1 : 0;
   std::vector<float> out(static_cast<std::size_t>(head.query.tokens * head.value.dim));
-  intflash_attend_args args = default_args();
-  args.query = contiguous_tensor(floats.query.data(), 1, head.query.tokens, head.query.dim);
-  args.key = contiguous_tensor(floats.key.data(), 1, head.key.tokens, head.key.dim);
-  args.value = contiguous_tensor(floats.value.data(), 1, head.value.tokens, head.value.dim);
-  args.out = contiguous_tensor(out.data(), 1, head.query.tokens, head.value.dim);
-  require_ok(intflash_attend(context.get(), &desc, &args));
+  intflash_attend_args args = attend_args();
+  args.query = contiguous(floats.query.data(), 1, head.query.tokens, head.query.dim);
+  args.key = contiguous(floats.key.data(), 1, head.key.tokens, head.key.dim);
+  args.value = contiguous(floats.value.data(), 1, head.value.tokens, head.value.dim);
+  args.out = contiguous(out.data(), 1, head.query.tokens, head.value.dim);
+  context.attend(desc, args);
   Matrix result(head.query.tokens, head.value.dim);
   result.data.assign(out.begin(), out.end());
   return result;

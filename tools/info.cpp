@@ -54,9 +54,9 @@ Json measure_reading(std::size_t bytes, int threads) {
 void add_choice(Json& report) {
   try {
     const Context context = create_context(0, "");
-    report["chosen"] = intflash_context_port(context.get());
-    report["chosen_reason"] = intflash_context_port_reason(context.get());
-  } catch (const Failure& failure) {
+    report["chosen"] = context.port();
+    report["chosen_reason"] = context.port_reason();
+  } catch (const std::runtime_error& failure) {
     report["chosen"] = nullptr;
     report["chosen_reason"] = failure.what();
   }

@@ -42,7 +42,7 @@ std::vector<PortStatus> list_ports() {
   for (std::int32_t i = 0; i < intflash_num_ports(); ++i) {
     intflash_port_info info = {};
     info.struct_size = sizeof info;
-    require_ok(intflash_get_port(i, &info));
+    check(intflash_get_port(i, &info));
     ports.push_back({info.name, info.built != 0, info.supported != 0, info.reason});
   }
   return ports;

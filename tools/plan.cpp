@@ -36,26 +36,22 @@ intflash_request request_of(const PlanOptions& options) {
 }
 
 // A plan depends on the shape of a cache alone: one page will do.
-BatchPlan make_plan(const Context& context, const PlanOptions& options) {
-  intflash_cache_options cache_options{};
-  cache_options.struct_size = sizeof cache_options;
-  cache_options.num_kv_heads = options.kv_heads;
-  cache_options.head_dim = options.head_dim;
-  cache_options.num_pages = 1;
-  const Cache cache = create_cache(context, cache_options);
+Plan make_plan(const Context& context, const PlanOptions& options) {
+  intflash_cache_options shape = cache_options();
+  shape.num_kv_heads = options.kv_heads;
+  shape.head_dim = options.head_dim;
+  shape.num_pages = 1;
+  const Cache cache(context, shape);
   const std::vector<intflash_request> requests(static_cast<std::size_t>(options.batch),
                                                request_of(options));
-  intflash_batch_desc desc{};
-  desc.struct_size = sizeof desc;
+  intflash_batch_desc desc = batch_desc();
   desc.num_requests = options.batch;
   desc.requests = requests.data();
-  desc.request_size = sizeof(intflash_request);
   desc.num_query_heads = options.query_heads;
-  desc.query_dtype = desc.out_dtype = INTFLASH_F32;
-  return create_batch_plan(context, cache, desc);
+  return Plan(context, cache, desc);
 }
 
-Json report_of(const intflash_batch_plan& plan) {
+Json report_of(const intflash_plan& plan) {
   const internal::Schedule& schedule = plan.schedule;
   std::int64_t of_heads = 0;
   std::int64_t parts = 0;
@@ -72,15 +68,15 @@ Json report_of(const intflash_batch_plan& plan) {
           {"merges", schedule.num_merges},
           {"merge_share", balance.merge_share},
           {"busiest_over_mean", balance.busiest_over_mean},
-          {"workspace_bytes", plan.layout.total_bytes}};
+          {"workspace_bytes", plan.workspace_bytes}};
 }
 
 }  // namespace
 
 int run_plan(const PlanOptions& options) {
   const Context context = create_context(options.workers, options.isa);
-  const BatchPlan plan = make_plan(context, options);
-  const Json report = report_of(*plan);
+  const Plan plan = make_plan(context, options);
+  const Json report = report_of(*plan.get());
   if (options.json) {
     fmt::print("{}\n", report.dump(2));
     return 0;

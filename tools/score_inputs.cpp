@@ -50,7 +50,7 @@ std::vector<float> read_per_head(const std::string& path, std::int64_t heads) {
     throw Failure(fmt::format("{}: shape ({}) is not [heads] = [{}]", path,
                               fmt::join(array.shape, ", "), heads));
   }
-  const intflash_tensor tensor = contiguous_tensor(array.data.data(), 1, 1, heads);
+  const intflash_tensor tensor = contiguous(array.data.data(), 1, 1, heads);
   std::vector<float> values;
   for (std::int64_t h = 0; h < heads; ++h) {
     values.push_back(static_cast<float>(internal::tensor_element(tensor, array.dtype, 0, 0, 0, h)));

@@ -23,15 +23,6 @@ constexpr std::int64_t kPageSize = 64;
 
 // ---- Owners ----
 
-struct DestroyCache {
-  void operator()(intflash_cache* cache) const { intflash_cache_destroy(cache); }
-};
-struct DestroyBatchPlan {
-  void operator()(intflash_batch_plan* plan) const { intflash_batch_plan_destroy(plan); }
-};
-using Cache = std::unique_ptr<intflash_cache, DestroyCache>;
-using BatchPlan = std::unique_ptr<intflash_batch_plan, DestroyBatchPlan>;
-
 struct Heads {
   std::int64_t query;
   std::int64_t kv;
@@ -56,15 +47,12 @@ intflash_tensor token_major(float* data, std::int64_t heads, std::int64_t dim) {
 }
 
 Cache create_cache(const Context& context, const Heads& heads, std::int64_t num_pages) {
-  intflash_cache_options options{};
-  options.struct_size = sizeof options;
+  intflash_cache_options options = cache_options();
   options.num_kv_heads = heads.kv;
   options.head_dim = heads.dim;
   options.page_size = kPageSize;
   options.num_pages = num_pages;
-  intflash_cache* cache = nullptr;
-  require_ok(intflash_cache_create(context.get(), &options, &cache));
-  return Cache(cache);
+  return Cache(context, options);
 }
 
 // Tokens for a batch of sequences, as many for each as counts say.
@@ -82,7 +70,7 @@ class Tokens {
     args.token_indptr = indptr_.data();
     args.key_dtype = args.value_dtype = INTFLASH_F32;
     args.key = args.value = token_major(data_.data(), heads_.kv, heads_.dim);
-    require_ok(intflash_sequences_append(cache, sequences.data(), &args));
+    check(intflash_sequences_append(cache, sequences.data(), &args));
   }
 
  private:
@@ -93,7 +81,7 @@ class Tokens {
 
 std::int32_t create_sequence(intflash_cache* cache) {
   std::int32_t sequence = -1;
-  require_ok(intflash_sequence_create(cache, &sequence));
+  check(intflash_sequence_create(cache, &sequence));
   return sequence;
 }
 
@@ -115,63 +103,28 @@ struct Shape {
 // One plan over requests that are sequences 0, 1, ... of a cache.
 class Batch {
  public:
-  Batch(const Context& context, const intflash_cache* cache, const Heads& heads,
+  Batch(const Context& context, const Cache& cache, const Heads& heads,
         const std::vector<Shape>& shapes, const std::vector<std::int32_t>& sequences,
-        const std::vector<intflash_shared_prefix>& prefixes = {}) {
-    page_indptr_.push_back(0);
-    std::int64_t rows = 0;
-    for (std::size_t r = 0; r < shapes.size(); ++r) {
-      intflash_request request{};
-      request.query_len = shapes[r].query_len;
-      request.kv_len = shapes[r].kv_len;
-      request.mask = INTFLASH_MASK_CAUSAL;
-      requests_.push_back(request);
-      const std::int32_t* pages = nullptr;
-      std::int64_t count = 0;
-      require_ok(intflash_sequence_get_pages(cache, sequences[r], &pages, &count));
-      page_ids_.insert(page_ids_.end(), pages, pages + count);
-      page_indptr_.push_back(static_cast<std::int64_t>(page_ids_.size()));
-      rows += shapes[r].query_len;
-      operations_ += 4.0 * static_cast<double>(heads.query * heads.dim * shapes[r].query_len) *
-                     (static_cast<double>(shapes[r].kv_len) -
-                      static_cast<double>(shapes[r].query_len - 1) / 2);
-    }
-    query_ = random_floats(rows * heads.query * heads.dim);
-    out_ = AlignedArray<float>(query_.size());
-    desc_.struct_size = sizeof desc_;
-    desc_.request_size = sizeof(intflash_request);
-    desc_.shared_prefix_size = sizeof(intflash_shared_prefix);
-    desc_.num_requests = static_cast<std::int64_t>(requests_.size());
-    desc_.requests = requests_.data();
-    desc_.num_query_heads = heads.query;
-    desc_.query_dtype = desc_.out_dtype = INTFLASH_F32;
-    desc_.shared_prefixes = prefixes.data();
-    desc_.num_shared_prefixes = static_cast<std::int64_t>(prefixes.size());
-    plan_ = make_plan(context, cache);
-    workspace_ = Workspace(intflash_batch_workspace_bytes(plan_.get()));
-    args_.struct_size = sizeof args_;
+        const std::vector<intflash_shared_prefix>& prefixes = {})
+      : desc_(add_requests(cache, heads, shapes, sequences, prefixes)),
+        plan_(context, cache, desc_),
+        workspace_(plan_.make_workspace()) {
     args_.query = token_major(query_.data(), heads.query, heads.dim);
     args_.out = token_major(out_.data(), heads.query, heads.dim);
     args_.pages = {page_indptr_.data(), page_ids_.data()};
   }
 
-  BatchPlan make_plan(const Context& context, const intflash_cache* cache) const {
-    intflash_batch_plan* plan = nullptr;
-    require_ok(intflash_plan_batch(context.get(), cache, &desc_, &plan));
-    return BatchPlan(plan);
+  // Plans once more.
+  void plan_again(const Context& context, const Cache& cache) const {
+    const Plan plan(context, cache, desc_);
   }
-  void run(const intflash_cache* cache) {
-    require_ok(
-        intflash_batch_run(plan_.get(), cache, &args_, workspace_.data(), workspace_.size()));
-  }
+  void run(const Cache& cache) { plan_.run(cache, args_, workspace_); }
   double operations() const { return operations_; }
   bool has_out_of(const Batch& other) const {
     return std::equal(out_.data(), out_.data() + out_.size(), other.out_.data());
   }
   BenchRow row() const {
-    intflash_plan_info info{};
-    info.struct_size = sizeof info;
-    require_ok(intflash_batch_get_info(plan_.get(), &info));
+    const intflash_plan_info info = plan_.info();
     BenchRow row;
     row.port = info.port;
     row.kernel = info.kernel;
@@ -182,14 +135,47 @@ class Batch {
   }
 
  private:
+  intflash_batch_desc add_requests(const Cache& cache, const Heads& heads,
+                                   const std::vector<Shape>& shapes,
+                                   const std::vector<std::int32_t>& sequences,
+                                   const std::vector<intflash_shared_prefix>& prefixes) {
+    page_indptr_.push_back(0);
+    std::int64_t rows = 0;
+    for (std::size_t r = 0; r < shapes.size(); ++r) {
+      intflash_request request{};
+      request.query_len = shapes[r].query_len;
+      request.kv_len = shapes[r].kv_len;
+      request.mask = INTFLASH_MASK_CAUSAL;
+      requests_.push_back(request);
+      const std::int32_t* pages = nullptr;
+      std::int64_t count = 0;
+      check(intflash_sequence_get_pages(cache.get(), sequences[r], &pages, &count));
+      page_ids_.insert(page_ids_.end(), pages, pages + count);
+      page_indptr_.push_back(static_cast<std::int64_t>(page_ids_.size()));
+      rows += shapes[r].query_len;
+      operations_ += 4.0 * static_cast<double>(heads.query * heads.dim * shapes[r].query_len) *
+                     (static_cast<double>(shapes[r].kv_len) -
+                      static_cast<double>(shapes[r].query_len - 1) / 2);
+    }
+    query_ = random_floats(rows * heads.query * heads.dim);
+    out_ = AlignedArray<float>(query_.size());
+    intflash_batch_desc desc = batch_desc();
+    desc.num_requests = static_cast<std::int64_t>(requests_.size());
+    desc.requests = requests_.data();
+    desc.num_query_heads = heads.query;
+    desc.shared_prefixes = prefixes.data();
+    desc.num_shared_prefixes = static_cast<std::int64_t>(prefixes.size());
+    return desc;
+  }
+
   std::vector<intflash_request> requests_;
   std::vector<std::int64_t> page_indptr_;
   std::vector<std::int32_t> page_ids_;
   AlignedArray<float> query_, out_;
   double operations_ = 0;
-  intflash_batch_desc desc_{};
-  intflash_batch_args args_{};
-  BatchPlan plan_;
+  intflash_batch_desc desc_;
+  intflash_batch_args args_ = batch_args();
+  Plan plan_;
   Workspace workspace_;
 };
 
@@ -253,18 +239,16 @@ BenchRow measure_decode(const CaseName& name, const Context& context, bool quick
   while (all_bytes < wanted) {
     caches.push_back(create_cache(context, name.heads, pages));
     filled_sequence(caches.back().get(), name.heads, name.tokens);
-    intflash_cache_info info{};
-    info.struct_size = sizeof info;
-    require_ok(intflash_cache_get_info(caches.back().get(), &info));
+    const intflash_cache_info info = caches.back().info();
     cache_bytes = info.bytes_per_token * static_cast<std::size_t>(name.tokens);
     all_bytes += cache_bytes;
   }
-  Batch batch(context, caches[0].get(), name.heads, {{1, name.tokens}}, {0});
+  Batch batch(context, caches[0], name.heads, {{1, name.tokens}}, {0});
   MemoryRate memory(name.variant == "cold" ? dram_test_bytes() : cache_bytes);
   std::size_t next = 0;
   const Turns turns = time_by_turns(
       [&] {
-        batch.run(caches[next].get());
+        batch.run(caches[next]);
         next = (next + 1) % caches.size();
       },
       [&] {
@@ -300,11 +284,11 @@ BenchRow measure_append(const CaseName& name, const Context& context, bool quick
       [&] {
         fresh.append(cache.get(), sequences);
         for (const std::int32_t sequence : sequences)
-          require_ok(intflash_sequence_truncate(cache.get(), sequence, held));
+          check(intflash_sequence_truncate(cache.get(), sequence, held));
       },
       [&] { return memory.copy(name.threads) / kGiga; }, [] { return 0.0; }, quick);
   BenchRow row;
-  row.port = intflash_context_port(context.get());
+  row.port = context.port();
   row.kernel = "append";
   row.mode = "int8";
   row.threads = name.threads;
@@ -327,20 +311,19 @@ BenchRow measure_mixed(const CaseName& name, const Context& context, bool quick)
   std::vector<std::int32_t> sequences;
   for (const Shape& shape : all)
     sequences.push_back(filled_sequence(cache.get(), name.heads, shape.kv_len));
-  Batch whole(context, cache.get(), name.heads, all, sequences);
+  Batch whole(context, cache, name.heads, all, sequences);
   std::vector<Batch> pieces;
   auto first = sequences.begin();
   for (const std::vector<Shape>& part : parts) {
     const auto last = first + static_cast<std::ptrdiff_t>(part.size());
-    pieces.emplace_back(context, cache.get(), name.heads, part,
-                        std::vector<std::int32_t>(first, last));
+    pieces.emplace_back(context, cache, name.heads, part, std::vector<std::int32_t>(first, last));
     first = last;
   }
   const double work = whole.operations() / kGiga;
-  const Turns turns = time_by_turns([&] { whole.run(cache.get()); },
+  const Turns turns = time_by_turns([&] { whole.run(cache); },
                                     [&] {
                                       return work / seconds_of([&] {
-                                               for (Batch& piece : pieces) piece.run(cache.get());
+                                               for (Batch& piece : pieces) piece.run(cache);
                                              });
                                     },
                                     [] { return 0.0; }, quick);
@@ -355,11 +338,10 @@ BenchRow measure_chunk(const CaseName& name, const Context& context, const std::
                        bool quick) {
   const Cache cache = create_cache(context, name.heads, name.tokens / kPageSize);
   filled_sequence(cache.get(), name.heads, name.tokens);
-  Batch batch(context, cache.get(), name.heads, {{512, name.tokens}}, {0});
+  Batch batch(context, cache, name.heads, {{512, name.tokens}}, {0});
   IntegerPeak peak(*internal::find_kernels(port.c_str()), name.threads, 0.01);
-  const Turns turns =
-      time_by_turns([&] { batch.run(cache.get()); }, [&] { return peak.measure() / kGiga; },
-                    [] { return 0.0; }, quick);
+  const Turns turns = time_by_turns(
+      [&] { batch.run(cache); }, [&] { return peak.measure() / kGiga; }, [] { return 0.0; }, quick);
   BenchRow row = batch.row();
   const double work = batch.operations() / kGiga;
   finish(row, turns, work);
@@ -377,19 +359,19 @@ BenchRow measure_cascade(const CaseName& name, const Context& context, bool quic
   const std::int32_t prompt = filled_sequence(cache.get(), name.heads, name.tokens);
   std::vector<std::int32_t> sequences(static_cast<std::size_t>(kRequests));
   for (std::int32_t& sequence : sequences)
-    require_ok(intflash_sequence_fork(cache.get(), prompt, &sequence));
+    check(intflash_sequence_fork(cache.get(), prompt, &sequence));
   Tokens(name.heads, std::vector<std::int64_t>(sequences.size(), kOwnTokens))
       .append(cache.get(), sequences);
   const std::vector<Shape> shapes(sequences.size(), {1, name.tokens + kOwnTokens});
-  Batch cascade(context, cache.get(), name.heads, shapes, sequences, {{0, kRequests, name.tokens}});
-  Batch flat(context, cache.get(), name.heads, shapes, sequences);
-  cascade.run(cache.get());
-  flat.run(cache.get());
+  Batch cascade(context, cache, name.heads, shapes, sequences, {{0, kRequests, name.tokens}});
+  Batch flat(context, cache, name.heads, shapes, sequences);
+  cascade.run(cache);
+  flat.run(cache);
   if (!cascade.has_out_of(flat)) throw Failure("a shared prefix changes the result");
   const double work = cascade.operations() / kGiga;
-  const Turns turns = time_by_turns(
-      [&] { cascade.run(cache.get()); },
-      [&] { return work / seconds_of([&] { flat.run(cache.get()); }); }, [] { return 0.0; }, quick);
+  const Turns turns = time_by_turns([&] { cascade.run(cache); },
+                                    [&] { return work / seconds_of([&] { flat.run(cache); }); },
+                                    [] { return 0.0; }, quick);
   BenchRow row = cascade.row();
   finish(row, turns, work);
   row.gops = work / row.seconds;
@@ -403,14 +385,14 @@ BenchRow measure_overhead(const CaseName& name, const Context& context, bool qui
   std::vector<std::int32_t> sequences;
   for (std::int64_t r = 0; r < requests; ++r)
     sequences.push_back(filled_sequence(cache.get(), name.heads, name.tokens));
-  Batch batch(context, cache.get(), name.heads,
+  Batch batch(context, cache, name.heads,
               std::vector<Shape>(static_cast<std::size_t>(requests), {1, name.tokens}), sequences);
   const Turns turns = time_by_turns(
       [&] {
         if (name.variant == "plan") {
-          batch.make_plan(context, cache.get());
+          batch.plan_again(context, cache);
         } else {
-          batch.run(cache.get());
+          batch.run(cache);
         }
       },
       [] { return 1.0; }, [] { return 0.0; }, quick);

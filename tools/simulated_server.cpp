@@ -34,6 +34,15 @@ std::vector<std::int64_t> indptr_of(std::span<const StepPart> parts) {
   return indptr;
 }
 
+intflash_cache_options options_of(const ServerShape& shape) {
+  intflash_cache_options options = cache_options();
+  options.num_kv_heads = shape.num_kv_heads;
+  options.head_dim = shape.head_dim;
+  options.page_size = shape.page_size;
+  options.num_pages = shape.num_pages;
+  return options;
+}
+
 }  // namespace
 
 SimulatedServer::SimulatedServer(const ServerShape& shape, int threads, const std::string& isa,
@@ -41,45 +50,33 @@ SimulatedServer::SimulatedServer(const ServerShape& shape, int threads, const st
     : shape_(shape),
       keeps_floats_(keeps_floats),
       context_(create_context(threads, isa)),
-      random_(seed) {
-  intflash_cache_options options = {};
-  options.struct_size = sizeof options;
-  options.num_kv_heads = shape.num_kv_heads;
-  options.head_dim = shape.head_dim;
-  options.page_size = shape.page_size;
-  options.num_pages = shape.num_pages;
-  cache_ = create_cache(context_, options);
-}
+      cache_(context_, options_of(shape)),
+      random_(seed) {}
 
 std::int32_t SimulatedServer::create() {
   std::int32_t sequence = 0;
-  require_ok(intflash_sequence_create(cache_.get(), &sequence));
+  check(intflash_sequence_create(cache_.get(), &sequence));
   floats_[sequence] = {};
   return sequence;
 }
 
 std::int32_t SimulatedServer::fork(std::int32_t sequence) {
   std::int32_t fork = 0;
-  require_ok(intflash_sequence_fork(cache_.get(), sequence, &fork));
+  check(intflash_sequence_fork(cache_.get(), sequence, &fork));
   floats_[fork] = floats_.at(sequence);
   return fork;
 }
 
 void SimulatedServer::free(std::int32_t sequence) {
-  require_ok(intflash_sequence_free(cache_.get(), sequence));
+  check(intflash_sequence_free(cache_.get(), sequence));
   floats_.erase(sequence);
 }
 
-intflash_cache_info SimulatedServer::info() const {
-  intflash_cache_info info = {};
-  info.struct_size = sizeof info;
-  require_ok(intflash_cache_get_info(cache_.get(), &info));
-  return info;
-}
+intflash_cache_info SimulatedServer::info() const { return cache_.info(); }
 
 std::int64_t SimulatedServer::kv_len(std::int32_t sequence) const {
   std::int64_t length = 0;
-  require_ok(intflash_sequence_get_range(cache_.get(), sequence, nullptr, &length));
+  check(intflash_sequence_get_range(cache_.get(), sequence, nullptr, &length));
   return length;
 }
 
@@ -102,14 +99,11 @@ double SimulatedServer::step(std::span<const StepPart> parts) {
     requests[i].kv_len = kv_len(parts[i].sequence) + parts[i].count;
     requests[i].mask = INTFLASH_MASK_CAUSAL;
   }
-  intflash_batch_desc desc = {};
-  desc.struct_size = sizeof desc;
-  desc.request_size = sizeof(intflash_request);
+  intflash_batch_desc desc = batch_desc();
   desc.num_requests = static_cast<std::int64_t>(requests.size());
   desc.requests = requests.data();
   desc.num_query_heads = shape_.num_query_heads;
-  desc.query_dtype = desc.out_dtype = INTFLASH_F32;
-  const BatchPlan plan = create_batch_plan(context_, cache_, desc);
+  const Plan plan(context_, cache_, desc);
   append(parts, token_indptr);
   attend(parts, plan);
   return watch.seconds();
@@ -119,35 +113,30 @@ void SimulatedServer::append(std::span<const StepPart> parts,
                              const std::vector<std::int64_t>& token_indptr) {
   std::vector<std::int32_t> sequences;
   for (const StepPart& part : parts) sequences.push_back(part.sequence);
-  intflash_append_args args = {};
-  args.struct_size = sizeof args;
+  intflash_append_args args = append_args();
   args.num_requests = static_cast<std::int64_t>(parts.size());
   args.token_indptr = token_indptr.data();
-  args.key_dtype = args.value_dtype = INTFLASH_F32;
   args.key = token_rows(key_, shape_.num_kv_heads, shape_.head_dim);
   args.value = token_rows(value_, shape_.num_kv_heads, shape_.head_dim);
-  require_ok(intflash_sequences_append(cache_.get(), sequences.data(), &args));
+  cache_.append(sequences.data(), args);
 }
 
-void SimulatedServer::attend(std::span<const StepPart> parts, const BatchPlan& plan) {
+void SimulatedServer::attend(std::span<const StepPart> parts, const Plan& plan) {
   std::vector<std::int64_t> page_indptr{0};
   std::vector<std::int32_t> page_ids;
   for (const StepPart& part : parts) {
     const std::int32_t* pages = nullptr;
     std::int64_t count = 0;
-    require_ok(intflash_sequence_get_pages(cache_.get(), part.sequence, &pages, &count));
+    check(intflash_sequence_get_pages(cache_.get(), part.sequence, &pages, &count));
     page_ids.insert(page_ids.end(), pages, pages + count);
     page_indptr.push_back(static_cast<std::int64_t>(page_ids.size()));
   }
-  const std::size_t bytes = intflash_batch_workspace_bytes(plan.get());
-  if (bytes > workspace_.size()) workspace_ = Workspace(bytes);
-  intflash_batch_args args = {};
-  args.struct_size = sizeof args;
+  if (plan.workspace_bytes() > workspace_.bytes()) workspace_ = plan.make_workspace();
+  intflash_batch_args args = batch_args();
   args.query = token_rows(query_, shape_.num_query_heads, shape_.head_dim);
   args.out = token_rows(out_, shape_.num_query_heads, shape_.head_dim);
   args.pages = {page_indptr.data(), page_ids.data()};
-  require_ok(
-      intflash_batch_run(plan.get(), cache_.get(), &args, workspace_.data(), workspace_.size()));
+  plan.run(cache_, args, workspace_);
 }
 
 void SimulatedServer::keep(std::span<const StepPart> parts,
@@ -165,7 +154,7 @@ void SimulatedServer::keep(std::span<const StepPart> parts,
 
 std::vector<float> SimulatedServer::attend_dense(const Floats& floats, std::int64_t first_row,
                                                  std::int64_t count, intflash_mode mode) const {
-  intflash_attend_desc desc = default_desc();
+  intflash_attend_desc desc = attend_desc();
   desc.mode = mode;
   desc.num_query_heads = shape_.num_query_heads;
   desc.num_kv_heads = shape_.num_kv_heads;
@@ -175,13 +164,13 @@ std::vector<float> SimulatedServer::attend_dense(const Floats& floats, std::int6
   desc.mask = INTFLASH_MASK_CAUSAL;
   desc.center = INTFLASH_CENTER_NONE;  // as the cache has none
   std::vector<float> out(static_cast<std::size_t>(count * query_row()));
-  intflash_attend_args args = default_args();
+  intflash_attend_args args = attend_args();
   args.query = token_rows(query_, shape_.num_query_heads, shape_.head_dim);
   args.query.data = const_cast<float*>(query_.data() + first_row * query_row());
   args.key = token_rows(floats.key, shape_.num_kv_heads, shape_.head_dim);
   args.value = token_rows(floats.value, shape_.num_kv_heads, shape_.head_dim);
   args.out = token_rows(out, shape_.num_query_heads, shape_.head_dim);
-  require_ok(intflash_attend(context_.get(), &desc, &args));
+  context_.attend(desc, args);
   return out;
 }
 

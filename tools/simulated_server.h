@@ -56,7 +56,7 @@ class SimulatedServer {
   };
 
   void append(std::span<const StepPart> parts, const std::vector<std::int64_t>& token_indptr);
-  void attend(std::span<const StepPart> parts, const BatchPlan& plan);
+  void attend(std::span<const StepPart> parts, const Plan& plan);
   void keep(std::span<const StepPart> parts, const std::vector<std::int64_t>& token_indptr);
   std::vector<float> attend_dense(const Floats& floats, std::int64_t first_row, std::int64_t count,
                                   intflash_mode mode) const;

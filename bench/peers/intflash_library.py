@@ -248,9 +248,9 @@ class Library:
             POINTER(BatchDesc),
             POINTER(c_void_p),
         ]
-        self.c.intflash_batch_workspace_bytes.restype = c_size_t
-        self.c.intflash_batch_workspace_bytes.argtypes = [c_void_p]
-        self.c.intflash_batch_run.argtypes = [
+        self.c.intflash_plan_workspace_bytes.restype = c_size_t
+        self.c.intflash_plan_workspace_bytes.argtypes = [c_void_p]
+        self.c.intflash_run_batch.argtypes = [
             c_void_p,
             c_void_p,
             POINTER(BatchArgs),
@@ -348,7 +348,7 @@ class Decoding:
         self._append(self.caches[index], self.kv_len - 1)
         workspace = self.workspace
         self.library.require_ok(
-            self.library.c.intflash_batch_run(
+            self.library.c.intflash_run_batch(
                 self.plan, self.caches[index], self.args, workspace.address, workspace.num_bytes
             )
         )
@@ -394,4 +394,4 @@ class Decoding:
         self.args = sized(BatchArgs)
         self.args.query, self.args.out = tensor(self.query), tensor(self.out)
         self.args.pages = self.pages
-        self.workspace = Workspace(self.library.c.intflash_batch_workspace_bytes(self.plan))
+        self.workspace = Workspace(self.library.c.intflash_plan_workspace_bytes(self.plan))

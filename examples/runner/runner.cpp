@@ -293,7 +293,7 @@ struct Int8Attention : Attention {
   intflash_rope rope;
   std::optional<intflash::Cache> cache;
   std::optional<intflash::Sequence> sequence;
-  std::optional<intflash::BatchPlan> plan;  // of the step
+  std::optional<intflash::Plan> plan;  // of the step
   intflash::Workspace workspace{0};
 };
 

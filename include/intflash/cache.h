@@ -23,7 +23,6 @@ extern "C" {
 #endif
 
 typedef struct intflash_cache intflash_cache;
-typedef struct intflash_batch_plan intflash_batch_plan;
 
 // ---- Calls at the same time ----
 
@@ -277,6 +276,7 @@ typedef struct intflash_batch_desc {
   int64_t num_query_heads;      // a multiple of the cache's num_kv_heads
   intflash_dtype query_dtype;   // F32, F16 or BF16
   intflash_dtype out_dtype;     // F32, F16 or BF16
+  intflash_mode mode;           // EXACT and INTFA attend what intflash_cache_export would give
   float score_cap;              // 0 = none
   uint32_t shared_prefix_size;  // sizeof(intflash_shared_prefix), where there are any
   // [num_shared_prefixes], by first_request, an outer one before those in it; NULL where there are
@@ -291,7 +291,7 @@ typedef struct intflash_batch_args {
   uint32_t struct_size;
   intflash_tensor query;                 // [1][num_query_heads][total query_len][head_dim]
   intflash_tensor out;                   // [1][num_query_heads][total query_len][head_dim_v]
-  float* lse;                            // [total query_len][num_query_heads], contiguous; or NULL
+  float* lse;                            // [num_query_heads][total query_len], contiguous; or NULL
   intflash_page_table pages;             // of all requests; NULL where sequences are given
   intflash_rope rope;                    // of query, at its rows' positions
   int32_t (*should_cancel)(void* user);  // asked now and then by every worker: not 0 ends the run
@@ -324,48 +324,33 @@ INTFLASH_API intflash_status intflash_query_batch_support(const intflash_context
 INTFLASH_API intflash_status intflash_plan_batch(intflash_context* context,
                                                  const intflash_cache* cache,
                                                  const intflash_batch_desc* desc,
-                                                 intflash_batch_plan** plan);
-INTFLASH_API void intflash_batch_plan_destroy(intflash_batch_plan* plan);  // NULL is allowed
-INTFLASH_API size_t intflash_batch_workspace_bytes(const intflash_batch_plan* plan);
-INTFLASH_API intflash_status intflash_batch_get_info(const intflash_batch_plan* plan,
-                                                     intflash_plan_info* info);
+                                                 intflash_plan** plan);
 
 // Attends the whole batch. Allocates nothing and takes no lock. NaN or infinity in query is found
 // before anything is written to out or lse, and so is a page that requests of a shared prefix
 // should have in common and have not.
-INTFLASH_API intflash_status intflash_batch_run(const intflash_batch_plan* plan,
+INTFLASH_API intflash_status intflash_run_batch(const intflash_plan* plan,
                                                 const intflash_cache* cache,
                                                 const intflash_batch_args* args, void* workspace,
                                                 size_t workspace_bytes);
-
-// The same for hosts that own the parallel region: begin on one thread; then for each phase in turn
-// every task below num_tasks once, in any order and on any threads, with a worker number below the
-// plan's num_threads that no other thread uses at the time, and a barrier after each phase; then
-// end on one thread, which returns the run's status. What args points to must stay until then. A
-// task of no run that was begun, and an end before all tasks have run, is
-// INTFLASH_INVALID_ARGUMENT, and does nothing.
-INTFLASH_API intflash_status intflash_batch_begin(const intflash_batch_plan* plan,
+// The same for hosts that own the parallel region: intflash_run_task and intflash_end follow.
+INTFLASH_API intflash_status intflash_begin_batch(const intflash_plan* plan,
                                                   const intflash_cache* cache,
                                                   const intflash_batch_args* args, void* workspace,
                                                   size_t workspace_bytes);
-INTFLASH_API int32_t intflash_batch_num_phases(const intflash_batch_plan* plan);
-INTFLASH_API int64_t intflash_batch_num_tasks(const intflash_batch_plan* plan, int32_t phase);
-INTFLASH_API intflash_status intflash_batch_run_task(const intflash_batch_plan* plan,
-                                                     void* workspace, int32_t phase, int64_t task,
-                                                     int32_t worker);
-INTFLASH_API intflash_status intflash_batch_end(const intflash_batch_plan* plan, void* workspace);
 
 // ---- States ----
 
 // Puts the results of attention over several sets of keys together: out and lse become those of all
 // keys at once, up to rounding (the online softmax of FlashAttention, arXiv 2205.14135 section 3.1,
-// between normalised states). outs[i] is [rows][dim], lses[i] is [rows], natural and -infinity
-// where state i saw no key; a row that no state saw gets out = 0 and lse = -infinity. out and lse
-// may be those of a state. INTFLASH_NONFINITE_INPUT where an lse is NaN or +infinity; then nothing
-// is written.
-INTFLASH_API intflash_status intflash_merge_states(int64_t num_states, const float* const* outs,
-                                                   const float* const* lses, int64_t rows,
-                                                   int64_t dim, float* out, float* lse);
+// between normalised states). outs[i] and out are [1][num_heads][num_rows][dim] in F32; lses[i] and
+// lse are [num_heads][num_rows], natural and -infinity where state i saw no key; a row that no
+// state saw gets out = 0 and lse = -infinity. out and lse may be those of a state.
+// INTFLASH_NONFINITE_INPUT where an lse is NaN or +infinity; then nothing is written.
+INTFLASH_API intflash_status intflash_merge_states(int64_t num_states, const intflash_tensor* outs,
+                                                   const float* const* lses, int64_t num_heads,
+                                                   int64_t num_rows, int64_t dim,
+                                                   const intflash_tensor* out, float* lse);
 
 #ifdef __cplusplus
 }  // extern "C"

@@ -21,7 +21,7 @@
 // What the dense calls of this header and the batches of cache.h serve:
 //
 //                                            dense              batch
-//   modes exact and intfa                    yes                no
+//   modes exact and intfa                    yes                yes
 //   query in f32, f16, bf16; out in these    yes                yes
 //   query, key, value in INT8 with scales    yes                no
 //   key and value in ggml's blocks           yes                when they are appended
@@ -33,10 +33,9 @@
 //   additive masks, in bytes, and bits       one for the call   by request
 //   sinks, ALiBi, score cap                  yes                yes
 //   prefixes that requests share             no                 yes
-//   tasks for the host's threads             no                 yes
-//   cancelling                               no                 yes
-//   lse                                      [batch][heads]     [rows][heads]
-//                                            [query_len]
+//   tasks for the host's threads             yes                yes
+//   cancelling                               yes                yes
+//   lse                                      [batch][heads][query_len], of a batch [1][heads][rows]
 #ifndef INTFLASH_INTFLASH_H_
 #define INTFLASH_INTFLASH_H_
 
@@ -184,6 +183,7 @@ typedef struct intflash_context_options {
   void* allocator_user;
   int64_t l2_bytes;          // cache of one core that keys and values are kept in; 0 = detected
   intflash_threads threads;  // INTFLASH_UNSUPPORTED where it is not in this build
+  const char* device;        // what computes, and holds the caches; NULL = "cpu", the only one yet
 } intflash_context_options;
 
 // A dense tensor [batch][heads][tokens][dim]; dim is contiguous, the other strides are in elements
@@ -269,6 +269,9 @@ typedef struct intflash_attend_args {
                               // the score of the query at position p = kv_len - query_len + i
                               // (ALiBi, arXiv 2108.12409 section 3); NULL = none
   intflash_bit_mask bit_mask;
+  int32_t (*should_cancel)(void* user);  // asked now and then by every worker: not 0 ends the run
+                                         // with INTFLASH_CANCELLED; NULL = never
+  void* cancel_user;
 } intflash_attend_args;
 
 typedef struct intflash_plan_info {
@@ -308,6 +311,7 @@ INTFLASH_API intflash_status intflash_context_create(const intflash_context_opti
                                                      intflash_context** context);
 INTFLASH_API void intflash_context_destroy(
     intflash_context* context);  // NULL is allowed; destroy its plans first
+INTFLASH_API const char* intflash_context_device(const intflash_context* context);
 INTFLASH_API const char* intflash_context_port(const intflash_context* context);
 // Why each better port was passed over, such as "amx_int8: CPU lacks AMX-INT8"; "" when the best
 // built port runs.
@@ -324,10 +328,13 @@ INTFLASH_API intflash_status intflash_query_support(const intflash_context* cont
 INTFLASH_API intflash_status intflash_plan_attend(intflash_context* context,
                                                   const intflash_attend_desc* desc,
                                                   intflash_plan** plan);
+// Of these and of batches' plans (cache.h):
 INTFLASH_API void intflash_plan_destroy(intflash_plan* plan);  // NULL is allowed
 INTFLASH_API intflash_status intflash_plan_get_info(const intflash_plan* plan,
                                                     intflash_plan_info* info);
 INTFLASH_API size_t intflash_plan_workspace_bytes(const intflash_plan* plan);
+INTFLASH_API int32_t intflash_plan_num_phases(const intflash_plan* plan);
+INTFLASH_API int64_t intflash_plan_num_tasks(const intflash_plan* plan, int32_t phase);
 
 // Checks args, packs key and value into the workspace (64-byte aligned, at least
 // intflash_plan_workspace_bytes), and attends. Allocates nothing. NaN or infinity in the inputs is
@@ -348,6 +355,19 @@ INTFLASH_API intflash_status intflash_pack(const intflash_plan* plan,
 INTFLASH_API intflash_status intflash_run_packed(const intflash_plan* plan,
                                                  const intflash_attend_args* args, void* workspace,
                                                  size_t workspace_bytes);
+
+// intflash_run for hosts that own the parallel region: begin on one thread; then for each phase in
+// turn every task below num_tasks once, in any order and on any threads, with a worker number below
+// the plan's num_threads that no other thread uses at the time, and a barrier after each phase;
+// then end on one thread, which returns the run's status. What args points to must stay until then.
+// A task of no run that was begun, and an end before all tasks have run, is
+// INTFLASH_INVALID_ARGUMENT, and does nothing. run_task and end are those of batches too.
+INTFLASH_API intflash_status intflash_begin(const intflash_plan* plan,
+                                            const intflash_attend_args* args, void* workspace,
+                                            size_t workspace_bytes);
+INTFLASH_API intflash_status intflash_run_task(const intflash_plan* plan, void* workspace,
+                                               int32_t phase, int64_t task, int32_t worker);
+INTFLASH_API intflash_status intflash_end(const intflash_plan* plan, void* workspace);
 
 // Plan, workspace and run in one call, with the context's allocator: for a first program, and for
 // large calls.

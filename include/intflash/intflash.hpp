@@ -79,6 +79,12 @@ inline intflash_batch_args batch_args() {
   return args;
 }
 
+inline intflash_plan_info plan_info() {
+  intflash_plan_info info{};
+  info.struct_size = sizeof info;
+  return info;
+}
+
 // A contiguous tensor [batch][heads][tokens][dim].
 inline intflash_tensor contiguous(const void* data, std::int64_t heads, std::int64_t tokens,
                                   std::int64_t dim) {
@@ -90,6 +96,19 @@ inline intflash_tensor contiguous(const void* data, std::int64_t heads, std::int
   return tensor;
 }
 
+// Elements that lie side by side, of somebody else's.
+template <class T>
+struct Span {
+  T* data = nullptr;
+  std::int64_t size = 0;
+
+  T* begin() const noexcept { return data; }
+  T* end() const noexcept { return data + size; }
+  T& operator[](std::int64_t i) const noexcept { return data[i]; }
+};
+
+class Cache;
+
 class Context {
  public:
   Context() : Context(context_options()) {}
@@ -100,8 +119,18 @@ class Context {
   }
 
   intflash_context* get() const noexcept { return context_.get(); }
+  const char* device() const noexcept { return intflash_context_device(get()); }
   const char* port() const noexcept { return intflash_context_port(get()); }
+  const char* port_reason() const noexcept { return intflash_context_port_reason(get()); }
   int num_threads() const noexcept { return intflash_context_num_threads(get()); }
+
+  // What would serve desc; an Error that says why where nothing does.
+  intflash_plan_info query_support(const intflash_attend_desc& desc) const {
+    intflash_plan_info info = plan_info();
+    check(intflash_query_support(get(), &desc, &info));
+    return info;
+  }
+  intflash_plan_info query_support(const Cache& cache, const intflash_batch_desc& desc) const;
   // Plans, allocates and runs in one call.
   void attend(const intflash_attend_desc& desc, const intflash_attend_args& args) const {
     check(intflash_attend(get(), &desc, &args));
@@ -117,6 +146,7 @@ class Context {
 // Memory for one run at a time, aligned as the library wants it.
 class Workspace {
  public:
+  Workspace() = default;
   explicit Workspace(std::size_t bytes)
       : data_(::operator new(bytes == 0 ? 1 : bytes, kAlignment)), bytes_(bytes) {}
   void* data() const noexcept { return data_.get(); }
@@ -128,42 +158,7 @@ class Workspace {
     void operator()(void* data) const noexcept { ::operator delete(data, kAlignment); }
   };
   std::unique_ptr<void, Delete> data_;
-  std::size_t bytes_;
-};
-
-// The context must outlive its plans.
-class Plan {
- public:
-  Plan(const Context& context, const intflash_attend_desc& desc) {
-    intflash_plan* plan = nullptr;
-    check(intflash_plan_attend(context.get(), &desc, &plan));
-    plan_.reset(plan);
-  }
-
-  intflash_plan* get() const noexcept { return plan_.get(); }
-  Workspace make_workspace() const { return Workspace(intflash_plan_workspace_bytes(get())); }
-  intflash_plan_info info() const {
-    intflash_plan_info info{};
-    info.struct_size = sizeof info;
-    check(intflash_plan_get_info(get(), &info));
-    return info;
-  }
-
-  void run(const intflash_attend_args& args, Workspace& workspace) const {
-    check(intflash_run(get(), &args, workspace.data(), workspace.bytes()));
-  }
-  void pack(const intflash_attend_args& args, Workspace& workspace) const {
-    check(intflash_pack(get(), &args, workspace.data(), workspace.bytes()));
-  }
-  void run_packed(const intflash_attend_args& args, Workspace& workspace) const {
-    check(intflash_run_packed(get(), &args, workspace.data(), workspace.bytes()));
-  }
-
- private:
-  struct Destroy {
-    void operator()(intflash_plan* plan) const noexcept { intflash_plan_destroy(plan); }
-  };
-  std::unique_ptr<intflash_plan, Destroy> plan_;
+  std::size_t bytes_ = 0;
 };
 
 // The context must outlive its caches.
@@ -183,10 +178,18 @@ class Cache {
     return info;
   }
 
-  // To pages of the caller's tables, and to sequences [num_requests].
+  // To pages of the caller's tables, or to slots; and to sequences [num_requests].
   void append(const intflash_append_args& args) { check(intflash_cache_append(get(), &args)); }
   void append(const std::int32_t* sequences, const intflash_append_args& args) {
     check(intflash_sequences_append(get(), sequences, &args));
+  }
+  void copy_page(std::int32_t from, std::int32_t to) {
+    check(intflash_cache_copy_page(get(), from, to));
+  }
+  // Either tensor may be nullptr: not wanted.
+  void export_tokens(const std::int32_t* page_ids, std::int64_t begin, std::int64_t end,
+                     const intflash_tensor* key, const intflash_tensor* value) const {
+    check(intflash_cache_export(get(), page_ids, begin, end, key, value));
   }
 
  private:
@@ -195,6 +198,13 @@ class Cache {
   };
   std::unique_ptr<intflash_cache, Destroy> cache_;
 };
+
+inline intflash_plan_info Context::query_support(const Cache& cache,
+                                                 const intflash_batch_desc& desc) const {
+  intflash_plan_info info = plan_info();
+  check(intflash_query_batch_support(get(), cache.get(), &desc, &info));
+  return info;
+}
 
 // Freed with its owner. The cache must outlive its sequences.
 class Sequence {
@@ -227,9 +237,9 @@ class Sequence {
   std::int64_t first_key_position() const { return range().first; }
   std::int64_t kv_len() const { return range().second; }
   // Valid until the sequence changes.
-  std::pair<const std::int32_t*, std::int64_t> pages() const {
-    std::pair<const std::int32_t*, std::int64_t> pages{};
-    check(intflash_sequence_get_pages(cache_, number_, &pages.first, &pages.second));
+  Span<const std::int32_t> pages() const {
+    Span<const std::int32_t> pages;
+    check(intflash_sequence_get_pages(cache_, number_, &pages.data, &pages.size));
     return pages;
   }
 
@@ -239,6 +249,11 @@ class Sequence {
   }
   void save(intflash_write_fn write, void* user) const {
     check(intflash_sequence_save(cache_, number_, write, user));
+  }
+  // Either tensor may be nullptr: not wanted.
+  void export_tokens(std::int64_t begin, std::int64_t end, const intflash_tensor* key,
+                     const intflash_tensor* value) const {
+    check(intflash_sequence_export(cache_, number_, begin, end, key, value));
   }
 
  private:
@@ -253,33 +268,65 @@ class Sequence {
   std::int32_t number_ = -1;
 };
 
-// The context must outlive its plans; the cache need not.
-class BatchPlan {
+// Of a dense call, or of a batch over caches like the one that is named, which need not live on.
+// The context must outlive its plans.
+class Plan {
  public:
-  BatchPlan(const Context& context, const Cache& cache, const intflash_batch_desc& desc) {
-    intflash_batch_plan* plan = nullptr;
+  Plan(const Context& context, const intflash_attend_desc& desc) {
+    intflash_plan* plan = nullptr;
+    check(intflash_plan_attend(context.get(), &desc, &plan));
+    plan_.reset(plan);
+  }
+  Plan(const Context& context, const Cache& cache, const intflash_batch_desc& desc) {
+    intflash_plan* plan = nullptr;
     check(intflash_plan_batch(context.get(), cache.get(), &desc, &plan));
     plan_.reset(plan);
   }
 
-  intflash_batch_plan* get() const noexcept { return plan_.get(); }
-  Workspace make_workspace() const { return Workspace(intflash_batch_workspace_bytes(get())); }
+  intflash_plan* get() const noexcept { return plan_.get(); }
+  std::size_t workspace_bytes() const noexcept { return intflash_plan_workspace_bytes(get()); }
+  Workspace make_workspace() const { return Workspace(workspace_bytes()); }
   intflash_plan_info info() const {
-    intflash_plan_info info{};
-    info.struct_size = sizeof info;
-    check(intflash_batch_get_info(get(), &info));
+    intflash_plan_info info = plan_info();
+    check(intflash_plan_get_info(get(), &info));
     return info;
   }
 
-  void run(const Cache& cache, const intflash_batch_args& args, Workspace& workspace) const {
-    check(intflash_batch_run(get(), cache.get(), &args, workspace.data(), workspace.bytes()));
+  void run(const intflash_attend_args& args, Workspace& workspace) const {
+    check(intflash_run(get(), &args, workspace.data(), workspace.bytes()));
   }
+  void pack(const intflash_attend_args& args, Workspace& workspace) const {
+    check(intflash_pack(get(), &args, workspace.data(), workspace.bytes()));
+  }
+  void run_packed(const intflash_attend_args& args, Workspace& workspace) const {
+    check(intflash_run_packed(get(), &args, workspace.data(), workspace.bytes()));
+  }
+  void run(const Cache& cache, const intflash_batch_args& args, Workspace& workspace) const {
+    check(intflash_run_batch(get(), cache.get(), &args, workspace.data(), workspace.bytes()));
+  }
+
+  // A run in tasks, on the host's threads: intflash_begin has the rules.
+  void begin(const intflash_attend_args& args, Workspace& workspace) const {
+    check(intflash_begin(get(), &args, workspace.data(), workspace.bytes()));
+  }
+  void begin(const Cache& cache, const intflash_batch_args& args, Workspace& workspace) const {
+    check(intflash_begin_batch(get(), cache.get(), &args, workspace.data(), workspace.bytes()));
+  }
+  std::int32_t num_phases() const noexcept { return intflash_plan_num_phases(get()); }
+  std::int64_t num_tasks(std::int32_t phase) const noexcept {
+    return intflash_plan_num_tasks(get(), phase);
+  }
+  void run_task(Workspace& workspace, std::int32_t phase, std::int64_t task,
+                std::int32_t worker) const {
+    check(intflash_run_task(get(), workspace.data(), phase, task, worker));
+  }
+  void end(Workspace& workspace) const { check(intflash_end(get(), workspace.data())); }
 
  private:
   struct Destroy {
-    void operator()(intflash_batch_plan* plan) const noexcept { intflash_batch_plan_destroy(plan); }
+    void operator()(intflash_plan* plan) const noexcept { intflash_plan_destroy(plan); }
   };
-  std::unique_ptr<intflash_batch_plan, Destroy> plan_;
+  std::unique_ptr<intflash_plan, Destroy> plan_;
 };
 
 }  // namespace intflash

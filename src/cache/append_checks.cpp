@@ -154,8 +154,9 @@ intflash_status check_tokens(const Append& append) {
   const intflash_append_args& args = append.args;
   for (std::int64_t r = 0; args.rope.cos != nullptr && r < args.num_requests; ++r) {
     const std::int64_t kv_len = append.kv_len(r);
-    const intflash_status status =
-        check_rope_positions(args.rope, r, kv_len, kv_len + append.count(r));
+    intflash_status status = check_rope_positions(args.rope, r, kv_len, kv_len + append.count(r));
+    if (status == INTFLASH_OK)
+      status = check_rope_table(args.rope, kv_len, kv_len + append.count(r));
     if (status != INTFLASH_OK) return status;
   }
   const std::int64_t heads = append.cache.num_kv_heads;

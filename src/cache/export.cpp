@@ -1,8 +1,7 @@
 // Copyright 2026 The intflash Authors
 // SPDX-License-Identifier: Apache-2.0
-//
-// Tokens out of the pages of a cache, in f32.
-#include "cache/kv_cache.h"
+#include "cache/export.h"
+
 #include "core/checks.h"
 #include "engine/team.h"
 #include "tile/rotation.h"
@@ -91,6 +90,20 @@ intflash_status export_tokens(const Export& wanted) {
 }
 
 }  // namespace
+
+void export_head(const intflash_cache& cache, const PageRun& run, std::int64_t kv_head,
+                 std::int64_t begin, std::int64_t end, float* key, float* value) {
+  intflash_tensor keys{};
+  keys.data = key;
+  keys.stride_token = cache.layout.head_dim;
+  intflash_tensor values{};
+  values.data = value;
+  values.stride_token = cache.layout.head_dim_v;
+  const Export wanted = {cache, run, begin, end, &keys, &values};
+  for (std::int64_t block = begin / kBlockTokens * kBlockTokens; block < end; block += kBlockTokens)
+    export_block(wanted, run.layer, kv_head, block);
+}
+
 }  // namespace intflash::internal
 
 using namespace intflash::internal;

@@ -78,13 +78,13 @@ intflash_status check_arenas(const intflash_cache& shape, const intflash_cache_o
 // Centres of all layers.
 intflash_status check_centers(const intflash_cache& shape, const char* name, const float* centers,
                               std::int64_t dim, int max_exponent) {
-  intflash_status status = INTFLASH_OK;
+  intflash_status status = check_pointer(name, centers);
   for (std::int64_t layer = 0;
        centers != nullptr && status == INTFLASH_OK && layer < shape.num_layers; ++layer) {
     char numbered[48];
     std::snprintf(numbered, sizeof numbered, "%s[layer %lld]", name, static_cast<i64>(layer));
-    status = check_center(numbered, centers + layer * shape.num_kv_heads * dim, true,
-                          shape.num_kv_heads, dim, max_exponent);
+    status = check_center(numbered, centers + layer * shape.num_kv_heads * dim, shape.num_kv_heads,
+                          dim, max_exponent);
   }
   return status;
 }

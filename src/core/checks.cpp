@@ -33,6 +33,11 @@ intflash_status check_block_strides(const TensorView& view) {
   return INTFLASH_OK;
 }
 
+std::int64_t scales_of_head(const TensorView& view) {
+  const std::int64_t block = view.tensor->scale_block;
+  return block == 0 ? 1 : (view.tokens - 1) / block + 1;
+}
+
 intflash_status check_scales(const TensorView& view) {
   const intflash_tensor& tensor = *view.tensor;
   if (tensor.scale == nullptr)
@@ -42,13 +47,18 @@ intflash_status check_scales(const TensorView& view) {
     return fail(INTFLASH_BAD_STRIDE, "%s.scale_block = %lld: must be >= 0", view.name,
                 static_cast<i64>(tensor.scale_block));
   }
-  const std::int64_t count =
-      tensor.scale_block == 0 ? 1 : (view.tokens - 1) / tensor.scale_block + 1;
   const Axis axes[] = {{"scale_stride_batch", view.batch, tensor.scale_stride_batch},
                        {"scale_stride_head", view.heads, tensor.scale_stride_head}};
-  intflash_status status = check_pointer(view.name, ".scale", tensor.scale);
-  if (status == INTFLASH_OK) status = check_axes(view.name, axes, count);
-  if (status != INTFLASH_OK) return status;
+  const intflash_status status = check_pointer(view.name, ".scale", tensor.scale);
+  return status == INTFLASH_OK ? check_axes(view.name, axes, scales_of_head(view)) : status;
+}
+
+}  // namespace
+
+intflash_status check_scale_values(const TensorView& view) {
+  if (view.dtype != INTFLASH_INT8 || view.is_empty()) return INTFLASH_OK;
+  const intflash_tensor& tensor = *view.tensor;
+  const std::int64_t count = scales_of_head(view);
   for (std::int64_t b = 0; b < (tensor.scale_stride_batch == 0 ? 1 : view.batch); ++b) {
     for (std::int64_t h = 0; h < (tensor.scale_stride_head == 0 ? 1 : view.heads); ++h) {
       const float* scale =
@@ -64,8 +74,6 @@ intflash_status check_scales(const TensorView& view) {
   }
   return INTFLASH_OK;
 }
-
-}  // namespace
 
 intflash_status fail(intflash_status status, const char* format, ...) {
   va_list arguments;
@@ -229,8 +237,6 @@ intflash_status check_tensor(const TensorView& view) {
 }
 
 intflash_status check_sinks(const float* sinks, std::int64_t num_query_heads) {
-  const intflash_status status = check_pointer("sinks", sinks);
-  if (status != INTFLASH_OK) return status;
   for (std::int64_t h = 0; sinks != nullptr && h < num_query_heads; ++h) {
     if (sinks[h] < std::numeric_limits<float>::infinity()) continue;
     return fail(INTFLASH_NONFINITE_INPUT, "sinks[%lld] = %g: must be finite, or -infinity for none",
@@ -239,11 +245,9 @@ intflash_status check_sinks(const float* sinks, std::int64_t num_query_heads) {
   return INTFLASH_OK;
 }
 
-intflash_status check_center(const char* name, const float* center, bool used, std::int64_t heads,
+intflash_status check_center(const char* name, const float* center, std::int64_t heads,
                              std::int64_t dim, int max_exponent) {
-  if (center == nullptr || !used) return INTFLASH_OK;
-  const intflash_status status = check_pointer(name, center);
-  if (status != INTFLASH_OK) return status;
+  if (center == nullptr) return INTFLASH_OK;
   for (std::int64_t i = 0; i < heads * dim; ++i) {
     if (std::fabs(center[i]) < std::ldexp(1.0f, max_exponent)) continue;
     if (std::isfinite(center[i])) {

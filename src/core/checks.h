@@ -81,14 +81,19 @@ struct TensorView {
   bool is_empty() const { return batch == 0 || tokens == 0; }
 };
 
-// Pointer, strides, and scales; of ggml's types, that every row begins with a block.
+// Pointers and strides; of ggml's types, that every row begins with a block.
 intflash_status check_tensor(const TensorView& view);
 // Rows of an output must not share elements.
 intflash_status check_no_overlap(const TensorView& view);
+
+// What lies behind pointers that have been checked.
+
+// Scales of an INT8 tensor: finite and > 0.
+intflash_status check_scale_values(const TensorView& view);
 // Sink logits: finite or -infinity.
 intflash_status check_sinks(const float* sinks, std::int64_t num_query_heads);
 // Given means: finite, and below 2^max_exponent.
-intflash_status check_center(const char* name, const float* center, bool used, std::int64_t heads,
+intflash_status check_center(const char* name, const float* center, std::int64_t heads,
                              std::int64_t dim, int max_exponent);
 
 }  // namespace intflash::internal

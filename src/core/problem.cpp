@@ -152,20 +152,15 @@ intflash_status read_args(const Problem& problem, const intflash_attend_args* gi
   if (status == INTFLASH_OK && reads_query) status = check_tensor(out);
   if (status == INTFLASH_OK && reads_query) status = check_no_overlap(out);
   if (status == INTFLASH_OK) status = check_pointer("lse", args.lse);
-  const std::int64_t heads = p.batch * p.num_kv_heads;
-  if (status == INTFLASH_OK)
-    status = check_center("key_center", args.key_center, p.center_key, heads, p.head_dim,
-                          kMaxKeyExponent);
-  if (status == INTFLASH_OK)
-    status = check_center("value_center", args.value_center, p.center_value, heads, p.head_dim_v,
-                          kMaxValueExponent);
-  if (status == INTFLASH_OK) status = check_sinks(args.sinks, p.num_query_heads);
+  if (status == INTFLASH_OK) status = check_pointer("key_center", args.key_center);
+  if (status == INTFLASH_OK) status = check_pointer("value_center", args.value_center);
+  if (status == INTFLASH_OK) status = check_pointer("sinks", args.sinks);
   if (status == INTFLASH_OK && args.sinks != nullptr && p.mode == INTFLASH_MODE_INTFA)
     status = fail(INTFLASH_UNSUPPORTED, "sinks with mode INTFA: the algorithm knows none");
   if (status == INTFLASH_OK)
     status = check_additive_mask("additive_mask", args.additive_mask, p.batch, p.num_query_heads,
                                  p.mask);
-  if (status == INTFLASH_OK) status = check_slopes(args.alibi_slopes, p.num_query_heads);
+  if (status == INTFLASH_OK) status = check_pointer("alibi_slopes", args.alibi_slopes);
   if (status == INTFLASH_OK) status = check_bit_mask("bit_mask", args.bit_mask, p.kv_len);
   const ScoreBias bias = {args.additive_mask, args.alibi_slopes, args.bit_mask, p.mask};
   if (status == INTFLASH_OK && !bias.is_empty() && p.mode == INTFLASH_MODE_INTFA)

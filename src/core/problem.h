@@ -41,8 +41,8 @@ intflash_status make_problem(const intflash_attend_desc* given, Problem& problem
 
 // Which tensors of args a call reads and writes.
 enum class ArgsUse { kPackOnly, kPacked, kAll };
-// Copies args, and checks its pointers, strides, scales and centres against problem. Contents of
-// the float tensors are checked where they are first read.
+// Copies args, and checks its pointers and strides against problem. What they point to is checked
+// where it is first read.
 intflash_status read_args(const Problem& problem, const intflash_attend_args* given, ArgsUse use,
                           intflash_attend_args& args);
 

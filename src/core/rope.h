@@ -19,6 +19,8 @@ intflash_status check_rope(const intflash_rope& rope, std::int64_t head_dim);
 // That the tables have a request's positions [begin, end), and these are in range.
 intflash_status check_rope_positions(const intflash_rope& rope, std::int64_t request,
                                      std::int64_t begin, std::int64_t end);
+// The tables' elements at these positions.
+intflash_status check_rope_table(const intflash_rope& rope, std::int64_t begin, std::int64_t end);
 
 // Of rows from a position on; none where rope is none.
 RopeRows rope_rows(const intflash_rope& rope, std::int64_t position);

@@ -60,8 +60,6 @@ std::uint64_t word_of_bits(const BitRow& row, std::int64_t first) {
 
 intflash_status check_factors(const char* owner, const char* field, const float* factors,
                               std::int64_t heads) {
-  const intflash_status status = check_pointer(owner, field, factors);
-  if (status != INTFLASH_OK) return status;
   for (std::int64_t h = 0; factors != nullptr && h < heads; ++h) {
     if (std::fabs(factors[h]) <= kMaxFactor) continue;
     return fail(INTFLASH_NONFINITE_INPUT, "%s%s[%lld] = %g: must be at most %g in magnitude", owner,
@@ -86,7 +84,7 @@ intflash_status check_additive_mask(const char* name, const intflash_additive_ma
   intflash_status status =
       check_alignment(name, ".data", mask.data, static_cast<std::size_t>(dtype_bytes(mask.dtype)));
   if (status == INTFLASH_OK) status = check_axes(name, axes, rule.kv_len - rule.kv_begin);
-  if (status == INTFLASH_OK) status = check_factors(name, ".head_scale", mask.head_scale, heads);
+  if (status == INTFLASH_OK) status = check_pointer(name, ".head_scale", mask.head_scale);
   return status;
 }
 
@@ -97,6 +95,12 @@ intflash_status check_bit_mask(const char* name, const intflash_bit_mask& mask,
     return check_pointer(name, ".words", mask.words);
   return fail(INTFLASH_BAD_SHAPE, "%s.num_keys = %lld: must be 0 ... kv_len = %lld", name,
               static_cast<i64>(mask.num_keys), static_cast<i64>(kv_len));
+}
+
+intflash_status check_head_scales(const char* name, const intflash_additive_mask& mask,
+                                  std::int64_t heads) {
+  if (mask.data == nullptr) return INTFLASH_OK;
+  return check_factors(name, ".head_scale", mask.head_scale, heads);
 }
 
 intflash_status check_slopes(const float* slopes, std::int64_t heads) {

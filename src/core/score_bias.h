@@ -25,12 +25,15 @@ struct ScoreBias {
   }
 };
 
-// Pointers, strides, scales and slopes; the mask's elements are scanned. name: such as
-// "additive_masks[3]"; rule: of the queries and keys that the mask is for.
+// Pointers and strides. name: such as "additive_masks[3]"; rule: of the queries and keys that the
+// mask is for.
 intflash_status check_additive_mask(const char* name, const intflash_additive_mask& mask,
                                     std::int64_t batch, std::int64_t heads, const MaskRule& rule);
 intflash_status check_bit_mask(const char* name, const intflash_bit_mask& mask,
                                std::int64_t kv_len);
+// What they point to: at most 1e20 in magnitude. The mask's elements are scanned by a run.
+intflash_status check_head_scales(const char* name, const intflash_additive_mask& mask,
+                                  std::int64_t heads);
 intflash_status check_slopes(const float* slopes, std::int64_t heads);
 
 // Whether elements of a query's mask, of any of heads heads, are NaN or +infinity.

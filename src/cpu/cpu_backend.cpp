@@ -1,34 +1,39 @@
 // Copyright 2026 The intflash Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// Dense calls in mode int8 on the CPU's ports: key and value are packed into pages, the query is
-// scanned, and then the schedule runs.
+// Dense calls in mode int8 on the CPU's ports, in phases: means of keys and values, where they are
+// asked for; key and value packed into pages; the query scanned; then the schedule runs. Where one
+// tile reads the keys of a head they are packed as they are attended.
 #include <algorithm>
 #include <cmath>
+#include <new>
 
-#include "cpu/call.h"
+#include "cpu/batch.h"
+#include "cpu/dense_run.h"
 #include "cpu/pack_kv.h"
-#include "engine/attention.h"
-#include "engine/backend.h"
+#include "engine/host_data.h"
 #include "engine/score_range.h"
 
 namespace intflash::internal {
 namespace {
 
-HeadVectors centers(const Call& call, bool is_used, const float* given, std::int64_t dim,
+enum Phase : std::int32_t { kSum, kCenter, kPack, kScan, kItems, kMerges, kNumPhases };
+constexpr std::int32_t kNumPackPhases = kScan;
+
+HeadVectors centers(const DenseRun& run, bool is_used, const float* given, std::int64_t dim,
                     const float* computed) {
   if (!is_used) return {};
-  const std::int64_t stride = given != nullptr ? dim : call.dims();
-  return {given != nullptr ? given : computed, stride * call.problem().num_kv_heads, stride};
+  const std::int64_t stride = given != nullptr ? dim : run.dims();
+  return {given != nullptr ? given : computed, stride * run.problem().num_kv_heads, stride};
 }
 
-Attention attention_of(const Call& call) {
-  const Problem& p = call.problem();
-  const intflash_attend_args& args = call.args;
+Attention attention_of(const DenseRun& run) {
+  const Problem& p = run.problem();
+  const intflash_attend_args& args = run.args;
   Attention attention{};
-  attention.schedule = &call.plan.schedule;
-  attention.kernels = &call.kernels();
-  attention.tile = call.plan.tile;
+  attention.schedule = &run.plan->schedule;
+  attention.kernels = &run.kernels();
+  attention.tile = run.dense_plan().tile;
   attention.head_dim = p.head_dim;
   attention.head_dim_v = p.head_dim_v;
   attention.query = &args.query;
@@ -47,142 +52,210 @@ Attention attention_of(const Call& call) {
   attention.bit_masks = &args.bit_mask;
   attention.bit_mask_size = sizeof args.bit_mask;
   if (args.additive_mask.data != nullptr) {
-    attention.plain_keys = call.plain_keys(0);
+    attention.plain_keys = run.plain_keys(0);
     attention.plain_keys_stride = args.additive_mask.stride_batch == 0 ? 0 : p.query_len;
   }
   attention.rotate = p.rotate;
-  const float* const computed = call.computed_center(0);
-  attention.key_center = centers(call, p.center_key, args.key_center, p.head_dim, computed);
+  const float* const computed = run.computed_center(0);
+  attention.key_center = centers(run, p.center_key, args.key_center, p.head_dim, computed);
   attention.value_center =
-      centers(call, p.center_value, args.value_center, p.head_dim_v, computed + p.head_dim);
+      centers(run, p.center_value, args.value_center, p.head_dim_v, computed + p.head_dim);
   KeyPages& pages = attention.pages;
-  pages.layout = call.plan.page;
-  pages.memory = call.page(0, 0);
-  pages.page_stride = call.plan.page.bytes();
-  pages.head_stride = call.plan.pages_per_head * pages.page_stride;
+  pages.layout = run.dense_plan().page;
+  pages.memory = run.page(0, 0);
+  pages.page_stride = run.dense_plan().page.bytes();
+  pages.head_stride = run.dense_plan().pages_per_head * pages.page_stride;
   pages.request_stride = p.num_kv_heads * pages.head_stride;
-  pages.blocks = call.score_blocks(0);
-  pages.blocks_per_head = call.plan.blocks_per_head;
-  attention.spans_at_once = call.plan.spans_at_once;
-  attention.slots = call.workspace + call.plan.slots_offset;
+  pages.blocks = run.score_blocks(0);
+  pages.blocks_per_head = run.dense_plan().blocks_per_head;
+  attention.spans_at_once = run.dense_plan().spans_at_once;
+  attention.slots = run.workspace + run.dense_plan().slots_offset;
   return attention;
 }
 
-void run_items(const Call& call, const Team& team, const Attention& attention) {
-  const Schedule& schedule = call.plan.schedule;
-  team.for_each(schedule.num_items, [&](const Worker& worker, std::int64_t index) {
-    run_item(attention, schedule.items[index], worker);
-  });
-}
-void run_merges(const Call& call, const Team& team, const Attention& attention) {
-  const Schedule& schedule = call.plan.schedule;
-  team.for_each(schedule.num_merges, [&](const Worker& worker, std::int64_t index) {
-    run_merge(attention, schedule.merges[index], worker);
-  });
-}
-
 // What the query's and the key's magnitudes say of the scores.
-ScoreRange score_range(const Call& call, double largest_key) {
-  const Problem& p = call.problem();
-  if (p.center_key && call.args.key_center != nullptr) {
+ScoreRange score_range(const DenseRun& run, double largest_key) {
+  const Problem& p = run.problem();
+  if (p.center_key && run.args.key_center != nullptr) {
     const std::int64_t count = p.batch * p.num_kv_heads * p.head_dim;
     double largest_center = 0;
     for (std::int64_t i = 0; i < count; ++i)
       largest_center =
-          std::max(largest_center, std::fabs(static_cast<double>(call.args.key_center[i])));
+          std::max(largest_center, std::fabs(static_cast<double>(run.args.key_center[i])));
     largest_key += largest_center;
   } else if (p.center_key) {
     largest_key *= 2;
   }
-  return {largest_of(call.query(), call.status().query), largest_key,
+  return {largest_of(run.query_tensor(), run.query), largest_key,
           static_cast<double>(p.softmax_scale), p.head_dim, p.rotate};
 }
-
-// Looks in the additive mask for NaN and +infinity, and for rows that need not be read again.
-intflash_status scan_bias(const Call& call, const Team& team) {
-  const Problem& p = call.problem();
-  const ScoreBias bias = call.bias();
-  if (bias.additive.data == nullptr) return INTFLASH_OK;
-  std::atomic<std::int64_t>& first_bad = call.status().first_bad_bias;
-  first_bad.store(INT64_MAX, std::memory_order_relaxed);
-  const std::int64_t batches = bias.additive.stride_batch == 0 ? 1 : p.batch;
-  team.for_each(batches * p.query_len, [&](const Worker&, std::int64_t i) {
-    const std::int64_t b = i / p.query_len;
-    const std::int64_t query = i % p.query_len;
-    if (has_bad_mask(call.kernels(), bias, b, p.num_query_heads, query)) lower_to(first_bad, i);
-    call.plain_keys(b)[query] = plain_keys(call.kernels(), bias, b, query);
-  });
-  const std::int64_t bad = first_bad.load(std::memory_order_relaxed);
-  if (bad == INT64_MAX) return INTFLASH_OK;
-  return report_bad_mask("additive_mask", bias, bad / p.query_len, p.num_query_heads,
-                         bad % p.query_len);
-}
-
-// What can be said before keys are seen.
-intflash_status scan_query(const Call& call, const Team& team) {
-  const ScannedTensor query = call.query();
-  reset_scan(call.status().query);
-  team.for_each(num_chunks(query), [&](const Worker&, std::int64_t chunk) {
-    scan_chunk(call.kernels(), query, chunk, call.status().query, nullptr);
-  });
-  const intflash_status result = report_bad(query, call.status().query);
-  return result == INTFLASH_OK ? scan_bias(call, team) : result;
-}
-
-intflash_status attend(const intflash_plan& plan, const intflash_attend_args& args,
-                       void* workspace) {
-  const Call call{dense(plan), args, static_cast<char*>(workspace)};
-  if (!is_packed(call)) {
-    return fail(INTFLASH_INVALID_ARGUMENT,
-                "workspace: holds no keys and values that intflash_pack of this plan has left");
-  }
-  const Team team = call.team();
-  intflash_status result = scan_query(call, team);
-  if (result == INTFLASH_OK && call.problem().kv_len > 0)
-    result = check_score_range(score_range(call, call.status().largest_key));
-  if (result != INTFLASH_OK) return result;
-  const Attention attention = attention_of(call);
-  run_items(call, team, attention);
-  run_merges(call, team, attention);
-  return INTFLASH_OK;
+ScoreRange score_range(const DenseRun& run) {
+  return score_range(run, run.part == RunPart::kAttendPacked
+                              ? run.packed_largest_key
+                              : largest_of(run.key_tensor(), run.key));
 }
 
 // What is not sound is an error in the end, and nothing to compute with.
 bool bring_block(const void* user, const Worker& worker, std::int64_t request, std::int64_t kv_head,
                  std::int64_t first_key, std::int64_t kv_end, ScoreBlock& block) {
-  const Call& call = *static_cast<const Call*>(user);
-  pack_score_block(call, worker, call.head_index(request, kv_head), first_key, kv_end, worker.pages,
+  DenseRun& run = *static_cast<DenseRun*>(const_cast<void*>(user));
+  pack_score_block(run, worker, run.head_index(request, kv_head), first_key, kv_end, worker.pages,
                    block);
-  return is_sound(call) && score_range(call, largest_of(call.key(), call.status().key)).is_safe();
+  return is_kv_sound(run) && score_range(run).is_safe();
 }
 
-// pack_kv and attend in one pass over the keys. Nothing is written before all is known to be right.
-intflash_status pack_and_attend(const Call& call) {
-  const Team team = call.team();
-  intflash_status result = scan_query(call, team);
-  if (result != INTFLASH_OK) return result;
-  Attention attention = attention_of(call);
-  attention.bring_block = bring_block;
-  attention.bring_user = &call;
-  begin_packing(call);
-  run_items(call, team, attention);
-  result = end_packing(call);
-  if (result == INTFLASH_OK)
-    result = check_score_range(score_range(call, call.status().largest_key));
-  if (result != INTFLASH_OK) return result;
-  run_merges(call, team, attention);
+bool packs_as_it_attends(const DenseRun& run) {
+  return run.part == RunPart::kAll && run.dense_plan().packs_as_it_attends;
+}
+
+intflash_status begin(const intflash_plan& plan, const intflash_attend_args& args, RunPart part,
+                      void* workspace) {
+  const intflash_status status = check_dense_contents(plan.problem, args, part);
+  if (status != INTFLASH_OK) return status;
+  DenseRun& run = *static_cast<DenseRun*>(workspace);
+  if (part != RunPart::kAttendPacked) {
+    new (workspace) DenseRun{};
+    reset_scan(run.key);
+    reset_scan(run.value);
+  } else if (!is_packed(plan, run)) {
+    return fail(INTFLASH_INVALID_ARGUMENT,
+                "workspace: holds no keys and values that intflash_pack of this plan has left");
+  }
+  begin_run(plan, part, workspace, run);
+  run.should_cancel = args.should_cancel;
+  run.cancel_user = args.cancel_user;
+  run.args = args;
+  reset_scan(run.query);
+  run.first_bad_bias.store(INT64_MAX, std::memory_order_relaxed);
+  run.attention = attention_of(run);
+  if (packs_as_it_attends(run)) {
+    run.attention.bring_block = bring_block;
+    run.attention.bring_user = &run;
+  }
   return INTFLASH_OK;
 }
 
-intflash_status run(const intflash_plan& plan, const intflash_attend_args& args, void* workspace) {
-  if (dense(plan).packs_as_it_attends)
-    return pack_and_attend({dense(plan), args, static_cast<char*>(workspace)});
-  const intflash_status status = pack_kv(plan, args, workspace);
-  return status == INTFLASH_OK ? attend(plan, args, workspace) : status;
+// ---- Phases ----
+
+std::int64_t num_scans(const intflash_plan& plan) {
+  const intflash_tensor none{};
+  const Problem& p = plan.problem;
+  return num_chunks(
+      {"query", none, p.query_dtype, p.batch, p.num_query_heads, p.query_len, p.head_dim});
+}
+
+std::int64_t num_tasks(const intflash_plan& plan, std::int32_t phase) {
+  const Problem& p = plan.problem;
+  const DensePlan& dense = static_cast<const DensePlan&>(plan);
+  const std::int64_t heads = p.batch * p.num_kv_heads;
+  const bool centers = (p.center_key || p.center_value) && p.kv_len > 0;
+  switch (phase) {
+    case kSum:
+      return centers ? heads * ceil_div(p.kv_len, kSpanTokens) : 0;
+    case kCenter:
+      return centers ? heads : 0;
+    case kPack:
+      return heads * dense.blocks_per_head;
+    case kScan:
+      return num_scans(plan);
+    case kItems:
+      return plan.schedule.num_items;
+    default:
+      return plan.schedule.num_merges;
+  }
+}
+
+// Looks in a scan task's share of the additive mask for NaN and +infinity, and for rows that need
+// not be read again.
+void scan_mask(DenseRun& run, std::int64_t task) {
+  const Problem& p = run.problem();
+  const ScoreBias bias = run.bias();
+  if (bias.additive.data == nullptr) return;
+  const std::int64_t tasks = num_scans(*run.plan);
+  const std::int64_t rows = (bias.additive.stride_batch == 0 ? 1 : p.batch) * p.query_len;
+  for (std::int64_t i = rows * task / tasks; i < rows * (task + 1) / tasks; ++i) {
+    const std::int64_t b = i / p.query_len;
+    const std::int64_t query = i % p.query_len;
+    if (has_bad_mask(run.kernels(), bias, b, p.num_query_heads, query))
+      lower_to(run.first_bad_bias, i);
+    run.plain_keys(b)[query] = plain_keys(run.kernels(), bias, b, query);
+  }
+}
+
+intflash_status report_bad_bias(const DenseRun& run) {
+  const std::int64_t bad = run.first_bad_bias.load(std::memory_order_relaxed);
+  if (bad == INT64_MAX) return INTFLASH_OK;
+  const Problem& p = run.problem();
+  return report_bad_mask("additive_mask", run.bias(), bad / p.query_len, p.num_query_heads,
+                         bad % p.query_len);
+}
+
+// What can be said before keys are seen.
+bool is_query_sound(const DenseRun& run) {
+  return run.query.first_bad.load(std::memory_order_relaxed) == INT64_MAX &&
+         run.first_bad_bias.load(std::memory_order_relaxed) == INT64_MAX;
+}
+bool is_sound(const DenseRun& run) {
+  return is_query_sound(run) && (run.part == RunPart::kAttendPacked || is_kv_sound(run)) &&
+         (run.problem().kv_len == 0 || score_range(run).is_safe());
+}
+
+void run_task(Run& any_run, std::int32_t phase, std::int64_t task, std::int32_t worker_index) {
+  DenseRun& run = static_cast<DenseRun&>(any_run);
+  if (was_cancelled(run)) return;
+  switch (phase) {
+    case kSum:
+      return sum_chunk(run, task);
+    case kCenter:
+      if (run.sums_keys() || run.sums_values()) compute_center(run, task);
+      return;
+    case kPack:
+      return pack_block(run, run.worker(worker_index), task);
+    case kScan:
+      scan_chunk(run.kernels(), run.query_tensor(), task, run.query, nullptr);
+      return scan_mask(run, task);
+    default:
+      break;
+  }
+  const bool packs = phase == kItems && packs_as_it_attends(run);
+  if (packs ? !is_query_sound(run) : !may_attend(run, [&] { return is_sound(run); })) return;
+  const Schedule& schedule = run.plan->schedule;
+  if (phase == kItems) {
+    run_item(run.attention, schedule.items[task], run.worker(worker_index));
+  } else {
+    run_merge(run.attention, schedule.merges[task], run.worker(worker_index));
+  }
+}
+
+intflash_status end(Run& any_run) {
+  DenseRun& run = static_cast<DenseRun&>(any_run);
+  intflash_status status = INTFLASH_OK;
+  if (run.part != RunPart::kAttendPacked) status = check_packed(run);
+  if (run.part != RunPart::kPack) {
+    if (status == INTFLASH_OK) status = report_bad(run.query_tensor(), run.query);
+    if (status == INTFLASH_OK) status = report_bad_bias(run);
+    if (status == INTFLASH_OK && run.problem().kv_len > 0)
+      status = check_score_range(score_range(run));
+  }
+  if (status == INTFLASH_OK) status = check_cancelled(run);
+  if (status == INTFLASH_OK && run.part == RunPart::kPack) mark_packed(run);
+  return status;
+}
+
+constexpr RunCalls kDenseCalls = {begin, nullptr, num_tasks, run_task, end};
+
+intflash_plan* create_plan(const intflash_context& context, const Problem& problem) {
+  DensePlan* const plan = create_dense_plan(context, problem, sizeof(DenseRun));
+  if (plan == nullptr) return nullptr;
+  plan->calls = &kDenseCalls;
+  plan->num_pack_phases = kNumPackPhases;
+  plan->num_phases = kNumPhases;
+  plan->packs_first = !plan->packs_as_it_attends;
+  return plan;
 }
 
 }  // namespace
 
-const Backend kCpuBackend = {"cpu", create_dense_plan, destroy_dense_plan, pack_kv, attend, run};
+const Backend kCpuBackend = {"cpu", create_plan, create_batch_plan};
 
 }  // namespace intflash::internal

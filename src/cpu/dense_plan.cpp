@@ -7,7 +7,7 @@
 #include <new>
 
 #include "core/arena.h"
-#include "core/serial.h"
+#include "engine/attention.h"
 
 namespace intflash::internal {
 namespace {
@@ -22,13 +22,7 @@ bool may_pack_as_it_attends(const Problem& problem, const KernelTable& kernels) 
   return problem.key_dtype != INTFLASH_INT8 && problem.value_dtype != INTFLASH_INT8;
 }
 
-void make_request(const void* user, std::int64_t, Request& request) {
-  const Problem& problem = *static_cast<const Problem*>(user);
-  request.mask = problem.mask;
-  request.softmax_scale = problem.softmax_scale;
-}
-
-void lay_out(const KernelTable& kernels, DensePlan& plan) {
+void lay_out(const KernelTable& kernels, std::int64_t run_bytes, DensePlan& plan) {
   const Problem& problem = plan.problem;
   const std::int64_t heads = problem.batch * problem.num_kv_heads;
   const std::int64_t spans = ceil_div(problem.kv_len, kSpanTokens);
@@ -48,7 +42,7 @@ void lay_out(const KernelTable& kernels, DensePlan& plan) {
        plan.packs_as_it_attends ? kScoreBlock / kBlockTokens * plan.page.bytes() : 0});
 
   Arena arena;
-  plan.status_offset = arena.take(sizeof(CallStatus));
+  arena.take(run_bytes);
   plan.mask_offset =
       arena.take(problem.batch * problem.query_len * static_cast<std::int64_t>(sizeof(KeyRange)));
   plan.center_offset = arena.take(centered ? heads * dims * 4 : 0);
@@ -64,38 +58,26 @@ void lay_out(const KernelTable& kernels, DensePlan& plan) {
 
 }  // namespace
 
-intflash_plan* create_dense_plan(const intflash_context& context, const Problem& problem) {
+DensePlan* create_dense_plan(const intflash_context& context, const Problem& problem,
+                             std::int64_t run_bytes) {
   const KernelTable& kernels = *context.port->kernels;
   void* const memory = context.allocate(context.allocator_user, sizeof(DensePlan), 64);
   if (memory == nullptr) return nullptr;
   DensePlan& plan = *new (memory) DensePlan{};
-  plan.serial = next_serial();
-  plan.context = &context;
-  plan.problem = problem;
   plan.packs_as_it_attends = may_pack_as_it_attends(problem, kernels);
-  Batch batch{};
-  batch.shape = {problem.num_kv_heads, problem.group_size,
-                 kernels.tile_rows,    plan.packs_as_it_attends ? kernels.tile_rows : kFewRows,
-                 context.num_threads,  plan.packs_as_it_attends};
-  batch.num_requests = problem.batch;
-  batch.make_request = make_request;
-  batch.user = &problem;
-  batch.page_size = kBlockTokens;
-  if (!make_schedule(context, batch, plan.schedule)) {
-    destroy_dense_plan(plan);
+  const ScheduleShape shape = {
+      problem.num_kv_heads, problem.group_size,
+      kernels.tile_rows,    plan.packs_as_it_attends ? kernels.tile_rows : kFewRows,
+      context.num_threads,  plan.packs_as_it_attends};
+  if (!cut_dense(context, problem, shape, plan)) {
+    context.deallocate(context.allocator_user, memory);
     return nullptr;
   }
-  lay_out(kernels, plan);
+  plan.port = context.port->name;
   std::snprintf(plan.kernel, sizeof plan.kernel, "attend/int8%s/%s/rows%dx%d",
-                problem.score_cap > 0 ? "+cap" : "", context.port->name, kernels.tile_rows,
-                kScoreBlock);
+                problem.score_cap > 0 ? "+cap" : "", plan.port, kernels.tile_rows, kScoreBlock);
+  lay_out(kernels, run_bytes, plan);
   return &plan;
-}
-
-void destroy_dense_plan(intflash_plan& plan) {
-  const intflash_context& context = *plan.context;
-  free_schedule(context, static_cast<DensePlan&>(plan).schedule);
-  context.deallocate(context.allocator_user, &plan);
 }
 
 }  // namespace intflash::internal

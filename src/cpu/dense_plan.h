@@ -4,32 +4,15 @@
 // The plan of a dense call in mode int8: a batch of requests over pages in its workspace.
 #pragma once
 
-#include <atomic>
-#include <cstddef>
 #include <cstdint>
 
 #include "cache/page.h"
-#include "core/scan.h"
-#include "engine/attention.h"
-#include "engine/backend.h"
-#include "engine/schedule.h"
+#include "engine/plan.h"
+#include "engine/worker.h"
 
 namespace intflash::internal {
 
-// What the workers of a run share; at DensePlan::status_offset.
-struct CallStatus {
-  std::atomic<std::int64_t> next_task;
-  std::uint64_t packed;  // packed_mark(plan) where the pages hold what pack left
-  TensorScan query;
-  TensorScan key;
-  TensorScan value;
-  double largest_key;                        // magnitude that pack found
-  std::atomic<std::int64_t> first_bad_bias;  // lowest query, of all batches, whose mask is bad
-};
-
 struct DensePlan : intflash_plan {
-  std::uint64_t serial;
-  Schedule schedule;
   // Whether each block of keys is attended as soon as it is packed: where one tile reads it.
   bool packs_as_it_attends;
   std::int64_t pages_per_head;
@@ -40,7 +23,6 @@ struct DensePlan : intflash_plan {
   WorkerLayout worker;
 
   // Offsets into the workspace; all multiples of 64.
-  std::int64_t status_offset;  // counters of the running call
   std::int64_t mask_offset;    // KeyRange [batch][query_len]: plain_keys of the additive mask
   std::int64_t center_offset;  // computed means: float [batch][num_kv_heads][head_dim + head_dim_v]
   std::int64_t partial_offset;  // double [batch][num_kv_heads][spans][head_dim + head_dim_v]
@@ -50,12 +32,8 @@ struct DensePlan : intflash_plan {
   std::int64_t workers_offset;  // [num_workers] of worker.bytes
 };
 
-inline const DensePlan& dense(const intflash_plan& plan) {
-  return static_cast<const DensePlan&>(plan);
-}
-
-// As Backend has them.
-intflash_plan* create_dense_plan(const intflash_context& context, const Problem& problem);
-void destroy_dense_plan(intflash_plan& plan);
+// Room for a run's DenseRun goes before all else. nullptr: no memory.
+DensePlan* create_dense_plan(const intflash_context& context, const Problem& problem,
+                             std::int64_t run_bytes);
 
 }  // namespace intflash::internal

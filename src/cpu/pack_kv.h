@@ -6,26 +6,30 @@
 
 #include <cstdint>
 
-#include "cpu/call.h"
+#include "cpu/dense_run.h"
 #include "intflash/intflash.h"
 
 namespace intflash::internal {
 
-intflash_status pack_kv(const intflash_plan& plan, const intflash_attend_args& args,
-                        void* workspace);
-
-// The same by score blocks: of a head (b * num_kv_heads + h) into two pages. Tokens from kv_end on
-// are taken as absent.
-void begin_packing(const Call& call);
-void pack_score_block(const Call& call, const Worker& worker, std::int64_t head,
+// Of a score block of a head (b * num_kv_heads + h) into two pages. Tokens from kv_end on are taken
+// as absent.
+void pack_score_block(DenseRun& run, const Worker& worker, std::int64_t head,
                       std::int64_t first_key, std::int64_t kv_end, char* pages,
                       ScoreBlock& score_block);
-// Whether nothing was found so far that is an error.
-bool is_sound(const Call& call);
-// What was found: NaN, infinity, or magnitudes out of range.
-intflash_status end_packing(const Call& call);
 
-// Whether the workspace holds what pack_kv left.
-bool is_packed(const Call& call);
+// Means of all keys or values, where they are computed: sums first, of chunk after chunk.
+void sum_chunk(DenseRun& run, std::int64_t chunk);
+void compute_center(const DenseRun& run, std::int64_t head);
+// Score block `index` of all heads' into the workspace's pages.
+void pack_block(DenseRun& run, const Worker& worker, std::int64_t index);
+
+// Whether nothing was found so far that is an error.
+bool is_kv_sound(const DenseRun& run);
+// What was found: NaN, infinity, or magnitudes out of range.
+intflash_status check_packed(const DenseRun& run);
+
+// The workspace holds what was packed; or whether it does.
+void mark_packed(DenseRun& run);
+bool is_packed(const intflash_plan& plan, const DenseRun& run);
 
 }  // namespace intflash::internal

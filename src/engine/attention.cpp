@@ -33,7 +33,8 @@ RowGroup row_group(const Attention& attention, const Request& request, std::int6
   group.first_head = kv_head * group_size;
   group.first_token = attention.requests_are_batches ? 0 : request.first_query;
   if (attention.lse != nullptr)
-    group.lse = attention.lse + request.first_query * query_heads +
+    group.lse = attention.lse +
+                request.first_query * (attention.requests_are_batches ? query_heads : 1) +
                 group.first_head * attention.lse_stride_head;
   group.lse_stride_head = attention.lse_stride_head;
   group.lse_stride_token = attention.lse_stride_token;

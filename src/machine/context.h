@@ -12,7 +12,12 @@
 #include "machine/parallel.h"
 #include "machine/thread_pool.h"
 
+namespace intflash::internal {
+struct Backend;  // engine/backend.h
+}
+
 struct intflash_context {
+  const intflash::internal::Backend* backend;  // of its device
   const intflash::internal::PortEntry* port;
   std::int32_t num_threads;
   intflash::internal::Parallel parallel;

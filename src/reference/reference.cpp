@@ -27,10 +27,8 @@ constexpr std::int64_t kBlockKeys = 64;
 
 constexpr std::size_t kScratchAlignment = 64;
 
-void store_lse(const Problem& problem, const intflash_attend_args& args, std::int64_t b,
-               std::int64_t h, std::int64_t i, double value) {
-  if (args.lse == nullptr) return;
-  args.lse[(b * problem.num_query_heads + h) * problem.query_len + i] = static_cast<float>(value);
+void store_lse(const ReferenceRow& row, double value) {
+  if (row.lse != nullptr) *row.lse = static_cast<float>(value);
 }
 
 // ---- Mode exact ----
@@ -52,31 +50,34 @@ struct ExactScratch {
   double* weight;  // [kv_len]: scores, then weights
 };
 
-void attend_exact_row(const Problem& problem, const intflash_attend_args& args, std::int64_t b,
-                      std::int64_t h, std::int64_t i, const ExactScratch& scratch) {
-  const std::int64_t kv_head = h / problem.group_size;
-  const KeyRange keys = visible_keys(problem.mask, i);
+void attend_exact_row(const Problem& problem, const intflash_attend_args& args,
+                      const ReferenceRow& row, const ExactScratch& scratch) {
+  const std::int64_t b = row.batch;
+  const std::int64_t h = row.query_head;
+  const KeyRange keys = visible_keys(problem.mask, row.query);
+  const std::int64_t first = problem.mask.kv_begin;
   const ScoreBias bias = {args.additive_mask, args.alibi_slopes, args.bit_mask, problem.mask};
 
   // The score of each visible key: scale times the dot product, capped where there is a cap, plus
   // the bias; -infinity where a mask hides the key.
-  tensor_row(args.query, problem.query_dtype, b, h, i, problem.head_dim, scratch.query);
+  tensor_row(args.query, problem.query_dtype, b, h, row.token, problem.head_dim, scratch.query);
   double max_score =
       args.sinks != nullptr ? args.sinks[h] : -std::numeric_limits<double>::infinity();
   for (std::int64_t t = keys.begin; t < keys.end; ++t) {
-    tensor_row(args.key, problem.key_dtype, b, kv_head, t, problem.head_dim, scratch.row);
+    tensor_row(args.key, problem.key_dtype, b, row.kv_head, t - first, problem.head_dim,
+               scratch.row);
     double score = problem.softmax_scale * dot(scratch.query, scratch.row, problem.head_dim);
     if (problem.score_cap > 0) score = problem.score_cap * std::tanh(score / problem.score_cap);
-    scratch.weight[t] = score + bias_of_key(bias, b, h, i, t);
-    max_score = std::max(max_score, scratch.weight[t]);
+    scratch.weight[t - first] = score + bias_of_key(bias, b, h, row.query, t);
+    max_score = std::max(max_score, scratch.weight[t - first]);
   }
 
   // The weight of each key: exp of its score, relative to the greatest so that nothing overflows.
   double weight_sum = 0;
   for (std::int64_t t = keys.begin; t < keys.end; ++t) {
-    const bool is_hidden = scratch.weight[t] == -std::numeric_limits<double>::infinity();
-    scratch.weight[t] = is_hidden ? 0.0 : std::exp(scratch.weight[t] - max_score);
-    weight_sum += scratch.weight[t];
+    const bool is_hidden = scratch.weight[t - first] == -std::numeric_limits<double>::infinity();
+    scratch.weight[t - first] = is_hidden ? 0.0 : std::exp(scratch.weight[t - first] - max_score);
+    weight_sum += scratch.weight[t - first];
   }
 
   // A sink has a weight and no value.
@@ -86,19 +87,20 @@ void attend_exact_row(const Problem& problem, const intflash_attend_args& args, 
   // The output: the mean of the values by these weights.
   std::fill(scratch.out, scratch.out + problem.head_dim_v, 0.0);
   for (std::int64_t t = keys.begin; t < keys.end; ++t) {
-    tensor_row(args.value, problem.value_dtype, b, kv_head, t, problem.head_dim_v, scratch.row);
+    tensor_row(args.value, problem.value_dtype, b, row.kv_head, t - first, problem.head_dim_v,
+               scratch.row);
     for (std::int64_t c = 0; c < problem.head_dim_v; ++c)
-      scratch.out[c] += scratch.weight[t] * scratch.row[c];
+      scratch.out[c] += scratch.weight[t - first] * scratch.row[c];
   }
 
   // A row that sees no key has weight_sum == 0 and max_score == -inf: out is 0, and log(0) makes
   // lse -inf.
   const double norm = weight_sum > 0 ? 1 / weight_sum : 0;
   for (std::int64_t c = 0; c < problem.head_dim_v; ++c) {
-    store_element(args.out, problem.out_dtype, b, h, i, c,
+    store_element(args.out, problem.out_dtype, b, h, row.token, c,
                   static_cast<float>(scratch.out[c] * norm));
   }
-  store_lse(problem, args, b, h, i, max_score + std::log(weight_sum));
+  store_lse(row, max_score + std::log(weight_sum));
 }
 
 // ---- Mode intfa ----
@@ -168,8 +170,9 @@ float score_block(const Problem& problem, const intflash_attend_args& args, std:
                   const IntfaScratch& scratch, float* scores) {
   float max_score = -std::numeric_limits<float>::infinity();
   for (std::int64_t t = block.begin; t < block.end; ++t) {
-    const float key_scale = quantize_token(args.key, problem.key_dtype, b, kv_head, t,
-                                           problem.head_dim, scratch.row, scratch.row_codes);
+    const float key_scale =
+        quantize_token(args.key, problem.key_dtype, b, kv_head, t - problem.mask.kv_begin,
+                       problem.head_dim, scratch.row, scratch.row_codes);
     std::int32_t dot = 0;  // 127 * 127 * 1024 is far below 2^31
     for (std::int64_t c = 0; c < problem.head_dim; ++c)
       dot += scratch.query[c] * scratch.row_codes[c];
@@ -181,11 +184,13 @@ float score_block(const Problem& problem, const intflash_attend_args& args, std:
   return max_score;
 }
 
-void attend_intfa_row(const Problem& problem, const intflash_attend_args& args, std::int64_t b,
-                      std::int64_t h, std::int64_t i, const IntfaScratch& scratch) {
-  const std::int64_t kv_head = h / problem.group_size;
-  const KeyRange keys = visible_keys(problem.mask, i);
-  const float query_scale = quantize_token(args.query, problem.query_dtype, b, h, i,
+void attend_intfa_row(const Problem& problem, const intflash_attend_args& args,
+                      const ReferenceRow& row, const IntfaScratch& scratch) {
+  const std::int64_t b = row.batch;
+  const std::int64_t h = row.query_head;
+  const std::int64_t kv_head = row.kv_head;
+  const KeyRange keys = visible_keys(problem.mask, row.query);
+  const float query_scale = quantize_token(args.query, problem.query_dtype, b, h, row.token,
                                            problem.head_dim, scratch.row, scratch.query);
   const float value_scale = value_tensor_scale(problem, args.value, b, kv_head, scratch.row);
 
@@ -215,7 +220,8 @@ void attend_intfa_row(const Problem& problem, const intflash_attend_args& args, 
       const auto code = static_cast<std::int32_t>(
           std::lrint(kCodeMax * std::exp(scores[t - block.begin] - new_max)));
       code_sum += code;
-      tensor_row(args.value, problem.value_dtype, b, kv_head, t, problem.head_dim_v, scratch.row);
+      tensor_row(args.value, problem.value_dtype, b, kv_head, t - problem.mask.kv_begin,
+                 problem.head_dim_v, scratch.row);
       quantize_row(scratch.row, problem.head_dim_v, value_scale, scratch.row_codes);
       for (std::int64_t c = 0; c < problem.head_dim_v; ++c)
         scratch.weight_dot[c] += code * scratch.row_codes[c];
@@ -231,9 +237,9 @@ void attend_intfa_row(const Problem& problem, const intflash_attend_args& args, 
   // O / l * S_V. A row that sees no key has l == 0: its output is 0, and log(0) makes lse -inf.
   for (std::int64_t c = 0; c < problem.head_dim_v; ++c) {
     const float mean = row_sum > 0 ? scratch.out[c] / row_sum : 0.0f;
-    store_element(args.out, problem.out_dtype, b, h, i, c, mean * value_scale);
+    store_element(args.out, problem.out_dtype, b, h, row.token, c, mean * value_scale);
   }
-  store_lse(problem, args, b, h, i, row_max + std::log(row_sum / kCodeMax));
+  store_lse(row, row_max + std::log(row_sum / kCodeMax));
 }
 
 // ---- Scratch ----
@@ -287,13 +293,13 @@ std::size_t reference_scratch_bytes(const Problem& problem) {
   return carver.bytes();
 }
 
-void attend_reference_row(const Problem& problem, const intflash_attend_args& args, std::int64_t b,
-                          std::int64_t h, std::int64_t i, void* scratch) {
+void attend_reference_row(const Problem& problem, const intflash_attend_args& args,
+                          const ReferenceRow& row, void* scratch) {
   Carver carver(scratch);
   if (problem.mode == INTFLASH_MODE_EXACT) {
-    attend_exact_row(problem, args, b, h, i, carve_exact(problem, carver));
+    attend_exact_row(problem, args, row, carve_exact(problem, carver));
   } else {
-    attend_intfa_row(problem, args, b, h, i, carve_intfa(problem, carver));
+    attend_intfa_row(problem, args, row, carve_intfa(problem, carver));
   }
 }
 

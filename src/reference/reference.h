@@ -17,9 +17,16 @@ namespace intflash::internal {
 // head_dim).
 std::size_t reference_scratch_bytes(const Problem& problem);
 
-// Computes one row of out (and lse): batch b, query head h, query i. problem.mode is
-// INTFLASH_MODE_EXACT or INTFLASH_MODE_INTFA.
-void attend_reference_row(const Problem& problem, const intflash_attend_args& args, std::int64_t b,
-                          std::int64_t h, std::int64_t i, void* scratch);
+// One row of a problem, and where it lies.
+struct ReferenceRow {
+  std::int64_t batch, query_head, query;
+  std::int64_t kv_head;  // of the tensors key and value, whose token 0 is at problem.mask.kv_begin
+  std::int64_t token;    // of the tensors query and out
+  float* lse;            // nullptr: not asked for
+};
+
+// Computes one row of out (and lse). problem.mode is INTFLASH_MODE_EXACT or INTFLASH_MODE_INTFA.
+void attend_reference_row(const Problem& problem, const intflash_attend_args& args,
+                          const ReferenceRow& row, void* scratch);
 
 }  // namespace intflash::internal

@@ -1,13 +1,14 @@
 // Copyright 2026 The intflash Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// The C entry points: arguments -> Problem -> Backend. No arithmetic.
+// The C entry points of versions, ports and contexts.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <new>
 
+#include "core/checks.h"
 #include "core/structs.h"
 #include "engine/backend.h"
 #include "machine/context.h"
@@ -56,6 +57,16 @@ intflash_status check_options(const intflash_context_options& options) {
   return INTFLASH_OK;
 }
 
+// The backend of the device that the options name.
+intflash_status choose_device(const char* name, const Backend*& backend) {
+  if (name == nullptr || std::strcmp(name, kCpuBackend.name) == 0) {
+    backend = &kCpuBackend;
+    return INTFLASH_OK;
+  }
+  return fail(INTFLASH_UNSUPPORTED, "options.device = \"%s\": this library serves \"%s\"", name,
+              kCpuBackend.name);
+}
+
 std::int32_t choose_num_threads(const intflash_context_options& options, const CpuSet& cpus) {
   if (options.num_threads > 0) return options.num_threads;
   const bool openmp = options.threads == INTFLASH_THREADS_OPENMP;
@@ -90,69 +101,6 @@ void write_port_reason(const PortEntry* chosen, char* text, std::size_t size) {
                                       port.name, reason_passed_over(port));
     used = std::min(size - 1, used + static_cast<std::size_t>(std::max(written, 0)));
   }
-}
-
-const char* mode_name(intflash_mode mode) {
-  return mode == INTFLASH_MODE_INT8 ? "int8" : mode == INTFLASH_MODE_EXACT ? "exact" : "intfa";
-}
-
-// The plan of a checked context and an unchecked description.
-intflash_status make_plan(const intflash_context* context, const intflash_attend_desc* desc,
-                          intflash_plan*& plan) {
-  if (context == nullptr)
-    return fail(INTFLASH_INVALID_ARGUMENT, "context = NULL: create one first");
-  Problem problem{};
-  const intflash_status status = make_problem(desc, problem);
-  if (status != INTFLASH_OK) return status;
-  const Backend& backend = problem.mode == INTFLASH_MODE_INT8 ? kCpuBackend : kReferenceBackend;
-  intflash_plan* const made = backend.create_plan(*context, problem);
-  if (made == nullptr)
-    return fail(INTFLASH_OUT_OF_MEMORY, "no memory for a plan of at least %zu bytes",
-                sizeof(intflash_plan));
-  made->context = context;
-  made->backend = &backend;
-  made->problem = problem;
-  if (problem.is_empty()) {
-    made->workspace_bytes = 0;
-    std::snprintf(made->kernel, sizeof made->kernel, "attend/%s/nothing", mode_name(problem.mode));
-  }
-  plan = made;
-  return INTFLASH_OK;
-}
-
-void fill_info(const intflash_plan& plan, intflash_plan_info* target) {
-  intflash_plan_info info{};
-  info.mode = mode_name(plan.problem.mode);
-  info.port = plan.backend == &kCpuBackend ? plan.context->port->name : "reference";
-  std::memcpy(info.kernel, plan.kernel, sizeof info.kernel);
-  info.num_threads = plan.context->num_threads;
-  info.workspace_bytes = plan.workspace_bytes;
-  write_struct(info, target);
-}
-
-intflash_status check_workspace(const intflash_plan& plan, const void* workspace,
-                                std::size_t bytes) {
-  if (plan.workspace_bytes == 0) return INTFLASH_OK;
-  if (workspace != nullptr && bytes >= plan.workspace_bytes &&
-      reinterpret_cast<std::uintptr_t>(workspace) % kAlignment == 0)
-    return INTFLASH_OK;
-  return fail(INTFLASH_WORKSPACE_TOO_SMALL,
-              "workspace = %p of %zu bytes: must be %zu bytes at a multiple of %zu", workspace,
-              bytes, plan.workspace_bytes, kAlignment);
-}
-
-// Checks a call, then hands it to one of the backend's functions, unless there is nothing to do.
-using BackendCall = intflash_status (*Backend::*)(const intflash_plan&, const intflash_attend_args&,
-                                                  void* workspace);
-intflash_status call_backend(BackendCall call, ArgsUse use, const intflash_plan* plan,
-                             const intflash_attend_args* given, void* workspace,
-                             std::size_t bytes) {
-  if (plan == nullptr) return fail(INTFLASH_INVALID_ARGUMENT, "plan = NULL: create one first");
-  intflash_attend_args args;
-  intflash_status status = read_args(plan->problem, given, use, args);
-  if (status == INTFLASH_OK) status = check_workspace(*plan, workspace, bytes);
-  if (status != INTFLASH_OK || plan->problem.is_empty()) return status;
-  return (plan->backend->*call)(*plan, args, workspace);
 }
 
 }  // namespace
@@ -240,7 +188,9 @@ intflash_status intflash_context_create(const intflash_context_options* given,
   if (status == INTFLASH_OK) status = check_options(options);
   if (status != INTFLASH_OK) return status;
   const PortEntry* port = nullptr;
-  status = choose_port(options.isa, port);
+  const Backend* backend = nullptr;
+  status = choose_device(options.device, backend);
+  if (status == INTFLASH_OK) status = choose_port(options.isa, port);
   if (status != INTFLASH_OK) return status;
 
   CpuSet cpus = this_threads_cpus();
@@ -256,6 +206,7 @@ intflash_status intflash_context_create(const intflash_context_options* given,
     return fail(INTFLASH_OUT_OF_MEMORY, "no memory for a context of %zu bytes", bytes);
   const Machine& machine = this_machine();
   intflash_context* created = new (memory) intflash_context{};
+  created->backend = backend;
   created->port = port;
   created->num_threads = num_threads;
   created->allocate = allocate;
@@ -274,6 +225,9 @@ void intflash_context_destroy(intflash_context* context) {
   context->deallocate(context->allocator_user, context);
 }
 
+const char* intflash_context_device(const intflash_context* context) {
+  return context == nullptr ? "" : context->backend->name;
+}
 const char* intflash_context_port(const intflash_context* context) {
   return context == nullptr ? "" : context->port->name;
 }
@@ -282,74 +236,6 @@ const char* intflash_context_port_reason(const intflash_context* context) {
 }
 int32_t intflash_context_num_threads(const intflash_context* context) {
   return context == nullptr ? 0 : context->num_threads;
-}
-
-intflash_status intflash_query_support(const intflash_context* context,
-                                       const intflash_attend_desc* desc, intflash_plan_info* info) {
-  if (info != nullptr) {
-    const intflash_status status = check_struct("info", "intflash_plan_info", info);
-    if (status != INTFLASH_OK) return status;
-  }
-  intflash_plan* plan = nullptr;
-  const intflash_status status = make_plan(context, desc, plan);
-  if (status == INTFLASH_OK && info != nullptr) fill_info(*plan, info);
-  intflash_plan_destroy(plan);
-  return status;
-}
-
-intflash_status intflash_plan_attend(intflash_context* context, const intflash_attend_desc* desc,
-                                     intflash_plan** plan) {
-  if (plan == nullptr)
-    return fail(INTFLASH_INVALID_ARGUMENT, "plan = NULL: must point to where the handle goes");
-  return make_plan(context, desc, *plan);
-}
-
-void intflash_plan_destroy(intflash_plan* plan) {
-  if (plan != nullptr) plan->backend->destroy_plan(*plan);
-}
-
-intflash_status intflash_plan_get_info(const intflash_plan* plan, intflash_plan_info* info) {
-  if (plan == nullptr) return fail(INTFLASH_INVALID_ARGUMENT, "plan = NULL: create one first");
-  const intflash_status status = check_struct("info", "intflash_plan_info", info);
-  if (status == INTFLASH_OK) fill_info(*plan, info);
-  return status;
-}
-
-size_t intflash_plan_workspace_bytes(const intflash_plan* plan) {
-  return plan == nullptr ? 0 : plan->workspace_bytes;
-}
-
-intflash_status intflash_pack(const intflash_plan* plan, const intflash_attend_args* args,
-                              void* workspace, size_t bytes) {
-  return call_backend(&Backend::pack, ArgsUse::kPackOnly, plan, args, workspace, bytes);
-}
-
-intflash_status intflash_run_packed(const intflash_plan* plan, const intflash_attend_args* args,
-                                    void* workspace, size_t bytes) {
-  return call_backend(&Backend::attend, ArgsUse::kPacked, plan, args, workspace, bytes);
-}
-
-intflash_status intflash_run(const intflash_plan* plan, const intflash_attend_args* args,
-                             void* workspace, size_t bytes) {
-  return call_backend(&Backend::run, ArgsUse::kAll, plan, args, workspace, bytes);
-}
-
-intflash_status intflash_attend(intflash_context* context, const intflash_attend_desc* desc,
-                                const intflash_attend_args* args) {
-  intflash_plan* plan = nullptr;
-  intflash_status status = make_plan(context, desc, plan);
-  if (status != INTFLASH_OK) return status;
-  const std::size_t bytes = plan->workspace_bytes;
-  void* const workspace =
-      context->allocate(context->allocator_user, std::max(bytes, kAlignment), kAlignment);
-  if (workspace == nullptr) {
-    status = fail(INTFLASH_OUT_OF_MEMORY, "no memory for a workspace of %zu bytes", bytes);
-  } else {
-    status = intflash_run(plan, args, workspace, bytes);
-    context->deallocate(context->allocator_user, workspace);
-  }
-  intflash_plan_destroy(plan);
-  return status;
 }
 
 }  // extern "C"

@@ -4,27 +4,33 @@
 // One run of a dense call in mode int8 over a workspace, and what lies where in it.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 
+#include "core/scan.h"
 #include "core/score_bias.h"
 #include "cpu/dense_plan.h"
-#include "engine/team.h"
+#include "engine/attention.h"
+#include "engine/backend.h"
+#include "engine/worker.h"
 
 namespace intflash::internal {
 
-struct Call {
-  const DensePlan& plan;
-  const intflash_attend_args& args;
-  char* workspace;
+// At the start of the workspace. What stands there of keys and values outlives a run that packs.
+struct DenseRun : Run {
+  intflash_attend_args args;
+  std::uint64_t packed;       // packed_mark() where the pages hold what a run that packs has left
+  double packed_largest_key;  // magnitude that it found
+  TensorScan query, key, value;
+  std::atomic<std::int64_t> first_bad_bias;  // lowest query, of all batches, whose mask is bad
+  Attention attention;
 
-  const Problem& problem() const { return plan.problem; }
-  const KernelTable& kernels() const { return *plan.context->port->kernels; }
-  CallStatus& status() const {
-    return *reinterpret_cast<CallStatus*>(workspace + plan.status_offset);
-  }
-  Team team() const {
-    return {plan.context->parallel, plan.schedule.shape.num_workers, plan.worker,
-            workspace + plan.workers_offset, status().next_task};
+  const DensePlan& dense_plan() const { return static_cast<const DensePlan&>(*plan); }
+  const Problem& problem() const { return plan->problem; }
+  const KernelTable& kernels() const { return *plan->context->port->kernels; }
+  Worker worker(std::int32_t index) const {
+    const WorkerLayout& layout = dense_plan().worker;
+    return layout.at(workspace + dense_plan().workers_offset + index * layout.bytes);
   }
 
   std::int64_t head_index(std::int64_t b, std::int64_t kv_head) const {
@@ -35,14 +41,18 @@ struct Call {
 
   // Of the queries of a batch.
   KeyRange* plain_keys(std::int64_t b) const {
-    return reinterpret_cast<KeyRange*>(workspace + plan.mask_offset) + b * problem().query_len;
+    return reinterpret_cast<KeyRange*>(workspace + dense_plan().mask_offset) +
+           b * problem().query_len;
   }
+  // Whether means are computed, of either.
+  bool sums_keys() const { return problem().center_key && args.key_center == nullptr; }
+  bool sums_values() const { return problem().center_value && args.value_center == nullptr; }
   // Computed means of a head: [head_dim] of key, then [head_dim_v] of value.
   float* computed_center(std::int64_t head) const {
-    return reinterpret_cast<float*>(workspace + plan.center_offset) + head * dims();
+    return reinterpret_cast<float*>(workspace + dense_plan().center_offset) + head * dims();
   }
   double* partial_sums(std::int64_t head, std::int64_t span) const {
-    return reinterpret_cast<double*>(workspace + plan.partial_offset) +
+    return reinterpret_cast<double*>(workspace + dense_plan().partial_offset) +
            (head * spans() + span) * dims();
   }
   const float* key_center(std::int64_t head) const {
@@ -56,26 +66,27 @@ struct Call {
                                         : computed_center(head) + problem().head_dim;
   }
   ScoreBlock* score_blocks(std::int64_t head) const {
-    return reinterpret_cast<ScoreBlock*>(workspace + plan.blocks_offset) +
-           head * plan.blocks_per_head;
+    return reinterpret_cast<ScoreBlock*>(workspace + dense_plan().blocks_offset) +
+           head * dense_plan().blocks_per_head;
   }
   char* page(std::int64_t head, std::int64_t index) const {
-    return workspace + plan.pages_offset + (head * plan.pages_per_head + index) * plan.page.bytes();
+    return workspace + dense_plan().pages_offset +
+           (head * dense_plan().pages_per_head + index) * dense_plan().page.bytes();
   }
 
   ScoreBias bias() const {
     return {args.additive_mask, args.alibi_slopes, args.bit_mask, problem().mask};
   }
-  ScannedTensor query() const {
+  ScannedTensor query_tensor() const {
     const Problem& p = problem();
     return {"query",           args.query,  p.query_dtype, p.batch,
             p.num_query_heads, p.query_len, p.head_dim};
   }
-  ScannedTensor key() const {
+  ScannedTensor key_tensor() const {
     const Problem& p = problem();
     return {"key", args.key, p.key_dtype, p.batch, p.num_kv_heads, p.kv_len, p.head_dim};
   }
-  ScannedTensor value() const {
+  ScannedTensor value_tensor() const {
     const Problem& p = problem();
     return {"value", args.value, p.value_dtype, p.batch, p.num_kv_heads, p.kv_len, p.head_dim_v};
   }

@@ -1,0 +1,247 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// The C entry points of batches: arguments -> plan -> run.
+#include <cstdint>
+#include <cstdio>
+
+#include "api/plans.h"
+#include "cache/kv_cache.h"
+#include "core/checks.h"
+#include "core/rope.h"
+#include "core/score_bias.h"
+#include "engine/shared_prefix.h"
+
+namespace {
+
+using namespace intflash::internal;
+
+intflash_status check_request(const intflash_request& request, std::int64_t index,
+                              std::int64_t page_size) {
+  intflash_status status = check_extent("query_len", request.query_len, 0);
+  if (status == INTFLASH_OK) status = check_extent("kv_len", request.kv_len, 0);
+  if (status == INTFLASH_OK) status = check_softmax_scale(request.softmax_scale);
+  MaskRule rule{};
+  rule.query_len = request.query_len;
+  rule.kv_len = request.kv_len;
+  if (status == INTFLASH_OK)
+    status = set_mask({request.mask, request.window_left, request.window_right, request.prefix_len},
+                      rule);
+  if (status != INTFLASH_OK) return status;
+  if (request.first_key_position < 0 || request.first_key_position % page_size != 0 ||
+      request.first_key_position > request.kv_len) {
+    return fail(INTFLASH_BAD_SHAPE,
+                "requests[%lld].first_key_position = %lld: must be a multiple of page_size = %lld "
+                "up to kv_len = %lld",
+                static_cast<i64>(index), static_cast<i64>(request.first_key_position),
+                static_cast<i64>(page_size), static_cast<i64>(request.kv_len));
+  }
+  return INTFLASH_OK;
+}
+
+intflash_status check_desc(const intflash_cache& cache, const intflash_batch_desc& desc) {
+  intflash_status status = check_extent("num_requests", desc.num_requests, 0);
+  if (status == INTFLASH_OK) status = check_mode(desc.mode);
+  if (status == INTFLASH_OK) status = check_extent("num_query_heads", desc.num_query_heads, 1);
+  if (status == INTFLASH_OK) status = check_dtype("query_dtype", desc.query_dtype, false);
+  if (status == INTFLASH_OK) status = check_dtype("out_dtype", desc.out_dtype, false);
+  if (status == INTFLASH_OK) status = check_scalar("score_cap", desc.score_cap);
+  if (status != INTFLASH_OK) return status;
+  if (desc.num_query_heads % cache.num_kv_heads != 0) {
+    return fail(INTFLASH_BAD_SHAPE,
+                "num_query_heads = %lld: must be a multiple of the cache's num_kv_heads = %lld",
+                static_cast<i64>(desc.num_query_heads), static_cast<i64>(cache.num_kv_heads));
+  }
+  status = check_elements("requests", "intflash_request", desc.requests, desc.num_requests,
+                          desc.request_size);
+  if (status != INTFLASH_OK) return status;
+  std::int64_t queries = 0;
+  for (std::int64_t r = 0; r < desc.num_requests; ++r) {
+    const intflash_request request = element_of(desc.requests, desc.request_size, r);
+    status = check_request(request, r, cache.layout.page_size);
+    if (status != INTFLASH_OK) return status;
+    queries += request.query_len;
+  }
+  if (queries > kMaxExtent / desc.num_query_heads) {
+    return fail(INTFLASH_SIZE_OVERFLOW,
+                "%lld queries of %lld heads in one batch: must be at most 2^31 - 1 rows",
+                static_cast<i64>(queries), static_cast<i64>(desc.num_query_heads));
+  }
+  return check_shared_prefixes(desc);
+}
+
+intflash_status make_plan(const intflash_context* context, const intflash_cache* cache,
+                          const intflash_batch_desc* given, intflash_plan*& plan) {
+  if (context == nullptr || cache == nullptr) {
+    return fail(INTFLASH_INVALID_ARGUMENT, "context = %p, cache = %p: must not be NULL",
+                static_cast<const void*>(context), static_cast<const void*>(cache));
+  }
+  intflash_batch_desc desc;
+  intflash_status status = read_struct("desc", "intflash_batch_desc", given, desc);
+  if (status == INTFLASH_OK) status = check_desc(*cache, desc);
+  if (status != INTFLASH_OK) return status;
+  intflash_plan* const made =
+      backend_of(*context, desc.mode).create_batch_plan(*context, *cache, desc);
+  if (made == nullptr) {
+    return fail(INTFLASH_OUT_OF_MEMORY, "no memory for a plan of %lld requests",
+                static_cast<i64>(desc.num_requests));
+  }
+  plan = made;
+  return INTFLASH_OK;
+}
+
+intflash_status check_cache(const intflash_plan& plan, const intflash_cache* cache) {
+  if (cache == nullptr) return fail(INTFLASH_INVALID_ARGUMENT, "cache = NULL: create one first");
+  const PageLayout& page = plan.cache.layout;
+  if (cache->layout.head_dim == page.head_dim && cache->layout.head_dim_v == page.head_dim_v &&
+      cache->layout.page_size == page.page_size && cache->num_kv_heads == plan.cache.num_kv_heads &&
+      cache->num_pages == plan.cache.num_pages && cache->rotate == plan.cache.rotate)
+    return INTFLASH_OK;
+  return fail(INTFLASH_BAD_SHAPE,
+              "cache: %lld kv heads of %lld and %lld channels, %lld pages of %lld, rotate = %d: "
+              "the plan is for %lld of %lld and %lld, %lld of %lld, rotate = %d",
+              static_cast<i64>(cache->num_kv_heads), static_cast<i64>(cache->layout.head_dim),
+              static_cast<i64>(cache->layout.head_dim_v), static_cast<i64>(cache->num_pages),
+              static_cast<i64>(cache->layout.page_size), cache->rotate ? 1 : 0,
+              static_cast<i64>(plan.cache.num_kv_heads), static_cast<i64>(page.head_dim),
+              static_cast<i64>(page.head_dim_v), static_cast<i64>(plan.cache.num_pages),
+              static_cast<i64>(page.page_size), plan.cache.rotate ? 1 : 0);
+}
+
+intflash_status check_additive_masks(const intflash_plan& plan, const intflash_batch_args& args) {
+  const std::int64_t count = args.additive_masks == nullptr ? 0 : plan.schedule.num_requests;
+  intflash_status status = check_elements("additive_masks", "intflash_additive_mask",
+                                          args.additive_masks, count, args.additive_mask_size);
+  for (std::int64_t r = 0; status == INTFLASH_OK && r < count; ++r) {
+    const auto mask = element_of(args.additive_masks, args.additive_mask_size, r);
+    if (mask.data == nullptr) continue;
+    char name[48];
+    std::snprintf(name, sizeof name, "additive_masks[%lld]", static_cast<i64>(r));
+    status = check_additive_mask(name, mask, 1, plan.problem.num_query_heads,
+                                 plan.schedule.requests[r].mask);
+  }
+  return status;
+}
+
+intflash_status check_bit_masks(const intflash_plan& plan, const intflash_batch_args& args) {
+  const std::int64_t count = args.bit_masks == nullptr ? 0 : plan.schedule.num_requests;
+  intflash_status status =
+      check_elements("bit_masks", "intflash_bit_mask", args.bit_masks, count, args.bit_mask_size);
+  for (std::int64_t r = 0; status == INTFLASH_OK && r < count; ++r) {
+    const auto mask = element_of(args.bit_masks, args.bit_mask_size, r);
+    if (mask.words == nullptr) continue;
+    char name[48];
+    std::snprintf(name, sizeof name, "bit_masks[%lld]", static_cast<i64>(r));
+    status = check_bit_mask(name, mask, plan.schedule.requests[r].mask.kv_len);
+  }
+  return status;
+}
+
+intflash_status check_batch_args(const intflash_plan& plan, const intflash_batch_args& args) {
+  const Problem& p = plan.problem;
+  const TensorView out = {"out",       &args.out,   p.out_dtype, 1, p.num_query_heads,
+                          p.query_len, p.head_dim_v};
+  intflash_status status = check_tensor(
+      {"query", &args.query, p.query_dtype, 1, p.num_query_heads, p.query_len, p.head_dim});
+  if (status == INTFLASH_OK) status = check_tensor(out);
+  if (status == INTFLASH_OK) status = check_pointer("lse", args.lse);
+  if (status == INTFLASH_OK) status = check_pointer("sinks", args.sinks);
+  if (status == INTFLASH_OK) status = check_no_overlap(out);
+  if (status == INTFLASH_OK) status = check_rope(args.rope, p.head_dim);
+  for (std::int64_t r = 0; status == INTFLASH_OK && r < plan.schedule.num_requests; ++r)
+    status = check_rope_positions(args.rope, r, first_position(plan.schedule.requests[r]),
+                                  plan.schedule.requests[r].mask.kv_len);
+  if (status == INTFLASH_OK) status = check_pointer("alibi_slopes", args.alibi_slopes);
+  if (status == INTFLASH_OK) status = check_additive_masks(plan, args);
+  if (status == INTFLASH_OK) status = check_bit_masks(plan, args);
+  return status;
+}
+
+intflash_status check_pages_of_tables(const intflash_plan& plan, const intflash_cache& cache,
+                                      const intflash_batch_args& args, char* workspace) {
+  intflash_status status = check_page_table(args.pages, plan.schedule.num_requests);
+  const PageSet seen{reinterpret_cast<std::uint64_t*>(workspace + plan.page_set_offset)};
+  for (std::int64_t r = 0; status == INTFLASH_OK && r < plan.schedule.num_requests; ++r) {
+    const MaskRule& mask = plan.schedule.requests[r].mask;
+    status = check_pages(cache, r, batch_pages(cache, args, r, mask.kv_begin), mask.kv_len, seen);
+  }
+  return status;
+}
+
+// Sequences in place of tables: what the plan says of them, they are.
+intflash_status check_batch_sequences(const intflash_plan& plan, const intflash_cache& cache,
+                                      const intflash_batch_args& args) {
+  if (args.pages.page_indptr != nullptr || args.pages.page_ids != nullptr) {
+    return fail(INTFLASH_INVALID_ARGUMENT,
+                "pages and sequences = %p: exactly one of both must be given",
+                static_cast<const void*>(args.sequences));
+  }
+  for (std::int64_t r = 0; r < plan.schedule.num_requests; ++r) {
+    const intflash_status status = check_sequence(cache, args.sequences[r]);
+    if (status != INTFLASH_OK) return status;
+    const Sequence& sequence = cache.sequences[args.sequences[r]];
+    const MaskRule& mask = plan.schedule.requests[r].mask;
+    if (sequence.length(args.layer) == mask.kv_len && sequence.first_key_position == mask.kv_begin)
+      continue;
+    return fail(
+        INTFLASH_BAD_SHAPE,
+        "sequences[%lld] = %d: positions %lld ... %lld in layer %lld: the plan's request has "
+        "%lld ... %lld",
+        static_cast<i64>(r), args.sequences[r], static_cast<i64>(sequence.first_key_position),
+        static_cast<i64>(sequence.length(args.layer)), static_cast<i64>(args.layer),
+        static_cast<i64>(mask.kv_begin), static_cast<i64>(mask.kv_len));
+  }
+  return INTFLASH_OK;
+}
+
+intflash_status check_batch_pages(const intflash_plan& plan, const intflash_cache& cache,
+                                  const intflash_batch_args& args, char* workspace) {
+  const intflash_status status = check_layer(cache, args.layer);
+  if (status != INTFLASH_OK) return status;
+  return args.sequences == nullptr ? check_pages_of_tables(plan, cache, args, workspace)
+                                   : check_batch_sequences(plan, cache, args);
+}
+
+}  // namespace
+
+extern "C" {
+
+intflash_status intflash_plan_batch(intflash_context* context, const intflash_cache* cache,
+                                    const intflash_batch_desc* desc, intflash_plan** plan) {
+  if (plan == nullptr)
+    return fail(INTFLASH_INVALID_ARGUMENT, "plan = NULL: must point to where the handle goes");
+  return make_plan(context, cache, desc, *plan);
+}
+
+intflash_status intflash_query_batch_support(const intflash_context* context,
+                                             const intflash_cache* cache,
+                                             const intflash_batch_desc* desc,
+                                             intflash_plan_info* info) {
+  return query_plan(info,
+                    [&](intflash_plan*& plan) { return make_plan(context, cache, desc, plan); });
+}
+
+intflash_status intflash_begin_batch(const intflash_plan* plan, const intflash_cache* cache,
+                                     const intflash_batch_args* given, void* workspace,
+                                     size_t bytes) {
+  intflash_status status = check_plan(plan, true);
+  if (status != INTFLASH_OK) return status;
+  forget_run(workspace, bytes);
+  intflash_batch_args args;
+  status = check_cache(*plan, cache);
+  if (status == INTFLASH_OK) status = read_struct("args", "intflash_batch_args", given, args);
+  if (status == INTFLASH_OK) status = check_batch_args(*plan, args);
+  if (status == INTFLASH_OK) status = check_workspace(*plan, workspace, bytes);
+  if (status == INTFLASH_OK)
+    status = check_batch_pages(*plan, *cache, args, static_cast<char*>(workspace));
+  if (status != INTFLASH_OK) return status;
+  return plan->calls->begin_batch(*plan, *cache, args, workspace);
+}
+
+intflash_status intflash_run_batch(const intflash_plan* plan, const intflash_cache* cache,
+                                   const intflash_batch_args* args, void* workspace, size_t bytes) {
+  const intflash_status status = intflash_begin_batch(plan, cache, args, workspace, bytes);
+  return status == INTFLASH_OK ? finish_run(*plan, RunPart::kAll, workspace) : status;
+}
+
+}  // extern "C"

@@ -1,0 +1,74 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// The plan of a dense call or of a batch: what was asked for, and how a backend goes about it.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "cache/page.h"
+#include "core/problem.h"
+#include "engine/schedule.h"
+#include "intflash/cache.h"
+#include "machine/context.h"
+
+namespace intflash::internal {
+
+// What a run does with its keys: a batch's lie in a cache.
+enum class RunPart { kAll, kPack, kAttendPacked };
+
+struct PhaseRange {
+  std::int32_t begin, end;
+};
+
+// What the caches of a batch plan must be like.
+struct CacheShape {
+  PageLayout layout;
+  std::int64_t num_kv_heads;
+  std::int64_t num_pages;
+  bool rotate;
+};
+
+struct RunCalls;  // engine/backend.h
+
+}  // namespace intflash::internal
+
+// What every backend's plan begins with.
+struct intflash_plan {
+  std::uint64_t serial;
+  const intflash_context* context;
+  const intflash::internal::RunCalls* calls;
+  bool is_batch;
+  intflash::internal::Problem problem;    // of a batch: all its queries, and no keys
+  intflash::internal::CacheShape cache;   // of a batch
+  intflash::internal::Schedule schedule;  // of which a backend takes what it wants
+
+  const char* port;
+  char kernel[64];
+  // Phases that pack keys, if any, come before those that attend them.
+  std::int32_t num_pack_phases, num_phases;
+  bool packs_first;  // a whole run begins with the former; else it packs as it attends
+  std::size_t workspace_bytes;
+  std::int64_t page_set_offset;  // of a batch: scratch for the check of page tables, of the caches'
+                                 // num_pages, in the workspace
+
+  bool is_empty() const { return !is_batch && problem.is_empty(); }
+  std::int32_t num_workers() const { return schedule.shape.num_workers; }
+  intflash::internal::PhaseRange phases(intflash::internal::RunPart part) const {
+    using intflash::internal::RunPart;
+    if (part == RunPart::kPack) return {0, num_pack_phases};
+    return {part == RunPart::kAll && packs_first ? 0 : num_pack_phases, num_phases};
+  }
+};
+
+namespace intflash::internal {
+
+// Cut the work of what has been checked, for a backend's new plan. False: no memory.
+bool cut_dense(const intflash_context& context, const Problem& problem, const ScheduleShape& shape,
+               intflash_plan& plan);
+bool cut_batch(const intflash_context& context, const intflash_cache& cache,
+               const intflash_batch_desc& desc, const ScheduleShape& shape, intflash_plan& plan);
+void destroy_plan(intflash_plan& plan);
+
+}  // namespace intflash::internal
