@@ -127,6 +127,7 @@ void fill_info(const intflash_plan& plan, intflash_plan_info* target) {
   std::memcpy(info.kernel, plan.kernel, sizeof info.kernel);
   info.num_threads = plan.context->num_threads;
   info.workspace_bytes = plan.workspace_bytes;
+  info.codec = "";
   write_struct(info, target);
 }
 

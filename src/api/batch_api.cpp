@@ -101,6 +101,7 @@ void fill_info(const intflash_batch_plan& plan, intflash_plan_info* target) {
                 static_cast<int>(plan.schedule.tile_rows), kScoreBlock);
   info.num_threads = plan.num_workers();
   info.workspace_bytes = intflash_batch_workspace_bytes(&plan);
+  info.codec = plan.codec->name;
   write_struct(info, target);
 }
 
@@ -109,17 +110,19 @@ intflash_status check_cache(const intflash_batch_plan& plan, const intflash_cach
   const PageLayout& page = plan.page;
   if (cache->layout.head_dim == page.head_dim && cache->layout.head_dim_v == page.head_dim_v &&
       cache->layout.page_size == page.page_size && cache->num_kv_heads == plan.num_kv_heads &&
-      cache->num_pages == plan.num_pages && cache->rotate == plan.rotate)
+      cache->num_pages == plan.num_pages && cache->rotate == plan.rotate &&
+      cache->codec == plan.codec)
     return INTFLASH_OK;
   return fail(INTFLASH_BAD_SHAPE,
-              "cache: %lld kv heads of %lld and %lld channels, %lld pages of %lld, rotate = %d: "
-              "the plan is for %lld of %lld and %lld, %lld of %lld, rotate = %d",
+              "cache: %lld kv heads of %lld and %lld channels, %lld pages of %lld, rotate = %d, "
+              "codec %s: the plan is for %lld of %lld and %lld, %lld of %lld, rotate = %d, codec "
+              "%s",
               static_cast<i64>(cache->num_kv_heads), static_cast<i64>(cache->layout.head_dim),
               static_cast<i64>(cache->layout.head_dim_v), static_cast<i64>(cache->num_pages),
-              static_cast<i64>(cache->layout.page_size), cache->rotate ? 1 : 0,
+              static_cast<i64>(cache->layout.page_size), cache->rotate ? 1 : 0, cache->codec->name,
               static_cast<i64>(plan.num_kv_heads), static_cast<i64>(page.head_dim),
               static_cast<i64>(page.head_dim_v), static_cast<i64>(plan.num_pages),
-              static_cast<i64>(page.page_size), plan.rotate ? 1 : 0);
+              static_cast<i64>(page.page_size), plan.rotate ? 1 : 0, plan.codec->name);
 }
 
 intflash_status check_additive_masks(const intflash_batch_plan& plan,

@@ -173,6 +173,7 @@ intflash_batch_plan* make_batch_plan(const intflash_context& context, const intf
   intflash_batch_plan& plan = *new (memory) intflash_batch_plan{};
   plan.serial = next_serial();
   plan.context = &context;
+  plan.codec = cache.codec;
   plan.page = cache.layout;
   plan.num_kv_heads = cache.num_kv_heads;
   plan.num_pages = cache.num_pages;

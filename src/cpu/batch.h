@@ -35,6 +35,7 @@ struct intflash_batch_plan {
   std::uint64_t serial;
   const intflash_context* context;
   // What the cache must be like.
+  const intflash::internal::Codec* codec;
   intflash::internal::PageLayout page;
   std::int64_t num_kv_heads;
   std::int64_t num_pages;

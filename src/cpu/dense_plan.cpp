@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <new>
 
+#include "cache/codec.h"
 #include "core/arena.h"
 #include "core/serial.h"
 
@@ -34,7 +35,7 @@ void lay_out(const KernelTable& kernels, DensePlan& plan) {
   const std::int64_t spans = ceil_div(problem.kv_len, kSpanTokens);
   const std::int64_t dims = problem.head_dim + problem.head_dim_v;
   const bool centered = problem.center_key || problem.center_value;
-  plan.page = {problem.head_dim, problem.head_dim_v, kBlockTokens};
+  plan.page = page_layout(kInt8Codec, problem.head_dim, problem.head_dim_v, kBlockTokens);
   plan.blocks_per_head = ceil_div(problem.kv_len, kScoreBlock);
   plan.pages_per_head = plan.blocks_per_head * (kScoreBlock / kBlockTokens);
   plan.spans_at_once = spans_in_cache(plan.page, plan.context->l2_bytes);

@@ -52,6 +52,15 @@ struct KvBlock {
   const std::int32_t* key_sum;  // [64]; sum of the key's codes
 };
 
+// The same for writing.
+struct WritableBlock {
+  std::int8_t* key_codes;
+  std::int8_t* value_codes;
+  float* key_scale;
+  float* value_scale;
+  std::int32_t* key_sum;
+};
+
 // 128 keys and their factors in the fixed point of the score block, in the port's own key order
 // (key_position).
 struct ScoreBlock {
