@@ -91,7 +91,7 @@ typedef struct intflash_cache_options {
   int64_t num_layers;         // 0 = 1
   void* const* layer_arenas;  // [num_layers], each num_pages * page_bytes long, and as arena in all
                               // else; NULL = arena
-  intflash_codec codec;
+  intflash_codec codec;       // INTFLASH_UNSUPPORTED where the context's port does not have it
   int32_t page_layout_version;  // of codec; 0 = the newest
 } intflash_cache_options;
 

@@ -82,6 +82,7 @@ intflash_status make_plan(const intflash_context* context, const intflash_cache*
   intflash_batch_desc desc;
   intflash_status status = read_struct("desc", "intflash_batch_desc", given, desc);
   if (status == INTFLASH_OK) status = check_desc(*cache, desc);
+  if (status == INTFLASH_OK) status = check_codec(*cache->codec, *context->port);
   if (status != INTFLASH_OK) return status;
   intflash_batch_plan* made = make_batch_plan(*context, *cache, desc);
   if (made == nullptr) {

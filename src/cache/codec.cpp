@@ -6,6 +6,7 @@
 #include <iterator>
 
 #include "core/checks.h"
+#include "machine/dispatch.h"
 
 namespace intflash::internal {
 namespace {
@@ -47,6 +48,12 @@ intflash_status choose_codec(std::int32_t id, std::int32_t layout_version, const
   }
   codec = &found;
   return INTFLASH_OK;
+}
+
+intflash_status check_codec(const Codec& codec, const PortEntry& port) {
+  if (!codec.is_expanded || port.kernels->expand[codec.id] != nullptr) return INTFLASH_OK;
+  return fail(INTFLASH_UNSUPPORTED, "codec = %d (%s): port %s does not expand its blocks", codec.id,
+              codec.name, port.name);
 }
 
 const char* codec_name(std::uint32_t id) { return id < kNumCodecs ? kCodecs[id]->name : "unknown"; }

@@ -2,7 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // What the bytes of keys and values in a page mean. Tokens come to a codec as INT8 codes with a
-// scale, and are given back as such.
+// scale, and are given back as such; what kernels read is codec int8's, or expanded to it by the
+// port (KernelTable::expand).
 #pragma once
 
 #include <cstdint>
@@ -11,6 +12,8 @@
 #include "intflash/cache.h"
 
 namespace intflash::internal {
+
+struct PortEntry;
 
 // Codes of consecutive tokens of a block.
 struct TokenCodes {
@@ -21,9 +24,10 @@ struct TokenCodes {
 };
 
 struct Codec {
-  intflash_codec id;
+  intflash_codec id;  // below kMaxCodecs: the place of its expand in KernelTable
   const char* name;
   std::int32_t layout_version;  // of its pages, from 1 on
+  bool is_expanded;             // its blocks are not int8's
   // Of 64 tokens; multiples of 64.
   std::int64_t (*key_block_bytes)(std::int64_t head_dim);
   std::int64_t (*value_block_bytes)(std::int64_t head_dim_v);
@@ -52,6 +56,8 @@ PageLayout page_layout(const Codec& codec, std::int64_t head_dim, std::int64_t h
 // The codec of an id, with pages of this version of its layout, 0 = the newest; or the error that
 // says what there is.
 intflash_status choose_codec(std::int32_t id, std::int32_t layout_version, const Codec*& codec);
+// That the port's kernels read the codec's blocks, or it expands them.
+intflash_status check_codec(const Codec& codec, const PortEntry& port);
 // "unknown" where this library has none of that id.
 const char* codec_name(std::uint32_t id);
 

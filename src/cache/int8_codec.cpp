@@ -131,6 +131,7 @@ const Codec kInt8Codec = {
     .id = INTFLASH_CODEC_INT8,
     .name = "int8",
     .layout_version = INTFLASH_PAGE_LAYOUT_VERSION,
+    .is_expanded = false,
     .key_block_bytes = key_block_bytes,
     .value_block_bytes = value_block_bytes,
     .store_keys = store_keys,

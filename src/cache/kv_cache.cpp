@@ -206,6 +206,7 @@ intflash_status create_cache(const intflash_context& context, const intflash_cac
                              const Codec& codec, intflash_cache*& cache) {
   intflash_cache shape{};
   intflash_status status = check_cache_options(options);
+  if (status == INTFLASH_OK) status = check_codec(codec, *context.port);
   if (status == INTFLASH_OK) status = set_shape(context, options, codec, shape);
   if (status == INTFLASH_OK) status = check_arenas(shape, options);
   if (status == INTFLASH_OK)

@@ -38,14 +38,20 @@ void make_request(const void* user, std::int64_t index, Request& request) {
   request.softmax_scale = given.softmax_scale > 0 ? given.softmax_scale : maker.default_scale;
 }
 
+// A block as kernels read it.
+PageLayout kernel_block(const PageLayout& page) {
+  return page_layout(kInt8Codec, page.head_dim, page.head_dim_v, kBlockTokens);
+}
+
 BatchLayout lay_out(const intflash_batch_plan& plan, const KernelTable& kernels) {
   const Schedule& schedule = plan.schedule;
   BatchLayout layout{};
   layout.tile = tile_shape(schedule.tile_rows, plan.page.head_dim, plan.page.head_dim_v);
-  layout.worker = worker_layout(kernels, layout.tile,
-                                {std::max(schedule.most_tiles, schedule.most_heads),
-                                 Attention::worker_state_bytes(schedule, layout.tile),
-                                 plan.spans_at_once, plan.page.head_dim, plan.page.head_dim_v, 0});
+  layout.worker = worker_layout(
+      kernels, layout.tile,
+      {std::max(schedule.most_tiles, schedule.most_heads),
+       Attention::worker_state_bytes(schedule, layout.tile), plan.spans_at_once, plan.page.head_dim,
+       plan.page.head_dim_v, 0, plan.codec->is_expanded ? kernel_block(plan.page).bytes() : 0});
   Arena arena;
   arena.take(sizeof(BatchRun));
   layout.page_set_offset = arena.take(PageSet::bytes(plan.num_pages));
@@ -109,6 +115,8 @@ Attention attention_of(const BatchRun& run) {
   pages.head_stride = plan.page.bytes();
   pages.cache = &cache;
   pages.args = &args;
+  pages.expand = attention.kernels->expand[plan.codec->id];
+  pages.expanded = kernel_block(plan.page);
   attention.spans_at_once = plan.spans_at_once;
   attention.slots = run.workspace + plan.layout.slots_offset;
   attention.handed = run.workspace + plan.layout.handed_offset;
@@ -182,7 +190,7 @@ intflash_batch_plan* make_batch_plan(const intflash_context& context, const intf
   plan.query_dtype = desc.query_dtype;
   plan.out_dtype = desc.out_dtype;
   plan.score_cap = desc.score_cap;
-  plan.spans_at_once = spans_in_cache(plan.page, context.l2_bytes);
+  plan.spans_at_once = spans_in_cache(kernel_block(plan.page), context.l2_bytes);
 
   const RequestMaker maker = {desc, 1.0f / std::sqrt(static_cast<float>(plan.page.head_dim))};
   Batch batch{};
