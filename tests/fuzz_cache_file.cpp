@@ -9,6 +9,7 @@
 #include <cstring>
 #include <vector>
 
+#include "cache/codec.h"
 #include "cache/sequence_file.h"
 #include "intflash/cache.h"
 
@@ -44,10 +45,11 @@ void seal(File& file) {
   if (!record(sizeof(FileHeader))) return;
   FileHeader header;
   std::memcpy(&header, file.data(), sizeof header);
-  for (const std::uint32_t center : {kKeyCenter, kValueCenter}) {
+  for (const std::uint16_t center : {kKeyCenter, kValueCenter}) {
     for (std::int64_t h = 0; (header.centers & center) != 0 && h < kHeads; ++h) record(kDim * 4);
   }
-  while (record(static_cast<std::size_t>(PageLayout{kDim, kDim, kBlockTokens}.bytes()))) {
+  const PageLayout page = page_layout(kInt8Codec, kDim, kDim, kBlockTokens);
+  while (record(static_cast<std::size_t>(page.bytes()))) {
   }
 }
 

@@ -13,6 +13,7 @@
 
 #include <gtest/gtest.h>
 
+#include "cache/codec.h"
 #include "cache/sequence_file.h"
 #include "random.h"
 #include "seed.h"
@@ -122,7 +123,8 @@ void seal(File& file, const Shape& shape) {
     record(shape.head_dim * 4);
   for (std::int64_t h = 0; shape.centered && h < shape.num_kv_heads; ++h)
     record(shape.head_dim_v * 4);
-  while (at < file.size()) record(PageLayout{shape.head_dim, shape.head_dim_v, 64}.bytes());
+  const PageLayout page = page_layout(kInt8Codec, shape.head_dim, shape.head_dim_v, 64);
+  while (at < file.size()) record(page.bytes());
 }
 
 TEST(SequenceFile, TokensComeBackToTheByteWhateverThePageSize) {
@@ -174,7 +176,7 @@ TEST(SequenceFile, NothingOfTruncatedAndDroppedTokensIsSaved) {
   EXPECT_EQ(server.request_of(loaded).kv_len, 100);
   shape.page_size = 256;
   Server coarse(shape);
-  expect_refusal(coarse, dropped, "byte 40: first_key_position = 64: must be a multiple");
+  expect_refusal(coarse, dropped, "byte 56: first_key_position = 64: must be a multiple");
 }
 
 TEST(SequenceFile, SequencesFollowOneAnotherInAStreamOfAnyStep) {
@@ -217,7 +219,7 @@ TEST(SequenceFile, BytesAreTheSameOnEveryPortAndInEveryVersionOfTheLibrary) {
     ASSERT_EQ(server.append(sequence, tokens, 0, 100), INTFLASH_OK);
     const File file = save(server, sequence);
     EXPECT_EQ(file.size(), 80u + 4 * (64 * 24 + 64 * 48 + 768 + 8));
-    EXPECT_EQ(record_checksum(file.data(), file.size(), 0), 0x05cbaf3ab9c516b0u) << port.name;
+    EXPECT_EQ(record_checksum(file.data(), file.size(), 0), 0x3af2a6e45da539fau) << port.name;
   }
 }
 
@@ -272,19 +274,19 @@ TEST(SequenceFile, AnotherCachesShapeAndCentresAreNamed) {
   Shape heads = shape;
   heads.num_kv_heads = 2;
   Server more_heads(heads);
-  expect_refusal(more_heads, file, "byte 16: num_kv_heads = 1 in the file, 2 in the cache");
+  expect_refusal(more_heads, file, "byte 32: num_kv_heads = 1 in the file, 2 in the cache");
   Shape dims = shape;
   dims.head_dim_v = 16;
   Server wider(dims);
-  expect_refusal(wider, file, "byte 32: head_dim_v = 8 in the file, 16 in the cache");
+  expect_refusal(wider, file, "byte 48: head_dim_v = 8 in the file, 16 in the cache");
   Shape rotated = shape;
   rotated.rotate = true;
   Server rotating(rotated);
-  expect_refusal(rotating, file, "byte 56: rotate = 0 in the file, 1 in the cache");
+  expect_refusal(rotating, file, "byte 20: rotate = 0 in the file, 1 in the cache");
   Shape layers = shape;
   layers.num_layers = 2;
   Server more_layers(layers);
-  expect_refusal(more_layers, file, "byte 64: num_layers = 1 in the file, 2 in the cache");
+  expect_refusal(more_layers, file, "byte 24: num_layers = 1 in the file, 2 in the cache");
   Shape bare = shape;
   bare.centered = false;
   Server without_center(bare);
@@ -316,9 +318,9 @@ TEST(SequenceFile, ForgedBlocksAreRefusedAtTheirByte) {
   refused_at(key_scale + 3 * 4, 1.0f);  // token 3 is absent
   refused_at(key_scale + 256 + 4, -1.0f);
   refused_at(key_scale + 512 + 4, std::int32_t{12345});
-  expect_refusal(server, forge(offsetof(FileHeader, kv_len), std::int64_t{-1}), "byte 48: kv_len");
+  expect_refusal(server, forge(offsetof(FileHeader, kv_len), std::int64_t{-1}), "byte 64: kv_len");
   expect_refusal(server, forge(offsetof(FileHeader, kv_len), std::int64_t{1} << 40),
-                 "byte 48: kv_len");
+                 "byte 64: kv_len");
   EXPECT_NE(refusal(server, forge(offsetof(FileHeader, kv_len), std::int64_t{64 * 4 + 1}),
                     INTFLASH_POOL_EXHAUSTED)
                 .find("5 more pages"),

@@ -8,7 +8,7 @@
 
 #include <gtest/gtest.h>
 
-#include "machine/context.h"
+#include "cache/kv_cache.h"
 
 namespace intflash::internal::serving {
 Server::Server(const Shape& shape) : shape_(shape) {
@@ -34,7 +34,9 @@ Server::Server(const Shape& shape) : shape_(shape) {
   cache.rotate = shape.rotate ? 1 : 0;
   cache.key_center = shape.centered ? key_center_.data() : nullptr;
   cache.value_center = shape.centered ? value_center_.data() : nullptr;
-  EXPECT_EQ(intflash_cache_create(context_, &cache, &cache_), INTFLASH_OK) << intflash_last_error();
+  const Codec& codec = shape.codec == nullptr ? kInt8Codec : *shape.codec;
+  EXPECT_EQ(internal::create_cache(*context_, cache, codec, cache_), INTFLASH_OK)
+      << intflash_last_error();
 }
 
 Server::~Server() {

@@ -14,8 +14,9 @@
 #include "intflash/cache.h"
 
 namespace intflash::internal {
+struct Codec;
 struct PortEntry;
-}
+}  // namespace intflash::internal
 
 namespace intflash::internal::serving {
 
@@ -33,6 +34,7 @@ struct Shape {
   std::vector<float> slopes;  // of ALiBi, the same
   std::int32_t num_threads = 1;
   const PortEntry* port = nullptr;  // nullptr = the best one
+  const Codec* codec = nullptr;     // nullptr = int8
 
   std::int64_t num_query_heads() const { return num_kv_heads * group_size; }
 };

@@ -3,12 +3,12 @@
 //
 // The quantized KV cache, and attention of ragged batches over it.
 //
-// A cache holds the keys and values of one or more layers as INT8 codes with a scale per token and
-// kv head, in pages (layout version INTFLASH_PAGE_LAYOUT_VERSION; src/cache/page.h has it byte by
-// byte). Page p stores page_size tokens of every kv head, contiguously, in each layer. Which pages
-// belong to a request, and in which order, is the caller's page table; or the cache keeps it, in
-// sequences: one table for all layers. The codes of a token depend on that token alone: appending
-// one by one or all at once gives the same bytes.
+// A cache holds the keys and values of one or more layers as codes with a scale per token and kv
+// head, in pages: what their bytes mean is up to the cache's codec (src/cache/page.h has them byte
+// by byte). Page p stores page_size tokens of every kv head, contiguously, in each layer. Which
+// pages belong to a request, and in which order, is the caller's page table; or the cache keeps it,
+// in sequences: one table for all layers. The codes of a token depend on that token alone:
+// appending one by one or all at once gives the same bytes.
 //
 // A batch plan depends on lengths, masks, shared prefixes and the number of workers alone: one plan
 // serves all layers of a step. Outputs do not depend on the batch a request is in, on shared
@@ -62,6 +62,13 @@ typedef enum intflash_numa INTFLASH_INT {
   INTFLASH_NUMA_LOCAL = 2
 } intflash_numa;
 
+// What the bytes of keys and values in a page mean. Each codec numbers the versions of its page
+// layout from 1 on.
+typedef enum intflash_codec INTFLASH_INT {
+  // INT8 codes. The newest layout is INTFLASH_PAGE_LAYOUT_VERSION.
+  INTFLASH_CODEC_INT8 = 0
+} intflash_codec;
+
 typedef struct intflash_cache_options {
   uint32_t struct_size;
   int64_t num_kv_heads;
@@ -83,6 +90,8 @@ typedef struct intflash_cache_options {
   int64_t num_layers;         // 0 = 1
   void* const* layer_arenas;  // [num_layers], each num_pages * page_bytes long, and as arena in all
                               // else; NULL = arena
+  intflash_codec codec;       // INTFLASH_UNSUPPORTED where the context's port does not have it
+  int32_t page_layout_version;  // of codec; 0 = the newest
 } intflash_cache_options;
 
 typedef struct intflash_cache_info {
@@ -94,6 +103,8 @@ typedef struct intflash_cache_info {
   size_t page_bytes;       // of one page of one layer with all kv heads, scales included
   size_t bytes_per_token;  // page_bytes / page_size
   int64_t num_layers;
+  intflash_codec codec;
+  int32_t page_layout_version;  // of codec: never 0
 } intflash_cache_info;
 
 INTFLASH_API intflash_status intflash_cache_create(intflash_context* context,
@@ -233,13 +244,13 @@ typedef size_t (*intflash_read_fn)(void* user, void* bytes, size_t num_bytes);
 INTFLASH_API intflash_status intflash_sequence_save(const intflash_cache* cache, int32_t sequence,
                                                     intflash_write_fn write, void* user);
 // Makes a new sequence of saved tokens, and reads no byte beyond them. The cache must have the
-// file's layers, heads, dimensions, rotation and centres, and a page_size that divides its
-// first_key_position. INTFLASH_BAD_FILE names the byte offset of what is missing, damaged, or
-// different, and INTFLASH_POOL_EXHAUSTED the pages that are wanted; then the cache is as it was.
-// read may call the cache itself: pages are taken when the file says how many, which may be
-// INTFLASH_BUSY, and the sequence is there when all of it has been read. A change that is at work
-// at that time is waited for: it must not wait for the load. Checksums find accidents, not forgery:
-// of a forged file nothing is promised but that no memory beyond the cache's is touched.
+// file's codec, page layout, layers, heads, dimensions, rotation and centres, and a page_size that
+// divides its first_key_position. INTFLASH_BAD_FILE names the byte offset of what is missing,
+// damaged, or different, and INTFLASH_POOL_EXHAUSTED the pages that are wanted; then the cache is
+// as it was. read may call the cache itself: pages are taken when the file says how many, which may
+// be INTFLASH_BUSY, and the sequence is there when all of it has been read. A change that is at
+// work at that time is waited for: it must not wait for the load. Checksums find accidents, not
+// forgery: of a forged file nothing is promised but that no memory beyond the cache's is touched.
 INTFLASH_API intflash_status intflash_sequence_load(intflash_cache* cache, intflash_read_fn read,
                                                     void* user, int32_t* sequence);
 

@@ -46,7 +46,7 @@
 #define INTFLASH_VERSION_MINOR 1
 #define INTFLASH_VERSION_PATCH 0
 #define INTFLASH_ABI_VERSION 1          // of these headers' structs and functions
-#define INTFLASH_PAGE_LAYOUT_VERSION 1  // of packed keys and values, in memory and on disk
+#define INTFLASH_PAGE_LAYOUT_VERSION 1  // of codec int8's pages, in memory and on disk
 
 #if defined(_WIN32)
 #define INTFLASH_API
@@ -281,6 +281,7 @@ typedef struct intflash_plan_info {
   char kernel[64];   // what runs, such as "attend/int8/avx512_vnni/rows24x128"
   int32_t num_threads;
   size_t workspace_bytes;
+  const char* codec;  // of the cache that a batch is over, such as "int8"; "" of dense calls
 } intflash_plan_info;
 
 typedef struct intflash_port_info {

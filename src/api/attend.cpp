@@ -17,19 +17,15 @@ intflash_status make_plan(const intflash_context* context, const intflash_attend
   if (context == nullptr)
     return fail(INTFLASH_INVALID_ARGUMENT, "context = NULL: create one first");
   Problem problem{};
-  const intflash_status status = make_problem(desc, problem);
-  if (status != INTFLASH_OK) return status;
-  intflash_plan* const made = backend_of(*context, problem.mode).create_plan(*context, problem);
-  if (made == nullptr)
-    return fail(INTFLASH_OUT_OF_MEMORY, "no memory for a plan of at least %zu bytes",
-                sizeof(intflash_plan));
-  if (problem.is_empty()) {
-    made->workspace_bytes = 0;
-    made->num_pack_phases = made->num_phases = 0;
-    std::snprintf(made->kernel, sizeof made->kernel, "attend/%s/nothing", mode_name(problem.mode));
+  intflash_status status = make_problem(desc, problem);
+  if (status == INTFLASH_OK)
+    status = backend_of(*context, problem.mode).create_plan(*context, problem, plan);
+  if (status == INTFLASH_OK && problem.is_empty()) {
+    plan->workspace_bytes = 0;
+    plan->num_pack_phases = plan->num_phases = 0;
+    std::snprintf(plan->kernel, sizeof plan->kernel, "attend/%s/nothing", mode_name(problem.mode));
   }
-  plan = made;
-  return INTFLASH_OK;
+  return status;
 }
 
 intflash_status begin(const intflash_plan* plan, const intflash_attend_args* given, RunPart part,

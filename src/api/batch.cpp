@@ -80,14 +80,7 @@ intflash_status make_plan(const intflash_context* context, const intflash_cache*
   intflash_status status = read_struct("desc", "intflash_batch_desc", given, desc);
   if (status == INTFLASH_OK) status = check_desc(*cache, desc);
   if (status != INTFLASH_OK) return status;
-  intflash_plan* const made =
-      backend_of(*context, desc.mode).create_batch_plan(*context, *cache, desc);
-  if (made == nullptr) {
-    return fail(INTFLASH_OUT_OF_MEMORY, "no memory for a plan of %lld requests",
-                static_cast<i64>(desc.num_requests));
-  }
-  plan = made;
-  return INTFLASH_OK;
+  return backend_of(*context, desc.mode).create_batch_plan(*context, *cache, desc, plan);
 }
 
 intflash_status check_cache(const intflash_plan& plan, const intflash_cache* cache) {
@@ -95,17 +88,19 @@ intflash_status check_cache(const intflash_plan& plan, const intflash_cache* cac
   const PageLayout& page = plan.cache.layout;
   if (cache->layout.head_dim == page.head_dim && cache->layout.head_dim_v == page.head_dim_v &&
       cache->layout.page_size == page.page_size && cache->num_kv_heads == plan.cache.num_kv_heads &&
-      cache->num_pages == plan.cache.num_pages && cache->rotate == plan.cache.rotate)
+      cache->num_pages == plan.cache.num_pages && cache->rotate == plan.cache.rotate &&
+      cache->codec == plan.cache.codec)
     return INTFLASH_OK;
   return fail(INTFLASH_BAD_SHAPE,
-              "cache: %lld kv heads of %lld and %lld channels, %lld pages of %lld, rotate = %d: "
-              "the plan is for %lld of %lld and %lld, %lld of %lld, rotate = %d",
+              "cache: %lld kv heads of %lld and %lld channels, %lld pages of %lld, rotate = %d, "
+              "codec %s: the plan is for %lld of %lld and %lld, %lld of %lld, rotate = %d, codec "
+              "%s",
               static_cast<i64>(cache->num_kv_heads), static_cast<i64>(cache->layout.head_dim),
               static_cast<i64>(cache->layout.head_dim_v), static_cast<i64>(cache->num_pages),
-              static_cast<i64>(cache->layout.page_size), cache->rotate ? 1 : 0,
+              static_cast<i64>(cache->layout.page_size), cache->rotate ? 1 : 0, cache->codec->name,
               static_cast<i64>(plan.cache.num_kv_heads), static_cast<i64>(page.head_dim),
               static_cast<i64>(page.head_dim_v), static_cast<i64>(plan.cache.num_pages),
-              static_cast<i64>(page.page_size), plan.cache.rotate ? 1 : 0);
+              static_cast<i64>(page.page_size), plan.cache.rotate ? 1 : 0, plan.cache.codec->name);
 }
 
 intflash_status check_additive_masks(const intflash_plan& plan, const intflash_batch_args& args) {

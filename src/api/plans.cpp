@@ -98,6 +98,7 @@ void fill_info(const intflash_plan& plan, intflash_plan_info* target) {
   std::memcpy(info.kernel, plan.kernel, sizeof info.kernel);
   info.num_threads = plan.num_workers();
   info.workspace_bytes = plan.workspace_bytes;
+  info.codec = plan.is_batch ? plan.cache.codec->name : "";
   write_struct(info, target);
 }
 

@@ -21,15 +21,6 @@ WritableBlock block_of(const Append& append, std::int64_t kv_head, std::int64_t 
                         slot % layout.page_size / kBlockTokens);
 }
 
-void clear_block(const PageLayout& layout, const WritableBlock& block) {
-  std::memset(block.key_codes, 0, static_cast<std::size_t>(kBlockTokens * layout.head_dim));
-  std::memset(block.value_codes, 0,
-              static_cast<std::size_t>(kBlockTokens * round_up(layout.head_dim_v, 16)));
-  std::fill_n(block.key_scale, kBlockTokens, 0.0f);
-  std::fill_n(block.value_scale, kBlockTokens, 0.0f);
-  std::fill_n(block.key_sum, kBlockTokens, 0);
-}
-
 // codes: room for 64 rows.
 void append_to_block(const Append& append, std::int8_t* codes, std::int64_t kv_head,
                      const BlockTokens& tokens) {
@@ -47,23 +38,11 @@ void append_to_block(const Append& append, std::int8_t* codes, std::int64_t kv_h
       layout.head_dim, cache.key_center_of(layer, kv_head), cache.rotate, key_stride, codes,
       block.key_scale + begin, rope_rows(append.args.rope, tokens.position));
   raise_to(cache.layers[layer].largest_key[tokens.slot / layout.page_size], magnitude);
-  if (count == kBlockTokens) {
-    kernels.pack_keys(codes, key_stride, static_cast<std::int32_t>(layout.head_dim),
-                      block.key_codes, block.key_sum);
-  } else {
-    for (std::int64_t i = 0; i < count; ++i)
-      store_key(layout, block, begin + i, codes + i * key_stride);
-  }
+  cache.codec->store_keys(kernels, layout, block, {codes, key_stride, begin, count});
   quantize_tokens(kernels, append.args.value, append.args.value_dtype, 0, kv_head, tokens.first,
                   count, layout.head_dim_v, cache.value_center_of(layer, kv_head), false,
                   value_stride, codes, block.value_scale + begin);
-  if (count == kBlockTokens) {
-    kernels.pack_values(codes, value_stride, static_cast<std::int32_t>(layout.head_dim_v),
-                        block.value_codes);
-  } else {
-    for (std::int64_t i = 0; i < count; ++i)
-      store_value(layout, block, begin + i, codes + i * value_stride);
-  }
+  cache.codec->store_values(kernels, layout, block, {codes, value_stride, begin, count});
 }
 
 // All new tokens of one request and kv head.

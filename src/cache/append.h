@@ -1,8 +1,8 @@
 // Copyright 2026 The intflash Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// New tokens into the pages of a cache. Whole blocks of 64 tokens are packed by the port; the
-// tokens of a block that is begun or ends within the call are stored one by one, to the same bytes.
+// New tokens into the pages of a cache: quantized, and stored by its codec, block by block of 64
+// tokens or parts of them.
 #pragma once
 
 #include <algorithm>

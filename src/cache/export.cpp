@@ -56,12 +56,12 @@ void export_block(const Export& wanted, std::int64_t layer, std::int64_t kv_head
   for (std::int64_t at = first; at < end; ++at) {
     const std::int64_t row = position + at - wanted.begin;
     if (wanted.key != nullptr) {
-      load_key(cache.layout, block, at, codes);
+      cache.codec->load_key(cache.layout, block, at, codes);
       dequantize(codes, block.key_scale[at], cache.layout.head_dim, cache.rotate,
                  cache.key_center_of(layer, kv_head), row_of(*wanted.key, layer, kv_head, row));
     }
     if (wanted.value != nullptr) {
-      load_value(cache.layout, block, at, codes);
+      cache.codec->load_value(cache.layout, block, at, codes);
       dequantize(codes, block.value_scale[at], cache.layout.head_dim_v, false,
                  cache.value_center_of(layer, kv_head), row_of(*wanted.value, layer, kv_head, row));
     }

@@ -26,24 +26,47 @@ intflash_status check_option(const char* name, int value, int most) {
   return fail(INTFLASH_INVALID_ARGUMENT, "%s = %d: must be 0 ... %d", name, value, most);
 }
 
-intflash_status check_cache_options(const intflash_cache_options* options) {
-  intflash_status status = check_extent("num_kv_heads", options->num_kv_heads, 1);
-  if (status == INTFLASH_OK) status = check_extent("num_pages", options->num_pages, 1);
-  if (status == INTFLASH_OK) status = check_extent("num_layers", options->num_layers, 0);
-  if (status == INTFLASH_OK) status = check_head_dim("head_dim", options->head_dim);
-  if (status == INTFLASH_OK && options->head_dim_v != 0)
-    status = check_head_dim("head_dim_v", options->head_dim_v);
-  if (status == INTFLASH_OK) status = check_rotated_dim(options->rotate, options->head_dim);
+intflash_status check_cache_options(const intflash_cache_options& options) {
+  intflash_status status = check_extent("num_kv_heads", options.num_kv_heads, 1);
+  if (status == INTFLASH_OK) status = check_extent("num_pages", options.num_pages, 1);
+  if (status == INTFLASH_OK) status = check_extent("num_layers", options.num_layers, 0);
+  if (status == INTFLASH_OK) status = check_head_dim("head_dim", options.head_dim);
+  if (status == INTFLASH_OK && options.head_dim_v != 0)
+    status = check_head_dim("head_dim_v", options.head_dim_v);
+  if (status == INTFLASH_OK) status = check_rotated_dim(options.rotate, options.head_dim);
   if (status != INTFLASH_OK) return status;
-  const std::int64_t page_size = options->page_size;
+  const std::int64_t page_size = options.page_size;
   if (page_size != 0 && page_size != 64 && page_size != 128 && page_size != 256) {
     return fail(INTFLASH_BAD_SHAPE,
                 "page_size = %lld: must be 64, 128 or 256; let one page stand for several "
                 "consecutive smaller blocks, 64 / page_size of them where that is a whole number",
                 static_cast<i64>(page_size));
   }
-  status = check_option("huge_pages", options->huge_pages, INTFLASH_HUGE_PAGES_AVOID);
-  return status == INTFLASH_OK ? check_option("numa", options->numa, INTFLASH_NUMA_LOCAL) : status;
+  status = check_option("huge_pages", options.huge_pages, INTFLASH_HUGE_PAGES_AVOID);
+  return status == INTFLASH_OK ? check_option("numa", options.numa, INTFLASH_NUMA_LOCAL) : status;
+}
+
+// What the options say of a cache's shape, where its pages fit the address space.
+intflash_status set_shape(const intflash_context& context, const intflash_cache_options& options,
+                          const Codec& codec, intflash_cache& shape) {
+  shape.context = &context;
+  shape.codec = &codec;
+  shape.layout = page_layout(codec, options.head_dim,
+                             options.head_dim_v == 0 ? options.head_dim : options.head_dim_v,
+                             options.page_size == 0 ? kBlockTokens : options.page_size);
+  shape.num_kv_heads = options.num_kv_heads;
+  shape.num_pages = options.num_pages;
+  shape.num_layers = options.num_layers == 0 ? 1 : options.num_layers;
+  shape.rotate = options.rotate == 1;
+  std::int64_t bytes = 0;
+  if (!__builtin_mul_overflow(shape.num_kv_heads * shape.num_pages, shape.layout.bytes(), &bytes) &&
+      !__builtin_mul_overflow(bytes, shape.num_layers, &bytes))
+    return INTFLASH_OK;
+  return fail(INTFLASH_SIZE_OVERFLOW,
+              "num_pages = %lld of %lld kv heads in %lld layers: the pages do not fit the address "
+              "space",
+              static_cast<i64>(shape.num_pages), static_cast<i64>(shape.num_kv_heads),
+              static_cast<i64>(shape.num_layers));
 }
 
 // Arenas that are given, by layer: large enough, and aligned.
@@ -179,6 +202,49 @@ void copy_page(intflash_cache& cache, std::int32_t from, std::int32_t to) {
   }
 }
 
+intflash_status create_cache(const intflash_context& context, const intflash_cache_options& options,
+                             const Codec& codec, intflash_cache*& cache) {
+  intflash_cache shape{};
+  intflash_status status = check_cache_options(options);
+  if (status == INTFLASH_OK) status = check_codec(codec, *context.port);
+  if (status == INTFLASH_OK) status = set_shape(context, options, codec, shape);
+  if (status == INTFLASH_OK) status = check_arenas(shape, options);
+  if (status == INTFLASH_OK)
+    status = check_centers(shape, "key_center", options.key_center, shape.layout.head_dim,
+                           kMaxKeyExponent);
+  if (status == INTFLASH_OK)
+    status = check_centers(shape, "value_center", options.value_center, shape.layout.head_dim_v,
+                           kMaxValueExponent);
+  if (status != INTFLASH_OK) return status;
+
+  void* memory = context.allocate(context.allocator_user, sizeof(intflash_cache), kAlignment);
+  if (memory == nullptr) return fail(INTFLASH_OUT_OF_MEMORY, "no memory for a cache");
+  intflash_cache* created = new (memory) intflash_cache{};
+  created->context = shape.context;
+  created->codec = shape.codec;
+  created->layout = shape.layout;
+  created->num_kv_heads = shape.num_kv_heads;
+  created->num_pages = shape.num_pages;
+  created->num_layers = shape.num_layers;
+  created->rotate = shape.rotate;
+  if (!allocate_parts(*created, options)) {
+    intflash_cache_destroy(created);
+    return fail(INTFLASH_OUT_OF_MEMORY,
+                "no memory for a cache of %lld layers of %lld pages of %lld bytes",
+                static_cast<i64>(shape.num_layers), static_cast<i64>(shape.num_pages),
+                static_cast<i64>(shape.page_bytes()));
+  }
+  lay_out_layers(*created, options);
+  // Page 0 is taken first.
+  for (std::int64_t i = 0; i < created->num_pages; ++i) {
+    created->references[i] = 0;
+    created->free_pages[i] = static_cast<std::int32_t>(created->num_pages - 1 - i);
+  }
+  created->num_free = created->num_pages;
+  cache = created;
+  return INTFLASH_OK;
+}
+
 std::int64_t workers_for(const intflash_context& context, std::int64_t rows) {
   return std::clamp<std::int64_t>(rows / kRowsPerWorker, 1, context.num_threads);
 }
@@ -195,64 +261,12 @@ intflash_status intflash_cache_create(intflash_context* context,
     return fail(INTFLASH_INVALID_ARGUMENT, "context = %p, cache = %p: must not be NULL",
                 static_cast<void*>(context), static_cast<void*>(cache));
   }
-  intflash_cache_options known;
-  const intflash_cache_options* const options = &known;
-  intflash_status status = read_struct("options", "intflash_cache_options", given, known);
-  if (status == INTFLASH_OK) status = check_cache_options(options);
-  if (status != INTFLASH_OK) return status;
-  intflash_cache shape{};
-  shape.context = context;
-  shape.layout = {options->head_dim,
-                  options->head_dim_v == 0 ? options->head_dim : options->head_dim_v,
-                  options->page_size == 0 ? kBlockTokens : options->page_size};
-  shape.num_kv_heads = options->num_kv_heads;
-  shape.num_pages = options->num_pages;
-  shape.num_layers = options->num_layers == 0 ? 1 : options->num_layers;
-  shape.rotate = options->rotate == 1;
-  std::int64_t bytes = 0;
-  if (__builtin_mul_overflow(shape.num_kv_heads * shape.num_pages, shape.layout.bytes(), &bytes) ||
-      __builtin_mul_overflow(bytes, shape.num_layers, &bytes)) {
-    return fail(
-        INTFLASH_SIZE_OVERFLOW,
-        "num_pages = %lld of %lld kv heads in %lld layers: the pages do not fit the address "
-        "space",
-        static_cast<i64>(shape.num_pages), static_cast<i64>(shape.num_kv_heads),
-        static_cast<i64>(shape.num_layers));
-  }
-  status = check_arenas(shape, *options);
+  intflash_cache_options options;
+  const Codec* codec = nullptr;
+  intflash_status status = read_struct("options", "intflash_cache_options", given, options);
   if (status == INTFLASH_OK)
-    status = check_centers(shape, "key_center", options->key_center, shape.layout.head_dim,
-                           kMaxKeyExponent);
-  if (status == INTFLASH_OK)
-    status = check_centers(shape, "value_center", options->value_center, shape.layout.head_dim_v,
-                           kMaxValueExponent);
-  if (status != INTFLASH_OK) return status;
-
-  void* memory = context->allocate(context->allocator_user, sizeof(intflash_cache), kAlignment);
-  if (memory == nullptr) return fail(INTFLASH_OUT_OF_MEMORY, "no memory for a cache");
-  intflash_cache* created = new (memory) intflash_cache{};
-  created->context = shape.context;
-  created->layout = shape.layout;
-  created->num_kv_heads = shape.num_kv_heads;
-  created->num_pages = shape.num_pages;
-  created->num_layers = shape.num_layers;
-  created->rotate = shape.rotate;
-  if (!allocate_parts(*created, *options)) {
-    intflash_cache_destroy(created);
-    return fail(INTFLASH_OUT_OF_MEMORY,
-                "no memory for a cache of %lld layers of %lld pages of %lld bytes",
-                static_cast<i64>(shape.num_layers), static_cast<i64>(shape.num_pages),
-                static_cast<i64>(shape.page_bytes()));
-  }
-  lay_out_layers(*created, *options);
-  // Page 0 is taken first.
-  for (std::int64_t i = 0; i < created->num_pages; ++i) {
-    created->references[i] = 0;
-    created->free_pages[i] = static_cast<std::int32_t>(created->num_pages - 1 - i);
-  }
-  created->num_free = created->num_pages;
-  *cache = created;
-  return INTFLASH_OK;
+    status = choose_codec(options.codec, options.page_layout_version, codec);
+  return status == INTFLASH_OK ? create_cache(*context, options, *codec, *cache) : status;
 }
 
 void intflash_cache_destroy(intflash_cache* cache) {
@@ -289,6 +303,8 @@ intflash_status intflash_cache_get_info(const intflash_cache* cache, intflash_ca
   info.num_sequences = cache->num_sequences;
   info.page_bytes = static_cast<std::size_t>(cache->page_bytes());
   info.num_layers = cache->num_layers;
+  info.codec = cache->codec->id;
+  info.page_layout_version = cache->codec->layout_version;
   info.bytes_per_token = info.page_bytes / static_cast<std::size_t>(cache->layout.page_size);
   write_struct(info, target);
   return INTFLASH_OK;

@@ -10,6 +10,7 @@
 #include <numeric>
 #include <thread>
 
+#include "cache/codec.h"
 #include "cache/growable.h"
 #include "cache/page.h"
 #include "cache/page_table.h"
@@ -60,6 +61,7 @@ struct CacheLayer {
 
 struct intflash_cache {
   const intflash_context* context;
+  const intflash::internal::Codec* codec;
   intflash::internal::PageLayout layout;  // of one kv head's part of a page
   std::int64_t num_kv_heads;
   std::int64_t num_pages;
@@ -145,6 +147,10 @@ class CacheChange {
 
 // How many of the context's threads so many rows, tokens times kv heads, are worth.
 std::int64_t workers_for(const intflash_context& context, std::int64_t rows);
+
+// A cache whose options do not say its codec: codec and page_layout_version are not read.
+intflash_status create_cache(const intflash_context& context, const intflash_cache_options& options,
+                             const Codec& codec, intflash_cache*& cache);
 
 // Whether the caller's number names a layer.
 intflash_status check_layer(const intflash_cache& cache, std::int64_t layer);

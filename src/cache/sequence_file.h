@@ -23,29 +23,31 @@ namespace intflash::internal {
 static_assert(std::endian::native == std::endian::little, "files and pages are little-endian");
 
 constexpr char kFileMagic[8] = {'i', 'n', 't', 'f', 'l', 'a', 's', 'h'};
-constexpr std::uint32_t kKeyCenter = 1;
-constexpr std::uint32_t kValueCenter = 2;
+constexpr std::uint16_t kKeyCenter = 1;
+constexpr std::uint16_t kValueCenter = 2;
 
 struct FileHeader {
   char magic[8];
   std::uint32_t version;      // INTFLASH_SEQUENCE_FILE_VERSION
-  std::uint32_t page_layout;  // INTFLASH_PAGE_LAYOUT_VERSION
+  std::uint32_t codec;        // intflash_codec
+  std::uint32_t page_layout;  // its version, of the codec
+  std::uint16_t rotate;       // 0 or 1
+  std::uint16_t centers;      // kKeyCenter, kValueCenter, both or none
+  std::int64_t num_layers;
   std::int64_t num_kv_heads;
   std::int64_t head_dim;
   std::int64_t head_dim_v;
   std::int64_t first_key_position;
   std::int64_t kv_len;
-  std::uint32_t rotate;   // 0 or 1
-  std::uint32_t centers;  // kKeyCenter, kValueCenter, both or none
-  std::int64_t num_layers;
 };
 static_assert(sizeof(FileHeader) == 72);
 
 std::uint64_t record_checksum(const void* bytes, std::size_t num_bytes, std::int64_t offset);
 
 // One block of one kv head in a file.
-inline PageLayout file_page(const PageLayout& layout) {
-  return {layout.head_dim, layout.head_dim_v, kBlockTokens};
+inline PageLayout file_page(PageLayout layout) {
+  layout.page_size = kBlockTokens;
+  return layout;
 }
 
 }  // namespace intflash::internal

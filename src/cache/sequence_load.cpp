@@ -13,12 +13,6 @@
 namespace intflash::internal {
 namespace {
 
-// No scale that append writes reaches these: elements stay below 2^91 and 2^106, whatever a
-// rotation of 1024 channels and an embedding make of them.
-constexpr float kMaxKeyScale = 0x1p110f;
-constexpr float kMaxValueScale = 0x1p90f;
-constexpr float kMinScale = kTinyMagnitude / 127.0f;
-
 // Records from the caller's function.
 class RecordReader {
  public:
@@ -71,18 +65,23 @@ class RecordReader {
 
 // The file's part of the contract with the cache.
 intflash_status check_shape(const FileHeader& header, const intflash_cache& cache) {
+  if (header.codec != static_cast<std::uint32_t>(cache.codec->id)) {
+    return fail(INTFLASH_BAD_FILE, "byte %zu: codec = %u (%s) in the file, %d (%s) in the cache",
+                offsetof(FileHeader, codec), header.codec, codec_name(header.codec),
+                cache.codec->id, cache.codec->name);
+  }
   const struct {
     const char* name;
     std::size_t offset;
     std::int64_t in_file, in_cache;
   } fields[] = {
       {"page layout", offsetof(FileHeader, page_layout), header.page_layout,
-       INTFLASH_PAGE_LAYOUT_VERSION},
+       cache.codec->layout_version},
+      {"rotate", offsetof(FileHeader, rotate), header.rotate, cache.rotate ? 1 : 0},
+      {"num_layers", offsetof(FileHeader, num_layers), header.num_layers, cache.num_layers},
       {"num_kv_heads", offsetof(FileHeader, num_kv_heads), header.num_kv_heads, cache.num_kv_heads},
       {"head_dim", offsetof(FileHeader, head_dim), header.head_dim, cache.layout.head_dim},
-      {"head_dim_v", offsetof(FileHeader, head_dim_v), header.head_dim_v, cache.layout.head_dim_v},
-      {"rotate", offsetof(FileHeader, rotate), header.rotate, cache.rotate ? 1 : 0},
-      {"num_layers", offsetof(FileHeader, num_layers), header.num_layers, cache.num_layers}};
+      {"head_dim_v", offsetof(FileHeader, head_dim_v), header.head_dim_v, cache.layout.head_dim_v}};
   for (const auto& field : fields) {
     if (field.in_file == field.in_cache) continue;
     return fail(INTFLASH_BAD_FILE, "byte %zu: %s = %lld in the file, %lld in the cache",
@@ -153,49 +152,6 @@ intflash_status check_centers(RecordReader& reader, const intflash_cache& cache,
 
 // ---- Blocks ----
 
-bool is_scale(float scale, float limit) {
-  return scale == 0.0f ? !std::signbit(scale) : scale >= kMinScale && scale < limit;
-}
-
-// The first code that is not 0; nullptr: none.
-const std::int8_t* find_nonzero(const std::int8_t* codes, std::int64_t count) {
-  const std::int8_t* found =
-      std::find_if(codes, codes + count, [](std::int8_t code) { return code != 0; });
-  return found == codes + count ? nullptr : found;
-}
-
-// Whether a block is one that append could have written, as far as kernels rely on it, with its
-// first tokens present. What is not is returned as the place in the page; else nullptr.
-const void* find_damage(const PageLayout& layout, const KvBlock& block, std::int64_t tokens) {
-  const std::int64_t code_bytes = layout.key_bytes() + layout.value_bytes();
-  const std::int8_t* end = block.key_codes + code_bytes;
-  const std::int8_t* minus_128 = std::find(block.key_codes, end, std::int8_t{-128});
-  if (minus_128 != end) return minus_128;
-  std::int32_t sums[kBlockTokens] = {};
-  for (std::int64_t i = 0; i < layout.key_bytes(); ++i)
-    sums[i / (16 * layout.head_dim) * 16 + i / 4 % 16] += block.key_codes[i];
-  for (std::int64_t at = 0; at < kBlockTokens; ++at) {
-    if (!is_scale(block.key_scale[at], at < tokens ? kMaxKeyScale : 0.0f))
-      return block.key_scale + at;
-    if (!is_scale(block.value_scale[at], at < tokens ? kMaxValueScale : 0.0f))
-      return block.value_scale + at;
-    if (block.key_sum[at] != sums[at]) return block.key_sum + at;
-  }
-  std::int8_t codes[kMaxHeadDim];
-  for (std::int64_t at = tokens; at < kBlockTokens; ++at) {
-    load_key(layout, block, at, codes);
-    if (find_nonzero(codes, layout.head_dim) != nullptr) return block.key_codes;
-    load_value(layout, block, at, codes);
-    if (find_nonzero(codes, layout.head_dim_v) != nullptr) return block.value_codes;
-  }
-  // Half of the last 16 channels, where head_dim_v is an odd multiple of 8.
-  for (std::int64_t row = 0; layout.head_dim_v % 16 != 0 && row < 16; ++row) {
-    const std::int8_t* padding = block.value_codes + layout.head_dim_v / 16 * 1024 + row * 64 + 32;
-    if (const std::int8_t* found = find_nonzero(padding, 32)) return found;
-  }
-  return nullptr;
-}
-
 // Notes what a loaded block's keys may be at most: 127 * scale, and what the scale's rounding may
 // have taken from it.
 void note_largest_key(const KvBlock& block, std::atomic<std::uint32_t>& largest_key) {
@@ -221,7 +177,7 @@ intflash_status load_blocks(RecordReader& reader, intflash_cache& cache, const P
       if (offset % page_size == 0 && kv_head == 0) largest_key.store(0, std::memory_order_relaxed);
       const intflash_status status = reader.get(page, layout.bytes());
       if (status != INTFLASH_OK) return status;
-      if (const void* damage = find_damage(layout, from, tokens)) {
+      if (const void* damage = cache.codec->find_damage(layout, from, tokens)) {
         return fail(INTFLASH_BAD_FILE, "byte %lld: no such block of tokens is ever saved",
                     static_cast<i64>(reader.offset() + (static_cast<const char*>(damage) - page)));
       }

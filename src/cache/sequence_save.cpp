@@ -46,16 +46,17 @@ FileHeader header_of(const intflash_cache& cache, const Sequence& sequence) {
   FileHeader header{};
   std::memcpy(header.magic, kFileMagic, sizeof kFileMagic);
   header.version = INTFLASH_SEQUENCE_FILE_VERSION;
-  header.page_layout = INTFLASH_PAGE_LAYOUT_VERSION;
+  header.codec = static_cast<std::uint32_t>(cache.codec->id);
+  header.page_layout = static_cast<std::uint32_t>(cache.codec->layout_version);
+  header.rotate = cache.rotate ? 1 : 0;
+  header.centers = static_cast<std::uint16_t>((cache.key_center != nullptr ? kKeyCenter : 0) |
+                                              (cache.value_center != nullptr ? kValueCenter : 0));
+  header.num_layers = cache.num_layers;
   header.num_kv_heads = cache.num_kv_heads;
   header.head_dim = cache.layout.head_dim;
   header.head_dim_v = cache.layout.head_dim_v;
   header.first_key_position = sequence.first_key_position;
   header.kv_len = sequence.kv_len;
-  header.num_layers = cache.num_layers;
-  header.rotate = cache.rotate ? 1 : 0;
-  header.centers = (cache.key_center != nullptr ? kKeyCenter : 0) |
-                   (cache.value_center != nullptr ? kValueCenter : 0);
   return header;
 }
 
@@ -69,15 +70,17 @@ intflash_status save_centers(const float* center, std::int64_t heads, std::int64
 
 // A block of the cache as a page of its own, with zeros for tokens from `tokens` on: they may be
 // what a truncated sequence once held.
-void make_page(const KvBlock& block, const PageLayout& layout, std::int64_t tokens, char* page) {
+void make_page(const intflash_cache& cache, const KvBlock& block, const PageLayout& layout,
+               std::int64_t tokens, char* page) {
   const WritableBlock copy = writable_block(layout, page, 0);
   copy_block(layout, block, copy);
   static constexpr std::int8_t kNoCodes[kMaxHeadDim] = {};
-  for (std::int64_t at = tokens; at < kBlockTokens; ++at) {
-    store_key(layout, copy, at, kNoCodes);
-    store_value(layout, copy, at, kNoCodes);
-    copy.key_scale[at] = copy.value_scale[at] = 0.0f;
-  }
+  const KernelTable& kernels = *cache.context->port->kernels;
+  const TokenCodes absent = {kNoCodes, 0, tokens, kBlockTokens - tokens};
+  cache.codec->store_keys(kernels, layout, copy, absent);
+  cache.codec->store_values(kernels, layout, copy, absent);
+  std::fill(copy.key_scale + tokens, copy.key_scale + kBlockTokens, 0.0f);
+  std::fill(copy.value_scale + tokens, copy.value_scale + kBlockTokens, 0.0f);
 }
 
 intflash_status save_sequence(const intflash_cache& cache, const Sequence& sequence,
@@ -95,7 +98,7 @@ intflash_status save_sequence(const intflash_cache& cache, const Sequence& seque
     const std::int64_t tokens = std::min<std::int64_t>(kBlockTokens, sequence.kv_len - position);
     for (std::int64_t h = 0; status == INTFLASH_OK && h < heads; ++h) {
       const PageRun run = sequence.run(h / cache.num_kv_heads);
-      make_page(cache.block(run, h % cache.num_kv_heads, position), layout, tokens, page);
+      make_page(cache, cache.block(run, h % cache.num_kv_heads, position), layout, tokens, page);
       status = writer.put(page, layout.bytes());
     }
   }

@@ -22,14 +22,20 @@ constexpr std::int32_t kScanPhase = 0;
 
 // ---- The plan ----
 
+// A block as kernels read it.
+PageLayout kernel_block(const PageLayout& page) {
+  return page_layout(kInt8Codec, page.head_dim, page.head_dim_v, kBlockTokens);
+}
+
 void lay_out(const KernelTable& kernels, BatchPlan& plan) {
   const Schedule& schedule = plan.schedule;
   const PageLayout& page = plan.cache.layout;
   plan.tile = tile_shape(schedule.tile_rows, page.head_dim, page.head_dim_v);
-  plan.worker = worker_layout(kernels, plan.tile,
-                              {std::max(schedule.most_tiles, schedule.most_heads),
-                               Attention::worker_state_bytes(schedule, plan.tile),
-                               plan.spans_at_once, page.head_dim, page.head_dim_v, 0});
+  plan.worker = worker_layout(
+      kernels, plan.tile,
+      {std::max(schedule.most_tiles, schedule.most_heads),
+       Attention::worker_state_bytes(schedule, plan.tile), plan.spans_at_once, page.head_dim,
+       page.head_dim_v, 0, plan.cache.codec->is_expanded ? kernel_block(page).bytes() : 0});
   Arena arena;
   arena.take(sizeof(BatchRun));
   plan.page_set_offset = arena.take(PageSet::bytes(plan.cache.num_pages));
@@ -92,6 +98,8 @@ Attention attention_of(const BatchRun& run) {
   pages.page_stride = cache.page_bytes();
   pages.head_stride = plan.cache.layout.bytes();
   pages.cache = &cache;
+  pages.expand = attention.kernels->expand[plan.cache.codec->id];
+  pages.expanded = kernel_block(plan.cache.layout);
   pages.args = &args;
   attention.spans_at_once = plan.spans_at_once;
   attention.slots = run.workspace + plan.slots_offset;
@@ -224,31 +232,32 @@ ScannedTensor BatchRun::query_tensor() const {
   return {"query", args.query, p.query_dtype, 1, p.num_query_heads, p.query_len, p.head_dim};
 }
 
-intflash_plan* create_batch_plan(const intflash_context& context, const intflash_cache& cache,
-                                 const intflash_batch_desc& desc) {
+intflash_status create_batch_plan(const intflash_context& context, const intflash_cache& cache,
+                                  const intflash_batch_desc& desc, intflash_plan*& plan) {
+  intflash_status status = check_codec(*cache.codec, *context.port);
+  if (status != INTFLASH_OK) return status;
   const KernelTable& kernels = *context.port->kernels;
-  void* const memory = context.allocate(context.allocator_user, sizeof(BatchPlan), 64);
-  if (memory == nullptr) return nullptr;
-  BatchPlan& plan = *new (memory) BatchPlan{};
-  const ScheduleShape shape = {cache.num_kv_heads,  desc.num_query_heads / cache.num_kv_heads,
-                               kernels.tile_rows,   kFewRows,
-                               context.num_threads, false};
-  if (!cut_batch(context, cache, desc, shape, plan)) {
-    context.deallocate(context.allocator_user, memory);
-    return nullptr;
-  }
-  plan.calls = &kBatchCalls;
-  plan.port = context.port->name;
-  plan.num_phases = 1 + 2 * plan.schedule.num_stages;
-  plan.spans_at_once = spans_in_cache(plan.cache.layout, context.l2_bytes);
+  BatchPlan* made = nullptr;
+  status = create_plan(context, made, [&](BatchPlan& cut) {
+    const ScheduleShape shape = {cache.num_kv_heads,  desc.num_query_heads / cache.num_kv_heads,
+                                 kernels.tile_rows,   kFewRows,
+                                 context.num_threads, false};
+    return cut_batch(context, cache, desc, shape, cut);
+  });
+  if (status != INTFLASH_OK) return status;
+  made->calls = &kBatchCalls;
+  made->port = context.port->name;
+  made->num_phases = 1 + 2 * made->schedule.num_stages;
+  made->spans_at_once = spans_in_cache(kernel_block(cache.layout), context.l2_bytes);
   for (std::int64_t r = 0; r < desc.num_requests; ++r)
-    plan.largest_softmax_scale =
-        std::max(plan.largest_softmax_scale, plan.schedule.requests[r].softmax_scale);
-  std::snprintf(plan.kernel, sizeof plan.kernel, "batch/int8%s/%s/rows%dx%d",
-                desc.score_cap > 0 ? "+cap" : "", plan.port,
-                static_cast<int>(plan.schedule.tile_rows), kScoreBlock);
-  lay_out(kernels, plan);
-  return &plan;
+    made->largest_softmax_scale =
+        std::max(made->largest_softmax_scale, made->schedule.requests[r].softmax_scale);
+  std::snprintf(made->kernel, sizeof made->kernel, "batch/int8%s/%s/rows%dx%d",
+                desc.score_cap > 0 ? "+cap" : "", made->port,
+                static_cast<int>(made->schedule.tile_rows), kScoreBlock);
+  lay_out(kernels, *made);
+  plan = made;
+  return INTFLASH_OK;
 }
 
 }  // namespace intflash::internal

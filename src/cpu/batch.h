@@ -43,7 +43,7 @@ struct BatchRun : Run {
 };
 
 // As Backend has it.
-intflash_plan* create_batch_plan(const intflash_context& context, const intflash_cache& cache,
-                                 const intflash_batch_desc& desc);
+intflash_status create_batch_plan(const intflash_context& context, const intflash_cache& cache,
+                                  const intflash_batch_desc& desc, intflash_plan*& plan);
 
 }  // namespace intflash::internal

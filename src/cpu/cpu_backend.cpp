@@ -244,18 +244,21 @@ intflash_status end(Run& any_run) {
 
 constexpr RunCalls kDenseCalls = {begin, nullptr, num_tasks, run_task, end};
 
-intflash_plan* create_plan(const intflash_context& context, const Problem& problem) {
-  DensePlan* const plan = create_dense_plan(context, problem, sizeof(DenseRun));
-  if (plan == nullptr) return nullptr;
-  plan->calls = &kDenseCalls;
-  plan->num_pack_phases = kNumPackPhases;
-  plan->num_phases = kNumPhases;
-  plan->packs_first = !plan->packs_as_it_attends;
-  return plan;
+intflash_status create_cpu_plan(const intflash_context& context, const Problem& problem,
+                                intflash_plan*& plan) {
+  DensePlan* made = nullptr;
+  const intflash_status status = create_dense_plan(context, problem, sizeof(DenseRun), made);
+  if (status != INTFLASH_OK) return status;
+  made->calls = &kDenseCalls;
+  made->num_pack_phases = kNumPackPhases;
+  made->num_phases = kNumPhases;
+  made->packs_first = !made->packs_as_it_attends;
+  plan = made;
+  return INTFLASH_OK;
 }
 
 }  // namespace
 
-const Backend kCpuBackend = {"cpu", create_plan, create_batch_plan};
+const Backend kCpuBackend = {"cpu", create_cpu_plan, create_batch_plan};
 
 }  // namespace intflash::internal

@@ -4,8 +4,8 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <new>
 
+#include "cache/codec.h"
 #include "core/arena.h"
 #include "engine/attention.h"
 
@@ -28,7 +28,7 @@ void lay_out(const KernelTable& kernels, std::int64_t run_bytes, DensePlan& plan
   const std::int64_t spans = ceil_div(problem.kv_len, kSpanTokens);
   const std::int64_t dims = problem.head_dim + problem.head_dim_v;
   const bool centered = problem.center_key || problem.center_value;
-  plan.page = {problem.head_dim, problem.head_dim_v, kBlockTokens};
+  plan.page = page_layout(kInt8Codec, problem.head_dim, problem.head_dim_v, kBlockTokens);
   plan.blocks_per_head = ceil_div(problem.kv_len, kScoreBlock);
   plan.pages_per_head = plan.blocks_per_head * (kScoreBlock / kBlockTokens);
   plan.spans_at_once = spans_in_cache(plan.page, plan.context->l2_bytes);
@@ -39,7 +39,7 @@ void lay_out(const KernelTable& kernels, std::int64_t run_bytes, DensePlan& plan
        Attention::worker_state_bytes(plan.schedule, plan.tile),
        std::min(plan.spans_at_once, std::max<std::int64_t>(spans, 1)), problem.head_dim,
        problem.head_dim_v,
-       plan.packs_as_it_attends ? kScoreBlock / kBlockTokens * plan.page.bytes() : 0});
+       plan.packs_as_it_attends ? kScoreBlock / kBlockTokens * plan.page.bytes() : 0, 0});
 
   Arena arena;
   arena.take(run_bytes);
@@ -58,26 +58,24 @@ void lay_out(const KernelTable& kernels, std::int64_t run_bytes, DensePlan& plan
 
 }  // namespace
 
-DensePlan* create_dense_plan(const intflash_context& context, const Problem& problem,
-                             std::int64_t run_bytes) {
+intflash_status create_dense_plan(const intflash_context& context, const Problem& problem,
+                                  std::int64_t run_bytes, DensePlan*& plan) {
   const KernelTable& kernels = *context.port->kernels;
-  void* const memory = context.allocate(context.allocator_user, sizeof(DensePlan), 64);
-  if (memory == nullptr) return nullptr;
-  DensePlan& plan = *new (memory) DensePlan{};
-  plan.packs_as_it_attends = may_pack_as_it_attends(problem, kernels);
-  const ScheduleShape shape = {
-      problem.num_kv_heads, problem.group_size,
-      kernels.tile_rows,    plan.packs_as_it_attends ? kernels.tile_rows : kFewRows,
-      context.num_threads,  plan.packs_as_it_attends};
-  if (!cut_dense(context, problem, shape, plan)) {
-    context.deallocate(context.allocator_user, memory);
-    return nullptr;
-  }
-  plan.port = context.port->name;
-  std::snprintf(plan.kernel, sizeof plan.kernel, "attend/int8%s/%s/rows%dx%d",
-                problem.score_cap > 0 ? "+cap" : "", plan.port, kernels.tile_rows, kScoreBlock);
-  lay_out(kernels, run_bytes, plan);
-  return &plan;
+  const bool packs_as_it_attends = may_pack_as_it_attends(problem, kernels);
+  const intflash_status status = create_plan(context, plan, [&](DensePlan& cut) {
+    const ScheduleShape shape = {
+        problem.num_kv_heads, problem.group_size,
+        kernels.tile_rows,    packs_as_it_attends ? kernels.tile_rows : kFewRows,
+        context.num_threads,  packs_as_it_attends};
+    return cut_dense(context, problem, shape, cut);
+  });
+  if (status != INTFLASH_OK) return status;
+  plan->packs_as_it_attends = packs_as_it_attends;
+  plan->port = context.port->name;
+  std::snprintf(plan->kernel, sizeof plan->kernel, "attend/int8%s/%s/rows%dx%d",
+                problem.score_cap > 0 ? "+cap" : "", plan->port, kernels.tile_rows, kScoreBlock);
+  lay_out(kernels, run_bytes, *plan);
+  return INTFLASH_OK;
 }
 
 }  // namespace intflash::internal

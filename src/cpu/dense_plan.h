@@ -32,8 +32,8 @@ struct DensePlan : intflash_plan {
   std::int64_t workers_offset;  // [num_workers] of worker.bytes
 };
 
-// Room for a run's DenseRun goes before all else. nullptr: no memory.
-DensePlan* create_dense_plan(const intflash_context& context, const Problem& problem,
-                             std::int64_t run_bytes);
+// Room for so many bytes of a run goes before all else.
+intflash_status create_dense_plan(const intflash_context& context, const Problem& problem,
+                                  std::int64_t run_bytes, DensePlan*& plan);
 
 }  // namespace intflash::internal

@@ -26,6 +26,9 @@ struct KeyPages {
   // Of consecutive pages: [requests][num_kv_heads][blocks_per_head] of all their keys, prepared.
   const ScoreBlock* blocks;
   std::int64_t blocks_per_head;
+  // nullptr: pages are of codec int8, else each block is expanded to a page of its own.
+  ExpandFn expand;
+  PageLayout expanded;
 };
 
 // Packs the tokens of a score block that lie before kv_end, instead of what KeyPages would name,

@@ -85,10 +85,11 @@ struct RunCalls {
 
 struct Backend {
   const char* name;
-  // A plan of what has been checked, from the context's allocator; nullptr: no memory.
-  intflash_plan* (*create_plan)(const intflash_context& context, const Problem& problem);
-  intflash_plan* (*create_batch_plan)(const intflash_context& context, const intflash_cache& cache,
-                                      const intflash_batch_desc& desc);
+  // A plan of what has been checked, from the context's allocator; or why there is none.
+  intflash_status (*create_plan)(const intflash_context& context, const Problem& problem,
+                                 intflash_plan*& plan);
+  intflash_status (*create_batch_plan)(const intflash_context& context, const intflash_cache& cache,
+                                       const intflash_batch_desc& desc, intflash_plan*& plan);
 };
 
 extern const Backend kCpuBackend;        // mode int8

@@ -6,8 +6,11 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <new>
 
+#include "cache/codec.h"
 #include "cache/page.h"
+#include "core/checks.h"
 #include "core/problem.h"
 #include "engine/schedule.h"
 #include "intflash/cache.h"
@@ -28,6 +31,7 @@ struct CacheShape {
   std::int64_t num_kv_heads;
   std::int64_t num_pages;
   bool rotate;
+  const Codec* codec;
 };
 
 struct RunCalls;  // engine/backend.h
@@ -69,6 +73,18 @@ bool cut_dense(const intflash_context& context, const Problem& problem, const Sc
                intflash_plan& plan);
 bool cut_batch(const intflash_context& context, const intflash_cache& cache,
                const intflash_batch_desc& desc, const ScheduleShape& shape, intflash_plan& plan);
+// A plan of a backend's type, in the context's memory, as far as cut(plan) makes it.
+template <class Plan, class Cut>
+intflash_status create_plan(const intflash_context& context, Plan*& plan, Cut cut) {
+  void* const memory = context.allocate(context.allocator_user, sizeof(Plan), 64);
+  Plan* const made = memory == nullptr ? nullptr : new (memory) Plan{};
+  if (made != nullptr && cut(*made)) {
+    plan = made;
+    return INTFLASH_OK;
+  }
+  if (made != nullptr) context.deallocate(context.allocator_user, made);
+  return fail(INTFLASH_OUT_OF_MEMORY, "no memory for a plan of at least %zu bytes", sizeof(Plan));
+}
 void destroy_plan(intflash_plan& plan);
 
 }  // namespace intflash::internal

@@ -38,7 +38,7 @@ class SectionKeys {
       return is_sound ? worker.blocks : nullptr;
     }
     if (blocks_ != nullptr) return blocks_ + first / kScoreBlock;
-    gather(first, worker.blocks[0]);
+    gather(first, 0, worker);
     return worker.blocks;
   }
 
@@ -47,15 +47,16 @@ class SectionKeys {
     if (blocks_ != nullptr) return blocks_ + first * kBlocksPerSpan;
     for (std::int64_t b = 0; b < num_spans * kBlocksPerSpan; ++b) {
       const std::int64_t key = first * kSpanTokens + b * kScoreBlock;
-      if (key + kScoreBlock > present_.begin && key < present_.end) gather(key, worker.blocks[b]);
+      if (key + kScoreBlock > present_.begin && key < present_.end) gather(key, b, worker);
     }
     return worker.blocks;
   }
 
-  // The halves of the score block at a position, where it has some of the keys.
+  // The halves of the score block at a position, where it has some of the keys and they will be
+  // read as they lie.
   bool halves(std::int64_t first, KvBlock* halves) const {
-    if (attention_.bring_block != nullptr || first + kScoreBlock <= present_.begin ||
-        first >= present_.end)
+    if (attention_.bring_block != nullptr || attention_.pages.expand != nullptr ||
+        first + kScoreBlock <= present_.begin || first >= present_.end)
       return false;
     const std::int64_t middle = first + kBlockTokens;
     const bool has_low = middle > present_.begin;
@@ -82,7 +83,9 @@ class SectionKeys {
   }
 
  private:
-  void gather(std::int64_t first, ScoreBlock& block) const {
+  // Into the worker's block of this index.
+  void gather(std::int64_t first, std::int64_t index, const Worker& worker) const {
+    ScoreBlock& block = worker.blocks[index];
     std::uint64_t keep[2];
     for (std::int64_t half = 0; half < 2; ++half) {
       const std::int64_t position = first + half * kBlockTokens;
@@ -90,9 +93,22 @@ class SectionKeys {
       // Where no token is, the other half stands in: it is multiplied, and not seen.
       if (keep[half] != 0) block.half[half] = block_at(position);
     }
+    if (attention_.pages.expand != nullptr)
+      expand(keep, worker.expanded + index * 2 * attention_.pages.expanded.bytes(), block.half);
     if (keep[0] == 0) block.half[0] = block.half[1];
     if (keep[1] == 0) block.half[1] = block.half[0];
     attention_.kernels->prepare_block(block, keep);
+  }
+
+  // The halves that have tokens.
+  void expand(const std::uint64_t* keep, char* memory, KvBlock* halves) const {
+    const PageLayout& layout = attention_.pages.expanded;
+    for (std::int64_t i = 0; i < 2; ++i) {
+      if (keep[i] == 0) continue;
+      const WritableBlock room = writable_block(layout, memory + i * layout.bytes(), 0);
+      halves[i] = attention_.pages.expand(halves[i], static_cast<std::int32_t>(layout.head_dim),
+                                          static_cast<std::int32_t>(layout.head_dim_v), room);
+    }
   }
 
   KvBlock block_at(std::int64_t position) const {

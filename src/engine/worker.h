@@ -77,6 +77,7 @@ struct Worker {
   ScoreBlock* blocks;   // [spans at once][blocks of a span]
   std::int8_t* codes;   // [64][stride of the larger dim]: rows being packed
   char* pages;          // that they are packed into where they are attended at once
+  char* expanded;       // the halves of blocks, where their codec is not int8
   void* scratch;        // the port's
 };
 
@@ -86,13 +87,14 @@ struct WorkerRoom {
   std::int64_t state_bytes;  // of all of them
   std::int64_t spans;        // whose blocks are at hand at a time
   std::int64_t head_dim, head_dim_v;
-  std::int64_t page_bytes;  // of Worker::pages
+  std::int64_t page_bytes;      // of Worker::pages
+  std::int64_t expanded_bytes;  // of a half in Worker::expanded; 0 = there are none
 };
 
 // Where the parts of a worker's memory begin.
 struct WorkerLayout {
   std::int64_t tile_bytes;
-  std::int64_t states, part, keep, blocks, codes, pages, scratch, bytes;
+  std::int64_t states, part, keep, blocks, codes, pages, expanded, scratch, bytes;
 
   Worker at(char* base) const {
     Worker worker{};
@@ -104,6 +106,7 @@ struct WorkerLayout {
     worker.blocks = reinterpret_cast<ScoreBlock*>(base + blocks);
     worker.codes = reinterpret_cast<std::int8_t*>(base + codes);
     worker.pages = base + pages;
+    worker.expanded = base + expanded;
     worker.scratch = base + scratch;
     return worker;
   }
@@ -123,7 +126,8 @@ inline WorkerLayout worker_layout(const KernelTable& kernels, const TileShape& t
   at.codes =
       at.blocks + room.spans * kBlocksPerSpan * static_cast<std::int64_t>(sizeof(ScoreBlock));
   at.pages = at.codes + kBlockTokens * round_up(larger_dim, 64);
-  at.scratch = at.pages + room.page_bytes;
+  at.expanded = at.pages + room.page_bytes;
+  at.scratch = at.expanded + room.spans * kBlocksPerSpan * 2 * room.expanded_bytes;
   at.bytes = at.scratch + round_up(scratch, 64);
   return at;
 }

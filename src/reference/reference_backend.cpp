@@ -98,25 +98,19 @@ void lay_out(const Problem& row_problem, std::int64_t num_keys, ReferencePlan& p
   plan.workspace_bytes = static_cast<std::size_t>(arena.used());
 }
 
-template <class Cut>
-ReferencePlan* make_plan(const intflash_context& context, const Problem& problem,
-                         const RunCalls& calls, Cut cut) {
-  void* const memory = context.allocate(context.allocator_user, sizeof(ReferencePlan), 64);
-  if (memory == nullptr) return nullptr;
-  ReferencePlan& plan = *new (memory) ReferencePlan{};
-  const ScheduleShape shape = {
-      problem.num_kv_heads, problem.group_size, kMaxTileRows, kFewRows, context.num_threads, false};
-  if (!cut(shape, plan)) {
-    context.deallocate(context.allocator_user, memory);
-    return nullptr;
-  }
+// What is common to the plans of dense calls and of batches.
+void set_up(const RunCalls& calls, ReferencePlan& plan) {
   plan.calls = &calls;
   plan.port = "reference";
   plan.num_phases = 1;
   std::snprintf(plan.kernel, sizeof plan.kernel, "%s/%s/reference",
                 plan.is_batch ? "batch" : "attend",
-                problem.mode == INTFLASH_MODE_EXACT ? "exact" : "intfa");
-  return &plan;
+                plan.problem.mode == INTFLASH_MODE_EXACT ? "exact" : "intfa");
+}
+
+ScheduleShape schedule_shape(const intflash_context& context, std::int64_t num_kv_heads,
+                             std::int64_t group_size) {
+  return {num_kv_heads, group_size, kMaxTileRows, kFewRows, context.num_threads, false};
 }
 
 // ---- Dense calls: a task is a row ----
@@ -172,13 +166,18 @@ intflash_status end(Run& run) { return check_cancelled(run); }
 
 constexpr RunCalls kDenseCalls = {begin, nullptr, num_rows, attend_row, end};
 
-intflash_plan* create_plan(const intflash_context& context, const Problem& problem) {
-  ReferencePlan* const plan = make_plan(context, problem, kDenseCalls,
-                                        [&](const ScheduleShape& shape, intflash_plan& made) {
-                                          return cut_dense(context, problem, shape, made);
-                                        });
-  if (plan != nullptr) lay_out(problem, 0, *plan);
-  return plan;
+intflash_status create_reference_plan(const intflash_context& context, const Problem& problem,
+                                      intflash_plan*& plan) {
+  ReferencePlan* made = nullptr;
+  const intflash_status status = create_plan(context, made, [&](ReferencePlan& cut) {
+    const ScheduleShape shape = schedule_shape(context, problem.num_kv_heads, problem.group_size);
+    return cut_dense(context, problem, shape, cut);
+  });
+  if (status != INTFLASH_OK) return status;
+  set_up(kDenseCalls, *made);
+  lay_out(problem, 0, *made);
+  plan = made;
+  return INTFLASH_OK;
 }
 
 // ---- Batches: a task is a kv head of a request ----
@@ -303,28 +302,29 @@ void attend_head(Run& any_run, std::int32_t, std::int64_t task, std::int32_t wor
 
 constexpr RunCalls kBatchCalls = {nullptr, begin_batch, num_heads, attend_head, end};
 
-intflash_plan* create_batch_plan(const intflash_context& context, const intflash_cache& cache,
-                                 const intflash_batch_desc& desc) {
-  Problem problem{};
-  problem.mode = desc.mode;
-  problem.num_kv_heads = cache.num_kv_heads;
-  problem.group_size = desc.num_query_heads / cache.num_kv_heads;
-  ReferencePlan* const plan = make_plan(context, problem, kBatchCalls,
-                                        [&](const ScheduleShape& shape, intflash_plan& made) {
-                                          return cut_batch(context, cache, desc, shape, made);
-                                        });
-  if (plan == nullptr) return nullptr;
-  Problem longest = plan->problem;
-  for (std::int64_t r = 0; r < plan->schedule.num_requests; ++r) {
-    const MaskRule& mask = plan->schedule.requests[r].mask;
+intflash_status create_reference_batch_plan(const intflash_context& context,
+                                            const intflash_cache& cache,
+                                            const intflash_batch_desc& desc, intflash_plan*& plan) {
+  ReferencePlan* made = nullptr;
+  const intflash_status status = create_plan(context, made, [&](ReferencePlan& cut) {
+    const ScheduleShape shape =
+        schedule_shape(context, cache.num_kv_heads, desc.num_query_heads / cache.num_kv_heads);
+    return cut_batch(context, cache, desc, shape, cut);
+  });
+  if (status != INTFLASH_OK) return status;
+  set_up(kBatchCalls, *made);
+  Problem longest = made->problem;
+  for (std::int64_t r = 0; r < made->schedule.num_requests; ++r) {
+    const MaskRule& mask = made->schedule.requests[r].mask;
     longest.kv_len = std::max(longest.kv_len, mask.kv_len - mask.kv_begin);
   }
-  lay_out(longest, longest.kv_len, *plan);
-  return plan;
+  lay_out(longest, longest.kv_len, *made);
+  plan = made;
+  return INTFLASH_OK;
 }
 
 }  // namespace
 
-const Backend kReferenceBackend = {"reference", create_plan, create_batch_plan};
+const Backend kReferenceBackend = {"reference", create_reference_plan, create_reference_batch_plan};
 
 }  // namespace intflash::internal

@@ -42,7 +42,8 @@ enum class Dtype : std::int32_t {
   kBool = 7
 };
 
-// 64 tokens of one kv head in page layout version 1.
+// 64 tokens of one kv head, as kernels read them: in page layout version 1 of codec int8. A page of
+// another codec has bytes of its own in place of codes, until they are expanded.
 struct KvBlock {
   const std::int8_t* key_codes;  // [4 tiles of 16 tokens][head_dim / 4][16 tokens][4]
   const std::int8_t*
@@ -51,6 +52,20 @@ struct KvBlock {
   const float* value_scale;     // [64]
   const std::int32_t* key_sum;  // [64]; sum of the key's codes
 };
+
+// The same for writing.
+struct WritableBlock {
+  std::int8_t* key_codes;
+  std::int8_t* value_codes;
+  float* key_scale;
+  float* value_scale;
+  std::int32_t* key_sum;
+};
+
+// Makes codes of another codec's bytes. What is not as it is in the page goes to room.
+using ExpandFn = KvBlock (*)(const KvBlock& packed, std::int32_t head_dim, std::int32_t head_dim_v,
+                             const WritableBlock& room);
+constexpr int kMaxCodecs = 8;
 
 // 128 keys and their factors in the fixed point of the score block, in the port's own key order
 // (key_position).
@@ -197,6 +212,7 @@ struct KernelTable {
   // A register-only loop of the port's integer multiply-add; returns the operations done, 2 per
   // multiply-add.
   double (*integer_peak)(std::int64_t repeats);
+  ExpandFn expand[kMaxCodecs] = {};  // by codec; nullptr: of int8, and of what the port lacks
 };
 
 }  // namespace intflash::internal

@@ -1,0 +1,64 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// What the bytes of keys and values in a page mean. Tokens come to a codec as INT8 codes with a
+// scale, and are given back as such; what kernels read is codec int8's, or expanded to it by the
+// port (KernelTable::expand).
+#pragma once
+
+#include <cstdint>
+
+#include "cache/page.h"
+#include "intflash/cache.h"
+
+namespace intflash::internal {
+
+struct PortEntry;
+
+// Codes of consecutive tokens of a block.
+struct TokenCodes {
+  const std::int8_t* codes;  // [count] rows
+  std::int64_t stride;       // bytes from row to row
+  std::int64_t at;           // place of the first one in the block
+  std::int64_t count;        // 64: every byte of the block is theirs
+};
+
+struct Codec {
+  intflash_codec id;  // below kMaxCodecs: the place of its expand in KernelTable
+  const char* name;
+  std::int32_t layout_version;  // of its pages, from 1 on
+  bool is_expanded;             // its blocks are not int8's
+  // Of 64 tokens; multiples of 64.
+  std::int64_t (*key_block_bytes)(std::int64_t head_dim);
+  std::int64_t (*value_block_bytes)(std::int64_t head_dim_v);
+  // The codes of keys with key_sum, and of values. Scales are there already. The bytes of a token
+  // whose codes are zeros are zeros.
+  void (*store_keys)(const KernelTable& kernels, const PageLayout& layout,
+                     const WritableBlock& block, const TokenCodes& tokens);
+  void (*store_values)(const KernelTable& kernels, const PageLayout& layout,
+                       const WritableBlock& block, const TokenCodes& tokens);
+  // The codes of the token at a place of a block.
+  void (*load_key)(const PageLayout& layout, const KvBlock& block, std::int64_t at,
+                   std::int8_t* codes);
+  void (*load_value)(const PageLayout& layout, const KvBlock& block, std::int64_t at,
+                     std::int8_t* codes);
+  // Whether a page of 64 tokens is one that append could have written, as far as kernels rely on
+  // it, with its first tokens present. What is not is returned as the place in the page; else
+  // nullptr.
+  const void* (*find_damage)(const PageLayout& layout, const KvBlock& block, std::int64_t tokens);
+};
+
+extern const Codec kInt8Codec;
+
+PageLayout page_layout(const Codec& codec, std::int64_t head_dim, std::int64_t head_dim_v,
+                       std::int64_t page_size);
+
+// The codec of an id, with pages of this version of its layout, 0 = the newest; or the error that
+// says what there is.
+intflash_status choose_codec(std::int32_t id, std::int32_t layout_version, const Codec*& codec);
+// That the port's kernels read the codec's blocks, or it expands them.
+intflash_status check_codec(const Codec& codec, const PortEntry& port);
+// "unknown" where this library has none of that id.
+const char* codec_name(std::uint32_t id);
+
+}  // namespace intflash::internal

@@ -1,0 +1,24 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// A codec of the tests': int8's, with every code negated. Its results are int8's to the bit.
+#pragma once
+
+#include "cache/codec.h"
+#include "machine/dispatch.h"
+
+namespace intflash::internal {
+
+extern const Codec kNegatedCodec;
+
+// A port with the codec's line in its table.
+struct NegatedPort {
+  explicit NegatedPort(const PortEntry& port);
+  NegatedPort(const NegatedPort&) = delete;
+  NegatedPort& operator=(const NegatedPort&) = delete;
+
+  KernelTable kernels;
+  PortEntry entry;
+};
+
+}  // namespace intflash::internal
