@@ -3,6 +3,7 @@
 #include "cache/append.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 
 #include "core/checks.h"
@@ -30,6 +31,12 @@ void clear_block(const PageLayout& layout, const WritableBlock& block) {
   std::fill_n(block.key_sum, kBlockTokens, 0);
 }
 
+// Keys that came as codes were met as numbers: bits of the largest times its scale, at most.
+std::uint32_t scaled_magnitude(std::uint32_t code, const float* scales, std::int64_t count) {
+  return std::bit_cast<std::uint32_t>(std::bit_cast<float>(code) *
+                                      *std::max_element(scales, scales + count));
+}
+
 // codes: room for 64 rows.
 void append_to_block(const Append& append, std::int8_t* codes, std::int64_t kv_head,
                      const BlockTokens& tokens) {
@@ -42,10 +49,12 @@ void append_to_block(const Append& append, std::int8_t* codes, std::int64_t kv_h
   const auto count = static_cast<std::int32_t>(tokens.count);
   const std::int64_t key_stride = round_up(layout.head_dim, 64);
   const std::int64_t value_stride = round_up(layout.head_dim_v, 64);
-  const std::uint32_t magnitude = quantize_tokens(
+  std::uint32_t magnitude = quantize_tokens(
       kernels, append.args.key, append.args.key_dtype, 0, kv_head, tokens.first, count,
       layout.head_dim, cache.key_center_of(layer, kv_head), cache.rotate, key_stride, codes,
       block.key_scale + begin, rope_rows(append.args.rope, tokens.position));
+  if (append.args.key_dtype == INTFLASH_INT8)
+    magnitude = scaled_magnitude(magnitude, block.key_scale + begin, count);
   raise_to(cache.layers[layer].largest_key[tokens.slot / layout.page_size], magnitude);
   if (count == kBlockTokens) {
     kernels.pack_keys(codes, key_stride, static_cast<std::int32_t>(layout.head_dim),

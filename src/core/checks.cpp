@@ -33,7 +33,14 @@ intflash_status check_block_strides(const TensorView& view) {
   return INTFLASH_OK;
 }
 
-intflash_status check_scales(const TensorView& view) {
+bool has_scales(const TensorView& view) { return view.dtype == INTFLASH_INT8 && !view.is_empty(); }
+
+std::int64_t num_scales(const TensorView& view) {
+  const std::int64_t tokens = view.tensor->scale_block;
+  return tokens == 0 ? 1 : (view.tokens - 1) / tokens + 1;
+}
+
+intflash_status check_scale_layout(const TensorView& view) {
   const intflash_tensor& tensor = *view.tensor;
   if (tensor.scale == nullptr)
     return fail(INTFLASH_INVALID_ARGUMENT, "%s.scale = NULL: an INT8 tensor needs scales",
@@ -42,13 +49,15 @@ intflash_status check_scales(const TensorView& view) {
     return fail(INTFLASH_BAD_STRIDE, "%s.scale_block = %lld: must be >= 0", view.name,
                 static_cast<i64>(tensor.scale_block));
   }
-  const std::int64_t count =
-      tensor.scale_block == 0 ? 1 : (view.tokens - 1) / tensor.scale_block + 1;
   const Axis axes[] = {{"scale_stride_batch", view.batch, tensor.scale_stride_batch},
                        {"scale_stride_head", view.heads, tensor.scale_stride_head}};
-  intflash_status status = check_pointer(view.name, ".scale", tensor.scale);
-  if (status == INTFLASH_OK) status = check_axes(view.name, axes, count);
-  if (status != INTFLASH_OK) return status;
+  const intflash_status status = check_pointer(view.name, ".scale", tensor.scale);
+  return status == INTFLASH_OK ? check_axes(view.name, axes, num_scales(view)) : status;
+}
+
+intflash_status check_scales(const TensorView& view) {
+  const intflash_tensor& tensor = *view.tensor;
+  const std::int64_t count = num_scales(view);
   for (std::int64_t b = 0; b < (tensor.scale_stride_batch == 0 ? 1 : view.batch); ++b) {
     for (std::int64_t h = 0; h < (tensor.scale_stride_head == 0 ? 1 : view.heads); ++h) {
       const float* scale =
@@ -102,13 +111,12 @@ intflash_status check_dtype(const char* name, intflash_dtype dtype, bool input) 
 
 bool has_blocks(intflash_dtype dtype) { return dtype == INTFLASH_Q8_0 || dtype == INTFLASH_Q4_0; }
 
-intflash_status check_kv_dtype(const char* name, intflash_dtype dtype, std::int64_t dim,
-                               bool codes) {
-  const bool is_element = dtype >= INTFLASH_F32 && dtype <= INTFLASH_BF16;
-  if (is_element || (codes && dtype == INTFLASH_INT8)) return INTFLASH_OK;
+intflash_status check_kv_dtype(const char* name, intflash_dtype dtype, std::int64_t dim) {
+  if (dtype >= INTFLASH_F32 && dtype <= INTFLASH_INT8) return INTFLASH_OK;
   if (!has_blocks(dtype)) {
-    return fail(INTFLASH_INVALID_ARGUMENT, "%s_dtype = %d: must be F32, F16, BF16, %sQ8_0 or Q4_0",
-                name, static_cast<int>(dtype), codes ? "INT8, " : "");
+    return fail(INTFLASH_INVALID_ARGUMENT,
+                "%s_dtype = %d: must be F32, F16, BF16, INT8, Q8_0 or Q4_0", name,
+                static_cast<int>(dtype));
   }
   if (dim % kGgmlBlock == 0) return INTFLASH_OK;
   return fail(INTFLASH_BAD_SHAPE, "%s: rows of %lld channels: ggml's blocks hold %lld each", name,
@@ -216,7 +224,7 @@ intflash_status check_axes(const char* owner, std::span<const Axis> axes, std::i
   return INTFLASH_OK;
 }
 
-intflash_status check_tensor(const TensorView& view) {
+intflash_status check_layout(const TensorView& view) {
   if (view.tensor->data == nullptr && !view.is_empty())
     return fail(INTFLASH_INVALID_ARGUMENT, "%s.data = NULL: must point to the tensor", view.name);
   // ggml's blocks begin with an f16.
@@ -225,7 +233,12 @@ intflash_status check_tensor(const TensorView& view) {
   if (status == INTFLASH_OK) status = check_axes(view.name, axes_of(view), view.dim);
   if (status != INTFLASH_OK) return status;
   if (has_blocks(view.dtype)) return check_block_strides(view);
-  return view.dtype == INTFLASH_INT8 && !view.is_empty() ? check_scales(view) : INTFLASH_OK;
+  return has_scales(view) ? check_scale_layout(view) : INTFLASH_OK;
+}
+
+intflash_status check_tensor(const TensorView& view) {
+  const intflash_status status = check_layout(view);
+  return status == INTFLASH_OK && has_scales(view) ? check_scales(view) : status;
 }
 
 intflash_status check_sinks(const float* sinks, std::int64_t num_query_heads) {

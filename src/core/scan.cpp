@@ -102,10 +102,12 @@ intflash_status report_bad(const ScannedTensor& t, const TensorScan& scan) {
   return INTFLASH_OK;
 }
 
-double largest_of(const ScannedTensor& t, const TensorScan& scan) {
-  const double magnitude =
-      static_cast<double>(std::bit_cast<float>(scan.magnitude.load(std::memory_order_relaxed)));
-  if (t.dtype != INTFLASH_INT8) return magnitude;
+double largest_scanned(const TensorScan& scan) {
+  return static_cast<double>(std::bit_cast<float>(scan.magnitude.load(std::memory_order_relaxed)));
+}
+
+double largest_scale(const ScannedTensor& t) {
+  if (t.dtype != INTFLASH_INT8) return 1;
   float scale = 0;
   for (std::int64_t b = 0; b < t.batch; ++b) {
     for (std::int64_t h = 0; h < t.heads; ++h) {
@@ -114,7 +116,11 @@ double largest_of(const ScannedTensor& t, const TensorScan& scan) {
         scale = std::max(scale, scale_of(t.tensor, b, h, token));
     }
   }
-  return magnitude * static_cast<double>(scale);
+  return static_cast<double>(scale);
+}
+
+double largest_of(const ScannedTensor& t, const TensorScan& scan) {
+  return largest_scanned(scan) * largest_scale(t);
 }
 
 }  // namespace intflash::internal

@@ -46,6 +46,10 @@ void note_magnitude(TensorScan& scan, const ScannedTensor& t, std::int64_t head,
 
 // INTFLASH_OK, or the error that names the lowest bad element.
 intflash_status report_bad(const ScannedTensor& t, const TensorScan& scan);
+// The largest |x| that was scanned.
+double largest_scanned(const TensorScan& scan);
+// The largest scale of an INT8 tensor; 1 of any other.
+double largest_scale(const ScannedTensor& t);
 // The largest |x| that a scanned tensor stands for.
 double largest_of(const ScannedTensor& t, const TensorScan& scan);
 

@@ -117,7 +117,7 @@ Attention attention_of(const BatchRun& run) {
 
 ScoreRange score_range(const BatchRun& run) {
   const double turned = run.args.rope.cos == nullptr ? 1.0 : 2.0 * static_cast<double>(kMaxRope);
-  return {largest_of(run.query_tensor(), run.query) * turned, run.largest_key,
+  return {largest_scanned(run.query) * run.query_scale * turned, run.largest_key,
           static_cast<double>(run.plan->largest_softmax_scale), run.plan->page.head_dim,
           run.plan->rotate};
 }
@@ -220,6 +220,7 @@ BatchRun& begin_run(const intflash_batch_plan& plan, const intflash_cache& cache
   run.args = args;
   run.workspace = static_cast<char*>(workspace);
   run.largest_key = largest_key;
+  run.query_scale = largest_scale(run.query_tensor());
   reset_scan(run.query);
   run.first_bad_bias.store(INT64_MAX, std::memory_order_relaxed);
   run.attention = attention_of(run);

@@ -73,6 +73,7 @@ struct BatchRun {
   const intflash_cache* cache;
   intflash_batch_args args;
   char* workspace;
+  double query_scale;  // the largest of an INT8 query's scales; 1 of any other
   double largest_key;  // magnitude, in the pages that are read, before or after centring
   TensorScan query;
   std::atomic<std::int64_t> next_task;
