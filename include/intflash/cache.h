@@ -154,8 +154,11 @@ typedef struct intflash_append_args {
   int64_t layer;          // 0 ... num_layers - 1
   // [token_indptr[num_requests]]: where each new token goes, page * page_size + its place in the
   // page; -1 = nowhere, and it is not read. In place of kv_lens, first_key_positions and pages,
-  // which must be NULL then, and without rope; NULL = none
+  // which must be NULL then; NULL = none
   const int64_t* slots;
+  // [token_indptr[num_requests]]: at which position each new token stands, with slots and rope, and
+  // not read where the slot is -1; NULL without slots
+  const int64_t* positions;
 } intflash_append_args;
 
 // Quantizes and packs the new tokens; what comes in ggml's blocks is widened first, and gets the

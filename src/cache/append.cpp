@@ -119,6 +119,8 @@ void write_tokens(const Append& append, KvLen kv_len) {
 // All new tokens of one kv head, in any order: blocks are begun before anything is stored in them.
 void append_head_to_slots(const Append& append, std::int8_t* codes, std::int64_t kv_head) {
   const std::int64_t* slots = append.args.slots;
+  // Rows that are turned together stand one after another.
+  const std::int64_t* positions = append.args.rope.cos == nullptr ? nullptr : append.args.positions;
   const std::int64_t num_tokens = append.num_tokens();
   for (std::int64_t token = 0; token < num_tokens; ++token) {
     if (slots[token] >= 0 && slots[token] % kBlockTokens == 0)
@@ -130,9 +132,11 @@ void append_head_to_slots(const Append& append, std::int8_t* codes, std::int64_t
     count = 1;
     if (slot < 0) continue;
     while (token + count < num_tokens && slots[token + count] == slot + count &&
-           (slot + count) % kBlockTokens != 0)
+           (slot + count) % kBlockTokens != 0 &&
+           (positions == nullptr || positions[token + count] == positions[token] + count))
       ++count;
-    append_to_block(append, codes, kv_head, {slot, 0, token, count});
+    const std::int64_t position = positions == nullptr ? 0 : positions[token];
+    append_to_block(append, codes, kv_head, {slot, position, token, count});
   }
 }
 

@@ -82,6 +82,22 @@ bool has_good_tokens(const Append& append, std::int64_t request, std::int64_t he
   return all_good;
 }
 
+// That rope has the positions of all tokens that are stored.
+intflash_status check_turned_tokens(const Append& append) {
+  const intflash_append_args& args = append.args;
+  intflash_status status = INTFLASH_OK;
+  for (std::int64_t r = 0; args.slots == nullptr && r < args.num_requests; ++r) {
+    const std::int64_t kv_len = append.kv_len(r);
+    status = check_rope_positions(args.rope, r, kv_len, kv_len + append.count(r));
+    if (status != INTFLASH_OK) return status;
+  }
+  for (std::int64_t i = 0; args.slots != nullptr && i < append.num_tokens(); ++i) {
+    if (args.slots[i] >= 0) status = check_rope_position(args.rope, i, args.positions[i]);
+    if (status != INTFLASH_OK) return status;
+  }
+  return INTFLASH_OK;
+}
+
 // The error for the scale or the lowest bad element of a token, which is row of its tensor.
 intflash_status report_bad_token(const NewTokens& tokens, std::int64_t request, std::int64_t token,
                                  std::int64_t head, std::int64_t row) {
@@ -142,8 +158,14 @@ intflash_status read_append_args(const intflash_cache* cache, const intflash_app
                 "slots = %p: must be NULL: where tokens of sequences go is the cache's choice",
                 static_cast<const void*>(args.slots));
   }
+  if (args.slots == nullptr && args.positions != nullptr) {
+    return fail(INTFLASH_INVALID_ARGUMENT,
+                "positions = %p: must be NULL without slots: tokens stand where they are appended",
+                static_cast<const void*>(args.positions));
+  }
   status = check_pointer("token_indptr", args.token_indptr);
   if (status == INTFLASH_OK) status = check_pointer("slots", args.slots);
+  if (status == INTFLASH_OK) status = check_pointer("positions", args.positions);
   if (status == INTFLASH_OK && !own_pages) status = check_pointer("kv_lens", args.kv_lens);
   if (status == INTFLASH_OK && !own_pages)
     status = check_pointer("first_key_positions", args.first_key_positions);
@@ -178,10 +200,9 @@ intflash_status check_slots(const intflash_cache& cache, const intflash_append_a
                 "slots = %p: kv_lens, first_key_positions and pages must be NULL beside it",
                 static_cast<const void*>(args.slots));
   }
-  if (args.rope.cos != nullptr) {
-    return fail(INTFLASH_UNSUPPORTED,
-                "rope with slots: these do not say at which positions tokens stand: turn keys "
-                "before, or append by position");
+  if (args.rope.cos != nullptr && args.positions == nullptr) {
+    return fail(INTFLASH_INVALID_ARGUMENT,
+                "positions = NULL: must say where tokens stand, with rope and slots");
   }
   const std::int64_t num_slots = cache.num_pages * cache.layout.page_size;
   const std::int64_t tokens = args.token_indptr[args.num_requests];
@@ -204,13 +225,9 @@ intflash_status check_slots(const intflash_cache& cache, const intflash_append_a
 }
 
 intflash_status check_tokens(const Append& append) {
-  const intflash_append_args& args = append.args;
-  for (std::int64_t r = 0; args.rope.cos != nullptr && r < args.num_requests; ++r) {
-    const std::int64_t kv_len = append.kv_len(r);
-    const intflash_status status =
-        check_rope_positions(args.rope, r, kv_len, kv_len + append.count(r));
-    if (status != INTFLASH_OK) return status;
-  }
+  const intflash_status status =
+      append.args.rope.cos == nullptr ? INTFLASH_OK : check_turned_tokens(append);
+  if (status != INTFLASH_OK) return status;
   const std::int64_t heads = append.cache.num_kv_heads;
   std::atomic<std::int64_t> first_bad{INT64_MAX};
   append.for_each_head([&](std::int32_t, std::int64_t request, std::int64_t head) {

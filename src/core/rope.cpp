@@ -7,6 +7,25 @@
 #include "core/checks.h"
 
 namespace intflash::internal {
+namespace {
+
+intflash_status check_turns(const intflash_rope& rope, std::int64_t begin, std::int64_t end) {
+  const std::int64_t pairs = rope.rope_dim / 2;
+  for (std::int64_t i = begin * pairs; i < end * pairs; ++i) {
+    // A NaN compares as false.
+    if (std::fabs(rope.cos[i]) <= kMaxRope && std::fabs(rope.sin[i]) <= kMaxRope) continue;
+    return fail(INTFLASH_NONFINITE_INPUT,
+                "rope: cos = %g, sin = %g at position %lld, pair %lld: must be at most %g in "
+                "magnitude",
+                static_cast<double>(rope.cos[i]), static_cast<double>(rope.sin[i]),
+                static_cast<i64>(i / pairs), static_cast<i64>(i % pairs),
+                static_cast<double>(kMaxRope));
+  }
+  return INTFLASH_OK;
+}
+
+}  // namespace
+
 intflash_status check_rope(const intflash_rope& rope, std::int64_t head_dim) {
   if (rope.cos == nullptr) return INTFLASH_OK;
   if (rope.sin == nullptr)
@@ -33,18 +52,17 @@ intflash_status check_rope_positions(const intflash_rope& rope, std::int64_t req
                 static_cast<i64>(request), static_cast<i64>(begin), static_cast<i64>(end - 1),
                 static_cast<i64>(rope.num_positions - 1));
   }
-  const std::int64_t pairs = rope.rope_dim / 2;
-  for (std::int64_t i = begin * pairs; i < end * pairs; ++i) {
-    // A NaN compares as false.
-    if (std::fabs(rope.cos[i]) <= kMaxRope && std::fabs(rope.sin[i]) <= kMaxRope) continue;
-    return fail(INTFLASH_NONFINITE_INPUT,
-                "rope: cos = %g, sin = %g at position %lld, pair %lld: must be at most %g in "
-                "magnitude",
-                static_cast<double>(rope.cos[i]), static_cast<double>(rope.sin[i]),
-                static_cast<i64>(i / pairs), static_cast<i64>(i % pairs),
-                static_cast<double>(kMaxRope));
+  return check_turns(rope, begin, end);
+}
+
+intflash_status check_rope_position(const intflash_rope& rope, std::int64_t token,
+                                    std::int64_t position) {
+  if (position < 0 || position >= rope.num_positions) {
+    return fail(INTFLASH_BAD_SHAPE, "positions[%lld] = %lld: rope has positions 0 ... %lld",
+                static_cast<i64>(token), static_cast<i64>(position),
+                static_cast<i64>(rope.num_positions - 1));
   }
-  return INTFLASH_OK;
+  return check_turns(rope, position, position + 1);
 }
 
 RopeRows rope_rows(const intflash_rope& rope, std::int64_t position) {

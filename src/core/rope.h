@@ -20,6 +20,10 @@ intflash_status check_rope(const intflash_rope& rope, std::int64_t head_dim);
 intflash_status check_rope_positions(const intflash_rope& rope, std::int64_t request,
                                      std::int64_t begin, std::int64_t end);
 
+// The same of one position, that of a new token.
+intflash_status check_rope_position(const intflash_rope& rope, std::int64_t token,
+                                    std::int64_t position);
+
 // Of rows from a position on; none where rope is none.
 RopeRows rope_rows(const intflash_rope& rope, std::int64_t position);
 // Of the same rows from a later one on.
