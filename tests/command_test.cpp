@@ -378,6 +378,25 @@ TEST_F(Command, AnAdditiveMaskIsBroadcastAsNumpyDoes) {
   }
 }
 
+TEST_F(Command, AMaskOfBytesKeepsTheKeysWhereItIsNotZero) {
+  std::string mask;
+  for (std::int64_t i = 0; i < kQueries * kKeys; ++i) mask += i % kKeys % 4 == 1 ? '\0' : '\2';
+  for (const char* descr : {"|b1", "|u1"}) {
+    const std::string header = std::string("{'descr': '") + descr +
+                               "', 'fortran_order': False, 'shape': (" + std::to_string(kQueries) +
+                               ", " + std::to_string(kKeys) + ")}";
+    std::string file("\x93NUMPY\1\0", 8);
+    file += {static_cast<char>(header.size()), '\0'};
+    std::ofstream(path("m.npy"), std::ios::binary) << file << header << mask;
+    expect_definition(" --additive-mask '" + path("m.npy") + "'",
+                      [](std::int64_t, std::int64_t, std::int64_t, std::int64_t j) {
+                        return j % 4 == 1 ? -INFINITY : 0.0;
+                      });
+  }
+  expect_failure("attend " + write_small_inputs() + " --sinks '" + path("m.npy") + "'", 1,
+                 "m.npy: dtype '|u1' is not supported");
+}
+
 TEST_F(Command, SinksJoinTheDenominators) {
   const float sinks[kHeads] = {2, -INFINITY, 0.5f, -3};
   write_npy_files(std::vector<NpyOutput>{{path("s.npy"), {kHeads}, sinks}});
@@ -410,6 +429,17 @@ TEST_F(Command, EveryQuerySeesThePrefix) {
                     });
 }
 
+TEST_F(Command, ACausalMaskIsAlignedWithEitherCorner) {
+  expect_definition(" --mask causal",
+                    [](std::int64_t, std::int64_t, std::int64_t i, std::int64_t j) {
+                      return j <= kKeys - kQueries + i ? 0.0 : -INFINITY;
+                    });
+  expect_definition(" --mask causal-top-left",
+                    [](std::int64_t, std::int64_t, std::int64_t i, std::int64_t j) {
+                      return j <= i ? 0.0 : -INFINITY;
+                    });
+}
+
 TEST_F(Command, MasksAndSinksThatDoNotFitAreNamed) {
   const std::string attend = "attend " + write_small_inputs();
   expect_failure(attend + write_mask("m.npy", {40, 39}), 1,
@@ -425,6 +455,9 @@ TEST_F(Command, MasksAndSinksThatDoNotFitAreNamed) {
                  "a.npy: shape (4, 1) is not [heads] = [4]");
   expect_failure(attend + " --alibi --alibi-slopes a.npy", 2, "excludes");
   expect_failure(attend + " --window 3 --prefix-len 3", 2, "excludes");
+  for (const char* other : {"--causal", "--window 3", "--prefix-len 3"}) {
+    expect_failure(attend + " --mask none " + other, 2, "excludes");
+  }
   expect_failure(attend + " --prefix-len 41", 1, "prefix_len");
   expect_failure(attend + " --prefix-len -1", 2, "-1");
   expect_failure(attend + " --alibi --mode intfa", 1, "INTFA");
