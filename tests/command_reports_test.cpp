@@ -35,6 +35,18 @@ TEST_F(Command, ServeSimServesEveryRequestAndVerifiesEveryOutput) {
   expect_failure("serve-sim --page-size 70", 1, "page_size");
 }
 
+TEST_F(Command, PlanCutsWhatTheMaskLeaves) {
+  const auto parts = [&](const std::string& mask) {
+    const Result result =
+        run("plan --query-len 1 --kv-len 131072 --workers 16 --json --mask " + mask);
+    EXPECT_EQ(result.code, 0) << result.err;
+    return Json::parse(result.out)["parts_of_cut_ranges"].get<int>();
+  };
+  EXPECT_GT(parts("causal"), 0);
+  EXPECT_EQ(parts("causal-top-left"), 0);
+  expect_failure("plan --mask diagonal", 2, "diagonal");
+}
+
 TEST_F(Command, CalibrateWritesMeansOverTokensOfTheBatch) {
   const std::vector<float> keys = {1, 2, 3, 4, 5, 6, 7, 8, -1, -2, -3, -4, -5, -6, -7, 0};
   write_npy_files(std::vector<NpyOutput>{{path("k.npy"), {2, 2, 2, 2}, keys.data()},

@@ -12,8 +12,9 @@ namespace intflash::internal::command {
 namespace {
 
 TEST_F(Command, HelpAndVersionSucceed) {
-  for (const char* arguments : {"--help", "attend --help", "compare --help", "info --help",
-                                "bench --help", "serve-sim --help", "calibrate --help"}) {
+  for (const char* arguments :
+       {"--help", "attend --help", "compare --help", "info --help", "bench --help", "plan --help",
+        "serve-sim --help", "calibrate --help"}) {
     const Result result = run(arguments);
     EXPECT_EQ(result.code, 0) << arguments;
     EXPECT_NE(result.out.find("Example"), std::string::npos) << arguments;
