@@ -161,6 +161,12 @@ TEST(Alignment, OfEveryPointerOfAnAppendIsChecked) {
       {"kv_lens", [](ServingInput& i) { i.append.kv_lens = misplaced<std::int64_t>(); }},
       {"first_key_positions",
        [](ServingInput& i) { i.append.first_key_positions = misplaced<std::int64_t>(); }},
+      {"slots", [](ServingInput& i) { i.append.slots = misplaced<std::int64_t>(); }},
+      {"positions",
+       [](ServingInput& i) {
+         i.append.slots = i.token_indptr;
+         i.append.positions = misplaced<std::int64_t>();
+       }},
       {"page_indptr",
        [](ServingInput& i) { i.append.pages.page_indptr = misplaced<std::int64_t>(); }},
       {"page_ids", [](ServingInput& i) { i.append.pages.page_ids = misplaced<std::int32_t>(); }},

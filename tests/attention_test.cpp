@@ -9,6 +9,7 @@
 #include <limits>
 #include <ostream>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -141,6 +142,11 @@ TEST(Attention, IsWithinTheBoundForEveryMask) {
     c.query_len = 140;
     c.kv_len = 100;
     check_against_oracles(c);
+    c.mask = INTFLASH_MASK_CAUSAL_TOP_LEFT;
+    check_against_oracles(c);
+    std::swap(c.query_len, c.kv_len);
+    check_against_oracles(c);
+    std::swap(c.query_len, c.kv_len);
     c.mask = INTFLASH_MASK_WINDOW;
     c.window_left = 20;
     c.window_right = 3;

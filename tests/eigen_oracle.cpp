@@ -14,11 +14,12 @@ namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
-// Row i of a mask is aligned so that the last query stands at the last key.
+// Row i of a mask is aligned so that the last query stands at the last key, but for one.
 bool is_visible(const AttentionCase& c, std::int64_t i, std::int64_t j) {
   const std::int64_t after = j - (c.kv_len - c.query_len + i);  // how far the key is ahead
   if (c.mask == INTFLASH_MASK_NONE) return true;
   if (c.mask == INTFLASH_MASK_CAUSAL) return after <= 0;
+  if (c.mask == INTFLASH_MASK_CAUSAL_TOP_LEFT) return j <= i;
   if (c.mask == INTFLASH_MASK_PREFIX) return after <= 0 || j < c.prefix_len;
   return (c.window_left < 0 || -after <= c.window_left) &&
          (c.window_right < 0 || after <= c.window_right);

@@ -3,7 +3,7 @@
 //
 // libFuzzer over appends: bytes become a cache, new tokens of any type, page tables and a rotary
 // embedding, valid or not. A refused append has a message and changes no page; an answered one
-// changes the requests' pages alone, and as the scalar port does token by token.
+// changes the requests' pages alone, and as the scalar port does token by token, or by slot.
 #include <array>
 #include <cmath>
 #include <cstdio>
@@ -135,6 +135,7 @@ struct Input {
   std::vector<std::int64_t> token_indptr{0}, kv_lens, first_key_positions, page_indptr{0};
   std::vector<std::int32_t> page_ids;
   std::vector<std::uint8_t> key, value;
+  std::vector<float> key_scales, value_scales;
   std::vector<float> cos, sin;
   intflash_append_args args{};
 };
@@ -179,6 +180,26 @@ void make_tokens(Bytes& bytes, std::int64_t dim, std::int64_t tokens, intflash_d
     for (std::size_t i = 0; i < 4; ++i) data[at + i] = bytes.byte();
   }
   tensor.data = data.data();
+}
+
+// Makes codes of the tokens, which are bytes in any case, with a scale for each token and head.
+void make_codes(Bytes& bytes, std::int64_t dim, std::int64_t tokens, intflash_dtype& dtype,
+                intflash_tensor& tensor, std::vector<std::uint8_t>& data,
+                std::vector<float>& scales) {
+  dtype = INTFLASH_INT8;
+  tensor.stride_token = dim;
+  tensor.stride_head = dim * tokens;
+  Noise noise;
+  data.resize(static_cast<std::size_t>(dim * kHeads * (tokens + 1)));
+  for (std::uint8_t& byte : data) byte = static_cast<std::uint8_t>(noise.byte() | 1);  // not -128
+  if (bytes.rarely()) data[bytes.any<std::uint16_t>() % data.size()] = bytes.byte();
+  tensor.data = data.data();
+  scales.resize(static_cast<std::size_t>(kHeads * (tokens + 1)));
+  for (float& scale : scales) scale = 0.01f + noise.number() / 128;
+  if (bytes.rarely()) scales[bytes.byte() % scales.size()] = bytes.any<float>();
+  tensor.scale = scales.data();
+  tensor.scale_stride_head = tokens;
+  tensor.scale_block = 1;
 }
 
 void make_rope(Bytes& bytes, std::int64_t dim, Input& input) {
@@ -231,10 +252,18 @@ void make_input(Bytes& bytes, const intflash_cache_options& options, Input& inpu
   make_tokens(bytes, options.head_dim_v, tokens, args.value_dtype, args.value, input.value);
   make_rope(bytes, options.head_dim, input);
   spoil(bytes, input);
+  if (args.key.data == nullptr || args.value.data == nullptr) return;
+  if (bytes.below(3) == 1)
+    make_codes(bytes, options.head_dim, tokens, args.key_dtype, args.key, input.key,
+               input.key_scales);
+  if (bytes.below(3) == 1)
+    make_codes(bytes, options.head_dim_v, tokens, args.value_dtype, args.value, input.value,
+               input.value_scales);
 }
 
 void move_to_token(intflash_tensor& tensor, intflash_dtype dtype, std::int64_t token) {
   tensor.data = static_cast<char*>(tensor.data) + bytes_of(dtype, token * tensor.stride_token);
+  if (tensor.scale != nullptr) tensor.scale += token;
 }
 
 // One token of a request as an append of its own.
@@ -252,6 +281,33 @@ void append_token(Cache& cache, const Input& input, std::size_t r, std::int64_t 
   require(cache.append(args) == INTFLASH_OK, "refused token by token");
 }
 
+// All tokens in one append to their slots, which structs of older headers lack.
+void append_to_slots(Cache& cache, std::int64_t page_size, const Input& input) {
+  if (input.args.struct_size != sizeof input.args) {
+    require(cache.append(input.args) == INTFLASH_OK, "refused again");
+    return;
+  }
+  std::vector<std::int64_t> slots, positions;
+  for (std::size_t r = 0; r + 1 < input.token_indptr.size(); ++r) {
+    const std::int64_t tokens = input.token_indptr[r + 1] - input.token_indptr[r];
+    for (std::int64_t i = 0; i < tokens; ++i) {
+      const std::int64_t offset = input.kv_lens[r] + i - input.first_key_positions[r];
+      const std::int64_t page = input.page_indptr[r] + offset / page_size;
+      slots.push_back(input.page_ids[static_cast<std::size_t>(page)] * page_size +
+                      offset % page_size);
+      positions.push_back(input.kv_lens[r] + i);
+    }
+  }
+  slots.push_back(-1);  // data() is never null
+  positions.push_back(-1);
+  intflash_append_args args = input.args;
+  args.kv_lens = args.first_key_positions = nullptr;
+  args.pages = {};
+  args.slots = slots.data();
+  args.positions = positions.data();
+  require(cache.append(args) == INTFLASH_OK, "refused by slot");
+}
+
 bool is_named(const Input& input, std::int64_t page) {
   for (const std::int32_t id : input.page_ids) {
     if (id == page) return true;
@@ -267,10 +323,12 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   Bytes bytes(data, size);
   const CacheInput options = cache_input(bytes);
   Cache at_once(best, options.options), one_by_one(scalar, options.options);
+  Cache by_slot(best, options.options);
   Input input;
   make_input(bytes, options.options, input);
   const bool refused = at_once.append(input.args) != INTFLASH_OK;
   if (refused) require(std::string(intflash_last_error()) != "", "refused without a message");
+  if (!refused) append_to_slots(by_slot, options.options.page_size, input);
   for (std::size_t r = 0; !refused && r + 1 < input.token_indptr.size(); ++r) {
     for (std::int64_t token = input.token_indptr[r]; token < input.token_indptr[r + 1]; ++token)
       append_token(one_by_one, input, r, token);
@@ -280,6 +338,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     if (refused || !is_named(input, page))
       require(found == Pages(found.size(), kPoison), "a page that is not written has changed");
     require(found == one_by_one.page(page), "other bytes token by token");
+    require(found == by_slot.page(page), "other bytes by slot");
   }
   return 0;
 }

@@ -1,15 +1,17 @@
 // Copyright 2026 The intflash Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// libFuzzer over batches: bytes become requests, page tables, prefixes and masks, valid or not. A
-// refused batch has a message and touches no output; an answered one gives no NaN, and the same
-// bits on one thread without its prefixes.
+// libFuzzer over batches: bytes become requests, page tables or sequences, prefixes and masks,
+// valid or not, over one of two layers. A refused batch has a message and touches no output; an
+// answered one gives no NaN, and the same bits on one thread without its prefixes, over a cache
+// that was filled by slot, or by the sequences' page tables.
 #include <array>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <numeric>
 #include <string>
 #include <vector>
 
@@ -25,6 +27,7 @@ constexpr std::int64_t kHeads = 4;
 constexpr std::int64_t kDim = 16;
 constexpr std::int64_t kPageSize = 64;
 constexpr std::int32_t kPages = 24;
+constexpr std::int64_t kLayers = 2;
 constexpr std::int64_t kMaxRequests = 5;
 constexpr std::int64_t kMaxQueries = 6;  // of a request
 constexpr std::int64_t kMaxKeys = 1300;
@@ -57,9 +60,34 @@ intflash_tensor tensor(float* data, std::int64_t heads) {
   return rows;
 }
 
-// A cache whose pages all hold tokens.
+// The same in every run, in place of some numbers.
+struct Codes {
+  explicit Codes(std::int64_t num_rows)
+      : codes(static_cast<std::size_t>(num_rows * kHeads * kDim)),
+        scales(numbers(num_rows * kHeads)) {
+    for (std::size_t i = 0; i < codes.size(); ++i)
+      codes[i] = static_cast<std::int8_t>(static_cast<int>(i * 37 % 255) - 127);
+    for (float& scale : scales) scale = 0.01f + std::fabs(scale) / 64;
+  }
+  intflash_tensor tensor(std::int64_t heads) {
+    intflash_tensor rows{};
+    rows.data = codes.data();
+    rows.stride_head = kDim;
+    rows.stride_token = heads * kDim;
+    rows.scale = scales.data();
+    rows.scale_stride_head = static_cast<std::int64_t>(scales.size()) / kHeads;
+    rows.scale_block = 1;
+    return rows;
+  }
+
+  std::vector<std::int8_t> codes;
+  std::vector<float> scales;
+};
+
+// A cache whose pages all hold tokens, of the second layer codes; and one with a sequence of the
+// first kMaxKeys of them.
 struct Server {
-  explicit Server(std::int32_t num_threads) {
+  Server(std::int32_t num_threads, bool by_slot) {
     intflash_context_options options{};
     options.struct_size = sizeof options;
     options.num_threads = num_threads;
@@ -69,31 +97,61 @@ struct Server {
       for (std::int32_t i = count; i-- > 0;) body(body_context, i);
     };
     require(intflash_context_create(&options, &context) == INTFLASH_OK, "context");
-    intflash_cache_options cache_options{};
-    cache_options.struct_size = sizeof cache_options;
-    cache_options.num_kv_heads = kKvHeads;
-    cache_options.head_dim = kDim;
-    cache_options.num_pages = kPages;
-    require(intflash_cache_create(context, &cache_options, &cache) == INTFLASH_OK, "cache");
-    std::vector<float> tokens = numbers(kPages * kPageSize * kKvHeads * kDim);
+    cache = make_cache();
+    with_sequence = make_cache();
+    std::int32_t sequence = -1;
+    require(intflash_sequence_create(with_sequence, &sequence) == INTFLASH_OK && sequence == 0,
+            "sequence");
+    for (std::int64_t layer = 0; layer < kLayers; ++layer) fill(layer, by_slot);
+  }
+
+  intflash_cache* make_cache() const {
+    intflash_cache_options options{};
+    options.struct_size = sizeof options;
+    options.num_kv_heads = kKvHeads;
+    options.head_dim = kDim;
+    options.num_pages = kPages;
+    options.num_layers = kLayers;
+    intflash_cache* made = nullptr;
+    require(intflash_cache_create(context, &options, &made) == INTFLASH_OK, "cache");
+    return made;
+  }
+
+  void fill(std::int64_t layer, bool by_slot) const {
+    std::vector<float> tokens = numbers(kTokens * kKvHeads * kDim);
+    Codes codes(kTokens);
     std::array<std::int32_t, kPages> page_ids;
-    for (std::int32_t i = 0; i < kPages; ++i) page_ids[static_cast<std::size_t>(i)] = i;
-    const std::int64_t token_indptr[] = {0, kPages * kPageSize};
+    std::iota(page_ids.begin(), page_ids.end(), 0);
+    std::vector<std::int64_t> slots(kTokens);
+    std::iota(slots.begin(), slots.end(), 0);
+    std::int64_t token_indptr[] = {0, kTokens};
     const std::int64_t page_indptr[] = {0, kPages};
     const std::int64_t kv_len = 0;
     intflash_append_args args{};
     args.struct_size = sizeof args;
     args.num_requests = 1;
     args.token_indptr = token_indptr;
-    args.kv_lens = &kv_len;
-    args.pages = {page_indptr, page_ids.data()};
-    args.key_dtype = args.value_dtype = INTFLASH_F32;
-    args.key = args.value = tensor(tokens.data(), kKvHeads);
+    args.key_dtype = args.value_dtype = layer == 0 ? INTFLASH_F32 : INTFLASH_INT8;
+    args.key = args.value = layer == 0 ? tensor(tokens.data(), kKvHeads) : codes.tensor(kKvHeads);
+    args.layer = layer;
+    if (by_slot) {
+      args.slots = slots.data();
+    } else {
+      args.kv_lens = &kv_len;
+      args.pages = {page_indptr, page_ids.data()};
+    }
     require(intflash_cache_append(cache, &args) == INTFLASH_OK, "append");
+    args.slots = nullptr;
+    token_indptr[1] = kMaxKeys;
+    const std::int32_t sequence = 0;
+    require(intflash_sequences_append(with_sequence, &sequence, &args) == INTFLASH_OK,
+            "append to a sequence");
   }
 
+  static constexpr std::int64_t kTokens = kPages * kPageSize;
   intflash_context* context = nullptr;
   intflash_cache* cache = nullptr;
+  intflash_cache* with_sequence = nullptr;
 };
 
 // A size that no call may take.
@@ -112,6 +170,8 @@ struct Batch {
   std::vector<std::vector<float>> elements;
   std::vector<std::vector<std::uint64_t>> words;
   std::vector<float> sinks, slopes, query;
+  std::unique_ptr<Codes> codes;
+  bool has_sequences = false;  // in place of the page table
   intflash_batch_desc desc{};
   intflash_batch_args args{};
   std::int64_t num_queries = 0;
@@ -122,7 +182,7 @@ void add_request(Bytes& bytes, Batch& batch) {
   request.query_len = bytes.below(kMaxQueries + 1);
   request.kv_len = bytes.below(2) == 0 ? bytes.byte() : bytes.any<std::uint16_t>() % kMaxKeys;
   request.first_key_position = kPageSize * (bytes.below(4) == 0 ? bytes.below(4) : 0);
-  request.mask = static_cast<intflash_mask>(bytes.below(4));
+  request.mask = static_cast<intflash_mask>(bytes.below(5));
   request.window_left = bytes.below(200) - 1;
   request.window_right = bytes.below(70) - 1;
   request.prefix_len = bytes.byte();
@@ -168,8 +228,19 @@ void add_request(Bytes& bytes, Batch& batch) {
   batch.requests.push_back(request);
 }
 
+void make_codes(Bytes& bytes, Batch& batch) {
+  batch.codes = std::make_unique<Codes>(batch.num_queries + 1);
+  if (bytes.rarely()) batch.codes->codes[bytes.byte() % (kHeads * kDim)] = bytes.any<std::int8_t>();
+  if (bytes.rarely()) batch.codes->scales[bytes.below(kHeads)] = bytes.any<float>();
+  batch.desc.query_dtype = INTFLASH_INT8;
+  batch.args.query = batch.codes->tensor(kHeads);
+}
+
 Batch batch_of(Bytes& bytes) {
   Batch batch;
+  const bool has_codes = bytes.below(3) == 1;
+  batch.args.layer = bytes.rarely() ? odd_size(bytes) : bytes.below(kLayers);
+  batch.has_sequences = bytes.below(2) == 1;
   const int num_requests = bytes.below(kMaxRequests + 1);
   for (int r = 0; r < num_requests; ++r) add_request(bytes, batch);
   for (int i = bytes.below(4); i > 0; --i) {
@@ -207,15 +278,60 @@ Batch batch_of(Bytes& bytes) {
   args.alibi_slopes = per_head(batch.slopes);
   args.additive_masks = batch.additive_masks.data();
   args.bit_masks = batch.bit_masks.data();
+  if (has_codes) make_codes(bytes, batch);
   return batch;
 }
+
+// The requests' sequences: what they say of the one that there is. Those that say what none can
+// have get another one, which is then refused.
+class Forks {
+ public:
+  Forks(const Server& server, const Batch& batch) : cache_(server.with_sequence) {
+    for (const intflash_request& request : batch.requests) {
+      require(intflash_sequence_fork(cache_, 0, &sequences_.emplace_back()) == INTFLASH_OK, "fork");
+      intflash_sequence_truncate(cache_, sequences_.back(), request.kv_len);
+      intflash_sequence_drop_before(cache_, sequences_.back(), request.first_key_position);
+      const std::int32_t* pages = nullptr;
+      std::int64_t count = 0;
+      require(intflash_sequence_get_pages(cache_, sequences_.back(), &pages, &count) == INTFLASH_OK,
+              "pages");
+      page_ids_.insert(page_ids_.end(), pages, pages + count);
+      page_indptr_.push_back(static_cast<std::int64_t>(page_ids_.size()));
+    }
+    sequences_.push_back(-1);  // data() is never null
+    page_ids_.push_back(-1);
+  }
+  ~Forks() {
+    sequences_.pop_back();
+    for (const std::int32_t sequence : sequences_)
+      require(intflash_sequence_free(cache_, sequence) == INTFLASH_OK, "free");
+  }
+  Forks(const Forks&) = delete;
+  Forks& operator=(const Forks&) = delete;
+
+  void name(bool by_table, intflash_batch_args& args) const {
+    args.pages = {};
+    if (by_table) {
+      args.pages = {page_indptr_.data(), page_ids_.data()};
+    } else {
+      args.sequences = sequences_.data();
+    }
+  }
+
+ private:
+  intflash_cache* cache_;
+  std::vector<std::int32_t> sequences_;
+  std::vector<std::int64_t> page_indptr_{0};
+  std::vector<std::int32_t> page_ids_;
+};
 
 struct Answer {
   intflash_status status;
   std::vector<float> out, lse;
 };
 
-Answer attend(const Server& server, const Batch& batch) {
+// by_table: sequences are named by their pages.
+Answer attend(const Server& server, const Batch& batch, bool by_table) {
   Answer answer{
       INTFLASH_OK,
       std::vector<float>(static_cast<std::size_t>((batch.num_queries + 1) * kHeads * kDim),
@@ -232,7 +348,13 @@ Answer attend(const Server& server, const Batch& batch) {
     const std::size_t bytes = (intflash_plan_workspace_bytes(plan) + 63) / 64 * 64;
     const std::unique_ptr<void, void (*)(void*)> workspace(std::aligned_alloc(64, bytes),
                                                            std::free);
-    answer.status = intflash_run_batch(plan, server.cache, &args, workspace.get(), bytes);
+    if (batch.has_sequences) {
+      const Forks forks(server, batch);
+      forks.name(by_table, args);
+      answer.status = intflash_run_batch(plan, server.with_sequence, &args, workspace.get(), bytes);
+    } else {
+      answer.status = intflash_run_batch(plan, server.cache, &args, workspace.get(), bytes);
+    }
   }
   intflash_plan_destroy(plan);
   return answer;
@@ -254,10 +376,10 @@ bool any_nan(const std::vector<float>& values) {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  static const Server one(1), three(3);
+  static const Server one(1, true), three(3, false);
   Bytes bytes(data, size);
   Batch batch = batch_of(bytes);
-  const Answer answer = attend(three, batch);
+  const Answer answer = attend(three, batch, false);
   if (answer.status != INTFLASH_OK) {
     require(std::string(intflash_last_error()) != "", "refused without a message");
     require(untouched(answer.out) && untouched(answer.lse), "refused, and wrote");
@@ -265,7 +387,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   }
   require(!any_nan(answer.out) && !any_nan(answer.lse), "NaN");
   batch.desc.num_shared_prefixes = 0;
-  const Answer flat = attend(one, batch);
+  const Answer flat = attend(one, batch, true);
   require(flat.status == INTFLASH_OK, "refused without its prefixes");
   require(flat.out == answer.out && flat.lse == answer.lse, "other bits without prefixes");
   return 0;

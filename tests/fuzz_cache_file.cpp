@@ -1,8 +1,10 @@
 // Copyright 2026 The intflash Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// libFuzzer over saved sequences: any bytes are loaded, or refused with a message that leaves the
-// cache empty; what is loaded saves to the same bytes, and is attended without NaN.
+// libFuzzer over saved sequences of one or two layers: any bytes are loaded, or refused with a
+// message that leaves the cache empty; what is loaded saves to the same bytes, and is attended
+// without NaN, also behind tokens that follow, by its number and by its pages alike.
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -32,7 +34,7 @@ void require(bool good, const char* what) {
 using File = std::vector<char>;
 
 // Gives every whole record its checksum, so that what lies behind it is reached.
-void seal(File& file) {
+void seal(std::int64_t num_layers, File& file) {
   std::size_t at = 0;
   const auto record = [&](std::size_t size) {
     if (file.size() < at + size + 8) return false;
@@ -45,8 +47,9 @@ void seal(File& file) {
   if (!record(sizeof(FileHeader))) return;
   FileHeader header;
   std::memcpy(&header, file.data(), sizeof header);
-  for (const std::uint16_t center : {kKeyCenter, kValueCenter}) {
-    for (std::int64_t h = 0; (header.centers & center) != 0 && h < kHeads; ++h) record(kDim * 4);
+  for (const std::uint32_t center : {kKeyCenter, kValueCenter}) {
+    const std::int64_t heads = (header.centers & center) != 0 ? num_layers * kHeads : 0;
+    for (std::int64_t h = 0; h < heads; ++h) record(kDim * 4);
   }
   const PageLayout page = page_layout(kInt8Codec, kDim, kDim, kBlockTokens);
   while (record(static_cast<std::size_t>(page.bytes()))) {
@@ -54,7 +57,7 @@ void seal(File& file) {
 }
 
 struct Owner {
-  Owner() {
+  explicit Owner(std::int64_t layers) : num_layers(layers) {
     intflash_context_options context_options{};
     context_options.struct_size = sizeof context_options;
     context_options.num_threads = 1;
@@ -64,6 +67,7 @@ struct Owner {
     options.num_kv_heads = kHeads;
     options.head_dim = kDim;
     options.num_pages = kPages;
+    options.num_layers = num_layers;
     if (intflash_cache_create(context, &options, &cache) != INTFLASH_OK) stop("cache");
   }
   ~Owner() {
@@ -73,6 +77,7 @@ struct Owner {
   Owner(const Owner&) = delete;
   Owner& operator=(const Owner&) = delete;
 
+  const std::int64_t num_layers;
   intflash_context* context = nullptr;
   intflash_cache* cache = nullptr;
 };
@@ -103,8 +108,46 @@ void require_empty(const Owner& owner) {
   require(info.free_pages == kPages && info.num_sequences == 0, "pages are lost");
 }
 
-// One query over all that was loaded; finite wherever it is not refused.
-void attend(const Owner& owner, std::int32_t sequence) {
+// Codes and scales of so many rows, which attend and append take as they are.
+constexpr std::int64_t kRows = 3;
+struct Codes {
+  Codes() {
+    for (std::size_t i = 0; i < std::size(codes); ++i)
+      codes[i] = static_cast<std::int8_t>(static_cast<int>(i * 37 % 255) - 127);
+  }
+  intflash_tensor tensor() {
+    intflash_tensor rows{};
+    rows.data = codes;
+    rows.stride_head = kDim;
+    rows.stride_token = kHeads * kDim;
+    rows.scale = scales;
+    rows.scale_block = 1;
+    return rows;
+  }
+
+  std::int8_t codes[kRows * kHeads * kDim];
+  float scales[kRows] = {0.01f, 0.5f, 1e-9f};
+};
+
+// More tokens in all layers, or in none.
+void append(const Owner& owner, std::int32_t sequence) {
+  Codes codes;
+  const std::int64_t token_indptr[] = {0, kRows};
+  intflash_append_args args{};
+  args.struct_size = sizeof args;
+  args.num_requests = 1;
+  args.token_indptr = token_indptr;
+  args.key_dtype = args.value_dtype = INTFLASH_INT8;
+  args.key = args.value = codes.tensor();
+  for (; args.layer < owner.num_layers; ++args.layer) {
+    const intflash_status status = intflash_sequences_append(owner.cache, &sequence, &args);
+    if (args.layer == 0 && status != INTFLASH_OK) return;
+    require(status == INTFLASH_OK, "append to a later layer");
+  }
+}
+
+// One query over all that a layer holds; finite wherever it is not refused.
+void attend(const Owner& owner, std::int32_t sequence, std::int64_t layer) {
   intflash_request request{};
   request.query_len = 1;
   require(intflash_sequence_get_range(owner.cache, sequence, &request.first_key_position,
@@ -116,10 +159,11 @@ void attend(const Owner& owner, std::int32_t sequence) {
   desc.num_requests = 1;
   desc.requests = &request;
   desc.num_query_heads = kHeads;
-  desc.query_dtype = desc.out_dtype = INTFLASH_F32;
-  float query[kHeads * kDim];
+  desc.query_dtype = INTFLASH_INT8;
+  desc.out_dtype = INTFLASH_F32;
+  Codes codes;
   float out[kHeads * kDim];
-  for (std::int64_t i = 0; i < kHeads * kDim; ++i) query[i] = static_cast<float>(i % 5 - 2);
+  float by_number[kHeads * kDim];
   const std::int32_t* page_ids = nullptr;
   std::int64_t page_indptr[2] = {};
   require(
@@ -128,11 +172,11 @@ void attend(const Owner& owner, std::int32_t sequence) {
   const std::int32_t none = 0;
   intflash_batch_args args{};
   args.struct_size = sizeof args;
-  args.query.data = query;
-  args.query.stride_head = kDim;
-  args.query.stride_token = kHeads * kDim;
-  args.out = args.query;
+  args.query = codes.tensor();
   args.out.data = out;
+  args.out.stride_head = kDim;
+  args.out.stride_token = kHeads * kDim;
+  args.layer = layer;
   args.pages = {page_indptr, page_ids == nullptr ? &none : page_ids};
   intflash_plan* plan = nullptr;
   require(intflash_plan_batch(owner.context, owner.cache, &desc, &plan) == INTFLASH_OK, "plan");
@@ -142,6 +186,13 @@ void attend(const Owner& owner, std::int32_t sequence) {
   require(status == INTFLASH_OK || status == INTFLASH_SCORE_OVERFLOW, "run");
   for (std::int64_t i = 0; status == INTFLASH_OK && i < kHeads * kDim; ++i)
     require(!std::isnan(out[i]), "NaN in out");
+  args.pages = {};
+  args.sequences = &sequence;
+  args.out.data = by_number;
+  require(intflash_run_batch(plan, owner.cache, &args, workspace, bytes) == status,
+          "another status by number");
+  require(status != INTFLASH_OK || std::equal(out, out + kHeads * kDim, by_number),
+          "other bits by number");
   std::free(workspace);
   intflash_plan_destroy(plan);
 }
@@ -150,10 +201,11 @@ void attend(const Owner& owner, std::int32_t sequence) {
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   if (size == 0) return 0;
-  // The last byte says whether the checksums are made to fit.
+  // The last byte says whether the checksums are made to fit, and how many layers there are.
   File file(data, data + size - 1);
-  if (data[size - 1] % 2 == 1) seal(file);
-  Owner owner;
+  const std::int64_t num_layers = 1 + data[size - 1] / 2 % 2;
+  if (data[size - 1] % 2 == 1) seal(num_layers, file);
+  Owner owner(num_layers);
   Reader reader{file};
   std::int32_t sequence = -1;
   const intflash_status status =
@@ -172,7 +224,9 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   if (header.centers == 0)
     require(saved == File(file.begin(), file.begin() + static_cast<std::ptrdiff_t>(reader.used)),
             "not the same bytes");
-  attend(owner, sequence);
+  for (std::int64_t layer = 0; layer < num_layers; ++layer) attend(owner, sequence, layer);
+  append(owner, sequence);
+  for (std::int64_t layer = 0; layer < num_layers; ++layer) attend(owner, sequence, layer);
   require(intflash_sequence_free(owner.cache, sequence) == INTFLASH_OK, "free");
   require_empty(owner);
   return 0;

@@ -38,8 +38,8 @@ std::string npy_bytes(const std::string& header, std::size_t data_bytes, char ve
   return bytes + header + std::string(data_bytes, '\0');
 }
 
-NpyArray parse(const std::string& bytes) {
-  return parse_npy(std::as_bytes(std::span(bytes.data(), bytes.size())), "x.npy");
+NpyArray parse(const std::string& bytes, NpyTypes types = NpyTypes::kFloats) {
+  return parse_npy(std::as_bytes(std::span(bytes.data(), bytes.size())), "x.npy", types);
 }
 
 // The message of the failure that parsing these bytes must end in.
@@ -141,7 +141,8 @@ TEST_F(Npy, EveryTruncationIsRefused) {
 }
 
 TEST_F(Npy, OtherDtypesAreNamed) {
-  for (const char* descr : {"<i8", "|b1", "|i1", "<c8", "|O", "=f4", "<f44", "<f16", "", "f4"}) {
+  for (const char* descr :
+       {"<i8", "|b1", "|u1", "|i1", "<c8", "|O", "=f4", "<f44", "<f16", "", "f4"}) {
     const std::string header =
         std::string("{'descr': '") + descr + "', 'fortran_order': False, 'shape': (1,)}";
     expect_failure(npy_bytes(header, 8), std::string("dtype '") + descr + "' is not supported");
@@ -243,6 +244,22 @@ TEST_F(Npy, FortranOrderIsReadIntoCOrder) {
   EXPECT_EQ(bytes_of(parse(file_of(">f2", "True", "2, 3, 4", fortran))), element_bytes("<f2", c));
   EXPECT_EQ(parse(file_of("<f4", "True", "4611686018427387904, 0, 8", {})).num_elements(), 0);
   EXPECT_EQ(elements_of(parse(file_of("<f4", "True", "", {7}))), (std::vector<double>{7}));
+}
+
+TEST_F(Npy, BoolAndUint8AreReadWhereBytesAreAskedFor) {
+  for (const char* descr : {"|b1", "|u1"}) {
+    const std::string header = std::string("{'descr': '") + descr + "', 'fortran_order': ";
+    const NpyArray c = parse(npy_bytes(header + "False, 'shape': (2, 3)}", 0) + "abcdef",
+                             NpyTypes::kFloatsAndBytes);
+    EXPECT_EQ(c.dtype, INTFLASH_BOOL);
+    EXPECT_EQ(c.shape, (std::vector<std::int64_t>{2, 3}));
+    EXPECT_EQ(c.num_elements(), 6);
+    EXPECT_EQ(bytes_of(c), "abcdef");
+    const NpyArray fortran = parse(npy_bytes(header + "True, 'shape': (2, 3)}", 0) + "adbecf",
+                                   NpyTypes::kFloatsAndBytes);
+    EXPECT_EQ(bytes_of(fortran), "abcdef");
+  }
+  EXPECT_EQ(parse(npy_bytes(kGood, 24), NpyTypes::kFloatsAndBytes).dtype, INTFLASH_F32);
 }
 
 TEST_F(Npy, LengthsThatOverflowAreRefused) {
@@ -371,7 +388,8 @@ TEST_F(Npy, APipeIsReadToItsEnd) {
   std::vector<double> elements(5000);
   for (std::size_t i = 0; i < elements.size(); ++i) elements[i] = static_cast<double>(i);
   const std::string good = file_of("<f4", "False", "50, 100", elements);
-  EXPECT_EQ(elements_of(through_pipe(good, read_npy)), elements);
+  const auto read_floats = [](const std::string& file) { return read_npy(file); };
+  EXPECT_EQ(elements_of(through_pipe(good, read_floats)), elements);
   EXPECT_EQ(through_pipe(good + "x", read_failure),
             path("pipe") +
                 ": bytes after the last element: shape (50, 100) needs 20000 bytes of "

@@ -130,6 +130,7 @@ bool sees(const intflash_attend_desc& desc, std::int64_t query, std::int64_t key
       key - (desc.kv_len - desc.query_len + query);  // negative: before the query
   if (desc.mask == INTFLASH_MASK_NONE) return true;
   if (desc.mask == INTFLASH_MASK_CAUSAL) return distance <= 0;
+  if (desc.mask == INTFLASH_MASK_CAUSAL_TOP_LEFT) return key <= query;
   return (desc.window_left < 0 || -distance <= desc.window_left) &&
          (desc.window_right < 0 || distance <= desc.window_right);
 }
@@ -204,8 +205,8 @@ void expect_equals_eigen(const intflash_attend_desc& desc, const Arrays& arrays)
 TEST(ModeExact, EqualsADenseSoftmaxForEveryMaskAndLength) {
   for (const std::int64_t kv_len : {1, 2, 17, 63, 64, 65, 129, 300}) {
     for (const std::int64_t query_len : {1, 3, 70}) {
-      for (const intflash_mask mask :
-           {INTFLASH_MASK_NONE, INTFLASH_MASK_CAUSAL, INTFLASH_MASK_WINDOW}) {
+      for (const intflash_mask mask : {INTFLASH_MASK_NONE, INTFLASH_MASK_CAUSAL,
+                                       INTFLASH_MASK_CAUSAL_TOP_LEFT, INTFLASH_MASK_WINDOW}) {
         SCOPED_TRACE(testing::Message()
                      << query_len << " queries, " << kv_len << " keys, mask " << mask);
         intflash_attend_desc desc = make_desc(query_len, kv_len, 40);
@@ -444,8 +445,8 @@ void expect_equals_algorithm_1(const intflash_attend_desc& desc, const Arrays& a
 
 TEST(ModeIntfa, EqualsAlgorithm1InDoubleForEveryMaskAndLength) {
   for (const std::int64_t kv_len : {1, 63, 64, 65, 129, 500}) {
-    for (const intflash_mask mask :
-         {INTFLASH_MASK_NONE, INTFLASH_MASK_CAUSAL, INTFLASH_MASK_WINDOW}) {
+    for (const intflash_mask mask : {INTFLASH_MASK_NONE, INTFLASH_MASK_CAUSAL,
+                                     INTFLASH_MASK_CAUSAL_TOP_LEFT, INTFLASH_MASK_WINDOW}) {
       SCOPED_TRACE(testing::Message() << kv_len << " keys, mask " << mask);
       intflash_attend_desc desc = make_desc(40, kv_len, 64);
       desc.mode = INTFLASH_MODE_INTFA;

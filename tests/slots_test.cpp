@@ -20,12 +20,14 @@ namespace {
 // An append of rows to slots.
 intflash_status append_to_slots(Server& server, const Tokens& tokens,
                                 const std::vector<std::int64_t>& slots,
-                                const intflash_rope& rope = {}) {
+                                const intflash_rope& rope = {},
+                                const std::int64_t* positions = nullptr) {
   const std::int64_t token_indptr[] = {0, static_cast<std::int64_t>(slots.size())};
   intflash_append_args args = server.append_args(tokens, 0);
   args.token_indptr = token_indptr;
   args.slots = slots.data();
   args.rope = rope;
+  args.positions = positions;
   return intflash_cache_append(server.cache(), &args);
 }
 
@@ -165,6 +167,82 @@ TEST(Slots, BelowZeroAreNeitherReadNorStored) {
       << intflash_last_error();
 }
 
+// Cosines and sines of any kind: what they do to a row is another test's.
+std::vector<float> random_turns(std::int64_t num_positions, std::uint32_t seed) {
+  std::mt19937 random(seed);
+  std::uniform_real_distribution<float> turn(-1.0f, 1.0f);
+  std::vector<float> turns(static_cast<std::size_t>(num_positions * 16));
+  for (float& x : turns) x = turn(random);
+  return turns;
+}
+
+TEST(Slots, TurnKeysAsAnAppendByPositionDoes) {
+  Shape shape;
+  shape.num_pages = 12;
+  Server server(shape);
+  const std::vector<float> cos = random_turns(330, 1);
+  const std::vector<float> sin = random_turns(330, 2);
+  server.rope = {cos.data(), sin.data(), 330, 32, INTFLASH_ROPE_HALVES};
+  const Tokens tokens = random_tokens(shape, 330, 3);
+  const std::vector<std::int32_t> pages = {9, 2, 7, 1, 11, 4};
+  const std::vector<std::int32_t> elsewhere = {3, 0, 5, 10, 6, 8};
+  server.append(tokens, 0, 330, pages);
+  std::vector<std::int64_t> positions(330);
+  for (std::size_t i = 0; i < positions.size(); ++i) positions[i] = static_cast<std::int64_t>(i);
+  const auto exported = [&](const std::vector<std::int32_t>& from) {
+    std::vector<float> key(330 * 64);
+    const intflash_tensor tensor = tensor_of(key.data(), 2, 32);
+    EXPECT_EQ(intflash_cache_export(server.cache(), from.data(), 0, 330, &tensor, nullptr),
+              INTFLASH_OK)
+        << intflash_last_error();
+    return key;
+  };
+  const std::vector<std::int64_t> slots = slots_of(shape, elsewhere, 0, 330);
+  ASSERT_EQ(append_to_slots(server, tokens, slots, server.rope, positions.data()), INTFLASH_OK)
+      << intflash_last_error();
+  EXPECT_EQ(exported(elsewhere), exported(pages));
+  const Shuffled other = shuffled(shape, tokens, slots);
+  positions.clear();
+  for (const std::int64_t slot : other.slots)
+    positions.push_back(std::find(slots.begin(), slots.end(), slot) - slots.begin());
+  ASSERT_EQ(append_to_slots(server, other.tokens, other.slots, server.rope, positions.data()),
+            INTFLASH_OK);
+  EXPECT_EQ(exported(elsewhere), exported(pages));
+}
+
+TEST(Slots, NeedNotFollowOneAnotherAsPositionsDo) {
+  const Shape shape;
+  Server server(shape);
+  const std::vector<float> cos = random_turns(40, 1);
+  const std::vector<float> sin = random_turns(40, 2);
+  const intflash_rope rope = {cos.data(), sin.data(), 40, 32, INTFLASH_ROPE_ADJACENT};
+  const Tokens tokens = random_tokens(shape, 3, 3);
+  // The middle one is not read.
+  const std::int64_t positions[] = {39, INT64_MIN, 17};
+  ASSERT_EQ(append_to_slots(server, tokens, {64, -1, 65}, rope, positions), INTFLASH_OK)
+      << intflash_last_error();
+  for (const std::int64_t token : {0, 2}) {
+    server.rope = rope;
+    server.rope.cos += positions[token] * 16;
+    server.rope.sin += positions[token] * 16;
+    server.rope.num_positions = 1;
+    Tokens alone = tokens;
+    alone.key.erase(alone.key.begin(), alone.key.begin() + token * 64);
+    alone.value.erase(alone.value.begin(), alone.value.begin() + token * 64);
+    server.append(alone, 0, 1, {7});
+    std::vector<float> key(2 * 64);
+    const std::int32_t pages[] = {1, 7};
+    const intflash_tensor of_slot = tensor_of(key.data(), 2, 32);
+    const intflash_tensor of_position = tensor_of(key.data() + 64, 2, 32);
+    const std::int64_t place = token / 2;
+    ASSERT_EQ(intflash_cache_export(server.cache(), pages, place, place + 1, &of_slot, nullptr),
+              INTFLASH_OK);
+    ASSERT_EQ(intflash_cache_export(server.cache(), pages + 1, 0, 1, &of_position, nullptr),
+              INTFLASH_OK);
+    EXPECT_TRUE(std::equal(key.begin(), key.begin() + 64, key.begin() + 64)) << token;
+  }
+}
+
 TEST(Slots, HugeKeysAreForgottenWithTheirPage) {
   const Shape shape;
   Server server(shape);
@@ -200,9 +278,15 @@ TEST(Slots, AreRefusedByNameValueAndRule) {
   refuse(append_to_slots(server, tokens, {5, 6, 5}), INTFLASH_INVALID_ARGUMENT,
          "slots[2] = 5: a token before it goes there");
   const std::vector<float> turns(64 * 16, 1.0f);
-  refuse(append_to_slots(server, tokens, {5, 6, 7},
-                         {turns.data(), turns.data(), 64, 32, INTFLASH_ROPE_HALVES}),
-         INTFLASH_UNSUPPORTED, "rope with slots");
+  const intflash_rope rope{turns.data(), turns.data(), 64, 32, INTFLASH_ROPE_HALVES};
+  refuse(append_to_slots(server, tokens, {5, 6, 7}, rope), INTFLASH_INVALID_ARGUMENT,
+         "positions = NULL");
+  const std::int64_t behind[] = {63, 64, 0};
+  refuse(append_to_slots(server, tokens, {5, 6, 7}, rope, behind), INTFLASH_BAD_SHAPE,
+         "positions[1] = 64: rope has positions 0 ... 63");
+  const std::int64_t before[] = {63, 0, -1};
+  refuse(append_to_slots(server, tokens, {5, 6, 7}, rope, before), INTFLASH_BAD_SHAPE,
+         "positions[2] = -1: rope has positions 0 ... 63");
   const std::int64_t slots[] = {5, 6, 7};
   const std::int64_t token_indptr[] = {0, 3};
   intflash_append_args args = server.append_args(tokens, 0);
@@ -210,6 +294,11 @@ TEST(Slots, AreRefusedByNameValueAndRule) {
   args.slots = slots;
   refuse(intflash_cache_append(server.cache(), &args), INTFLASH_INVALID_ARGUMENT,
          "must be NULL beside it");
+  intflash_append_args unplaced = args;
+  unplaced.slots = nullptr;
+  unplaced.positions = slots;
+  refuse(intflash_cache_append(server.cache(), &unplaced), INTFLASH_INVALID_ARGUMENT,
+         "must be NULL without slots");
   const std::int32_t sequence = server.create_sequence();
   refuse(server.append(sequence, 3, args), INTFLASH_INVALID_ARGUMENT, "slots = ");
 }

@@ -49,8 +49,10 @@ intflash_attend_desc make_desc(const AttendOptions& options, const AttentionInpu
   } else if (options.prefix_len) {
     desc.mask = INTFLASH_MASK_PREFIX;
     desc.prefix_len = *options.prefix_len;
-  } else if (options.causal) {
+  } else if (options.causal || options.mask == "causal") {
     desc.mask = INTFLASH_MASK_CAUSAL;
+  } else if (options.mask == "causal-top-left") {
+    desc.mask = INTFLASH_MASK_CAUSAL_TOP_LEFT;
   }
   return desc;
 }

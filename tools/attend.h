@@ -16,6 +16,7 @@ struct AttendOptions {
   std::string query, key, value;  // paths of .npy files
   std::string out, lse;           // "" = not written
   bool causal = false;
+  std::string mask = "none";               // none, causal or causal-top-left
   std::optional<std::int64_t> window;      // keys before the query that stay visible
   std::optional<std::int64_t> prefix_len;  // keys that every query sees, besides the causal ones
   ScoreOptions scores;

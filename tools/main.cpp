@@ -89,12 +89,23 @@ void add_attend_masks(CLI::App& command, AttendOptions& options) {
   };
   CLI::Option* window = add_length("--window", options.window,
                                    "keys before the query that stay visible; 0 = itself alone");
-  add_length("--prefix-len", options.prefix_len,
-             "the first N keys are seen by every query; others as --causal has it")
-      ->excludes(window);
+  CLI::Option* prefix =
+      add_length("--prefix-len", options.prefix_len,
+                 "the first N keys are seen by every query; others as --causal has it")
+          ->excludes(window);
+  command
+      .add_option("--mask", options.mask,
+                  "in place of --causal; of causal-top-left the first query sees the first key "
+                  "alone, whatever the last one sees")
+      ->check(CLI::IsMember({"none", "causal", "causal-top-left"}))
+      ->type_name("MASK")
+      ->excludes(command.get_option("--causal"))
+      ->excludes(window)
+      ->excludes(prefix);
   add_file("--additive-mask", options.scores.additive_mask,
-           "added to the scores, -inf hides a key: [query_len, kv_len], [heads, query_len, kv_len] "
-           "or [batch, heads, query_len, kv_len], all but kv_len may be 1");
+           "added to the scores, -inf hides a key; of bool or uint8, 0 hides one and any other "
+           "keeps it: [query_len, kv_len], [heads, query_len, kv_len] or [batch, heads, query_len, "
+           "kv_len], all but kv_len may be 1");
   add_file("--sinks", options.scores.sinks, "[heads]: logits that join the softmax denominators");
   CLI::Option* slopes = add_file("--alibi-slopes", options.scores.alibi_slopes,
                                  "[heads]: slope * distance is taken from the scores");
@@ -238,7 +249,7 @@ void add_plan(CLI::App& app, PlanOptions& options) {
   add("--head-dim", options.head_dim, "channels of a head", 1);
   add("--batch", options.batch, "requests", 1);
   command.add_option("--mask", options.mask, "what a query sees")
-      ->check(CLI::IsMember({"none", "causal", "window", "prefix"}))
+      ->check(CLI::IsMember({"none", "causal", "causal-top-left", "window", "prefix"}))
       ->type_name("MASK")
       ->capture_default_str();
   add("--window", options.window, "with --mask window: keys before the query that stay visible", 0);

@@ -18,6 +18,7 @@
 #include <string_view>
 
 #include "atomic_file.h"
+#include "core/checks.h"
 #include "failure.h"
 #include "npy_elements.h"
 #include "npy_header.h"
@@ -95,9 +96,9 @@ NpyHeader read_header(const ReadBytes& read, const std::string& name) {
   return parse_npy_header({reinterpret_cast<const char*>(bytes.data()) + begin, length}, name);
 }
 
-NpyArray read_array(const ReadBytes& read, const std::string& name) {
+NpyArray read_array(const ReadBytes& read, NpyTypes types, const std::string& name) {
   const NpyHeader header = read_header(read, name);
-  const NpyElement element = npy_element(header.descr, name);
+  const NpyElement element = npy_element(header.descr, types, name);
   const std::size_t expected = data_bytes(header.shape, element.bytes, name);
   NpyArray array;
   read_behind(read, expected, array.data);
@@ -109,7 +110,9 @@ NpyArray read_array(const ReadBytes& read, const std::string& name) {
   std::byte next;
   if (read(std::span(&next, 1)) > 0) fail("bytes after the last element", "more");
   convert_elements(element, header, name, array.data);
-  array.dtype = element.bytes == 2 ? INTFLASH_F16 : INTFLASH_F32;
+  array.dtype = element.bytes == 1   ? INTFLASH_BOOL
+                : element.bytes == 2 ? INTFLASH_F16
+                                     : INTFLASH_F32;
   array.shape = header.shape;
   return array;
 }
@@ -142,10 +145,10 @@ std::string make_header(const std::vector<std::int64_t>& shape) {
 }  // namespace
 
 std::int64_t NpyArray::num_elements() const {
-  return static_cast<std::int64_t>(data.size() / (dtype == INTFLASH_F16 ? 2 : 4));
+  return static_cast<std::int64_t>(data.size()) / internal::dtype_bytes(dtype);
 }
 
-NpyArray parse_npy(std::span<const std::byte> bytes, const std::string& name) {
+NpyArray parse_npy(std::span<const std::byte> bytes, const std::string& name, NpyTypes types) {
   return read_array(
       [&](std::span<std::byte> wanted) {
         const std::size_t count = std::min(wanted.size(), bytes.size());
@@ -153,10 +156,10 @@ NpyArray parse_npy(std::span<const std::byte> bytes, const std::string& name) {
         bytes = bytes.subspan(count);
         return count;
       },
-      name);
+      types, name);
 }
 
-NpyArray read_npy(const std::string& path) {
+NpyArray read_npy(const std::string& path, NpyTypes types) {
   const bool is_stdin = path == "-";
   const std::string name = is_stdin ? "standard input" : path;
   const auto fail = [&](const char* what) {
@@ -177,7 +180,7 @@ NpyArray read_npy(const std::string& path) {
         }
         return size;
       },
-      name);
+      types, name);
 }
 
 void write_npy_files(std::span<const NpyOutput> outputs) {

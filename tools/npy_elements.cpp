@@ -68,7 +68,9 @@ void round_to_float32(const std::vector<std::int64_t>& shape, const std::string&
 
 }  // namespace
 
-NpyElement npy_element(const std::string& descr, const std::string& name) {
+NpyElement npy_element(const std::string& descr, NpyTypes types, const std::string& name) {
+  const bool takes_bytes = types == NpyTypes::kFloatsAndBytes;
+  if (takes_bytes && (descr == "|b1" || descr == "|u1")) return {1, false};
   for (const std::size_t bytes : {2u, 4u, 8u}) {
     for (const char order : {'<', '>'}) {
       if (descr == fmt::format("{}f{}", order, bytes)) return {bytes, order == '>'};
@@ -76,8 +78,8 @@ NpyElement npy_element(const std::string& descr, const std::string& name) {
   }
   throw Failure(
       fmt::format("{}: dtype '{}' is not supported; float16, float32 and float64 are, "
-                  "'<f2', '<f4' and '<f8', or big-endian with '>'",
-                  name, descr));
+                  "'<f2', '<f4' and '<f8', or big-endian with '>'{}",
+                  name, descr, takes_bytes ? "; bool and uint8, '|b1' and '|u1'" : ""));
 }
 
 void convert_elements(const NpyElement& element, const NpyHeader& header, const std::string& name,

@@ -8,17 +8,18 @@
 #include <string>
 #include <vector>
 
+#include "npy.h"
 #include "npy_header.h"
 
 namespace intflash {
 
 struct NpyElement {
-  std::size_t bytes;  // 2, 4 or 8: float16, float32, float64
+  std::size_t bytes;  // 2, 4 or 8: float16, float32, float64; 1: bool, uint8
   bool is_big_endian;
 };
 
-// Throws Failure naming the file where descr is no such type.
-NpyElement npy_element(const std::string& descr, const std::string& name);
+// Throws Failure naming the file where descr is none of the types.
+NpyElement npy_element(const std::string& descr, NpyTypes types, const std::string& name);
 
 // Elements of the file, as many as the header's shape says, to C order and little-endian, and from
 // float64 to float32. Throws Failure where a finite element is beyond float32.

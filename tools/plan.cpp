@@ -29,6 +29,8 @@ intflash_request request_of(const PlanOptions& options) {
   } else if (options.mask == "prefix") {
     request.mask = INTFLASH_MASK_PREFIX;
     request.prefix_len = options.prefix_len;
+  } else if (options.mask == "causal-top-left") {
+    request.mask = INTFLASH_MASK_CAUSAL_TOP_LEFT;
   } else {
     request.mask = INTFLASH_MASK_CAUSAL;
   }

@@ -81,7 +81,7 @@ void ScoreInputs::add_to(intflash_attend_args& args) const {
 ScoreInputs read_score_inputs(const ScoreOptions& options, const AttentionInputs& inputs) {
   ScoreInputs scores;
   if (!options.additive_mask.empty()) {
-    scores.additive_mask = read_npy(options.additive_mask);
+    scores.additive_mask = read_npy(options.additive_mask, NpyTypes::kFloatsAndBytes);
     scores.mask_layout = layout_of(scores.additive_mask, options.additive_mask, inputs);
   }
   if (!options.sinks.empty()) scores.sinks = read_per_head(options.sinks, inputs.num_query_heads);

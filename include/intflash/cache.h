@@ -156,7 +156,7 @@ typedef struct intflash_append_args {
   const int64_t* kv_lens;              // [num_requests]: position after the last token, before
   const int64_t* first_key_positions;  // [num_requests], multiples of page_size; NULL = 0
   intflash_page_table pages;           // with room for the new tokens
-  intflash_dtype key_dtype;            // F32, F16, BF16, Q8_0 or Q4_0
+  intflash_dtype key_dtype;            // F32, F16, BF16, INT8, Q8_0 or Q4_0
   intflash_dtype value_dtype;
   intflash_tensor key;    // [1][num_kv_heads][token_indptr[num_requests]][head_dim]
   intflash_tensor value;  // [1][num_kv_heads][token_indptr[num_requests]][head_dim_v]
@@ -164,15 +164,20 @@ typedef struct intflash_append_args {
   int64_t layer;          // 0 ... num_layers - 1
   // [token_indptr[num_requests]]: where each new token goes, page * page_size + its place in the
   // page; -1 = nowhere, and it is not read. In place of kv_lens, first_key_positions and pages,
-  // which must be NULL then, and without rope; NULL = none
+  // which must be NULL then; NULL = none
   const int64_t* slots;
+  // [token_indptr[num_requests]]: at which position each new token stands, with slots and rope, and
+  // not read where the slot is -1; NULL without slots
+  const int64_t* positions;
 } intflash_append_args;
 
 // Quantizes and packs the new tokens; what comes in ggml's blocks is widened first, and gets the
-// codes that its elements in f32 would get. NaN or infinity in any is an error that names request,
-// token and head, and nothing is appended. No two requests append to one page, no two tokens to one
-// slot. A token in the first place of a page, or of 64 tokens in it, begins these anew: what they
-// held is gone.
+// codes that its elements in f32 would get. Codes and scales of INT8 are stored as they are: keys
+// into a cache without rotation or key_center, and without rope, values into one without
+// value_center. NaN or infinity in any token, a code of -128 or a scale that is <= 0 or not finite
+// is an error that names request, token and head, and nothing is appended. No two requests append
+// to one page, no two tokens to one slot. A token in the first place of a page, or of 64 tokens in
+// it, begins these anew: what they held is gone.
 INTFLASH_API intflash_status intflash_cache_append(intflash_cache* cache,
                                                    const intflash_append_args* args);
 
@@ -285,7 +290,7 @@ typedef struct intflash_batch_desc {
   int64_t num_requests;
   const intflash_request* requests;
   int64_t num_query_heads;      // a multiple of the cache's num_kv_heads
-  intflash_dtype query_dtype;   // F32, F16 or BF16
+  intflash_dtype query_dtype;   // F32, F16, BF16, or INT8 where the cache does not rotate
   intflash_dtype out_dtype;     // F32, F16 or BF16
   intflash_mode mode;           // EXACT and INTFA attend what intflash_cache_export would give
   float score_cap;              // 0 = none
@@ -300,11 +305,12 @@ typedef struct intflash_batch_desc {
 // The rows of all requests follow one another, in the order of requests.
 typedef struct intflash_batch_args {
   uint32_t struct_size;
-  intflash_tensor query;                 // [1][num_query_heads][total query_len][head_dim]
+  intflash_tensor query;                 // [1][num_query_heads][total query_len][head_dim]; its
+                                         // scale_block counts the rows of all requests
   intflash_tensor out;                   // [1][num_query_heads][total query_len][head_dim_v]
   float* lse;                            // [num_query_heads][total query_len], contiguous; or NULL
   intflash_page_table pages;             // of all requests; NULL where sequences are given
-  intflash_rope rope;                    // of query, at its rows' positions
+  intflash_rope rope;                    // of query, at its rows' positions; not of INT8
   int32_t (*should_cancel)(void* user);  // asked now and then by every worker: not 0 ends the run
                                          // with INTFLASH_CANCELLED; NULL = never
   void* cancel_user;
@@ -337,9 +343,9 @@ INTFLASH_API intflash_status intflash_plan_batch(intflash_context* context,
                                                  const intflash_batch_desc* desc,
                                                  intflash_plan** plan);
 
-// Attends the whole batch. Allocates nothing and takes no lock. NaN or infinity in query is found
-// before anything is written to out or lse, and so is a page that requests of a shared prefix
-// should have in common and have not.
+// Attends the whole batch. Allocates nothing and takes no lock. NaN, infinity or a code of -128 in
+// query is found before anything is written to out or lse, and so is a page that requests of a
+// shared prefix should have in common and have not.
 INTFLASH_API intflash_status intflash_run_batch(const intflash_plan* plan,
                                                 const intflash_cache* cache,
                                                 const intflash_batch_args* args, void* workspace,

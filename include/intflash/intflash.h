@@ -23,7 +23,8 @@
 //                                            dense              batch
 //   modes exact and intfa                    yes                yes
 //   query in f32, f16, bf16; out in these    yes                yes
-//   query, key, value in INT8 with scales    yes                no
+//   query, key, value in INT8 with scales    yes                without rotation or rotary
+//                                                               embedding
 //   key and value in ggml's blocks           yes                when they are appended
 //   means computed and subtracted            yes                no
 //   means given                              by the call        by the cache

@@ -43,10 +43,15 @@ intflash_status check_desc(const intflash_cache& cache, const intflash_batch_des
   intflash_status status = check_extent("num_requests", desc.num_requests, 0);
   if (status == INTFLASH_OK) status = check_mode(desc.mode);
   if (status == INTFLASH_OK) status = check_extent("num_query_heads", desc.num_query_heads, 1);
-  if (status == INTFLASH_OK) status = check_dtype("query_dtype", desc.query_dtype, false);
+  if (status == INTFLASH_OK) status = check_dtype("query_dtype", desc.query_dtype, true);
   if (status == INTFLASH_OK) status = check_dtype("out_dtype", desc.out_dtype, false);
   if (status == INTFLASH_OK) status = check_scalar("score_cap", desc.score_cap);
   if (status != INTFLASH_OK) return status;
+  if (desc.query_dtype == INTFLASH_INT8 && cache.rotate) {
+    return fail(INTFLASH_UNSUPPORTED,
+                "query_dtype = INT8 over a cache with rotate = 1: codes cannot be rotated; rotate "
+                "before quantizing, and keys before they are appended");
+  }
   if (desc.num_query_heads % cache.num_kv_heads != 0) {
     return fail(INTFLASH_BAD_SHAPE,
                 "num_query_heads = %lld: must be a multiple of the cache's num_kv_heads = %lld",
@@ -143,6 +148,9 @@ intflash_status check_batch_args(const intflash_plan& plan, const intflash_batch
   if (status == INTFLASH_OK) status = check_pointer("sinks", args.sinks);
   if (status == INTFLASH_OK) status = check_no_overlap(out);
   if (status == INTFLASH_OK) status = check_rope(args.rope, p.head_dim);
+  if (status == INTFLASH_OK && args.rope.cos != nullptr && p.query_dtype == INTFLASH_INT8)
+    status = fail(INTFLASH_UNSUPPORTED,
+                  "rope with a query in INT8: codes cannot be turned; turn before quantizing");
   for (std::int64_t r = 0; status == INTFLASH_OK && r < plan.schedule.num_requests; ++r)
     status = check_rope_positions(args.rope, r, first_position(plan.schedule.requests[r]),
                                   plan.schedule.requests[r].mask.kv_len);

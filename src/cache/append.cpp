@@ -3,6 +3,7 @@
 #include "cache/append.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 
 #include "core/checks.h"
@@ -21,6 +22,12 @@ WritableBlock block_of(const Append& append, std::int64_t kv_head, std::int64_t 
                         slot % layout.page_size / kBlockTokens);
 }
 
+// Keys that came as codes were met as numbers: bits of the largest times its scale, at most.
+std::uint32_t scaled_magnitude(std::uint32_t code, const float* scales, std::int64_t count) {
+  return std::bit_cast<std::uint32_t>(std::bit_cast<float>(code) *
+                                      *std::max_element(scales, scales + count));
+}
+
 // codes: room for 64 rows.
 void append_to_block(const Append& append, std::int8_t* codes, std::int64_t kv_head,
                      const BlockTokens& tokens) {
@@ -33,10 +40,12 @@ void append_to_block(const Append& append, std::int8_t* codes, std::int64_t kv_h
   const auto count = static_cast<std::int32_t>(tokens.count);
   const std::int64_t key_stride = round_up(layout.head_dim, 64);
   const std::int64_t value_stride = round_up(layout.head_dim_v, 64);
-  const std::uint32_t magnitude = quantize_tokens(
+  std::uint32_t magnitude = quantize_tokens(
       kernels, append.args.key, append.args.key_dtype, 0, kv_head, tokens.first, count,
       layout.head_dim, cache.key_center_of(layer, kv_head), cache.rotate, key_stride, codes,
       block.key_scale + begin, rope_rows(append.args.rope, tokens.position));
+  if (append.args.key_dtype == INTFLASH_INT8)
+    magnitude = scaled_magnitude(magnitude, block.key_scale + begin, count);
   raise_to(cache.layers[layer].largest_key[tokens.slot / layout.page_size], magnitude);
   cache.codec->store_keys(kernels, layout, block, {codes, key_stride, begin, count});
   quantize_tokens(kernels, append.args.value, append.args.value_dtype, 0, kv_head, tokens.first,
@@ -89,6 +98,8 @@ void write_tokens(const Append& append, KvLen kv_len) {
 // All new tokens of one kv head, in any order: blocks are begun before anything is stored in them.
 void append_head_to_slots(const Append& append, std::int8_t* codes, std::int64_t kv_head) {
   const std::int64_t* slots = append.args.slots;
+  // Rows that are turned together stand one after another.
+  const std::int64_t* positions = append.args.rope.cos == nullptr ? nullptr : append.args.positions;
   const std::int64_t num_tokens = append.num_tokens();
   for (std::int64_t token = 0; token < num_tokens; ++token) {
     if (slots[token] >= 0 && slots[token] % kBlockTokens == 0)
@@ -100,9 +111,11 @@ void append_head_to_slots(const Append& append, std::int8_t* codes, std::int64_t
     count = 1;
     if (slot < 0) continue;
     while (token + count < num_tokens && slots[token + count] == slot + count &&
-           (slot + count) % kBlockTokens != 0)
+           (slot + count) % kBlockTokens != 0 &&
+           (positions == nullptr || positions[token + count] == positions[token] + count))
       ++count;
-    append_to_block(append, codes, kv_head, {slot, 0, token, count});
+    const std::int64_t position = positions == nullptr ? 0 : positions[token];
+    append_to_block(append, codes, kv_head, {slot, position, token, count});
   }
 }
 

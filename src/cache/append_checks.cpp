@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <bit>
 #include <cmath>
+#include <cstdio>
 
 #include "cache/append.h"
 #include "core/checks.h"
@@ -9,14 +10,30 @@
 #include "core/rope.h"
 #include "core/scan.h"
 #include "core/structs.h"
+#include "core/tensor.h"
 #include "core/token_rows.h"
 
 namespace intflash::internal {
 namespace {
 
-intflash_status check_new_tokens(const TensorView& view) {
-  const intflash_status status = check_kv_dtype(view.name, view.dtype, view.dim, false);
+// Everything but elements and scales. change: what is done to elements before they are quantized;
+// nullptr = nothing.
+intflash_status check_new_tokens(const TensorView& view, const char* change) {
+  const intflash_status status = check_kv_dtype(view.name, view.dtype, view.dim);
+  if (status == INTFLASH_OK && view.dtype == INTFLASH_INT8 && change != nullptr) {
+    return fail(INTFLASH_UNSUPPORTED,
+                "%s_dtype = INT8 with %s: codes cannot be changed; do it before quantizing",
+                view.name, change);
+  }
   return status == INTFLASH_OK ? check_tensor(view) : status;
+}
+const char* change_of_keys(const intflash_cache& cache, const intflash_append_args& args) {
+  if (args.rope.cos != nullptr) return "rope";
+  if (cache.rotate) return "a cache with rotate = 1";
+  return cache.key_center != nullptr ? "a cache with key_center" : nullptr;
+}
+const char* change_of_values(const intflash_cache& cache) {
+  return cache.value_center != nullptr ? "a cache with value_center" : nullptr;
 }
 
 // One of the two tensors of new tokens, and what its elements must be below.
@@ -26,6 +43,9 @@ struct NewTokens {
   intflash_dtype dtype;
   std::int64_t dim;
   float limit;
+
+  bool are_codes() const { return dtype == INTFLASH_INT8; }
+  float scale_limit() const { return limit / 127; }
 };
 NewTokens new_keys(const Append& append) {
   return {"key", append.args.key, append.args.key_dtype, append.cache.layout.head_dim,
@@ -36,39 +56,91 @@ NewTokens new_values(const Append& append) {
           static_cast<float>(kMaxValue)};
 }
 
+// A NaN compares as false.
+bool has_good_scale(const NewTokens& tokens, std::int64_t head, std::int64_t token) {
+  const float scale = token_scale(tokens.tensor, 0, head, token);
+  return scale > 0 && scale < tokens.scale_limit();
+}
+
+bool are_good(const Append& append, const NewTokens& tokens, std::int64_t head, std::int64_t first,
+              std::int64_t count) {
+  const RowSource rows = rows_of(tokens.tensor, tokens.dtype, 0, head, first);
+  const float largest =
+      std::bit_cast<float>(append.kernels().max_magnitude(rows, count, tokens.dim));
+  if (!tokens.are_codes()) return largest < tokens.limit;
+  for (std::int64_t token = first; token < first + count; ++token)
+    if (!has_good_scale(tokens, head, token)) return false;
+  return largest < 128;
+}
+
 bool has_good_tokens(const Append& append, std::int64_t request, std::int64_t head) {
-  const auto is_good = [&](const NewTokens& tokens, std::int64_t first, std::int64_t count) {
-    const RowSource rows = rows_of(tokens.tensor, tokens.dtype, 0, head, first);
-    // A NaN compares as false.
-    return std::bit_cast<float>(append.kernels().max_magnitude(rows, count, tokens.dim)) <
-           tokens.limit;
-  };
   bool all_good = true;
   append.for_each_stored(request, [&](std::int64_t first, std::int64_t count) {
-    all_good = all_good && is_good(new_keys(append), first, count) &&
-               is_good(new_values(append), first, count);
+    all_good = all_good && are_good(append, new_keys(append), head, first, count) &&
+               are_good(append, new_values(append), head, first, count);
   });
   return all_good;
+}
+
+// That rope has the positions of all tokens that are stored.
+intflash_status check_turned_tokens(const Append& append) {
+  const intflash_append_args& args = append.args;
+  intflash_status status = INTFLASH_OK;
+  for (std::int64_t r = 0; args.slots == nullptr && r < args.num_requests; ++r) {
+    const std::int64_t kv_len = append.kv_len(r);
+    status = check_rope_positions(args.rope, r, kv_len, kv_len + append.count(r));
+    if (status == INTFLASH_OK)
+      status = check_rope_table(args.rope, kv_len, kv_len + append.count(r));
+    if (status != INTFLASH_OK) return status;
+  }
+  for (std::int64_t i = 0; args.slots != nullptr && i < append.num_tokens(); ++i) {
+    if (args.slots[i] < 0) continue;
+    status = check_rope_position(args.rope, i, args.positions[i]);
+    if (status == INTFLASH_OK)
+      status = check_rope_table(args.rope, args.positions[i], args.positions[i] + 1);
+    if (status != INTFLASH_OK) return status;
+  }
+  return INTFLASH_OK;
+}
+
+// The error for the scale or the lowest bad element of a token, which is row of its tensor.
+intflash_status report_bad_token(const NewTokens& tokens, std::int64_t request, std::int64_t token,
+                                 std::int64_t head, std::int64_t row) {
+  char place[96];
+  std::snprintf(place, sizeof place, "[request %lld][token %lld][head %lld]",
+                static_cast<i64>(request), static_cast<i64>(token), static_cast<i64>(head));
+  if (tokens.are_codes() && !has_good_scale(tokens, head, row)) {
+    const float scale = token_scale(tokens.tensor, 0, head, row);
+    return fail(std::isfinite(scale) && scale > 0 ? INTFLASH_SCORE_OVERFLOW : INTFLASH_BAD_SCALE,
+                "%s.scale%s = %g: must be finite, > 0 and below %g", tokens.name, place,
+                static_cast<double>(scale), static_cast<double>(tokens.scale_limit()));
+  }
+  float buffer[kMaxHeadDim];
+  const float* values =
+      widened_token(tokens.tensor, tokens.dtype, 0, head, row, tokens.dim, buffer);
+  for (std::int64_t c = 0; c < tokens.dim; ++c) {
+    if (tokens.are_codes() && values[c] == -128) {
+      return fail(INTFLASH_INVALID_ARGUMENT, "%s%s[%lld] = -128: codes must be -127 ... 127",
+                  tokens.name, place, static_cast<i64>(c));
+    }
+    if (tokens.are_codes() || std::fabs(values[c]) < tokens.limit) continue;
+    return fail(std::isfinite(values[c]) ? INTFLASH_SCORE_OVERFLOW : INTFLASH_NONFINITE_INPUT,
+                "%s%s[%lld] = %g: must be finite and below %g", tokens.name, place,
+                static_cast<i64>(c), static_cast<double>(values[c]),
+                static_cast<double>(tokens.limit));
+  }
+  return INTFLASH_OK;
 }
 
 // The error for the lowest bad element of one head's new tokens, keys before values.
 intflash_status report_bad_tokens(const Append& append, std::int64_t request, std::int64_t head) {
   const FloatState float_state;
   for (const NewTokens& tokens : {new_keys(append), new_values(append)}) {
-    float buffer[kMaxHeadDim];
     for (std::int64_t token = 0; token < append.count(request); ++token) {
-      const std::int64_t row_index = append.first_token(request) + token;
-      if (append.args.slots != nullptr && append.args.slots[row_index] < 0) continue;
-      const float* row =
-          widened_token(tokens.tensor, tokens.dtype, 0, head, row_index, tokens.dim, buffer);
-      for (std::int64_t c = 0; c < tokens.dim; ++c) {
-        if (std::fabs(row[c]) < tokens.limit) continue;
-        return fail(
-            std::isfinite(row[c]) ? INTFLASH_SCORE_OVERFLOW : INTFLASH_NONFINITE_INPUT,
-            "%s[request %lld][token %lld][head %lld][%lld] = %g: must be finite and below %g",
-            tokens.name, static_cast<i64>(request), static_cast<i64>(token), static_cast<i64>(head),
-            static_cast<i64>(c), static_cast<double>(row[c]), static_cast<double>(tokens.limit));
-      }
+      const std::int64_t row = append.first_token(request) + token;
+      if (append.args.slots != nullptr && append.args.slots[row] < 0) continue;
+      const intflash_status status = report_bad_token(tokens, request, token, head, row);
+      if (status != INTFLASH_OK) return status;
     }
   }
   return INTFLASH_OK;
@@ -91,8 +163,14 @@ intflash_status read_append_args(const intflash_cache* cache, const intflash_app
                 "slots = %p: must be NULL: where tokens of sequences go is the cache's choice",
                 static_cast<const void*>(args.slots));
   }
+  if (args.slots == nullptr && args.positions != nullptr) {
+    return fail(INTFLASH_INVALID_ARGUMENT,
+                "positions = %p: must be NULL without slots: tokens stand where they are appended",
+                static_cast<const void*>(args.positions));
+  }
   status = check_pointer("token_indptr", args.token_indptr);
   if (status == INTFLASH_OK) status = check_pointer("slots", args.slots);
+  if (status == INTFLASH_OK) status = check_pointer("positions", args.positions);
   if (status == INTFLASH_OK && !own_pages) status = check_pointer("kv_lens", args.kv_lens);
   if (status == INTFLASH_OK && !own_pages)
     status = check_pointer("first_key_positions", args.first_key_positions);
@@ -111,10 +189,12 @@ intflash_status read_append_args(const intflash_cache* cache, const intflash_app
   }
   const std::int64_t tokens = args.token_indptr[args.num_requests];
   status = check_new_tokens(
-      {"key", &args.key, args.key_dtype, 1, cache->num_kv_heads, tokens, cache->layout.head_dim});
+      {"key", &args.key, args.key_dtype, 1, cache->num_kv_heads, tokens, cache->layout.head_dim},
+      change_of_keys(*cache, args));
   if (status != INTFLASH_OK) return status;
   status = check_new_tokens({"value", &args.value, args.value_dtype, 1, cache->num_kv_heads, tokens,
-                             cache->layout.head_dim_v});
+                             cache->layout.head_dim_v},
+                            change_of_values(*cache));
   return status == INTFLASH_OK ? check_rope(args.rope, cache->layout.head_dim) : status;
 }
 
@@ -125,10 +205,9 @@ intflash_status check_slots(const intflash_cache& cache, const intflash_append_a
                 "slots = %p: kv_lens, first_key_positions and pages must be NULL beside it",
                 static_cast<const void*>(args.slots));
   }
-  if (args.rope.cos != nullptr) {
-    return fail(INTFLASH_UNSUPPORTED,
-                "rope with slots: these do not say at which positions tokens stand: turn keys "
-                "before, or append by position");
+  if (args.rope.cos != nullptr && args.positions == nullptr) {
+    return fail(INTFLASH_INVALID_ARGUMENT,
+                "positions = NULL: must say where tokens stand, with rope and slots");
   }
   const std::int64_t num_slots = cache.num_pages * cache.layout.page_size;
   const std::int64_t tokens = args.token_indptr[args.num_requests];
@@ -151,14 +230,9 @@ intflash_status check_slots(const intflash_cache& cache, const intflash_append_a
 }
 
 intflash_status check_tokens(const Append& append) {
-  const intflash_append_args& args = append.args;
-  for (std::int64_t r = 0; args.rope.cos != nullptr && r < args.num_requests; ++r) {
-    const std::int64_t kv_len = append.kv_len(r);
-    intflash_status status = check_rope_positions(args.rope, r, kv_len, kv_len + append.count(r));
-    if (status == INTFLASH_OK)
-      status = check_rope_table(args.rope, kv_len, kv_len + append.count(r));
-    if (status != INTFLASH_OK) return status;
-  }
+  const intflash_status status =
+      append.args.rope.cos == nullptr ? INTFLASH_OK : check_turned_tokens(append);
+  if (status != INTFLASH_OK) return status;
   const std::int64_t heads = append.cache.num_kv_heads;
   std::atomic<std::int64_t> first_bad{INT64_MAX};
   append.for_each_head([&](std::int32_t, std::int64_t request, std::int64_t head) {

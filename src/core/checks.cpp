@@ -110,13 +110,12 @@ intflash_status check_dtype(const char* name, intflash_dtype dtype, bool input) 
 
 bool has_blocks(intflash_dtype dtype) { return dtype == INTFLASH_Q8_0 || dtype == INTFLASH_Q4_0; }
 
-intflash_status check_kv_dtype(const char* name, intflash_dtype dtype, std::int64_t dim,
-                               bool codes) {
-  const bool is_element = dtype >= INTFLASH_F32 && dtype <= INTFLASH_BF16;
-  if (is_element || (codes && dtype == INTFLASH_INT8)) return INTFLASH_OK;
+intflash_status check_kv_dtype(const char* name, intflash_dtype dtype, std::int64_t dim) {
+  if (dtype >= INTFLASH_F32 && dtype <= INTFLASH_INT8) return INTFLASH_OK;
   if (!has_blocks(dtype)) {
-    return fail(INTFLASH_INVALID_ARGUMENT, "%s_dtype = %d: must be F32, F16, BF16, %sQ8_0 or Q4_0",
-                name, static_cast<int>(dtype), codes ? "INT8, " : "");
+    return fail(INTFLASH_INVALID_ARGUMENT,
+                "%s_dtype = %d: must be F32, F16, BF16, INT8, Q8_0 or Q4_0", name,
+                static_cast<int>(dtype));
   }
   if (dim % kGgmlBlock == 0) return INTFLASH_OK;
   return fail(INTFLASH_BAD_SHAPE, "%s: rows of %lld channels: ggml's blocks hold %lld each", name,

@@ -36,8 +36,7 @@ intflash_status check_dtype(const char* name, intflash_dtype dtype, bool input);
 // Whether rows of this type are ggml's blocks.
 bool has_blocks(intflash_dtype dtype);
 // Of keys and values, which may be ggml's blocks: rows of dim elements must then be whole ones.
-intflash_status check_kv_dtype(const char* name, intflash_dtype dtype, std::int64_t dim,
-                               bool codes);
+intflash_status check_kv_dtype(const char* name, intflash_dtype dtype, std::int64_t dim);
 // Finite and > 0, or 0 for the default.
 intflash_status check_scalar(const char* name, float value);
 // softmax_scale: the same, and below 2^126.

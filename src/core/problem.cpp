@@ -92,9 +92,8 @@ intflash_status make_problem(const intflash_attend_desc* given, Problem& problem
   if (status == INTFLASH_OK) status = check_head_dim("head_dim", problem.head_dim);
   if (status == INTFLASH_OK) status = check_head_dim("head_dim_v", problem.head_dim_v);
   if (status == INTFLASH_OK) status = check_dtype("query_dtype", desc.query_dtype, true);
-  if (status == INTFLASH_OK) status = check_kv_dtype("key", desc.key_dtype, problem.head_dim, true);
-  if (status == INTFLASH_OK)
-    status = check_kv_dtype("value", desc.value_dtype, problem.head_dim_v, true);
+  if (status == INTFLASH_OK) status = check_kv_dtype("key", desc.key_dtype, problem.head_dim);
+  if (status == INTFLASH_OK) status = check_kv_dtype("value", desc.value_dtype, problem.head_dim_v);
   if (status == INTFLASH_OK) status = check_dtype("out_dtype", desc.out_dtype, false);
   if (status == INTFLASH_OK) status = check_scalar("score_cap", desc.score_cap);
   if (status == INTFLASH_OK) status = check_softmax_scale(desc.softmax_scale);

@@ -36,6 +36,14 @@ intflash_status check_rope_positions(const intflash_rope& rope, std::int64_t req
   return INTFLASH_OK;
 }
 
+intflash_status check_rope_position(const intflash_rope& rope, std::int64_t token,
+                                    std::int64_t position) {
+  if (position >= 0 && position < rope.num_positions) return INTFLASH_OK;
+  return fail(INTFLASH_BAD_SHAPE, "positions[%lld] = %lld: rope has positions 0 ... %lld",
+              static_cast<i64>(token), static_cast<i64>(position),
+              static_cast<i64>(rope.num_positions - 1));
+}
+
 intflash_status check_rope_table(const intflash_rope& rope, std::int64_t begin, std::int64_t end) {
   if (rope.cos == nullptr) return INTFLASH_OK;
   const std::int64_t pairs = rope.rope_dim / 2;

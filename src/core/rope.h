@@ -16,10 +16,12 @@ constexpr float kMaxRope = 16.0f;
 
 // Everything but the tables' elements.
 intflash_status check_rope(const intflash_rope& rope, std::int64_t head_dim);
-// That the tables have a request's positions [begin, end), and these are in range.
+// That the tables have a request's positions [begin, end); or that of a new token.
 intflash_status check_rope_positions(const intflash_rope& rope, std::int64_t request,
                                      std::int64_t begin, std::int64_t end);
-// The tables' elements at these positions.
+intflash_status check_rope_position(const intflash_rope& rope, std::int64_t token,
+                                    std::int64_t position);
+// The tables' elements at positions that they have: in range.
 intflash_status check_rope_table(const intflash_rope& rope, std::int64_t begin, std::int64_t end);
 
 // Of rows from a position on; none where rope is none.

@@ -1,0 +1,134 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// The intflash command's other subcommands: what they write and print.
+#include <cmath>
+#include <cstring>
+#include <set>
+#include <string>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "command.h"
+
+namespace intflash::internal::command {
+namespace {
+
+// A pool so small that requests wait for each other's pages.
+TEST_F(Command, ServeSimServesEveryRequestAndVerifiesEveryOutput) {
+  const Result result = run(
+      "serve-sim --requests 20 --rate 1e6 --prompt-mean 60 --output-mean 12 --chunk 40 --shared "
+      "0.5 --pages 24 --heads 4 --head-dim 32 --verify --json --threads 2");
+  ASSERT_EQ(result.code, 0) << result.err;
+  const Json report = Json::parse(result.out);
+  EXPECT_EQ(report["requests"], 20);
+  EXPECT_GT(report["forked"], 2);
+  EXPECT_LT(report["forked"], 18);
+  EXPECT_GT(report["pages_peak"], 10);
+  EXPECT_LE(report["pages_peak"], 24);
+  EXPECT_LE(report["pages_mean"], report["pages_peak"]);
+  EXPECT_LE(report["step_seconds_p50"], report["step_seconds_p99"]);
+  EXPECT_GT(report["largest_relative_error"], 1e-4);
+  EXPECT_LT(report["largest_relative_error"], 0.04);
+  expect_failure("serve-sim --pages 2", 2, "--pages 2");
+  expect_failure("serve-sim --page-size 70", 1, "page_size");
+}
+
+TEST_F(Command, PlanCutsWhatTheMaskLeaves) {
+  const auto parts = [&](const std::string& mask) {
+    const Result result =
+        run("plan --query-len 1 --kv-len 131072 --workers 16 --json --mask " + mask);
+    EXPECT_EQ(result.code, 0) << result.err;
+    return Json::parse(result.out)["parts_of_cut_ranges"].get<int>();
+  };
+  EXPECT_GT(parts("causal"), 0);
+  EXPECT_EQ(parts("causal-top-left"), 0);
+  expect_failure("plan --mask diagonal", 2, "diagonal");
+}
+
+TEST_F(Command, CalibrateWritesMeansOverTokensOfTheBatch) {
+  const std::vector<float> keys = {1, 2, 3, 4, 5, 6, 7, 8, -1, -2, -3, -4, -5, -6, -7, 0};
+  write_npy_files(std::vector<NpyOutput>{{path("k.npy"), {2, 2, 2, 2}, keys.data()},
+                                         {path("v.npy"), {2, 1, 4}, keys.data()}});
+  const std::string command = "calibrate --key '" + path("k.npy") + "' --value '" + path("v.npy") +
+                              "' --key-center '" + path("kc.npy") + "' --value-center '";
+  ASSERT_EQ(run(command + path("vc.npy") + "'").code, 0);
+  const auto elements = [&](const std::string& name) {
+    const NpyArray array = read_npy(path(name));
+    std::vector<float> values(static_cast<std::size_t>(array.num_elements()));
+    std::memcpy(values.data(), array.data.data(), array.data.size());
+    return values;
+  };
+  EXPECT_EQ(read_npy(path("kc.npy")).shape, (Shape{2, 2}));
+  EXPECT_EQ(elements("kc.npy"), (std::vector<float>{0, 0, 0, 2}));
+  EXPECT_EQ(read_npy(path("vc.npy")).shape, (Shape{2, 4}));
+  EXPECT_EQ(elements("vc.npy"), (std::vector<float>{1, 2, 3, 4, 5, 6, 7, 8}));
+
+  expect_failure(command + path("kc.npy") + "'", 2, "are the same file");
+  const float nan[] = {NAN, 0, 0, 0, 0, 0, 0, 0};
+  write_npy_files(std::vector<NpyOutput>{{path("v.npy"), {2, 1, 4}, nan}});
+  expect_failure(command + path("vc.npy") + "'", 1, "head 0, channel 0 is not finite");
+  write_npy_files(std::vector<NpyOutput>{{path("v.npy"), {2, 0, 4}, nan}});
+  expect_failure(command + path("vc.npy") + "'", 1, "no tokens");
+}
+
+TEST_F(Command, CompareListsTheModesAndThePipelines) {
+  const std::string inputs = write_small_inputs();
+  const Result json = run("compare --json " + inputs);
+  ASSERT_EQ(json.code, 0) << json.err;
+  EXPECT_GE(Json::parse(json.out)["rows"].size(), 5u);
+  const Result text = run("compare --causal --softmax-scale 0.2 " + inputs);
+  EXPECT_EQ(text.code, 0) << text.err;
+  for (const char* mode : {"int8", "exact", "intfa"}) {
+    EXPECT_NE(text.out.find(mode), std::string::npos) << text.out;
+  }
+  expect_failure("compare --query x.npy --key x.npy --value x.npy", 1, "x.npy");
+}
+
+TEST_F(Command, InfoMeasuresEverySupportedPort) {
+  const Result result = run("info --json");
+  ASSERT_EQ(result.code, 0) << result.err;
+  const Json report = Json::parse(result.out);
+  for (const char* key : {"cpu", "cores", "threads", "l1_bytes", "l2_bytes", "ports", "chosen",
+                          "chosen_reason", "read_dram", "version", "compiler"}) {
+    EXPECT_TRUE(report.contains(key)) << key;
+  }
+  for (const Json& port : report["ports"]) {
+    EXPECT_EQ(port["supported"].get<bool>(), port.contains("peak_gops_1_thread")) << port;
+    EXPECT_EQ(port["supported"].get<bool>(), port["reason"] == "") << port;
+  }
+  EXPECT_EQ(code_of("'" INTFLASH_COMMAND "' info --json >/dev/full 2>/dev/null"), 1);
+  const Result text = run("info");
+  EXPECT_EQ(text.code, 0);
+  EXPECT_NE(text.out.find("GOP/s"), std::string::npos);
+}
+
+TEST_F(Command, BenchReportsEveryRowWithItsShare) {
+  const std::string file = path("bench.json");
+  const Result result =
+      run("bench --quick --isa scalar --filter '(prefill/full/d64|^pack|overhead/q1k1)' --json '" +
+          file + "'");
+  ASSERT_EQ(result.code, 0) << result.err;
+  EXPECT_NE(result.out.find("share"), std::string::npos);
+  const Json report = Json::parse(read_text(file));
+  EXPECT_EQ(keys_of(report), (std::set<std::string>{"machine", "rows"}));
+  ASSERT_GE(report["rows"].size(), 3u);
+  for (const Json& row : report["rows"]) {
+    for (const char* key :
+         {"name", "port", "mode", "threads", "seconds", "gops", "gbps", "limit", "share"}) {
+      EXPECT_TRUE(row.contains(key)) << key << " in " << row;
+    }
+    EXPECT_EQ(row["port"], "scalar");
+    EXPECT_GT(row["seconds"], 0);
+    EXPECT_GT(row["share"], 0);
+  }
+}
+
+TEST_F(Command, BenchFindsOutFirstThatItsReportCannotBeWritten) {
+  expect_failure("bench --isa scalar --json '" + path("none/b.json") + "'", 1,
+                 "none/b.json: cannot");
+}
+
+}  // namespace
+}  // namespace intflash::internal::command
