@@ -35,6 +35,7 @@
 //   prefixes that requests share             no                 yes
 //   tasks for the host's threads             no                 yes
 //   cancelling                               no                 yes
+//   some of the keys, exact states           no                 yes
 //   lse                                      [batch][heads]     [rows][heads]
 //                                            [query_len]
 #ifndef INTFLASH_INTFLASH_H_

@@ -76,6 +76,7 @@ inline intflash_batch_args batch_args() {
   args.struct_size = sizeof args;
   args.additive_mask_size = sizeof(intflash_additive_mask);
   args.bit_mask_size = sizeof(intflash_bit_mask);
+  args.state_size = sizeof(intflash_state);
   return args;
 }
 

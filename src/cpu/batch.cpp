@@ -35,6 +35,7 @@ void make_request(const void* user, std::int64_t index, Request& request) {
   request.mask.kv_begin = given.first_key_position;
   request.mask.kv_len = given.kv_len;
   set_mask({given.mask, given.window_left, given.window_right, given.prefix_len}, request.mask);
+  request.keys = {given.key_begin, given.key_end};
   request.softmax_scale = given.softmax_scale > 0 ? given.softmax_scale : maker.default_scale;
 }
 
@@ -87,7 +88,9 @@ Attention attention_of(const BatchRun& run) {
   attention.out = &args.out;
   attention.query_dtype = plan.query_dtype;
   attention.out_dtype = plan.out_dtype;
-  attention.lse = args.lse;
+  attention.lse = args.states == nullptr ? args.lse : nullptr;
+  attention.states = args.states;
+  attention.state_size = args.state_size;
   attention.lse_stride_head = 1;
   attention.lse_stride_token = plan.num_query_heads;
   attention.score_cap = plan.score_cap;
