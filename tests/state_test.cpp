@@ -16,6 +16,7 @@
 
 #include <gtest/gtest.h>
 
+#include "counting_allocator.h"
 #include "random.h"
 #include "seed.h"
 #include "serving.h"
@@ -39,6 +40,8 @@ struct Case {
   std::int64_t prefix_len = 0;
   float score_cap = 0;
   intflash_dtype out_dtype = INTFLASH_F32;
+  bool has_biases = false;  // on all keys, and bits on the last ones
+  bool has_rope = false;
 };
 
 std::vector<Case> cases() {
@@ -76,6 +79,8 @@ std::vector<Case> cases() {
       {"more queries than a span", alone, 2600, 2600},
       {"capped, in bf16", centered, 5000, 6, INTFLASH_MASK_CAUSAL, 0, 0, 5, INTFLASH_BF16},
       {"sloped, in f16", sloped, 5000, 3, INTFLASH_MASK_CAUSAL, 0, 0, 0, INTFLASH_F16},
+      {"biased", centered, 4500, 7, INTFLASH_MASK_CAUSAL, 0, 0, 0, INTFLASH_F32, true},
+      {"turned", centered, 3500, 2, INTFLASH_MASK_NONE, 0, 0, 0, INTFLASH_F32, false, true},
   };
 }
 
@@ -94,6 +99,18 @@ class Rank {
     case_.shape.port = port;
     case_.shape.num_threads = num_threads;
     server_ = std::make_unique<Server>(case_.shape);
+    Random random(1);
+    if (c.has_biases) {
+      biases_.resize(static_cast<std::size_t>(c.query_len * c.num_tokens));
+      for (float& bias : biases_) bias = random.below(5) == 0 ? -kInfinity : random.normal();
+      bits_.assign(static_cast<std::size_t>(c.query_len * 32), 0xf0f0'5555'0123'4567u);
+    }
+    if (c.has_rope) {
+      angles_.resize(static_cast<std::size_t>(c.num_tokens * c.shape.head_dim / 2));
+      for (float& angle : angles_) angle = static_cast<float>(random.uniform());
+      server_->rope = {angles_.data(), angles_.data(), c.num_tokens, c.shape.head_dim,
+                       INTFLASH_ROPE_HALVES};
+    }
     tokens_ = random_tokens(case_.shape, c.num_tokens, 7);
     server_->append(tokens_, 0, c.num_tokens, page_range(0, (c.num_tokens + 63) / 64));
   }
@@ -108,6 +125,10 @@ class Rank {
     request.mask = case_.mask;
     request.window_left = case_.window_left;
     request.prefix_len = case_.prefix_len;
+    if (case_.has_biases) {
+      request.additive = {biases_.data(), INTFLASH_F32, 0, 0, case_.num_tokens, nullptr};
+      request.bits = {bits_.data(), 2048};
+    }
     request.query = tokens_.query.data() + (case_.num_tokens - case_.query_len) *
                                                case_.shape.num_query_heads() * case_.shape.head_dim;
     return request;
@@ -124,6 +145,7 @@ class Rank {
 
   Finished attend() {
     BatchCall batch(case_.shape, {request()}, case_.score_cap);
+    batch.args.rope = server_->rope;
     batch.desc.out_dtype = case_.out_dtype;
     Finished result = untouched();
     batch.args.out.data = result.out.data();
@@ -141,6 +163,7 @@ class Rank {
     batch.share(prefixes);
     EXPECT_EQ(batch.make_plan(server_->context(), server_->cache()), INTFLASH_OK)
         << intflash_last_error();
+    batch.args.rope = server_->rope;
     batch.args.out = {};
     batch.args.lse = nullptr;
     std::vector<States> left;
@@ -197,6 +220,9 @@ class Rank {
   Case case_;
   std::unique_ptr<Server> server_;
   Tokens tokens_;
+  std::vector<float> biases_;  // [query_len][num_tokens]
+  std::vector<std::uint64_t> bits_;
+  std::vector<float> angles_;  // of no meaning: cosines as well as sines
 };
 
 // From 0 to num_tokens, at spans.
@@ -321,6 +347,34 @@ TEST(States, OfKeysThatNoRowSeesAreEmpty) {
   const Finished nothing = rank.finish({});
   for (const float lse : nothing.lse) EXPECT_EQ(lse, -kInfinity);
   for (const std::byte byte : nothing.out) EXPECT_EQ(byte, std::byte{0});
+}
+
+TEST(States, AreLeftAndMergedWithoutAllocation) {
+  for (const std::int32_t threads : {1, 3}) {
+    const Case c = {"prefill", cases()[2].shape, 5000, 40};
+    Rank rank(c, nullptr, threads);
+    Server& server = rank.server();
+    BatchCall batch(c.shape, {rank.request()});
+    ASSERT_EQ(batch.make_plan(server.context(), server.cache()), INTFLASH_OK);
+    States states = states_of(batch, 0);
+    const std::vector<intflash_state> all = views(states);
+    batch.args.states = all.data();
+    const intflash_state_set set = set_of(c.shape, c.query_len, all);
+    intflash_finish_args args{};
+    args.struct_size = sizeof args;
+    args.out_dtype = INTFLASH_F32;
+    args.out = batch.args.out;
+    intflash_state joined = all[0];
+    joined.num_keys = 8192;
+    const long before = num_allocations();
+    const intflash_status left = batch.run(server.cache());
+    const intflash_status finished = intflash_finish_states(server.context(), &set, &args);
+    const intflash_status merged = intflash_join_states(server.context(), &set, &joined);
+    EXPECT_EQ(num_allocations() - before, 0) << threads << " threads";
+    EXPECT_EQ(left, INTFLASH_OK);
+    EXPECT_EQ(finished, INTFLASH_OK);
+    EXPECT_EQ(merged, INTFLASH_OK);
+  }
 }
 
 TEST(States, AreTheFewestAlignedRunsOfTheKeys) {
