@@ -79,6 +79,18 @@ inline intflash_batch_args batch_args() {
   args.state_size = sizeof(intflash_state);
   return args;
 }
+inline intflash_state_set state_set() {
+  intflash_state_set set{};
+  set.struct_size = sizeof set;
+  set.state_size = sizeof(intflash_state);
+  return set;
+}
+inline intflash_finish_args finish_args() {
+  intflash_finish_args args{};
+  args.struct_size = sizeof args;
+  args.out_dtype = INTFLASH_F32;
+  return args;
+}
 
 // A contiguous tensor [batch][heads][tokens][dim].
 inline intflash_tensor contiguous(const void* data, std::int64_t heads, std::int64_t tokens,
@@ -272,6 +284,16 @@ class BatchPlan {
     return info;
   }
 
+  std::int64_t num_states(std::int64_t request) const {
+    return intflash_batch_num_states(get(), request);
+  }
+  // With its keys, and no memory.
+  intflash_state state(std::int64_t request, std::int64_t index) const {
+    intflash_state state{};
+    check(intflash_batch_get_state_keys(get(), request, index, &state.first_key, &state.num_keys));
+    return state;
+  }
+
   void run(const Cache& cache, const intflash_batch_args& args, Workspace& workspace) const {
     check(intflash_batch_run(get(), cache.get(), &args, workspace.data(), workspace.bytes()));
   }
@@ -282,5 +304,14 @@ class BatchPlan {
   };
   std::unique_ptr<intflash_batch_plan, Destroy> plan_;
 };
+
+inline void finish_states(const Context& context, const intflash_state_set& set,
+                          const intflash_finish_args& args) {
+  check(intflash_finish_states(context.get(), &set, &args));
+}
+inline void join_states(const Context& context, const intflash_state_set& set,
+                        const intflash_state& joined) {
+  check(intflash_join_states(context.get(), &set, &joined));
+}
 
 }  // namespace intflash
