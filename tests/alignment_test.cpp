@@ -188,8 +188,7 @@ TEST(Alignment, OfCentresAndOfExportedPagesIsChecked) {
   options.key_center = misplaced<float>();
   intflash_cache* cache = nullptr;
   input.expect_refusal(intflash_cache_create(input.context, &options, &cache),
-                       INTFLASH_INVALID_ARGUMENT,
-                       {"key_center = 0x", "must be a multiple of 4"});
+                       INTFLASH_INVALID_ARGUMENT, {"key_center = 0x", "must be a multiple of 4"});
   EXPECT_EQ(cache, nullptr);
   input.expect_refusal(
       intflash_cache_export(input.cache, misplaced<std::int32_t>(), 0, 64, nullptr, nullptr),

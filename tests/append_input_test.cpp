@@ -99,7 +99,7 @@ const BadInput kBadAppends[] = {
     {"too_few_pages",
      [](ServingInput& i) { i.page_indptr[2] = 3; },
      INTFLASH_BAD_SHAPE,
-     {"request 1", "1 pages", "kv_len = 94 needs 2"}},
+     {"request 1", "1 pages", "keys up to 94 need 2"}},
     {"page_negative",
      [](ServingInput& i) { i.page_ids[2] = -1; },
      INTFLASH_INVALID_ARGUMENT,

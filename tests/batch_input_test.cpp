@@ -258,7 +258,7 @@ const BadInput kBadRuns[] = {
     {"too_few_pages",
      [](ServingInput& i) { i.batch.page_indptr[1] = 1; },
      INTFLASH_BAD_SHAPE,
-     {"request 0", "1 pages", "kv_len = 100 needs 2"}},
+     {"request 0", "1 pages", "keys up to 100 need 2"}},
     {"page_negative",
      [](ServingInput& i) { i.batch.page_ids[3] = -1; },
      INTFLASH_INVALID_ARGUMENT,

@@ -135,6 +135,49 @@ TEST(CppInterface, ACacheAndABatchGiveWhatAttendGives) {
   EXPECT_EQ(server.attend(call, sequence), call.out);
 }
 
+TEST(CppInterface, StatesOfABatchComeToWhatAttendGives) {
+  Call call;
+  Server server;
+  call.desc.center = INTFLASH_CENTER_NONE;
+  server.context.attend(call.desc, call.args);
+  const intflash::Sequence sequence(server.cache);
+  server.append(call, sequence);
+  intflash_request request{};
+  request.query_len = request.kv_len = kTokens;
+  intflash_batch_desc desc = intflash::batch_desc();
+  desc.num_requests = 1;
+  desc.requests = &request;
+  desc.num_query_heads = kHeads;
+  const intflash::Plan plan(server.context, server.cache, desc);
+  intflash::Workspace workspace = plan.make_workspace();
+  ASSERT_EQ(plan.num_states(0), 1);
+  intflash_state state = plan.state(0, 0);
+  std::vector<float> reference(kTokens * kHeads), row_sum(kTokens * kHeads), values(kElements);
+  std::vector<double> center_score(kTokens * kHeads);
+  state.reference = reference.data();
+  state.row_sum = row_sum.data();
+  state.accumulators = values.data();
+  state.center_score = center_score.data();
+  const std::int32_t number = sequence.number();
+  intflash_batch_args args = intflash::batch_args();
+  args.query = call.args.query;
+  args.sequences = &number;
+  args.states = &state;
+  plan.run(server.cache, args, workspace);
+  intflash_state_set set = intflash::state_set();
+  set.states = &state;
+  set.num_states = 1;
+  set.query_len = kTokens;
+  set.num_query_heads = kHeads;
+  set.head_dim_v = kDim;
+  intflash::join_states(server.context, set, state);
+  std::vector<float> out(kElements);
+  intflash_finish_args finish = intflash::finish_args();
+  finish.out = intflash::contiguous(out.data(), kHeads, kTokens, kDim);
+  intflash::finish_states(server.context, set, finish);
+  EXPECT_EQ(out, call.out);
+}
+
 TEST(CppInterface, SequencesAreFreedWithTheirOwners) {
   Call call;
   Server server;
@@ -214,6 +257,11 @@ TEST(CppInterface, StructsBeginZeroedWithTheirSize) {
   EXPECT_EQ(intflash::batch_args().struct_size, sizeof(intflash_batch_args));
   EXPECT_EQ(intflash::batch_args().additive_mask_size, sizeof(intflash_additive_mask));
   EXPECT_EQ(intflash::batch_args().bit_mask_size, sizeof(intflash_bit_mask));
+  EXPECT_EQ(intflash::batch_args().state_size, sizeof(intflash_state));
+  EXPECT_EQ(intflash::state_set().struct_size, sizeof(intflash_state_set));
+  EXPECT_EQ(intflash::state_set().state_size, sizeof(intflash_state));
+  EXPECT_EQ(intflash::finish_args().struct_size, sizeof(intflash_finish_args));
+  EXPECT_EQ(intflash::finish_args().out_dtype, INTFLASH_F32);
 }
 
 }  // namespace

@@ -88,7 +88,12 @@ Result attend(const Problem& p, intflash_attend_args args) {
     for (std::int64_t h = 0; h < p.num_query_heads; ++h) {
       for (std::int64_t i = 0; i < p.query_len; ++i)
         attend_reference_row(p, args,
-                             {b, h, i, h / p.group_size, i,
+                             {b,
+                              h,
+                              i,
+                              {0, p.kv_len},
+                              h / p.group_size,
+                              i,
                               args.lse + (b * p.num_query_heads + h) * p.query_len + i},
                              aligned);
     }

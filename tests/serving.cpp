@@ -99,6 +99,7 @@ intflash_status Server::status_of(const std::vector<Request>& requests) const {
   BatchCall batch(shape_, requests);
   batch.args.rope = rope;
   batch.args.layer = layer;
+  batch.desc.mode = mode;
   EXPECT_EQ(batch.make_plan(context_, cache_), INTFLASH_OK) << intflash_last_error();
   return batch.run(cache_);
 }
@@ -109,6 +110,7 @@ std::vector<Result> Server::attend(const std::vector<Request>& requests, float s
   batch.share(prefixes);
   batch.args.rope = rope;
   batch.args.layer = layer;
+  batch.desc.mode = mode;
   EXPECT_EQ(batch.make_plan(context_, cache_), INTFLASH_OK) << intflash_last_error();
   EXPECT_EQ(batch.run(cache_), INTFLASH_OK) << intflash_last_error();
   return batch.results();
@@ -122,6 +124,7 @@ std::vector<Result> Server::attend_by_tasks(
   batch.share(prefixes);
   batch.args.rope = rope;
   batch.args.layer = layer;
+  batch.desc.mode = mode;
   EXPECT_EQ(batch.make_plan(context_, cache_), INTFLASH_OK) << intflash_last_error();
   void* workspace = batch.workspace.get();
   EXPECT_EQ(intflash_begin_batch(batch.plan, cache_, &batch.args, workspace, batch.workspace_bytes),

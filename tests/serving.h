@@ -23,6 +23,8 @@ class Server {
   intflash_rope rope{};
   // That appends and attention are of.
   std::int64_t layer = 0;
+  // Of attention.
+  intflash_mode mode = INTFLASH_MODE_INT8;
 
   const Shape& shape() const { return shape_; }
   intflash_context* context() const { return context_; }

@@ -80,6 +80,8 @@ BatchCall::BatchCall(const Shape& shape, const std::vector<Request>& given, floa
     filled.window_right = request.window_right;
     filled.softmax_scale = request.softmax_scale;
     filled.prefix_len = request.prefix_len;
+    filled.key_begin = request.key_begin;
+    filled.key_end = request.key_end;
     page_ids.insert(page_ids.end(), request.pages.begin(), request.pages.end());
     page_indptr.push_back(static_cast<std::int64_t>(page_ids.size()));
     query.insert(query.end(), request.query,
@@ -102,6 +104,7 @@ BatchCall::BatchCall(const Shape& shape, const std::vector<Request>& given, floa
   args.struct_size = sizeof args;
   args.additive_mask_size = sizeof(intflash_additive_mask);
   args.bit_mask_size = sizeof(intflash_bit_mask);
+  args.state_size = sizeof(intflash_state);
   args.query = tensor_of(query.data(), shape.num_query_heads(), shape.head_dim);
   args.out = tensor_of(out.data(), shape.num_query_heads(), shape.head_dim_v);
   args.lse = lse.data();

@@ -55,6 +55,8 @@ struct Request {
   std::int64_t window_left = 0;
   std::int64_t window_right = 0;
   std::int64_t prefix_len = 0;
+  std::int64_t key_begin = 0;
+  std::int64_t key_end = 0;
   float softmax_scale = 0;
   const float* query = nullptr;  // [query_len][num_query_heads][head_dim]
   intflash_additive_mask additive{};

@@ -271,6 +271,11 @@ typedef struct intflash_request {
   int64_t window_right;  // WINDOW: keys after the query that stay visible; -1 = all
   float softmax_scale;   // 0 = 1 / sqrt(head_dim)
   int64_t prefix_len;    // PREFIX: keys that every query sees, from position 0 on
+  // Positions of the keys that are attended, of those that the mask lets a query see: multiples of
+  // 1024 from first_key_position on, or that itself, or kv_len; both 0 = all. Pages that hold none
+  // of them are not read: page_ids may be anything there, and end before kv_len.
+  int64_t key_begin;
+  int64_t key_end;
 } intflash_request;
 
 #define INTFLASH_MAX_PREFIX_LEVELS 4  // shared prefixes that lie in each other
@@ -281,7 +286,8 @@ typedef struct intflash_request {
 typedef struct intflash_shared_prefix {
   int64_t first_request;
   int64_t num_requests;  // at least 1, all with the same first_key_position
-  int64_t prefix_len;    // position after the last shared key: at most each one's kv_len
+  int64_t prefix_len;    // position after the last shared key: at most each one's kv_len, and its
+                         // key_end where it attends some keys alone, from first_key_position on
 } intflash_shared_prefix;
 
 typedef struct intflash_batch_desc {
@@ -301,6 +307,19 @@ typedef struct intflash_batch_desc {
   const intflash_shared_prefix* shared_prefixes;
   int64_t num_shared_prefixes;
 } intflash_batch_desc;
+
+// What rows have seen of the keys at positions first_key ... first_key + num_keys - 1, exactly: not
+// normalised, and without centres and sinks. num_keys is 1024 * 2^k, and first_key a multiple of
+// it: however keys are divided between callers, such states come to the same bits
+// (docs/numerics.md, section 4). Memory is the caller's. Rows are [num_query_heads][query_len].
+typedef struct intflash_state {
+  int64_t first_key;
+  int64_t num_keys;
+  float* reference;      // [rows], log2, a whole number; -infinity: no key seen
+  float* row_sum;        // [rows], in units of 2^reference
+  float* accumulators;   // [rows][head_dim_v], in the same
+  double* center_score;  // [rows]: what the centre of keys adds to each score in the end
+} intflash_state;
 
 // The rows of all requests follow one another, in the order of requests.
 typedef struct intflash_batch_args {
@@ -323,9 +342,13 @@ typedef struct intflash_batch_args {
   const intflash_additive_mask* additive_masks;
   const intflash_bit_mask* bit_masks;  // [num_requests]; NULL = none
   int64_t layer;                       // of the cache: 0 ... num_layers - 1
-  // [num_requests], in place of pages: each with the plan's kv_len in this layer, and its
-  // first_key_position; NULL = pages
+  // [num_requests], in place of pages: each with the plan's kv_len in this layer, or at least its
+  // key_end where that is less, and its first_key_position; NULL = pages
   const int32_t* sequences;
+  // Where the run leaves states: by request, of each as intflash_plan_get_state_keys says. out,
+  // lse and sinks are then not used. NULL = results
+  const intflash_state* states;
+  uint32_t state_size;  // sizeof(intflash_state), where there are any
 } intflash_batch_args;
 
 // Whether desc can be served over cache, and by what: makes a plan, and destroys it. Fills info
@@ -342,10 +365,17 @@ INTFLASH_API intflash_status intflash_plan_batch(intflash_context* context,
                                                  const intflash_cache* cache,
                                                  const intflash_batch_desc* desc,
                                                  intflash_plan** plan);
+// How many states a run leaves of a request, where it leaves states: as few as its keys can be, and
+// at most 40. 0 where there is no such request, or no batch.
+INTFLASH_API int64_t intflash_plan_num_states(const intflash_plan* plan, int64_t request);
+// Which keys state `index` of a request has; the states' keys ascend.
+INTFLASH_API intflash_status intflash_plan_get_state_keys(const intflash_plan* plan,
+                                                          int64_t request, int64_t index,
+                                                          int64_t* first_key, int64_t* num_keys);
 
 // Attends the whole batch. Allocates nothing and takes no lock. NaN, infinity or a code of -128 in
-// query is found before anything is written to out or lse, and so is a page that requests of a
-// shared prefix should have in common and have not.
+// query is found before anything is written to out, lse or states, and so is a page that requests
+// of a shared prefix should have in common and have not.
 INTFLASH_API intflash_status intflash_run_batch(const intflash_plan* plan,
                                                 const intflash_cache* cache,
                                                 const intflash_batch_args* args, void* workspace,
@@ -357,6 +387,43 @@ INTFLASH_API intflash_status intflash_begin_batch(const intflash_plan* plan,
                                                   size_t workspace_bytes);
 
 // ---- States ----
+
+// States of the same rows, from any number of callers.
+typedef struct intflash_state_set {
+  uint32_t struct_size;
+  uint32_t state_size;  // sizeof(intflash_state)
+  // [num_states], by ascending first_key, none with keys that another has. Keys that none has are
+  // as if no row saw them.
+  const intflash_state* states;
+  int64_t num_states;
+  int64_t query_len;
+  int64_t num_query_heads;
+  int64_t head_dim_v;
+} intflash_state_set;
+
+typedef struct intflash_finish_args {
+  uint32_t struct_size;
+  intflash_dtype out_dtype;   // F32, F16 or BF16
+  intflash_tensor out;        // [1][num_query_heads][query_len][head_dim_v]
+  float* lse;                 // [num_query_heads][query_len], contiguous; or NULL
+  const float* sinks;         // [num_query_heads], as in intflash_attend_args; or NULL
+  int64_t num_kv_heads;       // of value_center; a divisor of num_query_heads
+  const float* value_center;  // [num_kv_heads][head_dim_v], of the cache's layer; NULL = zero
+} intflash_finish_args;
+
+// Merges all states of a set, and writes what they come to: to the bit what one run over all of
+// their keys writes. On the calling thread; allocates nothing. INTFLASH_NONFINITE_INPUT where a
+// state has a number that no run leaves; then nothing is written.
+INTFLASH_API intflash_status intflash_finish_states(const intflash_context* context,
+                                                    const intflash_state_set* set,
+                                                    const intflash_finish_args* args);
+// Merges all states of a set into one, whose first_key and num_keys the caller has set so that it
+// has all of their keys: to the bit the state that one run leaves of these. So states can be
+// gathered along a tree of callers. joined may be in the memory of one of the states, and at least
+// one must be given. Otherwise as intflash_finish_states.
+INTFLASH_API intflash_status intflash_join_states(const intflash_context* context,
+                                                  const intflash_state_set* set,
+                                                  const intflash_state* joined);
 
 // Puts the results of attention over several sets of keys together: out and lse become those of all
 // keys at once, up to rounding (the online softmax of FlashAttention, arXiv 2205.14135 section 3.1,

@@ -76,6 +76,19 @@ inline intflash_batch_args batch_args() {
   args.struct_size = sizeof args;
   args.additive_mask_size = sizeof(intflash_additive_mask);
   args.bit_mask_size = sizeof(intflash_bit_mask);
+  args.state_size = sizeof(intflash_state);
+  return args;
+}
+inline intflash_state_set state_set() {
+  intflash_state_set set{};
+  set.struct_size = sizeof set;
+  set.state_size = sizeof(intflash_state);
+  return set;
+}
+inline intflash_finish_args finish_args() {
+  intflash_finish_args args{};
+  args.struct_size = sizeof args;
+  args.out_dtype = INTFLASH_F32;
   return args;
 }
 
@@ -292,6 +305,17 @@ class Plan {
     return info;
   }
 
+  // States that a run of a batch leaves.
+  std::int64_t num_states(std::int64_t request) const noexcept {
+    return intflash_plan_num_states(get(), request);
+  }
+  // With its keys, and no memory.
+  intflash_state state(std::int64_t request, std::int64_t index) const {
+    intflash_state state{};
+    check(intflash_plan_get_state_keys(get(), request, index, &state.first_key, &state.num_keys));
+    return state;
+  }
+
   void run(const intflash_attend_args& args, Workspace& workspace) const {
     check(intflash_run(get(), &args, workspace.data(), workspace.bytes()));
   }
@@ -328,5 +352,14 @@ class Plan {
   };
   std::unique_ptr<intflash_plan, Destroy> plan_;
 };
+
+inline void finish_states(const Context& context, const intflash_state_set& set,
+                          const intflash_finish_args& args) {
+  check(intflash_finish_states(context.get(), &set, &args));
+}
+inline void join_states(const Context& context, const intflash_state_set& set,
+                        const intflash_state& joined) {
+  check(intflash_join_states(context.get(), &set, &joined));
+}
 
 }  // namespace intflash

@@ -11,10 +11,49 @@
 #include "core/rope.h"
 #include "core/score_bias.h"
 #include "engine/shared_prefix.h"
+#include "engine/state_set.h"
 
 namespace {
 
 using namespace intflash::internal;
+
+// How many states a run leaves of a request of the plan.
+std::int64_t num_states(const intflash_plan& plan, std::int64_t request) {
+  const Schedule& schedule = plan.schedule;
+  const std::int64_t end = request + 1 == schedule.num_requests
+                               ? schedule.num_states
+                               : schedule.requests[request + 1].first_state;
+  return end - schedule.requests[request].first_state;
+}
+
+// Of one of these.
+KeyRange state_keys(const Request& request, std::int64_t index) {
+  KeyRange keys{};
+  const KeyRange spans = attended_spans(request);
+  for_each_node(spans.begin, spans.end, [&](std::int64_t first, std::int64_t count) {
+    if (index-- == 0) keys = {first * kSpanTokens, (first + count) * kSpanTokens};
+  });
+  return keys;
+}
+
+// That the keys to attend are whole spans, but for the request's ends.
+intflash_status check_key_range(const intflash_request& request, std::int64_t index) {
+  const auto may_end = [&](std::int64_t position) {
+    return position % kSpanTokens == 0 || position == request.first_key_position ||
+           position == request.kv_len;
+  };
+  const bool is_all = request.key_begin == 0 && request.key_end == 0;
+  if (is_all ||
+      (request.key_begin >= request.first_key_position && request.key_begin <= request.key_end &&
+       request.key_end <= request.kv_len && may_end(request.key_begin) && may_end(request.key_end)))
+    return INTFLASH_OK;
+  return fail(INTFLASH_BAD_SHAPE,
+              "requests[%lld]: key_begin = %lld, key_end = %lld: must be multiples of %d, "
+              "first_key_position = %lld or kv_len = %lld, in this order",
+              static_cast<i64>(index), static_cast<i64>(request.key_begin),
+              static_cast<i64>(request.key_end), kSpanTokens,
+              static_cast<i64>(request.first_key_position), static_cast<i64>(request.kv_len));
+}
 
 intflash_status check_request(const intflash_request& request, std::int64_t index,
                               std::int64_t page_size) {
@@ -36,7 +75,7 @@ intflash_status check_request(const intflash_request& request, std::int64_t inde
                 static_cast<i64>(index), static_cast<i64>(request.first_key_position),
                 static_cast<i64>(page_size), static_cast<i64>(request.kv_len));
   }
-  return INTFLASH_OK;
+  return check_key_range(request, index);
 }
 
 intflash_status check_desc(const intflash_cache& cache, const intflash_batch_desc& desc) {
@@ -137,16 +176,46 @@ intflash_status check_bit_masks(const intflash_plan& plan, const intflash_batch_
   return status;
 }
 
+// That they have memory, and the keys that the plan says.
+intflash_status check_left_states(const intflash_plan& plan, const intflash_batch_args& args) {
+  const Schedule& schedule = plan.schedule;
+  intflash_status status =
+      check_elements("states", "intflash_state", args.states, schedule.num_states, args.state_size);
+  for (std::int64_t r = 0; status == INTFLASH_OK && r < schedule.num_requests; ++r) {
+    const Request& request = schedule.requests[r];
+    for (std::int64_t i = 0; status == INTFLASH_OK && i < num_states(plan, r); ++i) {
+      const std::int64_t index = request.first_state + i;
+      const intflash_state state = element_of(args.states, args.state_size, index);
+      status = check_state("states", index, state, request.mask.query_len > 0);
+      const KeyRange keys = state_keys(request, i);
+      if (status != INTFLASH_OK ||
+          (state.first_key == keys.begin && state.num_keys == keys.end - keys.begin))
+        continue;
+      return fail(INTFLASH_BAD_SHAPE,
+                  "states[%lld]: %lld keys from %lld on: must be %lld from %lld on, as the plan "
+                  "says of request %lld",
+                  static_cast<i64>(index), static_cast<i64>(state.num_keys),
+                  static_cast<i64>(state.first_key), static_cast<i64>(keys.end - keys.begin),
+                  static_cast<i64>(keys.begin), static_cast<i64>(r));
+    }
+  }
+  return status;
+}
+
 intflash_status check_batch_args(const intflash_plan& plan, const intflash_batch_args& args) {
   const Problem& p = plan.problem;
   const TensorView out = {"out",       &args.out,   p.out_dtype, 1, p.num_query_heads,
                           p.query_len, p.head_dim_v};
   intflash_status status = check_tensor(
       {"query", &args.query, p.query_dtype, 1, p.num_query_heads, p.query_len, p.head_dim});
-  if (status == INTFLASH_OK) status = check_tensor(out);
-  if (status == INTFLASH_OK) status = check_pointer("lse", args.lse);
-  if (status == INTFLASH_OK) status = check_pointer("sinks", args.sinks);
-  if (status == INTFLASH_OK) status = check_no_overlap(out);
+  if (status == INTFLASH_OK && args.states != nullptr) {
+    status = check_left_states(plan, args);
+  } else if (status == INTFLASH_OK) {
+    status = check_tensor(out);
+    if (status == INTFLASH_OK) status = check_pointer("lse", args.lse);
+    if (status == INTFLASH_OK) status = check_pointer("sinks", args.sinks);
+    if (status == INTFLASH_OK) status = check_no_overlap(out);
+  }
   if (status == INTFLASH_OK) status = check_rope(args.rope, p.head_dim);
   if (status == INTFLASH_OK && args.rope.cos != nullptr && p.query_dtype == INTFLASH_INT8)
     status = fail(INTFLASH_UNSUPPORTED,
@@ -165,8 +234,9 @@ intflash_status check_pages_of_tables(const intflash_plan& plan, const intflash_
   intflash_status status = check_page_table(args.pages, plan.schedule.num_requests);
   const PageSet seen{reinterpret_cast<std::uint64_t*>(workspace + plan.page_set_offset)};
   for (std::int64_t r = 0; status == INTFLASH_OK && r < plan.schedule.num_requests; ++r) {
-    const MaskRule& mask = plan.schedule.requests[r].mask;
-    status = check_pages(cache, r, batch_pages(cache, args, r, mask.kv_begin), mask.kv_len, seen);
+    const Request& request = plan.schedule.requests[r];
+    const PageRun pages = batch_pages(cache, args, r, request.mask.kv_begin);
+    status = check_pages(cache, r, pages, request.keys, seen);
   }
   return status;
 }
@@ -184,15 +254,17 @@ intflash_status check_batch_sequences(const intflash_plan& plan, const intflash_
     if (status != INTFLASH_OK) return status;
     const Sequence& sequence = cache.sequences[args.sequences[r]];
     const MaskRule& mask = plan.schedule.requests[r].mask;
-    if (sequence.length(args.layer) == mask.kv_len && sequence.first_key_position == mask.kv_begin)
-      continue;
+    const std::int64_t end = plan.schedule.requests[r].keys.end;
+    const std::int64_t length = sequence.length(args.layer);
+    const bool has_keys = end < mask.kv_len ? length >= end : length == mask.kv_len;
+    if (has_keys && sequence.first_key_position == mask.kv_begin) continue;
     return fail(
         INTFLASH_BAD_SHAPE,
         "sequences[%lld] = %d: positions %lld ... %lld in layer %lld: the plan's request has "
         "%lld ... %lld",
         static_cast<i64>(r), args.sequences[r], static_cast<i64>(sequence.first_key_position),
-        static_cast<i64>(sequence.length(args.layer)), static_cast<i64>(args.layer),
-        static_cast<i64>(mask.kv_begin), static_cast<i64>(mask.kv_len));
+        static_cast<i64>(length), static_cast<i64>(args.layer), static_cast<i64>(mask.kv_begin),
+        static_cast<i64>(end));
   }
   return INTFLASH_OK;
 }
@@ -222,6 +294,32 @@ intflash_status intflash_query_batch_support(const intflash_context* context,
                                              intflash_plan_info* info) {
   return query_plan(info,
                     [&](intflash_plan*& plan) { return make_plan(context, cache, desc, plan); });
+}
+
+int64_t intflash_plan_num_states(const intflash_plan* plan, int64_t request) {
+  return plan == nullptr || request < 0 || request >= plan->schedule.num_requests
+             ? 0
+             : num_states(*plan, request);
+}
+
+intflash_status intflash_plan_get_state_keys(const intflash_plan* plan, int64_t request,
+                                             int64_t index, int64_t* first_key, int64_t* num_keys) {
+  if (plan == nullptr || first_key == nullptr || num_keys == nullptr) {
+    return fail(INTFLASH_INVALID_ARGUMENT,
+                "plan = %p, first_key = %p, num_keys = %p: must not be NULL",
+                static_cast<const void*>(plan), static_cast<void*>(first_key),
+                static_cast<void*>(num_keys));
+  }
+  const std::int64_t count = intflash_plan_num_states(plan, request);
+  if (index < 0 || index >= count) {
+    return fail(INTFLASH_INVALID_ARGUMENT,
+                "request = %lld, index = %lld: must be a request of the plan, and below its %lld",
+                static_cast<i64>(request), static_cast<i64>(index), static_cast<i64>(count));
+  }
+  const KeyRange keys = state_keys(plan->schedule.requests[request], index);
+  *first_key = keys.begin;
+  *num_keys = keys.end - keys.begin;
+  return INTFLASH_OK;
 }
 
 intflash_status intflash_begin_batch(const intflash_plan* plan, const intflash_cache* cache,

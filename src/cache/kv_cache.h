@@ -101,11 +101,13 @@ struct intflash_cache {
     const float* center = layers[layer].value_center;
     return center == nullptr ? nullptr : center + kv_head * layout.head_dim_v;
   }
-  // Bits of the largest magnitude among keys in the pages that hold a run's tokens up to kv_len.
-  std::uint32_t largest_key_of(const intflash::internal::PageRun& run, std::int64_t kv_len) const {
-    const std::int64_t tokens = kv_len - run.first_key_position;
+  // Bits of the largest magnitude among keys in the pages that hold some of a run's tokens.
+  std::uint32_t largest_key_of(const intflash::internal::PageRun& run,
+                               intflash::internal::KeyRange keys) const {
+    const std::int64_t end = keys.end - run.first_key_position;
     std::uint32_t largest = 0;
-    for (std::int64_t i = 0; i * layout.page_size < tokens; ++i)
+    for (std::int64_t i = (keys.begin - run.first_key_position) / layout.page_size;
+         i * layout.page_size < end; ++i)
       largest = std::max(
           largest, layers[run.layer].largest_key[run.page_ids[i]].load(std::memory_order_relaxed));
     return largest;

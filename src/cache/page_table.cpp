@@ -58,7 +58,7 @@ intflash_status check_page_table(const intflash_page_table& table, std::int64_t 
 }
 
 intflash_status check_pages(const intflash_cache& cache, std::int64_t request, const PageRun& run,
-                            std::int64_t kv_len, PageSet seen) {
+                            KeyRange keys, PageSet seen) {
   const std::int64_t page_size = cache.layout.page_size;
   if (run.first_key_position < 0 || run.first_key_position % page_size != 0) {
     return fail(INTFLASH_BAD_SHAPE,
@@ -66,20 +66,21 @@ intflash_status check_pages(const intflash_cache& cache, std::int64_t request, c
                 static_cast<i64>(request), static_cast<i64>(run.first_key_position),
                 static_cast<i64>(page_size));
   }
-  if (kv_len < run.first_key_position) {
+  if (keys.end < run.first_key_position) {
     return fail(INTFLASH_BAD_SHAPE,
                 "request %lld: kv_len = %lld: must be at least first_key_position = %lld",
-                static_cast<i64>(request), static_cast<i64>(kv_len),
+                static_cast<i64>(request), static_cast<i64>(keys.end),
                 static_cast<i64>(run.first_key_position));
   }
-  const std::int64_t needed = (kv_len - run.first_key_position + page_size - 1) / page_size;
+  const std::int64_t first = (keys.begin - run.first_key_position) / page_size;
+  const std::int64_t needed = (keys.end - run.first_key_position + page_size - 1) / page_size;
   if (run.num_pages < needed) {
     return fail(INTFLASH_BAD_SHAPE,
-                "request %lld: %lld pages in its table: kv_len = %lld needs %lld of %lld tokens",
+                "request %lld: %lld pages in its table: keys up to %lld need %lld of %lld tokens",
                 static_cast<i64>(request), static_cast<i64>(run.num_pages),
-                static_cast<i64>(kv_len), static_cast<i64>(needed), static_cast<i64>(page_size));
+                static_cast<i64>(keys.end), static_cast<i64>(needed), static_cast<i64>(page_size));
   }
-  for (std::int64_t i = 0; i < needed; ++i) {
+  for (std::int64_t i = first; i < needed; ++i) {
     if (run.page_ids[i] >= 0 && run.page_ids[i] < cache.num_pages) {
       seen.remove(run.page_ids[i]);
       continue;
@@ -88,7 +89,7 @@ intflash_status check_pages(const intflash_cache& cache, std::int64_t request, c
                 static_cast<i64>(request), static_cast<i64>(i), run.page_ids[i],
                 static_cast<i64>(cache.num_pages - 1));
   }
-  for (std::int64_t i = 0; i < needed; ++i) {
+  for (std::int64_t i = first; i < needed; ++i) {
     if (seen.insert(run.page_ids[i])) continue;
     return fail(INTFLASH_INVALID_ARGUMENT,
                 "request %lld: page_ids[%lld] = %d: stands twice in the request's table",
@@ -111,7 +112,7 @@ intflash_status check_append_pages(const intflash_cache& cache, const intflash_a
                   static_cast<i64>(r), static_cast<i64>(tokens.begin), static_cast<i64>(least),
                   static_cast<i64>(most));
     }
-    status = check_pages(cache, r, tokens.pages, tokens.begin + tokens.count, seen);
+    status = check_pages(cache, r, tokens.pages, {least, tokens.begin + tokens.count}, seen);
     if (status != INTFLASH_OK) return status;
   }
   // Requests may share pages that they only read.

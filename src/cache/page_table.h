@@ -6,6 +6,7 @@
 
 #include <cstdint>
 
+#include "core/mask.h"
 #include "intflash/cache.h"
 
 namespace intflash::internal {
@@ -41,10 +42,10 @@ struct PageSet {
 
 // Pointers and offsets.
 intflash_status check_page_table(const intflash_page_table& table, std::int64_t num_requests);
-// One request's pages for tokens up to kv_len: enough of them, of this cache, and none twice. seen
-// is scratch.
+// One request's pages for tokens at these positions: enough of them, of this cache, and none twice.
+// seen is scratch.
 intflash_status check_pages(const intflash_cache& cache, std::int64_t request, const PageRun& run,
-                            std::int64_t kv_len, PageSet seen);
+                            KeyRange keys, PageSet seen);
 // The pages and lengths of an append; no page is to be written by two requests.
 intflash_status check_append_pages(const intflash_cache& cache, const intflash_append_args& args);
 

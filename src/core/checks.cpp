@@ -182,6 +182,7 @@ intflash_status set_mask(const MaskArguments& given, MaskRule& rule) {
 // Rows of out must not share elements: each stride, from the smallest, steps over all that the
 // smaller ones reach.
 intflash_status check_no_overlap(const TensorView& view) {
+  if (view.is_empty()) return INTFLASH_OK;
   std::array<Axis, 3> axes = axes_of(view);
   std::sort(axes.begin(), axes.end(),
             [](const Axis& a, const Axis& b) { return a.stride < b.stride; });

@@ -77,7 +77,9 @@ Attention attention_of(const BatchRun& run) {
   attention.out = &args.out;
   attention.query_dtype = p.query_dtype;
   attention.out_dtype = p.out_dtype;
-  attention.lse = args.lse;
+  attention.lse = args.states == nullptr ? args.lse : nullptr;
+  attention.states = args.states;
+  attention.state_size = args.state_size;
   attention.lse_stride_head = p.query_len;
   attention.lse_stride_token = 1;
   attention.score_cap = p.score_cap;
@@ -152,9 +154,9 @@ double largest_key(const intflash_plan& plan, const intflash_cache& cache,
                    const intflash_batch_args& args) {
   std::uint32_t largest = 0;
   for (std::int64_t r = 0; r < plan.schedule.num_requests; ++r) {
-    const MaskRule& mask = plan.schedule.requests[r].mask;
-    largest = std::max(
-        largest, cache.largest_key_of(batch_pages(cache, args, r, mask.kv_begin), mask.kv_len));
+    const Request& request = plan.schedule.requests[r];
+    const PageRun pages = batch_pages(cache, args, r, request.mask.kv_begin);
+    largest = std::max(largest, cache.largest_key_of(pages, request.keys));
   }
   return static_cast<double>(std::bit_cast<float>(largest)) +
          static_cast<double>(cache.layers[args.layer].largest_key_center);

@@ -38,6 +38,7 @@ RowGroup row_group(const Attention& attention, const Request& request, std::int6
                 group.first_head * attention.lse_stride_head;
   group.lse_stride_head = attention.lse_stride_head;
   group.lse_stride_token = attention.lse_stride_token;
+  group.leaves_states = attention.states != nullptr;
   group.group_size = group_size;
   group.num_rows = group_size * request.mask.query_len;
   group.head_dim = attention.head_dim;
@@ -85,11 +86,65 @@ void copy_state(const AttentionState& from, const AttentionState& to, std::int64
 
 void merge_nothing(std::int32_t) {}
 
+// The states of a tile, in the order of their spans, as they are put together.
+struct MergedStates {
+  const RowGroup& group;
+  std::int64_t rows;
+  SpanTree tree;
+  AttentionState states[kMaxWaitingStates];  // [tree.size()]
+
+  MergedStates(const RowGroup& rows_of, std::int64_t num_rows, const SpanTree& before)
+      : group(rows_of), rows(num_rows), tree(before) {}
+
+  void merge(std::int32_t left) {
+    group.kernels->merge_states(states[left + 1], states[left], static_cast<std::int32_t>(rows),
+                                static_cast<std::int32_t>(group.head_dim_v));
+  }
+  void push(std::int64_t span, const AttentionState& state) {
+    tree.push(span, [this](std::int32_t left) { merge(left); });
+    states[tree.size() - 1] = state;
+  }
+  void finish() {
+    tree.finish([this](std::int32_t left) { merge(left); });
+  }
+  // To the caller's states, each of which has those of a run of spans.
+  void leave(const Attention& attention, const Request& request, std::int64_t first_row,
+             const Tile& tile) {
+    std::int64_t index = request.first_state;
+    std::int32_t begin = 0;
+    const KeyRange spans = attended_spans(request);
+    for_each_node(spans.begin, spans.end, [&](std::int64_t first, std::int64_t count) {
+      std::int32_t end = begin;
+      while (end < tree.size() && tree.span(end) < first + count) ++end;
+      for (std::int32_t left = end - 2; left >= begin; --left) merge(left);
+      leave_state(group, first_row, tile, end > begin ? states[begin] : AttentionState{},
+                  element_of(attention.states, attention.state_size, index++));
+      begin = end;
+    });
+  }
+};
+
+// Of rows whose states are all there: their results, or what the caller has asked for in place of
+// these.
+void finish_rows(const Attention& attention, const Section& section, const RowGroup& group,
+                 std::int64_t first_row, Tile& tile) {
+  if (attention.states == nullptr) {
+    merge_all(group, tile);
+    return finish_tile(group, first_row, tile);
+  }
+  MergedStates merged(group, tile.query.rows, tile.tree);
+  for (std::int32_t i = 0; i < tile.tree.size(); ++i) merged.states[i] = tile.states[i];
+  merged.leave(attention, attention.schedule->requests[section.first_request], first_row, tile);
+}
+
 // What the sections before have left of their spans, for each row of a section that takes it on.
 SpanTree handed_tree(const Attention& attention, const Section& section) {
-  SpanTree tree;
+  const Request& request = attention.schedule->requests[section.first_request];
+  // Where states are left, others have what goes before the request's first span.
+  SpanTree tree =
+      attention.states == nullptr ? SpanTree() : SpanTree(attended_spans(request).begin - 1);
   if (!section.hands_over()) return tree;
-  const MaskRule& mask = attention.schedule->requests[section.first_request].mask;
+  const MaskRule& mask = request.mask;
   for (std::int64_t span = mask.kv_begin / kSpanTokens; span * kSpanTokens < section.keys.begin;
        ++span)
     tree.push(span, merge_nothing);
@@ -101,7 +156,7 @@ SpanTree handed_tree(const Attention& attention, const Section& section) {
 SpanTree tree_of_part(bool is_first_part, const Section& section, const SpanTree& handed,
                       std::int64_t first_span) {
   if (!is_first_part) return SpanTree(first_span - 1);
-  if (!section.hands_over()) return SpanTree();
+  if (!section.hands_over()) return handed;
   return SpanTree(handed.has_open(first_span) ? first_span : first_span - 1);
 }
 
@@ -162,6 +217,7 @@ struct ItemHead {
       const TileShape shape = attention.tile_of(item.kind);
       const std::int64_t bytes = attention.schedule->most_states * shape.state_floats() * 4;
       begin_tile(attention.tile, state_stack(shape, worker.states + at * bytes), tile);
+      if (attention.states != nullptr) tile.tree = handed;
     }
     add_section_rows(attention, section, kv_head, index, tile);
     return tile;
@@ -186,8 +242,8 @@ struct ItemHead {
 
   void finish(std::int64_t i, Tile& tile) const {
     if (is_cut() || section.is_shared) return;
-    merge_all(group, tile);
-    finish_tile(group, (item.first_tile + i) * attention.schedule->tile_rows, tile);
+    finish_rows(attention, section, group, (item.first_tile + i) * attention.schedule->tile_rows,
+                tile);
   }
 };
 
@@ -312,35 +368,11 @@ void attend_heads(const Attention& attention, const Item& item, const Worker& wo
       leave_span(heads.groups[h], span, nullptr, *heads.tiles[h]);
   }
   for (std::int64_t h = 0; item.slot < 0 && h < item.num_heads; ++h) {
-    merge_all(heads.groups[h], *heads.tiles[h]);
-    finish_tile(heads.groups[h], 0, *heads.tiles[h]);
+    finish_rows(attention, section, heads.groups[h], 0, *heads.tiles[h]);
   }
 }
 
 // ---- Merges ----
-
-// The states of a tile, in the order of their spans, as they are put together.
-struct MergedStates {
-  const RowGroup& group;
-  std::int64_t rows;
-  SpanTree tree;
-  AttentionState states[kMaxWaitingStates];  // [tree.size()]
-
-  MergedStates(const RowGroup& rows_of, std::int64_t num_rows, const SpanTree& before)
-      : group(rows_of), rows(num_rows), tree(before) {}
-
-  void merge(std::int32_t left) {
-    group.kernels->merge_states(states[left + 1], states[left], static_cast<std::int32_t>(rows),
-                                static_cast<std::int32_t>(group.head_dim_v));
-  }
-  void push(std::int64_t span, const AttentionState& state) {
-    tree.push(span, [this](std::int32_t left) { merge(left); });
-    states[tree.size() - 1] = state;
-  }
-  void finish() {
-    tree.finish([this](std::int32_t left) { merge(left); });
-  }
-};
 
 // The spans of a part's states, as its item has left them in its slots.
 SpanTree part_tree(const Merge& merge, std::int64_t part, const Section& section,
@@ -410,14 +442,18 @@ void run_merge(const Attention& attention, const Merge& merge, const Worker& wor
       copy_state(merged.states[i], handed[i], rows);
     return;
   }
-  merged.finish();
   Tile& tile = *worker.tile(0);
   begin_tile(attention.tile, state_stack(attention.tile, worker.states), tile);
+  add_seen_rows(group, first_row, rows, tile);
+  if (attention.states != nullptr) {
+    merged.leave(attention, schedule.requests[section.first_request], first_row, tile);
+    return;
+  }
+  merged.finish();
   if (merged.tree.size() > 0) {
     tile.states.first = merged.states[0];
-    tile.tree.push(0, [](std::int32_t) {});
+    tile.tree.push(0, merge_nothing);
   }
-  add_seen_rows(group, first_row, rows, tile);
   finish_tile(group, first_row, tile);
 }
 

@@ -59,6 +59,8 @@ struct Attention {
   bool requests_are_batches;  // request r is batch r of the tensors; else they follow one another
   float* lse;                 // of the queries in their order; nullptr: not asked for
   std::int64_t lse_stride_head, lse_stride_token;
+  const intflash_state* states;  // of the schedule's requests, in place of results; nullptr = none
+  std::uint32_t state_size;      // bytes of one, as the caller knows it
 
   float score_cap;     // 0 = none
   const float* sinks;  // [num_query_heads]; nullptr = none

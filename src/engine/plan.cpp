@@ -29,6 +29,7 @@ void make_batch_request(const void* user, std::int64_t index, Request& request) 
   request.mask.query_len = given.query_len;
   request.mask.kv_begin = given.first_key_position;
   request.mask.kv_len = given.kv_len;
+  request.keys = {given.key_begin, given.key_end};
   set_mask({given.mask, given.window_left, given.window_right, given.prefix_len}, request.mask);
   request.softmax_scale = given.softmax_scale > 0 ? given.softmax_scale : maker.default_scale;
 }

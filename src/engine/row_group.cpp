@@ -10,10 +10,10 @@
 #include "core/rope.h"
 #include "core/tensor.h"
 #include "core/token_rows.h"
-#include "engine/merge.h"
+#include "engine/row_result.h"
+#include "tile/float_math.h"
 #include "tile/mask_words.h"
 #include "tile/rope.h"
-#include "tile/state.h"
 
 namespace intflash::internal {
 namespace {
@@ -78,20 +78,6 @@ void set_row_factor(QueryTile& query, std::int32_t r, float factor) {
   query.exponent[r] = exponent;
   query.multiplier[r] =
       static_cast<std::int32_t>(std::min(std::nearbyint(query.mantissa[r] * 32768.0f), 32767.0f));
-}
-
-// Adds a sink of logit 2^exponent to a row's denominator; returns the share of it that its keys had
-// before. docs/numerics.md, section 4.
-float add_sink(const AttentionState& state, std::int32_t row, std::int64_t dim, float exponent) {
-  float& reference = state.reference[row];
-  float& row_sum = state.row_sum[row];
-  const float higher = max_of(reference, ceil_of(exponent));
-  const float factor = reference == kNegativeInfinity ? 0.0f : scale_down(reference, higher);
-  const float keys = row_sum * factor;
-  if (factor != 1.0f) scale_row(state.accumulators + row * state.accumulator_stride, dim, factor);
-  row_sum = keys + exp2_of(exponent - higher) * static_cast<float>(kWeightOne * kValueWeightOne);
-  reference = higher;
-  return row_sum > 0 ? keys / row_sum : 0.0f;
 }
 
 // Whether two rows see the same keys with the same biases, but for their positions: heads of a
@@ -167,9 +153,15 @@ std::int8_t* codes_of(Tile& tile) {
 
 // What centring took from a row's scores, where that matters to the result.
 double center_score(const RowGroup& group, RowPlace place) {
-  const bool is_needed = group.key_center != nullptr &&
-                         (group.lse != nullptr || group.score_cap > 0 || group.sinks != nullptr);
+  const bool is_needed =
+      group.key_center != nullptr && (group.lse != nullptr || group.score_cap > 0 ||
+                                      group.sinks != nullptr || group.leaves_states);
   return is_needed ? center_dot(group, place) * static_cast<double>(group.softmax_scale) : 0.0;
+}
+
+// What is to be added to a row's scores in the end. Below a cap it has been in them all along.
+double center_term(const RowGroup& group, const Tile& tile, std::int32_t row) {
+  return group.score_cap > 0 ? 0.0 : tile.center_score[row];
 }
 
 auto merge_into_left(const RowGroup& group, const Tile& tile) {
@@ -344,29 +336,40 @@ void merge_all(const RowGroup& group, Tile& tile) {
 void finish_tile(const RowGroup& group, std::int64_t first_row, Tile& tile) {
   const AttentionState total = tile.states[0];
   if (tile.tree.size() == 0) clear_state(total, tile.query.rows);
-  alignas(64) float scaled_center[kMaxHeadDim];
   for (std::int32_t r = 0; r < tile.query.rows; ++r) {
     const RowPlace place = place_of(group, first_row + r);
     const std::int64_t head = place.query_head - group.first_head;
-    // Below a cap the centre's part of the score has been in it all along.
-    const double center_score = group.score_cap > 0 ? 0.0 : tile.center_score[r];
-    const float* center = group.value_center;
-    if (group.sinks != nullptr && group.sinks[head] > kNegativeInfinity) {
-      const double logit = static_cast<double>(group.sinks[head]) - center_score;
-      const float share = add_sink(total, r, group.head_dim_v, static_cast<float>(logit * kLog2E));
-      // The mean of the values has the keys' part of the weight alone.
-      for (std::int64_t c = 0; center != nullptr && c < group.head_dim_v; ++c)
-        scaled_center[c] = center[c] * share;
-      if (center != nullptr) center = scaled_center;
+    RowResult result{};
+    result.dim = static_cast<std::int32_t>(group.head_dim_v);
+    result.center_score = center_term(group, tile, r);
+    result.sink = group.sinks == nullptr ? kNegativeInfinity : group.sinks[head];
+    result.value_center = group.value_center;
+    result.out_dtype = static_cast<Dtype>(group.out_dtype);
+    result.out = const_cast<void*>(rows_of(*group.out, group.out_dtype, group.batch,
+                                           place.query_head, group.first_token + place.query)
+                                       .data);
+    if (group.lse != nullptr)
+      result.lse = group.lse + head * group.lse_stride_head + place.query * group.lse_stride_token;
+    write_result(*group.kernels, total, r, result);
+  }
+}
+
+void leave_state(const RowGroup& group, std::int64_t first_row, const Tile& tile,
+                 const AttentionState& state, const intflash_state& to) {
+  const std::int64_t dim = group.head_dim_v;
+  for (std::int32_t r = 0; r < tile.query.rows; ++r) {
+    const RowPlace place = place_of(group, first_row + r);
+    const std::int64_t row = place.query_head * group.mask.query_len + place.query;
+    const bool is_empty = state.reference == nullptr;
+    to.reference[row] = is_empty ? kNegativeInfinity : state.reference[r];
+    to.row_sum[row] = is_empty ? 0.0f : state.row_sum[r];
+    to.center_score[row] = center_term(group, tile, r);
+    if (is_empty) {
+      std::fill_n(to.accumulators + row * dim, dim, 0.0f);
+    } else {
+      std::copy_n(state.accumulators + r * state.accumulator_stride, dim,
+                  to.accumulators + row * dim);
     }
-    const RowSource out = rows_of(*group.out, group.out_dtype, group.batch, place.query_head,
-                                  group.first_token + place.query);
-    group.kernels->write_row(total.accumulators + r * total.accumulator_stride, total.row_sum[r],
-                             static_cast<std::int32_t>(group.head_dim_v), center,
-                             static_cast<Dtype>(group.out_dtype), const_cast<void*>(out.data));
-    if (group.lse == nullptr) continue;
-    group.lse[head * group.lse_stride_head + place.query * group.lse_stride_token] =
-        log_sum_exp(total.reference[r], total.row_sum[r], center_score);
   }
 }
 

@@ -11,7 +11,7 @@
 #include "core/mask.h"
 #include "core/score_bias.h"
 #include "engine/worker.h"
-#include "intflash/intflash.h"
+#include "intflash/cache.h"
 
 namespace intflash::internal {
 
@@ -29,6 +29,7 @@ struct RowGroup {
   float* lse;
   std::int64_t lse_stride_head;
   std::int64_t lse_stride_token;
+  bool leaves_states;  // in place of results
 
   std::int64_t group_size;
   std::int64_t num_rows;
@@ -98,5 +99,9 @@ void attend_whole_spans(const RowGroup& group, const Worker& worker, std::int64_
 void merge_all(const RowGroup& group, Tile& tile);
 // Writes out, and log-sum-exp, from the tile's only state, or from none.
 void finish_tile(const RowGroup& group, std::int64_t first_row, Tile& tile);
+// Copies a state of the tile's rows to the caller's, whose rows are [query_heads][query_len].
+// state.reference == nullptr: they have seen no key.
+void leave_state(const RowGroup& group, std::int64_t first_row, const Tile& tile,
+                 const AttentionState& state, const intflash_state& to);
 
 }  // namespace intflash::internal

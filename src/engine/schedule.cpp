@@ -290,7 +290,7 @@ void make_sections(const Batch& batch, Schedule& schedule) {
     Section section{};
     section.first_request = r;
     section.num_requests = 1;
-    section.keys = {request.shared_end, request.mask.kv_len};
+    section.keys = {std::max(request.shared_end, request.keys.begin), request.keys.end};
     section.stage = schedule.num_stages - 1;
     section.num_rows = rows;
     section.first_state = request.shared_end > 0 ? schedule.num_handed : -1;
@@ -313,8 +313,10 @@ void count_states(Schedule& schedule) {
   for (std::int64_t s = 0; s < schedule.num_sections; ++s) {
     const Section& section = schedule.sections[s];
     const MaskRule& mask = schedule.requests[section.first_request].mask;
-    const std::int64_t first = mask.kv_begin / kSpanTokens;
-    const std::int64_t end = ceil_div(std::max(section.keys.end, mask.kv_begin), kSpanTokens);
+    const std::int64_t begin =
+        section.hands_over() ? mask.kv_begin : std::max(section.keys.begin, mask.kv_begin);
+    const std::int64_t first = begin / kSpanTokens;
+    const std::int64_t end = ceil_div(std::max(section.keys.end, begin), kSpanTokens);
     std::int64_t& most = section.hands_over() ? schedule.handed_states : schedule.most_states;
     // A window may begin anywhere.
     const bool from_first = first == 0 && (section.hands_over() || mask.window_left < 0);
@@ -360,8 +362,16 @@ void make_requests(const Batch& batch, Schedule& schedule) {
   for (std::int64_t r = 0; r < batch.num_requests; ++r) {
     Request* const request = new (schedule.requests + r) Request{};
     batch.make_request(batch.user, r, *request);
+    const MaskRule& mask = request->mask;
+    if (request->keys.end == 0) request->keys = {mask.kv_begin, mask.kv_len};
+    // Of no page.
+    if (is_empty(request->keys)) request->keys = {mask.kv_begin, mask.kv_begin};
     request->first_query = schedule.num_queries;
     schedule.num_queries += request->mask.query_len;
+    request->first_state = schedule.num_states;
+    const KeyRange spans = attended_spans(*request);
+    for_each_node(spans.begin, spans.end,
+                  [&](std::int64_t, std::int64_t) { ++schedule.num_states; });
   }
 }
 

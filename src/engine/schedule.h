@@ -18,7 +18,9 @@ namespace intflash::internal {
 
 struct Request {
   MaskRule mask;
+  KeyRange keys;             // that are attended, of those that the mask lets a query see
   std::int64_t first_query;  // its row among the batch's queries
+  std::int64_t first_state;  // the first that it leaves, where a run leaves states, of the batch's
   float softmax_scale;       // what the rows are scaled by; of no concern to the schedule
   std::int64_t shared_end;   // position after the last key that shared sections attend
 };
@@ -44,6 +46,12 @@ struct Section {
 
   bool hands_over() const { return first_state >= 0; }
 };
+
+// The spans that have the keys a request attends.
+inline KeyRange attended_spans(const Request& request) {
+  if (request.keys.begin == request.keys.end) return {};
+  return {request.keys.begin / kSpanTokens, ceil_div(request.keys.end, kSpanTokens)};
+}
 
 // Sections that run at the same time: all that share keys with the same number around them, and at
 // last those of the requests' own keys.
@@ -109,6 +117,7 @@ struct Schedule {
   ScheduleShape shape;
   std::int64_t tile_rows;      // of a tile: no more than a section has
   std::int64_t num_queries;    // of all requests
+  std::int64_t num_states;     // that a run leaves where it leaves states
   std::int64_t most_tiles;     // that an item of kTiles has of a head
   std::int64_t most_heads;     // that an item of kHeads has
   std::int64_t most_states;    // that wait in a tile at a time
@@ -152,7 +161,7 @@ void for_each_run(const Schedule& schedule, const Section& section, std::int64_t
 struct Batch {
   ScheduleShape shape;
   std::int64_t num_requests;
-  // Fills a request but for first_query and what is shared.
+  // Fills mask, keys and softmax_scale of a request. keys.end = 0: all keys.
   void (*make_request)(const void* user, std::int64_t index, Request& request);
   const void* user;
   const intflash_shared_prefix* shared_prefixes;  // checked

@@ -60,13 +60,21 @@ intflash_status check_members(const intflash_batch_desc& desc, std::int64_t inde
   const intflash_request first = request_at(prefix.first_request);
   for (std::int64_t r = prefix.first_request; r < end_request(prefix); ++r) {
     const intflash_request request = request_at(r);
-    if (prefix.prefix_len > request.kv_len) {
+    const bool is_all = request.key_end == 0;
+    if (prefix.prefix_len > (is_all ? request.kv_len : request.key_end)) {
       return fail(
           INTFLASH_BAD_SHAPE,
-          "shared_prefixes[%lld].prefix_len = %lld: must be at most requests[%lld].kv_len = "
-          "%lld",
+          "shared_prefixes[%lld].prefix_len = %lld: must be at most requests[%lld].%s = %lld",
           static_cast<i64>(index), static_cast<i64>(prefix.prefix_len), static_cast<i64>(r),
-          static_cast<i64>(request.kv_len));
+          is_all ? "kv_len" : "key_end",
+          static_cast<i64>(is_all ? request.kv_len : request.key_end));
+    }
+    if (!is_all && request.key_begin != request.first_key_position) {
+      return fail(INTFLASH_UNSUPPORTED,
+                  "shared_prefixes[%lld]: requests[%lld].key_begin = %lld: keys from "
+                  "first_key_position = %lld on are shared, or none",
+                  static_cast<i64>(index), static_cast<i64>(r), static_cast<i64>(request.key_begin),
+                  static_cast<i64>(request.first_key_position));
     }
     if (request.first_key_position == first.first_key_position) continue;
     return fail(INTFLASH_BAD_SHAPE,

@@ -21,6 +21,19 @@ inline std::int32_t common_level(std::int64_t a, std::int64_t b) {
   return static_cast<std::int32_t>(std::bit_width(static_cast<std::uint64_t>(a ^ b)));
 }
 
+// Calls visit(first span, number of spans) for each of the fewest nodes that spans [first, end)
+// are, from the first on.
+template <class Visit>
+void for_each_node(std::int64_t first, std::int64_t end, Visit visit) {
+  while (first < end) {
+    const auto most =
+        static_cast<std::int64_t>(std::bit_floor(static_cast<std::uint64_t>(end - first)));
+    const std::int64_t spans = first == 0 ? most : std::min(most, first & -first);
+    visit(first, spans);
+    first += spans;
+  }
+}
+
 // The most states that wait at a time where num_spans spans come one after the other.
 inline std::int32_t most_waiting_states(std::int64_t first_span, std::int64_t num_spans) {
   const std::int64_t levels = common_level(num_spans, 0);

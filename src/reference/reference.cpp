@@ -31,6 +31,12 @@ void store_lse(const ReferenceRow& row, double value) {
   if (row.lse != nullptr) *row.lse = static_cast<float>(value);
 }
 
+KeyRange seen_keys(const Problem& problem, const ReferenceRow& row) {
+  const KeyRange visible = visible_keys(problem.mask, row.query);
+  const std::int64_t begin = std::max(visible.begin, row.keys.begin);
+  return {begin, std::max(begin, std::min(visible.end, row.keys.end))};
+}
+
 // ---- Mode exact ----
 
 double dot(const double* a, const double* b, std::int64_t n) {
@@ -54,8 +60,8 @@ void attend_exact_row(const Problem& problem, const intflash_attend_args& args,
                       const ReferenceRow& row, const ExactScratch& scratch) {
   const std::int64_t b = row.batch;
   const std::int64_t h = row.query_head;
-  const KeyRange keys = visible_keys(problem.mask, row.query);
-  const std::int64_t first = problem.mask.kv_begin;
+  const KeyRange keys = seen_keys(problem, row);
+  const std::int64_t first = row.keys.begin;
   const ScoreBias bias = {args.additive_mask, args.alibi_slopes, args.bit_mask, problem.mask};
 
   // The score of each visible key: scale times the dot product, capped where there is a cap, plus
@@ -165,13 +171,12 @@ float value_tensor_scale(const Problem& problem, const intflash_tensor& value, s
 }
 
 // S of one block and its maximum: integer dot products, then float32.
-float score_block(const Problem& problem, const intflash_attend_args& args, std::int64_t b,
-                  std::int64_t kv_head, KeyRange block, float query_scale,
-                  const IntfaScratch& scratch, float* scores) {
+float score_block(const Problem& problem, const intflash_attend_args& args, const ReferenceRow& row,
+                  KeyRange block, float query_scale, const IntfaScratch& scratch, float* scores) {
   float max_score = -std::numeric_limits<float>::infinity();
   for (std::int64_t t = block.begin; t < block.end; ++t) {
     const float key_scale =
-        quantize_token(args.key, problem.key_dtype, b, kv_head, t - problem.mask.kv_begin,
+        quantize_token(args.key, problem.key_dtype, row.batch, row.kv_head, t - row.keys.begin,
                        problem.head_dim, scratch.row, scratch.row_codes);
     std::int32_t dot = 0;  // 127 * 127 * 1024 is far below 2^31
     for (std::int64_t c = 0; c < problem.head_dim; ++c)
@@ -189,7 +194,7 @@ void attend_intfa_row(const Problem& problem, const intflash_attend_args& args,
   const std::int64_t b = row.batch;
   const std::int64_t h = row.query_head;
   const std::int64_t kv_head = row.kv_head;
-  const KeyRange keys = visible_keys(problem.mask, row.query);
+  const KeyRange keys = seen_keys(problem, row);
   const float query_scale = quantize_token(args.query, problem.query_dtype, b, h, row.token,
                                            problem.head_dim, scratch.row, scratch.query);
   const float value_scale = value_tensor_scale(problem, args.value, b, kv_head, scratch.row);
@@ -203,8 +208,7 @@ void attend_intfa_row(const Problem& problem, const intflash_attend_args& args,
     const KeyRange block = {first, std::min((first / kBlockKeys + 1) * kBlockKeys, keys.end)};
     first = block.end;
     float scores[kBlockKeys];
-    const float block_max =
-        score_block(problem, args, b, kv_head, block, query_scale, scratch, scores);
+    const float block_max = score_block(problem, args, row, block, query_scale, scratch, scores);
 
     // m_new = max(m, rowmax S), and what was summed so far shrinks by exp(m - m_new): by exp(-inf)
     // = 0 in the first block.
@@ -220,7 +224,7 @@ void attend_intfa_row(const Problem& problem, const intflash_attend_args& args,
       const auto code = static_cast<std::int32_t>(
           std::lrint(kCodeMax * std::exp(scores[t - block.begin] - new_max)));
       code_sum += code;
-      tensor_row(args.value, problem.value_dtype, b, kv_head, t - problem.mask.kv_begin,
+      tensor_row(args.value, problem.value_dtype, b, kv_head, t - row.keys.begin,
                  problem.head_dim_v, scratch.row);
       quantize_row(scratch.row, problem.head_dim_v, value_scale, scratch.row_codes);
       for (std::int64_t c = 0; c < problem.head_dim_v; ++c)

@@ -20,7 +20,8 @@ std::size_t reference_scratch_bytes(const Problem& problem);
 // One row of a problem, and where it lies.
 struct ReferenceRow {
   std::int64_t batch, query_head, query;
-  std::int64_t kv_head;  // of the tensors key and value, whose token 0 is at problem.mask.kv_begin
+  KeyRange keys;         // that are attended as far as masks let it
+  std::int64_t kv_head;  // of the tensors key and value, whose token 0 is at keys.begin
   std::int64_t token;    // of the tensors query and out
   float* lse;            // nullptr: not asked for
 };

@@ -158,6 +158,7 @@ void attend_row(Run& any_run, std::int32_t, std::int64_t task, std::int32_t work
   row.query_head = head % p.num_query_heads;
   row.query = row.token = task % p.query_len;
   row.kv_head = row.query_head / p.group_size;
+  row.keys = {0, p.kv_len};
   if (run.args.lse != nullptr) row.lse = run.args.lse + task;
   attend_reference_row(p, run.args, row, run.worker(worker));
 }
@@ -208,6 +209,8 @@ intflash_status check_masks(const ReferenceRun& run) {
 intflash_status begin_batch(const intflash_plan& plan, const intflash_cache& cache,
                             const intflash_batch_args& args, void* workspace) {
   const Problem& p = plan.problem;
+  if (args.states != nullptr)
+    return fail(INTFLASH_UNSUPPORTED, "states with mode EXACT or INTFA: these leave results alone");
   intflash_status status = check_batch_contents(plan, args);
   if (status == INTFLASH_OK)
     status = check_finite("query", args.query, p.query_dtype, 1, p.num_query_heads, p.query_len,
@@ -242,7 +245,7 @@ RequestCall request_call(const ReferenceRun& run, std::int64_t r, char* worker) 
   RequestCall call{};
   Problem& p = call.problem = plan.problem;
   p.mask = request.mask;
-  p.kv_len = request.mask.kv_len - request.mask.kv_begin;
+  p.kv_len = request.keys.end - request.keys.begin;
   p.softmax_scale = request.softmax_scale;
   p.key_dtype = p.value_dtype = INTFLASH_F32;
   call.args.query = run.batch_args.query;
@@ -283,7 +286,7 @@ void attend_head(Run& any_run, std::int32_t, std::int64_t task, std::int32_t wor
   const Request& request = plan.schedule.requests[r];
   char* const worker = run.worker(worker_index);
   export_head(*run.cache, batch_pages(*run.cache, args, r, request.mask.kv_begin), kv_head,
-              request.mask.kv_begin, request.mask.kv_len,
+              request.keys.begin, request.keys.end,
               reinterpret_cast<float*>(worker + plan.key_offset),
               reinterpret_cast<float*>(worker + plan.value_offset));
   const RequestCall call = request_call(run, r, worker);
@@ -293,6 +296,7 @@ void attend_head(Run& any_run, std::int32_t, std::int64_t task, std::int32_t wor
     row.query_head = kv_head * p.group_size + i % p.group_size;
     row.query = i / p.group_size;
     row.token = request.first_query + row.query;
+    row.keys = request.keys;
     if (args.lse != nullptr) row.lse = args.lse + row.query_head * p.query_len + row.token;
     if (rope.cos != nullptr)
       turn_query(run, row, rope, reinterpret_cast<float*>(worker + plan.query_offset));
@@ -315,8 +319,8 @@ intflash_status create_reference_batch_plan(const intflash_context& context,
   set_up(kBatchCalls, *made);
   Problem longest = made->problem;
   for (std::int64_t r = 0; r < made->schedule.num_requests; ++r) {
-    const MaskRule& mask = made->schedule.requests[r].mask;
-    longest.kv_len = std::max(longest.kv_len, mask.kv_len - mask.kv_begin);
+    const KeyRange keys = made->schedule.requests[r].keys;
+    longest.kv_len = std::max(longest.kv_len, keys.end - keys.begin);
   }
   lay_out(longest, longest.kv_len, *made);
   plan = made;
