@@ -25,7 +25,8 @@ class ContextOptions(ctypes.Structure):
         ("deallocate", c_void_p),
         ("allocator_user", c_void_p),
         ("l2_bytes", c_int64),
-        ("threads", c_int32),
+        ("threads", c_int),
+        ("device", c_char_p),
     ]
 
 
@@ -97,6 +98,8 @@ class AttendArgs(ctypes.Structure):
         ("additive_mask", AdditiveMask),
         ("alibi_slopes", c_void_p),
         ("bit_mask", BitMask),
+        ("should_cancel", c_void_p),
+        ("cancel_user", c_void_p),
     ]
 
 
@@ -117,6 +120,8 @@ class CacheOptions(ctypes.Structure):
         ("numa", c_int),
         ("num_layers", c_int64),
         ("layer_arenas", c_void_p),
+        ("codec", c_int),
+        ("page_layout_version", c_int32),
     ]
 
 
@@ -149,6 +154,7 @@ class AppendArgs(ctypes.Structure):
         ("rope", Rope),
         ("layer", c_int64),
         ("slots", c_void_p),
+        ("positions", c_void_p),
     ]
 
 
@@ -162,6 +168,8 @@ class Request(ctypes.Structure):
         ("window_right", c_int64),
         ("softmax_scale", c_float),
         ("prefix_len", c_int64),
+        ("key_begin", c_int64),
+        ("key_end", c_int64),
     ]
 
 
@@ -174,6 +182,7 @@ class BatchDesc(ctypes.Structure):
         ("num_query_heads", c_int64),
         ("query_dtype", c_int),
         ("out_dtype", c_int),
+        ("mode", c_int),
         ("score_cap", c_float),
         ("shared_prefix_size", c_uint32),
         ("shared_prefixes", c_void_p),
@@ -199,6 +208,8 @@ class BatchArgs(ctypes.Structure):
         ("bit_masks", POINTER(BitMask)),
         ("layer", c_int64),
         ("sequences", c_void_p),
+        ("states", c_void_p),
+        ("state_size", c_uint32),
     ]
 
 
@@ -210,6 +221,7 @@ class PlanInfo(ctypes.Structure):
         ("kernel", c_char * 64),
         ("num_threads", c_int32),
         ("workspace_bytes", c_size_t),
+        ("codec", c_char_p),
     ]
 
 
@@ -248,8 +260,6 @@ class Library:
             POINTER(BatchDesc),
             POINTER(c_void_p),
         ]
-        self.c.intflash_plan_workspace_bytes.restype = c_size_t
-        self.c.intflash_plan_workspace_bytes.argtypes = [c_void_p]
         self.c.intflash_run_batch.argtypes = [
             c_void_p,
             c_void_p,

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <tuple>
+#include <utility>
 
 namespace intflash::llama {
 namespace {
@@ -42,26 +43,28 @@ bool Memory::grow_to(std::size_t bytes) {
 }
 
 Engine::Engine(int num_threads, bool rotate) : num_threads_(num_threads), rotate_(rotate) {
-  intflash_context_options options{};
-  options.struct_size = sizeof options;
+  intflash_context_options options = context_options();
   options.num_threads = num_threads;
 #if defined(_OPENMP)
   options.threads = INTFLASH_THREADS_OPENMP;  // ggml's, whose workers may still spin
 #endif
-  if (intflash_context_create(&options, &context_) != INTFLASH_OK) context_ = nullptr;
+  try {
+    context_.emplace(options);
+  } catch (const Error&) {
+    // The last error has it.
+  }
 }
 
-Engine::~Engine() {
-  for (const PlanEntry& entry : plans_) intflash_plan_destroy(entry.plan);
-  intflash_context_destroy(context_);
+bool Engine::is_served(const intflash_attend_desc& desc) const {
+  return intflash_query_support(context_->get(), &desc, nullptr) == INTFLASH_OK;
 }
 
 bool Engine::describe_served(const ggml_tensor& op, Call& call, std::string& reason) const {
   if (!describe(op, rotate_, call, reason)) return false;
-  if (intflash_query_support(context_, &call.desc, nullptr) == INTFLASH_OK) return true;
+  if (is_served(call.desc)) return true;
   // Not every head_dim has a rotation; attention without it is right all the same.
   call.desc.rotate = 0;
-  if (intflash_query_support(context_, &call.desc, nullptr) == INTFLASH_OK) return true;
+  if (is_served(call.desc)) return true;
   reason = intflash_last_error();
   return false;
 }
@@ -71,7 +74,7 @@ bool Engine::supports(const ggml_tensor& op, std::string& reason) const {
   return describe_served(op, call, reason);
 }
 
-intflash_plan* Engine::plan_for(const intflash_attend_desc& desc) {
+const Plan& Engine::plan_for(const intflash_attend_desc& desc) {
   const auto found = std::find_if(plans_.begin(), plans_.end(), [&](const PlanEntry& entry) {
     return same_desc(entry.desc, desc);
   });
@@ -79,27 +82,23 @@ intflash_plan* Engine::plan_for(const intflash_attend_desc& desc) {
     std::rotate(found, found + 1, plans_.end());
     return plans_.back().plan;
   }
-  intflash_plan* plan = nullptr;
-  if (intflash_plan_attend(context_, &desc, &plan) != INTFLASH_OK) return nullptr;
-  if (plans_.size() == kMaxPlans) {
-    intflash_plan_destroy(plans_.front().plan);
-    plans_.erase(plans_.begin());
-  }
-  plans_.push_back({desc, plan});
-  return plan;
+  PlanEntry made{desc, Plan(*context_, desc)};
+  if (plans_.size() == kMaxPlans) plans_.erase(plans_.begin());
+  plans_.push_back(std::move(made));
+  return plans_.back().plan;
 }
 
 ggml_status Engine::prepare(const ggml_tensor& op, Scratch& scratch, std::string& error) {
   Call call;
   if (!describe_served(op, call, error)) return GGML_STATUS_FAILED;
-  const intflash_plan* plan = plan_for(call.desc);
-  if (plan == nullptr) {
-    error = intflash_last_error();
+  try {
+    if (scratch.workspace.grow_to(plan_for(call.desc).workspace_bytes()) &&
+        scratch.key.grow_to(call.key_bytes()) && scratch.value.grow_to(call.value_bytes()))
+      return GGML_STATUS_SUCCESS;
+  } catch (const Error& refusal) {
+    error = refusal.what();
     return GGML_STATUS_FAILED;
   }
-  if (scratch.workspace.grow_to(intflash_plan_workspace_bytes(plan)) &&
-      scratch.key.grow_to(call.key_bytes()) && scratch.value.grow_to(call.value_bytes()))
-    return GGML_STATUS_SUCCESS;
   error = "no memory for the workspace";
   return GGML_STATUS_ALLOC_FAILED;
 }
@@ -107,16 +106,19 @@ ggml_status Engine::prepare(const ggml_tensor& op, Scratch& scratch, std::string
 ggml_status Engine::run(const ggml_tensor& op, Scratch& scratch, std::string& error) {
   Call call;
   if (!describe_served(op, call, error)) return GGML_STATUS_FAILED;
-  const int threads = intflash_context_num_threads(context_);
+  const int threads = context_->num_threads();
   if (call.convert_key) convert(*op.src[1], threads, static_cast<float*>(scratch.key.data()));
   if (call.convert_value) convert(*op.src[2], threads, static_cast<float*>(scratch.value.data()));
   const intflash_attend_args args =
       arguments(op, call, scratch.key.data(), scratch.value.data(), scratch.slopes);
-  const intflash_status status =
-      intflash_run(plan_for(call.desc), &args, scratch.workspace.data(), scratch.workspace.bytes());
-  if (status == INTFLASH_OK) return GGML_STATUS_SUCCESS;
-  error = intflash_last_error();
-  return GGML_STATUS_FAILED;
+  try {
+    check(intflash_run(plan_for(call.desc).get(), &args, scratch.workspace.data(),
+                       scratch.workspace.bytes()));
+    return GGML_STATUS_SUCCESS;
+  } catch (const Error& refusal) {
+    error = refusal.what();
+    return GGML_STATUS_FAILED;
+  }
 }
 
 }  // namespace intflash::llama

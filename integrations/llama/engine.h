@@ -8,11 +8,12 @@
 #include <cstddef>
 #include <cstdlib>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "ggml.h"
-#include "intflash/intflash.h"
+#include "intflash/intflash.hpp"
 #include "op.h"
 
 namespace intflash::llama {
@@ -42,14 +43,11 @@ class Engine {
  public:
   // num_threads = 0: as many as the library would take.
   explicit Engine(int num_threads, bool rotate);
-  ~Engine();
-  Engine(const Engine&) = delete;
-  Engine& operator=(const Engine&) = delete;
 
-  bool is_valid() const { return context_ != nullptr; }  // else intflash_last_error() has it
-  int num_threads() const { return num_threads_; }       // as asked for
-  const char* port() const { return intflash_context_port(context_); }
-  const char* port_reason() const { return intflash_context_port_reason(context_); }
+  bool is_valid() const { return context_.has_value(); }  // else intflash_last_error() has it
+  int num_threads() const { return num_threads_; }        // as asked for
+  const char* port() const { return context_ ? context_->port() : ""; }
+  const char* port_reason() const { return context_ ? context_->port_reason() : ""; }
 
   // Whether an op can be served; else reason says why not.
   bool supports(const ggml_tensor& op, std::string& reason) const;
@@ -61,12 +59,14 @@ class Engine {
  private:
   struct PlanEntry {
     intflash_attend_desc desc;
-    intflash_plan* plan;
+    Plan plan;
   };
   bool describe_served(const ggml_tensor& op, Call& call, std::string& reason) const;
-  intflash_plan* plan_for(const intflash_attend_desc& desc);
+  // An Error where there is none.
+  const Plan& plan_for(const intflash_attend_desc& desc);
+  bool is_served(const intflash_attend_desc& desc) const;
 
-  intflash_context* context_ = nullptr;
+  std::optional<Context> context_;
   int num_threads_;
   bool rotate_;
   std::vector<PlanEntry> plans_;  // the last used at the end
