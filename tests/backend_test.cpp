@@ -294,6 +294,87 @@ TEST(BatchMode, IsCheckedAndLeavesNoStatesButInInt8) {
   EXPECT_EQ(call.run(server.cache()), INTFLASH_UNSUPPORTED);
 }
 
+TEST(BatchMode, IntfaRefusesWhatTheAlgorithmDoesNotKnow) {
+  Server server(Shape{});
+  const Tokens tokens = random_tokens(server.shape(), 64, 1);
+  Request request;
+  request.kv_len = 64;
+  request.pages = page_range(0, 1);
+  request.query = tokens.query.data();
+  server.append(tokens, 0, 64, request.pages);
+  BatchCall call(server.shape(), {request});
+  call.desc.mode = INTFLASH_MODE_INTFA;
+  ASSERT_EQ(call.make_plan(server.context(), server.cache()), INTFLASH_OK);
+  EXPECT_EQ(call.run(server.cache()), INTFLASH_OK) << intflash_last_error();
+  const std::vector<float> numbers(64);
+  call.args.sinks = numbers.data();
+  EXPECT_EQ(call.run(server.cache()), INTFLASH_UNSUPPORTED);
+  call.args.sinks = nullptr;
+  call.args.alibi_slopes = numbers.data();
+  EXPECT_EQ(call.run(server.cache()), INTFLASH_UNSUPPORTED);
+  call.args.alibi_slopes = nullptr;
+  call.additive_masks[0].data = numbers.data();
+  call.additive_masks[0].dtype = INTFLASH_F32;
+  EXPECT_EQ(call.run(server.cache()), INTFLASH_UNSUPPORTED);
+}
+
+TEST(BatchMode, OtherThanInt8HasNoStates) {
+  Server server(Shape{});
+  const Tokens tokens = random_tokens(server.shape(), 64, 1);
+  Request request;
+  request.kv_len = 64;
+  request.pages = page_range(0, 1);
+  request.query = tokens.query.data();
+  for (const intflash_mode mode : {INTFLASH_MODE_INT8, INTFLASH_MODE_EXACT}) {
+    BatchCall call(server.shape(), {request});
+    call.desc.mode = mode;
+    ASSERT_EQ(call.make_plan(server.context(), server.cache()), INTFLASH_OK);
+    EXPECT_EQ(intflash_plan_num_states(call.plan, 0), mode == INTFLASH_MODE_INT8 ? 1 : 0);
+  }
+}
+
+TEST(Workspaces, ThatABatchHasTakenHoldNoPackedKeys) {
+  Server server(Shape{});
+  const Shape& shape = server.shape();
+  const Tokens tokens = random_tokens(shape, 64, 1);
+  Request request;
+  request.kv_len = 64;
+  request.pages = page_range(0, 1);
+  request.query = tokens.query.data();
+  server.append(tokens, 0, 64, request.pages);
+  BatchCall call(shape, {request});
+  ASSERT_EQ(call.make_plan(server.context(), server.cache()), INTFLASH_OK);
+
+  intflash_attend_desc desc{};
+  desc.struct_size = sizeof desc;
+  desc.batch = 1;
+  desc.num_query_heads = shape.num_query_heads();
+  desc.num_kv_heads = shape.num_kv_heads;
+  desc.query_len = desc.kv_len = 64;
+  desc.head_dim = shape.head_dim;
+  desc.query_dtype = desc.key_dtype = desc.value_dtype = desc.out_dtype = INTFLASH_F32;
+  std::vector<float> out(tokens.query.size());
+  intflash_attend_args args{};
+  args.struct_size = sizeof args;
+  args.query = tensor_of(tokens.query.data(), shape.num_query_heads(), shape.head_dim);
+  args.key = tensor_of(tokens.key.data(), shape.num_kv_heads, shape.head_dim);
+  args.value = tensor_of(tokens.value.data(), shape.num_kv_heads, shape.head_dim);
+  args.out = tensor_of(out.data(), shape.num_query_heads(), shape.head_dim);
+  intflash_plan* plan = nullptr;
+  ASSERT_EQ(intflash_plan_attend(server.context(), &desc, &plan), INTFLASH_OK);
+  const std::size_t bytes = std::max(intflash_plan_workspace_bytes(plan), call.workspace_bytes);
+  const AlignedMemory workspace = aligned_memory(bytes);
+  const auto run_packed = [&] { return intflash_run_packed(plan, &args, workspace.get(), bytes); };
+  ASSERT_EQ(intflash_pack(plan, &args, workspace.get(), bytes), INTFLASH_OK);
+  EXPECT_EQ(run_packed(), INTFLASH_OK) << intflash_last_error();
+  EXPECT_EQ(run_packed(), INTFLASH_OK) << intflash_last_error();
+  call.page_ids[0] = 1000;
+  EXPECT_EQ(intflash_begin_batch(call.plan, server.cache(), &call.args, workspace.get(), bytes),
+            INTFLASH_INVALID_ARGUMENT);
+  EXPECT_EQ(run_packed(), INTFLASH_INVALID_ARGUMENT);
+  intflash_plan_destroy(plan);
+}
+
 TEST(Device, IsTheCpuAndNoOther) {
   intflash_context_options options{};
   options.struct_size = sizeof options;

@@ -163,6 +163,11 @@ TEST(DenseCalls, ThatWereCancelledWhileTheyPackedHavePackedNothing) {
             INTFLASH_INVALID_ARGUMENT);
 }
 
+TEST(Plans, OfDenseCallsLeaveNoStates) {
+  const Planned planned(small_call());
+  EXPECT_EQ(intflash_plan_num_states(planned.plan, 0), 0);
+}
+
 TEST(Plans, OfOneKindAreRefusedByTheCallsOfTheOther) {
   Planned planned(small_call());
   EXPECT_EQ(intflash_run_batch(planned.plan, nullptr, nullptr, planned.workspace, planned.bytes),

@@ -36,7 +36,8 @@
 //   prefixes that requests share             no                 yes
 //   tasks for the host's threads             yes                yes
 //   cancelling                               yes                yes
-//   some of the keys, exact states           no                 in mode int8
+//   some of the keys                         no                 yes
+//   exact states                             no                 in mode int8
 //   lse                                      [batch][heads][query_len], of a batch [1][heads][rows]
 #ifndef INTFLASH_INTFLASH_H_
 #define INTFLASH_INTFLASH_H_

@@ -213,9 +213,9 @@ intflash_status check_batch_args(const intflash_plan& plan, const intflash_batch
   } else if (status == INTFLASH_OK) {
     status = check_tensor(out);
     if (status == INTFLASH_OK) status = check_pointer("lse", args.lse);
-    if (status == INTFLASH_OK) status = check_pointer("sinks", args.sinks);
     if (status == INTFLASH_OK) status = check_no_overlap(out);
   }
+  if (status == INTFLASH_OK) status = check_pointer("sinks", args.sinks);
   if (status == INTFLASH_OK) status = check_rope(args.rope, p.head_dim);
   if (status == INTFLASH_OK && args.rope.cos != nullptr && p.query_dtype == INTFLASH_INT8)
     status = fail(INTFLASH_UNSUPPORTED,
@@ -249,6 +249,8 @@ intflash_status check_batch_sequences(const intflash_plan& plan, const intflash_
                 "pages and sequences = %p: exactly one of both must be given",
                 static_cast<const void*>(args.sequences));
   }
+  const intflash_status aligned = check_pointer("sequences", args.sequences);
+  if (aligned != INTFLASH_OK) return aligned;
   for (std::int64_t r = 0; r < plan.schedule.num_requests; ++r) {
     const intflash_status status = check_sequence(cache, args.sequences[r]);
     if (status != INTFLASH_OK) return status;
@@ -271,10 +273,15 @@ intflash_status check_batch_sequences(const intflash_plan& plan, const intflash_
 
 intflash_status check_batch_pages(const intflash_plan& plan, const intflash_cache& cache,
                                   const intflash_batch_args& args, char* workspace) {
-  const intflash_status status = check_layer(cache, args.layer);
+  intflash_status status = check_layer(cache, args.layer);
   if (status != INTFLASH_OK) return status;
-  return args.sequences == nullptr ? check_pages_of_tables(plan, cache, args, workspace)
-                                   : check_batch_sequences(plan, cache, args);
+  status = args.sequences == nullptr ? check_pages_of_tables(plan, cache, args, workspace)
+                                     : check_batch_sequences(plan, cache, args);
+  for (std::int64_t s = 0; status == INTFLASH_OK && s < plan.schedule.num_sections; ++s) {
+    const Section& section = plan.schedule.sections[s];
+    if (section.is_shared) status = check_shared_pages(plan.schedule, section, cache, args);
+  }
+  return status;
 }
 
 }  // namespace
@@ -297,9 +304,8 @@ intflash_status intflash_query_batch_support(const intflash_context* context,
 }
 
 int64_t intflash_plan_num_states(const intflash_plan* plan, int64_t request) {
-  return plan == nullptr || request < 0 || request >= plan->schedule.num_requests
-             ? 0
-             : num_states(*plan, request);
+  if (plan == nullptr || !plan->is_batch || plan->problem.mode != INTFLASH_MODE_INT8) return 0;
+  return request < 0 || request >= plan->schedule.num_requests ? 0 : num_states(*plan, request);
 }
 
 intflash_status intflash_plan_get_state_keys(const intflash_plan* plan, int64_t request,
@@ -333,8 +339,9 @@ intflash_status intflash_begin_batch(const intflash_plan* plan, const intflash_c
   if (status == INTFLASH_OK) status = read_struct("args", "intflash_batch_args", given, args);
   if (status == INTFLASH_OK) status = check_batch_args(*plan, args);
   if (status == INTFLASH_OK) status = check_workspace(*plan, workspace, bytes);
-  if (status == INTFLASH_OK)
-    status = check_batch_pages(*plan, *cache, args, static_cast<char*>(workspace));
+  if (status != INTFLASH_OK) return status;
+  static_cast<Run*>(workspace)->packed = 0;  // what is checked next is checked in its place
+  status = check_batch_pages(*plan, *cache, args, static_cast<char*>(workspace));
   if (status != INTFLASH_OK) return status;
   return plan->calls->begin_batch(*plan, *cache, args, workspace);
 }

@@ -43,12 +43,6 @@ std::int64_t count_tasks(const intflash_plan& plan, PhaseRange phases) {
 
 }  // namespace
 
-intflash_status check_mode(intflash_mode mode) {
-  if (mode >= INTFLASH_MODE_INT8 && mode <= INTFLASH_MODE_INTFA) return INTFLASH_OK;
-  return fail(INTFLASH_INVALID_ARGUMENT, "mode = %d: must be INT8, EXACT or INTFA",
-              static_cast<int>(mode));
-}
-
 const char* mode_name(intflash_mode mode) {
   return mode == INTFLASH_MODE_INT8 ? "int8" : mode == INTFLASH_MODE_EXACT ? "exact" : "intfa";
 }
@@ -88,6 +82,7 @@ intflash_status finish_run(const intflash_plan& plan, RunPart part, void* worksp
                   });
   }
   run.mark = 0;
+  const FloatState float_state;  // as the tasks had it
   return plan.calls->end(run);
 }
 
@@ -164,6 +159,7 @@ intflash_status intflash_end(const intflash_plan* plan, void* workspace) {
                 static_cast<i64>(tasks_run), static_cast<i64>(tasks));
   }
   run->mark = 0;
+  const FloatState float_state;  // as the tasks had it
   return plan->calls->end(*run);
 }
 

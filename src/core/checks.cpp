@@ -89,6 +89,12 @@ std::int64_t dtype_bytes(intflash_dtype dtype) {
   return dtype == INTFLASH_F32 ? 4 : dtype == INTFLASH_INT8 || dtype == INTFLASH_BOOL ? 1 : 2;
 }
 
+intflash_status check_mode(intflash_mode mode) {
+  if (mode >= INTFLASH_MODE_INT8 && mode <= INTFLASH_MODE_INTFA) return INTFLASH_OK;
+  return fail(INTFLASH_INVALID_ARGUMENT, "mode = %d: must be INT8, EXACT or INTFA",
+              static_cast<int>(mode));
+}
+
 intflash_status check_extent(const char* name, std::int64_t value, std::int64_t least) {
   if (value >= least && value <= kMaxExtent) return INTFLASH_OK;
   return fail(INTFLASH_BAD_SHAPE, "%s = %lld: must be %lld ... %lld", name, static_cast<i64>(value),

@@ -63,10 +63,8 @@ intflash_status make_problem(const intflash_attend_desc* given, Problem& problem
   intflash_attend_desc desc;
   intflash_status status = read_struct("desc", "intflash_attend_desc", given, desc);
   if (status != INTFLASH_OK) return status;
-  if (desc.mode < INTFLASH_MODE_INT8 || desc.mode > INTFLASH_MODE_INTFA) {
-    return fail(INTFLASH_INVALID_ARGUMENT, "mode = %d: must be INT8, EXACT or INTFA",
-                static_cast<int>(desc.mode));
-  }
+  status = check_mode(desc.mode);
+  if (status != INTFLASH_OK) return status;
   problem = Problem{};
   problem.mode = desc.mode;
   problem.batch = desc.batch;

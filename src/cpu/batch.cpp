@@ -9,11 +9,11 @@
 
 #include "core/arena.h"
 #include "core/checks.h"
+#include "core/float_state.h"
 #include "core/rope.h"
 #include "core/score_bias.h"
 #include "engine/host_data.h"
 #include "engine/score_range.h"
-#include "engine/shared_prefix.h"
 
 namespace intflash::internal {
 namespace {
@@ -83,7 +83,7 @@ Attention attention_of(const BatchRun& run) {
   attention.lse_stride_head = p.query_len;
   attention.lse_stride_token = 1;
   attention.score_cap = p.score_cap;
-  attention.sinks = args.sinks;
+  attention.sinks = args.states == nullptr ? args.sinks : nullptr;
   attention.alibi_slopes = args.alibi_slopes;
   attention.additive_masks = args.additive_masks;
   attention.additive_mask_size = args.additive_mask_size;
@@ -172,11 +172,8 @@ bool is_sound(const BatchRun& run) {
 
 intflash_status begin(const intflash_plan& plan, const intflash_cache& cache,
                       const intflash_batch_args& args, void* workspace) {
-  intflash_status status = check_batch_contents(plan, args);
-  for (std::int64_t s = 0; status == INTFLASH_OK && s < plan.schedule.num_sections; ++s) {
-    const Section& section = plan.schedule.sections[s];
-    if (section.is_shared) status = check_shared_pages(plan.schedule, section, cache, args);
-  }
+  const FloatState float_state;  // the caller may round otherwise
+  const intflash_status status = check_batch_contents(plan, args);
   if (status != INTFLASH_OK) return status;
   BatchRun& run = *new (workspace) BatchRun{};
   begin_run(plan, RunPart::kAll, workspace, run);

@@ -12,7 +12,6 @@
 #include "core/scan.h"
 #include "engine/attention.h"
 #include "engine/backend.h"
-#include "engine/team.h"
 #include "intflash/cache.h"
 
 namespace intflash::internal {

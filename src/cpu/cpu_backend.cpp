@@ -137,11 +137,17 @@ intflash_status begin(const intflash_plan& plan, const intflash_attend_args& arg
 
 // ---- Phases ----
 
-std::int64_t num_scans(const intflash_plan& plan) {
+std::int64_t num_query_chunks(const intflash_plan& plan) {
   const intflash_tensor none{};
   const Problem& p = plan.problem;
   return num_chunks(
       {"query", none, p.query_dtype, p.batch, p.num_query_heads, p.query_len, p.head_dim});
+}
+// Enough of them for all workers, where there are rows: a mask may be larger than all tensors.
+std::int64_t num_scans(const intflash_plan& plan) {
+  constexpr std::int64_t kScansPerWorker = 4;
+  const std::int64_t rows = plan.problem.batch * plan.problem.query_len;
+  return std::max(num_query_chunks(plan), std::min(rows, kScansPerWorker * plan.num_workers()));
 }
 
 std::int64_t num_tasks(const intflash_plan& plan, std::int32_t phase) {
@@ -212,7 +218,8 @@ void run_task(Run& any_run, std::int32_t phase, std::int64_t task, std::int32_t 
     case kPack:
       return pack_block(run, run.worker(worker_index), task);
     case kScan:
-      scan_chunk(run.kernels(), run.query_tensor(), task, run.query, nullptr);
+      if (task < num_query_chunks(*run.plan))
+        scan_chunk(run.kernels(), run.query_tensor(), task, run.query, nullptr);
       return scan_mask(run, task);
     default:
       break;

@@ -19,8 +19,7 @@ namespace intflash::internal {
 // At the start of the workspace. What stands there of keys and values outlives a run that packs.
 struct DenseRun : Run {
   intflash_attend_args args;
-  std::uint64_t packed;       // packed_mark() where the pages hold what a run that packs has left
-  double packed_largest_key;  // magnitude that it found
+  double packed_largest_key;  // magnitude that a run that packs has found
   TensorScan query, key, value;
   std::atomic<std::int64_t> first_bad_bias;  // lowest query, of all batches, whose mask is bad
   Attention attention;

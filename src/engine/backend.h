@@ -17,7 +17,8 @@ namespace intflash::internal {
 
 // What the workspace of a run begins with.
 struct Run {
-  std::uint64_t mark;  // run_mark() from begin to end
+  std::uint64_t mark;    // run_mark() from begin to end
+  std::uint64_t packed;  // the backend's mark where packed keys outlive the run; 0: there are none
   const intflash_plan* plan;
   char* workspace;
   RunPart part;

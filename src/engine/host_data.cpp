@@ -43,7 +43,7 @@ intflash_status check_batch_contents(const intflash_plan& plan, const intflash_b
   const std::int64_t heads = p.num_query_heads;
   intflash_status status =
       check_scale_values({"query", &args.query, p.query_dtype, 1, heads, p.query_len, p.head_dim});
-  if (status == INTFLASH_OK) status = check_sinks(args.sinks, heads);
+  if (status == INTFLASH_OK && args.states == nullptr) status = check_sinks(args.sinks, heads);
   if (status == INTFLASH_OK) status = check_slopes(args.alibi_slopes, heads);
   for (std::int64_t r = 0; status == INTFLASH_OK && r < plan.schedule.num_requests; ++r) {
     const Request& request = plan.schedule.requests[r];

@@ -59,7 +59,7 @@ bool cut_dense(const intflash_context& context, const Problem& problem, const Sc
   plan.problem = problem;
   Batch batch{};
   batch.shape = shape;
-  batch.num_requests = problem.batch;
+  batch.num_requests = problem.is_empty() ? 0 : problem.batch;
   batch.make_request = make_dense_request;
   batch.user = &problem;
   batch.page_size = kBlockTokens;

@@ -1,7 +1,7 @@
 // Copyright 2026 The intflash Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// The workers of a run, and how tasks are handed out to them.
+// How tasks are handed out to workers.
 #pragma once
 
 #include <algorithm>
@@ -9,7 +9,6 @@
 #include <cstdint>
 
 #include "core/float_state.h"
-#include "engine/worker.h"
 #include "machine/parallel.h"
 
 namespace intflash::internal {
@@ -37,23 +36,5 @@ void for_each_task(const Parallel& parallel, std::int64_t num_workers, std::int6
   const std::int64_t workers = std::min(num_workers, count);
   run_parallel(parallel, static_cast<std::int32_t>(workers), run_worker, &context);
 }
-
-struct Team {
-  const Parallel& parallel;
-  std::int32_t num_workers;
-  WorkerLayout layout;
-  char* memory;  // [num_workers] of layout.bytes
-  std::atomic<std::int64_t>& next_task;
-
-  Worker worker(std::int32_t index) const { return layout.at(memory + index * layout.bytes); }
-
-  // Calls task(worker, index) for each index below count, from all workers, in the order of a
-  // shared counter.
-  template <class TaskFn>
-  void for_each(std::int64_t count, TaskFn task) const {
-    for_each_task(parallel, num_workers, count, next_task,
-                  [&](std::int32_t index, std::int64_t i) { task(worker(index), i); });
-  }
-};
 
 }  // namespace intflash::internal

@@ -198,6 +198,11 @@ intflash_status check_masks(const ReferenceRun& run) {
   intflash_status status = INTFLASH_OK;
   const std::int64_t count = run.plan->schedule.num_requests;
   for (std::int64_t r = 0; status == INTFLASH_OK && r < count; ++r) {
+    const bool has_more = run.batch_args.sinks != nullptr || !bias_of(run, r).is_empty();
+    if (has_more && run.plan->problem.mode == INTFLASH_MODE_INTFA)
+      return fail(INTFLASH_UNSUPPORTED,
+                  "sinks, alibi_slopes, additive_masks or bit_masks with mode INTFA: the algorithm "
+                  "knows none");
     char name[48];
     std::snprintf(name, sizeof name, "additive_masks[%lld]", static_cast<i64>(r));
     status =
@@ -284,6 +289,7 @@ void attend_head(Run& any_run, std::int32_t, std::int64_t task, std::int32_t wor
   const std::int64_t r = task / p.num_kv_heads;
   const std::int64_t kv_head = task % p.num_kv_heads;
   const Request& request = plan.schedule.requests[r];
+  if (request.mask.query_len == 0) return;
   char* const worker = run.worker(worker_index);
   export_head(*run.cache, batch_pages(*run.cache, args, r, request.mask.kv_begin), kv_head,
               request.keys.begin, request.keys.end,
