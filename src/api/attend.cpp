@@ -33,9 +33,8 @@ intflash_status begin(const intflash_plan* plan, const intflash_attend_args* giv
   intflash_status status = check_plan(plan, false);
   if (status != INTFLASH_OK) return status;
   forget_run(workspace, bytes);
-  constexpr ArgsUse kUses[] = {ArgsUse::kAll, ArgsUse::kPackOnly, ArgsUse::kPacked};
   intflash_attend_args args;
-  status = read_args(plan->problem, given, kUses[static_cast<int>(part)], args);
+  status = read_args(plan->problem, given, part, args);
   if (status == INTFLASH_OK) status = check_workspace(*plan, workspace, bytes);
   if (status != INTFLASH_OK || plan->is_empty()) return status;
   return plan->calls->begin(*plan, args, part, workspace);

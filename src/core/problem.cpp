@@ -128,7 +128,7 @@ intflash_status make_problem(const intflash_attend_desc* given, Problem& problem
   return INTFLASH_OK;
 }
 
-intflash_status read_args(const Problem& problem, const intflash_attend_args* given, ArgsUse use,
+intflash_status read_args(const Problem& problem, const intflash_attend_args* given, RunPart part,
                           intflash_attend_args& args) {
   intflash_status status = read_struct("args", "intflash_attend_args", given, args);
   if (status != INTFLASH_OK) return status;
@@ -141,8 +141,8 @@ intflash_status read_args(const Problem& problem, const intflash_attend_args* gi
                             p.num_kv_heads, p.kv_len,    p.head_dim_v};
   const TensorView out = {"out",       &args.out,   p.out_dtype, p.batch, p.num_query_heads,
                           p.query_len, p.head_dim_v};
-  const bool reads_query = use != ArgsUse::kPackOnly;
-  const bool reads_kv = use != ArgsUse::kPacked || p.mode != INTFLASH_MODE_INT8;
+  const bool reads_query = part != RunPart::kPack;
+  const bool reads_kv = part != RunPart::kAttendPacked || p.mode != INTFLASH_MODE_INT8;
   if (reads_query) status = check_tensor(query);
   if (status == INTFLASH_OK && reads_kv) status = check_tensor(key);
   if (status == INTFLASH_OK && reads_kv) status = check_tensor(value);

@@ -39,11 +39,11 @@ struct Problem {
 // Fills problem from desc, or sets the last error and returns a status.
 intflash_status make_problem(const intflash_attend_desc* given, Problem& problem);
 
-// Which tensors of args a call reads and writes.
-enum class ArgsUse { kPackOnly, kPacked, kAll };
+// What a run does: all of it, or one of the two halves. A batch's keys lie in a cache: it is whole.
+enum class RunPart { kAll, kPack, kAttendPacked };
 // Copies args, and checks its pointers and strides against problem. What they point to is checked
 // where it is first read.
-intflash_status read_args(const Problem& problem, const intflash_attend_args* given, ArgsUse use,
+intflash_status read_args(const Problem& problem, const intflash_attend_args* given, RunPart part,
                           intflash_attend_args& args);
 
 }  // namespace intflash::internal

@@ -114,7 +114,8 @@ intflash_status begin(const intflash_plan& plan, const intflash_attend_args& arg
   if (status != INTFLASH_OK) return status;
   DenseRun& run = *static_cast<DenseRun*>(workspace);
   if (part != RunPart::kAttendPacked) {
-    new (workspace) DenseRun{};
+    new (workspace) DenseRun;  // all of it is set below
+    run.packed = 0;
     reset_scan(run.key);
     reset_scan(run.value);
   } else if (!is_packed(plan, run)) {

@@ -18,9 +18,6 @@
 
 namespace intflash::internal {
 
-// What a run does with its keys: a batch's lie in a cache.
-enum class RunPart { kAll, kPack, kAttendPacked };
-
 struct PhaseRange {
   std::int32_t begin, end;
 };
