@@ -14,8 +14,8 @@
 #include <string>
 #include <vector>
 
-#include "machine/dispatch.h"
-#include "machine/thread_pool.h"
+#include "context/ports.h"
+#include "threads/thread_pool.h"
 
 namespace intflash::internal {
 namespace {

@@ -12,10 +12,10 @@
 #include <new>
 #include <sstream>
 
+#include "backend/backend.h"
 #include "core/checks.h"
-#include "core/tensor.h"
 #include "element.h"
-#include "engine/backend.h"
+#include "inputs/tensor.h"
 #include "random.h"
 
 namespace intflash::internal {

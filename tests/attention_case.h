@@ -11,8 +11,8 @@
 #include <string>
 #include <vector>
 
+#include "context/context.h"
 #include "intflash/intflash.h"
-#include "machine/context.h"
 
 namespace intflash::internal {
 

@@ -14,7 +14,7 @@
 #include <gtest/gtest.h>
 
 #include "api_call.h"
-#include "machine/thread_pool.h"
+#include "threads/thread_pool.h"
 
 namespace intflash::internal {
 namespace {

@@ -11,9 +11,9 @@
 #include <cstring>
 #include <vector>
 
-#include "cache/codec.h"
 #include "cache/sequence_file.h"
 #include "intflash/cache.h"
+#include "pages/codec.h"
 
 namespace {
 

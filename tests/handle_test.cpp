@@ -14,7 +14,7 @@
 
 #include "api_call.h"
 #include "machine/machine.h"
-#include "machine/parallel.h"
+#include "threads/parallel.h"
 
 namespace intflash::internal {
 namespace {

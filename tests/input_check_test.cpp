@@ -14,7 +14,7 @@
 #include <gtest/gtest.h>
 
 #include "api_call.h"
-#include "core/tensor.h"
+#include "inputs/tensor.h"
 #include "seed.h"
 #include "test_ports.h"
 

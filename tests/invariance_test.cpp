@@ -20,7 +20,7 @@
 
 #include "attention_case.h"
 #include "core/checks.h"
-#include "core/tensor.h"
+#include "inputs/tensor.h"
 #include "seed.h"
 #include "test_ports.h"
 

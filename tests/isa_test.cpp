@@ -10,8 +10,8 @@
 #include <gtest/gtest.h>
 
 #include "api_call.h"
+#include "context/ports.h"
 #include "machine/cpu_features.h"
-#include "machine/dispatch.h"
 
 namespace intflash::internal {
 namespace {

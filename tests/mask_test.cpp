@@ -4,7 +4,7 @@
 // Masks: ranges of visible keys, the keep words and the classes of blocks derived from them,
 // against the definition of each mask key by key.
 #include "core/mask.h"
-#include "core/problem.h"
+#include "inputs/problem.h"
 
 #include <algorithm>
 #include <cstdint>

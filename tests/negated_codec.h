@@ -4,8 +4,8 @@
 // A codec of the tests': int8's, with every code negated. Its results are int8's to the bit.
 #pragma once
 
-#include "cache/codec.h"
-#include "machine/dispatch.h"
+#include "context/ports.h"
+#include "pages/codec.h"
 
 namespace intflash::internal {
 

@@ -3,7 +3,7 @@
 //
 // run_parallel calls each worker exactly once, whoever's threads it runs on. thread_pool_test has
 // the context's own.
-#include "machine/parallel.h"
+#include "threads/parallel.h"
 
 #include <atomic>
 #include <thread>

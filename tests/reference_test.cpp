@@ -4,7 +4,7 @@
 // The reference backend: mode exact against a dense softmax written with Eigen and against algebra,
 // mode intfa against Algorithm 1 in double and against the figures of its paper.
 #include "reference/reference.h"
-#include "core/tensor.h"
+#include "inputs/tensor.h"
 
 #include <algorithm>
 #include <cmath>
@@ -16,7 +16,7 @@
 #include <Eigen/Dense>
 #include <gtest/gtest.h>
 
-#include "core/problem.h"
+#include "inputs/problem.h"
 #include "seed.h"
 #include "synthetic.h"
 

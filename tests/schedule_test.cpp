@@ -18,8 +18,8 @@
 #include <gtest/gtest.h>
 
 #include "balance.h"
-#include "engine/span_tree.h"
 #include "intflash/intflash.h"
+#include "states/span_tree.h"
 
 namespace intflash::internal {
 namespace {

@@ -4,7 +4,7 @@
 // Masks that are data: additive masks, ALiBi, and bits of the last keys. Their numbers are tested
 // with the other cases of attention (CaseBias); here is what they must not change, and what is
 // refused.
-#include "core/score_bias.h"
+#include "inputs/score_bias.h"
 
 #include <algorithm>
 #include <bit>

@@ -13,8 +13,8 @@
 
 #include <gtest/gtest.h>
 
-#include "cache/codec.h"
 #include "cache/sequence_file.h"
+#include "pages/codec.h"
 #include "random.h"
 #include "seed.h"
 #include "serving.h"

@@ -9,8 +9,8 @@
 
 #include <gtest/gtest.h>
 
-#include "core/tensor.h"
 #include "element.h"
+#include "inputs/tensor.h"
 
 namespace intflash::internal {
 namespace {

@@ -8,7 +8,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "machine/dispatch.h"
+#include "context/ports.h"
 
 namespace intflash::internal {
 

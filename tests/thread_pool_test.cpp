@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // A pool calls each worker once, whoever else uses it and however many threads the system gives it.
-#include "machine/thread_pool.h"
+#include "threads/thread_pool.h"
 
 #include <signal.h>
 

@@ -15,9 +15,9 @@
 #include <random>
 #include <vector>
 
+#include "context/ports.h"
 #include "error_metrics.h"
 #include "failure.h"
-#include "machine/dispatch.h"
 #include "stopwatch.h"
 
 namespace intflash {

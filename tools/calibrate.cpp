@@ -10,8 +10,8 @@
 
 #include "attention_inputs.h"
 #include "call.h"
-#include "core/tensor.h"
 #include "failure.h"
+#include "inputs/tensor.h"
 #include "npy.h"
 
 namespace intflash {

@@ -14,8 +14,8 @@
 
 #include "attention_inputs.h"
 #include "call.h"
-#include "core/tensor.h"
 #include "error_metrics.h"
+#include "inputs/tensor.h"
 #include "pipelines.h"
 
 namespace intflash {

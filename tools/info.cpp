@@ -12,8 +12,8 @@
 #include <nlohmann/json.hpp>
 
 #include "call.h"
+#include "context/ports.h"
 #include "failure.h"
-#include "machine/dispatch.h"
 #include "machine/machine.h"
 #include "machine_report.h"
 #include "peaks.h"

@@ -12,8 +12,8 @@
 #include <vector>
 
 #include "machine/machine.h"
-#include "machine/thread_pool.h"
 #include "stopwatch.h"
+#include "threads/thread_pool.h"
 
 namespace intflash {
 namespace {

@@ -8,8 +8,8 @@
 #include <cstddef>
 
 #include "call.h"
-#include "core/tensor.h"
 #include "failure.h"
+#include "inputs/tensor.h"
 
 namespace intflash {
 namespace {

@@ -10,9 +10,9 @@
 #include <numeric>
 #include <random>
 
+#include "context/ports.h"
 #include "failure.h"
 #include "intflash/cache.h"
-#include "machine/dispatch.h"
 #include "stopwatch.h"
 
 namespace intflash {

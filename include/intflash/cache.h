@@ -4,7 +4,7 @@
 // The quantized KV cache, and attention of ragged batches over it.
 //
 // A cache holds the keys and values of one or more layers as codes with a scale per token and kv
-// head, in pages: what their bytes mean is up to the cache's codec (src/cache/page.h has them byte
+// head, in pages: what their bytes mean is up to the cache's codec (src/pages/page.h has them byte
 // by byte). Page p stores page_size tokens of every kv head, contiguously, in each layer. Which
 // pages belong to a request, and in which order, is the caller's page table; or the cache keeps it,
 // in sequences: one table for all layers. The codes of a token depend on that token alone:

@@ -8,10 +8,10 @@
 #include "api/plans.h"
 #include "cache/kv_cache.h"
 #include "core/checks.h"
-#include "core/rope.h"
-#include "core/score_bias.h"
 #include "engine/shared_prefix.h"
-#include "engine/state_set.h"
+#include "inputs/rope.h"
+#include "inputs/score_bias.h"
+#include "states/state_set.h"
 
 namespace {
 

@@ -8,11 +8,11 @@
 #include <cstring>
 #include <new>
 
+#include "backend/backend.h"
+#include "context/context.h"
+#include "context/ports.h"
 #include "core/checks.h"
 #include "core/structs.h"
-#include "engine/backend.h"
-#include "machine/context.h"
-#include "machine/dispatch.h"
 #include "machine/machine.h"
 
 namespace {

@@ -8,8 +8,8 @@
 #include <cstring>
 
 #include "core/checks.h"
-#include "core/float_state.h"
-#include "engine/team.h"
+#include "machine/float_state.h"
+#include "threads/team.h"
 
 namespace intflash::internal {
 namespace {

@@ -6,8 +6,8 @@
 
 #include <cstddef>
 
+#include "backend/backend.h"
 #include "core/structs.h"
-#include "engine/backend.h"
 
 namespace intflash::internal {
 

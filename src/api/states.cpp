@@ -5,14 +5,14 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "context/context.h"
 #include "core/checks.h"
-#include "core/float_state.h"
 #include "core/limits.h"
 #include "core/structs.h"
-#include "core/token_rows.h"
-#include "engine/row_result.h"
-#include "engine/state_set.h"
-#include "machine/context.h"
+#include "inputs/token_rows.h"
+#include "machine/float_state.h"
+#include "states/row_result.h"
+#include "states/state_set.h"
 #include "tile/float_math.h"
 
 namespace {

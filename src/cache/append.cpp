@@ -7,9 +7,9 @@
 #include <cstring>
 
 #include "core/checks.h"
-#include "core/rope.h"
-#include "core/scan.h"
-#include "core/token_rows.h"
+#include "inputs/rope.h"
+#include "inputs/scan.h"
+#include "inputs/token_rows.h"
 
 namespace intflash::internal {
 namespace {

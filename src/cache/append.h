@@ -10,8 +10,8 @@
 #include <cstdint>
 
 #include "cache/kv_cache.h"
-#include "engine/team.h"
 #include "intflash/cache.h"
+#include "threads/team.h"
 
 namespace intflash::internal {
 

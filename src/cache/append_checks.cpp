@@ -7,11 +7,11 @@
 #include "cache/append.h"
 #include "core/checks.h"
 #include "core/limits.h"
-#include "core/rope.h"
-#include "core/scan.h"
 #include "core/structs.h"
-#include "core/tensor.h"
-#include "core/token_rows.h"
+#include "inputs/rope.h"
+#include "inputs/scan.h"
+#include "inputs/tensor.h"
+#include "inputs/token_rows.h"
 
 namespace intflash::internal {
 namespace {

@@ -3,7 +3,7 @@
 #include "cache/export.h"
 
 #include "core/checks.h"
-#include "engine/team.h"
+#include "threads/team.h"
 #include "tile/rotation.h"
 
 namespace intflash::internal {

@@ -8,7 +8,7 @@
 #include <new>
 #include <utility>
 
-#include "machine/context.h"
+#include "context/context.h"
 
 namespace intflash::internal {
 

@@ -10,12 +10,12 @@
 #include <numeric>
 #include <thread>
 
-#include "cache/codec.h"
 #include "cache/growable.h"
-#include "cache/page.h"
 #include "cache/page_table.h"
+#include "context/context.h"
 #include "intflash/cache.h"
-#include "machine/context.h"
+#include "pages/codec.h"
+#include "pages/page.h"
 
 namespace intflash::internal {
 

@@ -15,8 +15,8 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "cache/page.h"
 #include "intflash/cache.h"
+#include "pages/page.h"
 
 namespace intflash::internal {
 

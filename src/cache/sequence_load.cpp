@@ -8,7 +8,7 @@
 #include "cache/kv_cache.h"
 #include "cache/sequence_file.h"
 #include "core/checks.h"
-#include "core/scan.h"
+#include "inputs/scan.h"
 
 namespace intflash::internal {
 namespace {

@@ -7,13 +7,13 @@
 #include <cstdio>
 #include <new>
 
+#include "backend/host_data.h"
+#include "backend/score_range.h"
 #include "core/arena.h"
 #include "core/checks.h"
-#include "core/float_state.h"
-#include "core/rope.h"
-#include "core/score_bias.h"
-#include "engine/host_data.h"
-#include "engine/score_range.h"
+#include "inputs/rope.h"
+#include "inputs/score_bias.h"
+#include "machine/float_state.h"
 
 namespace intflash::internal {
 namespace {

@@ -8,10 +8,10 @@
 #include <atomic>
 #include <cstdint>
 
+#include "backend/backend.h"
 #include "cache/kv_cache.h"
-#include "core/scan.h"
 #include "engine/attention.h"
-#include "engine/backend.h"
+#include "inputs/scan.h"
 #include "intflash/cache.h"
 
 namespace intflash::internal {

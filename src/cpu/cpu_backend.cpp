@@ -8,11 +8,11 @@
 #include <cmath>
 #include <new>
 
+#include "backend/host_data.h"
+#include "backend/score_range.h"
 #include "cpu/batch.h"
 #include "cpu/dense_run.h"
 #include "cpu/pack_kv.h"
-#include "engine/host_data.h"
-#include "engine/score_range.h"
 
 namespace intflash::internal {
 namespace {

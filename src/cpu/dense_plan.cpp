@@ -5,9 +5,9 @@
 #include <algorithm>
 #include <cstdio>
 
-#include "cache/codec.h"
 #include "core/arena.h"
 #include "engine/attention.h"
+#include "pages/codec.h"
 
 namespace intflash::internal {
 namespace {

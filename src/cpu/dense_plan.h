@@ -6,9 +6,9 @@
 
 #include <cstdint>
 
-#include "cache/page.h"
-#include "engine/plan.h"
+#include "backend/plan.h"
 #include "engine/worker.h"
+#include "pages/page.h"
 
 namespace intflash::internal {
 

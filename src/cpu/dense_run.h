@@ -7,12 +7,12 @@
 #include <atomic>
 #include <cstdint>
 
-#include "core/scan.h"
-#include "core/score_bias.h"
+#include "backend/backend.h"
 #include "cpu/dense_plan.h"
 #include "engine/attention.h"
-#include "engine/backend.h"
 #include "engine/worker.h"
+#include "inputs/scan.h"
+#include "inputs/score_bias.h"
 
 namespace intflash::internal {
 

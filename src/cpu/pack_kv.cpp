@@ -7,7 +7,7 @@
 
 #include "core/limits.h"
 #include "core/mask.h"
-#include "core/token_rows.h"
+#include "inputs/token_rows.h"
 
 namespace intflash::internal {
 namespace {

@@ -7,9 +7,9 @@
 
 #include <algorithm>
 
-#include "core/rope.h"
 #include "core/structs.h"
 #include "engine/section_keys.h"
+#include "inputs/rope.h"
 
 namespace intflash::internal {
 namespace {

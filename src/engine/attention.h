@@ -8,11 +8,11 @@
 #include <cstdint>
 
 #include "cache/kv_cache.h"
-#include "cache/page.h"
-#include "core/score_bias.h"
 #include "engine/row_group.h"
 #include "engine/schedule.h"
+#include "inputs/score_bias.h"
 #include "intflash/cache.h"
+#include "pages/page.h"
 
 namespace intflash::internal {
 

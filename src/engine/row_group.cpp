@@ -7,10 +7,10 @@
 #include <cmath>
 
 #include "core/limits.h"
-#include "core/rope.h"
-#include "core/tensor.h"
-#include "core/token_rows.h"
-#include "engine/row_result.h"
+#include "inputs/rope.h"
+#include "inputs/tensor.h"
+#include "inputs/token_rows.h"
+#include "states/row_result.h"
 #include "tile/float_math.h"
 #include "tile/mask_words.h"
 #include "tile/rope.h"

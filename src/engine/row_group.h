@@ -9,8 +9,8 @@
 #include <cstdint>
 
 #include "core/mask.h"
-#include "core/score_bias.h"
 #include "engine/worker.h"
+#include "inputs/score_bias.h"
 #include "intflash/cache.h"
 
 namespace intflash::internal {

@@ -6,8 +6,8 @@
 #include <cmath>
 #include <new>
 
-#include "core/float_state.h"
 #include "engine/shared_prefix.h"
+#include "machine/float_state.h"
 
 namespace intflash::internal {
 namespace {

@@ -9,10 +9,10 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "context/context.h"
 #include "core/mask.h"
 #include "engine/worker.h"
 #include "intflash/cache.h"
-#include "machine/context.h"
 
 namespace intflash::internal {
 

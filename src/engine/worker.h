@@ -8,8 +8,8 @@
 #include <cstdint>
 
 #include "core/mask.h"
-#include "core/score_bias.h"
-#include "engine/span_tree.h"
+#include "inputs/score_bias.h"
+#include "states/span_tree.h"
 #include "tile/portability.h"
 #include "tile/types.h"
 

@@ -11,8 +11,8 @@
 #include <cmath>
 #include <limits>
 
-#include "core/score_bias.h"
-#include "core/tensor.h"
+#include "inputs/score_bias.h"
+#include "inputs/tensor.h"
 
 namespace intflash::internal {
 namespace {

@@ -8,7 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "core/problem.h"
+#include "inputs/problem.h"
 #include "intflash/intflash.h"
 
 namespace intflash::internal {

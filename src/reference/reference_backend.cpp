@@ -8,15 +8,15 @@
 #include <cstdio>
 #include <new>
 
+#include "backend/backend.h"
+#include "backend/host_data.h"
 #include "cache/export.h"
 #include "core/arena.h"
-#include "core/rope.h"
-#include "core/score_bias.h"
 #include "core/structs.h"
-#include "core/tensor.h"
-#include "core/token_rows.h"
-#include "engine/backend.h"
-#include "engine/host_data.h"
+#include "inputs/rope.h"
+#include "inputs/score_bias.h"
+#include "inputs/tensor.h"
+#include "inputs/token_rows.h"
 #include "reference/reference.h"
 #include "tile/rope.h"
 

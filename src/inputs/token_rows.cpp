@@ -1,10 +1,10 @@
 // Copyright 2026 The intflash Authors
 // SPDX-License-Identifier: Apache-2.0
-#include "core/token_rows.h"
+#include "inputs/token_rows.h"
 
 #include <cstring>
 
-#include "core/problem.h"
+#include "inputs/problem.h"
 #include "tile/widen.h"
 
 namespace intflash::internal {

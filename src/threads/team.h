@@ -8,8 +8,8 @@
 #include <atomic>
 #include <cstdint>
 
-#include "core/float_state.h"
-#include "machine/parallel.h"
+#include "machine/float_state.h"
+#include "threads/parallel.h"
 
 namespace intflash::internal {
 

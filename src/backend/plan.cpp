@@ -1,13 +1,13 @@
 // Copyright 2026 The intflash Authors
 // SPDX-License-Identifier: Apache-2.0
-#include "engine/plan.h"
+#include "backend/plan.h"
 
 #include <cmath>
 
 #include "cache/kv_cache.h"
-#include "core/float_state.h"
 #include "core/serial.h"
 #include "core/structs.h"
+#include "machine/float_state.h"
 
 namespace intflash::internal {
 namespace {

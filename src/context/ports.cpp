@@ -1,13 +1,13 @@
 // Copyright 2026 The intflash Authors
 // SPDX-License-Identifier: Apache-2.0
-#include "machine/dispatch.h"
+#include "context/ports.h"
 
 #include <array>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 
-#include "core/problem.h"
+#include "core/checks.h"
 #include "machine/cpu_features.h"
 
 namespace intflash::internal {

@@ -1,13 +1,13 @@
 // Copyright 2026 The intflash Authors
 // SPDX-License-Identifier: Apache-2.0
-#include "engine/host_data.h"
+#include "backend/host_data.h"
 
 #include <cstdio>
 
 #include "core/limits.h"
-#include "core/rope.h"
-#include "core/score_bias.h"
 #include "core/structs.h"
+#include "inputs/rope.h"
+#include "inputs/score_bias.h"
 
 namespace intflash::internal {
 

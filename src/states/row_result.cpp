@@ -1,9 +1,9 @@
 // Copyright 2026 The intflash Authors
 // SPDX-License-Identifier: Apache-2.0
-#include "engine/row_result.h"
+#include "states/row_result.h"
 
 #include "core/limits.h"
-#include "engine/merge.h"
+#include "states/merge.h"
 #include "tile/state.h"
 
 namespace intflash::internal {

@@ -1,6 +1,6 @@
 // Copyright 2026 The intflash Authors
 // SPDX-License-Identifier: Apache-2.0
-#include "machine/thread_pool.h"
+#include "threads/thread_pool.h"
 
 #include <signal.h>
 

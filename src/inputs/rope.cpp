@@ -1,6 +1,6 @@
 // Copyright 2026 The intflash Authors
 // SPDX-License-Identifier: Apache-2.0
-#include "core/rope.h"
+#include "inputs/rope.h"
 
 #include <cmath>
 

@@ -5,7 +5,7 @@
 // sinks, slopes, rope. Elements of tensors and masks are looked at as the run reads them.
 #pragma once
 
-#include "engine/plan.h"
+#include "backend/plan.h"
 
 namespace intflash::internal {
 

@@ -12,7 +12,7 @@
 #include <span>
 
 #include "machine/machine.h"
-#include "machine/parallel.h"
+#include "threads/parallel.h"
 
 namespace intflash::internal {
 

@@ -1,6 +1,6 @@
 // Copyright 2026 The intflash Authors
 // SPDX-License-Identifier: Apache-2.0
-#include "engine/merge.h"
+#include "states/merge.h"
 
 #include <bit>
 #include <cmath>
@@ -9,8 +9,8 @@
 #include <limits>
 
 #include "core/checks.h"
-#include "core/float_state.h"
 #include "intflash/cache.h"
+#include "machine/float_state.h"
 #include "tile/float_math.h"
 #include "tile/types.h"
 

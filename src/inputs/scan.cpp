@@ -1,14 +1,14 @@
 // Copyright 2026 The intflash Authors
 // SPDX-License-Identifier: Apache-2.0
-#include "core/scan.h"
+#include "inputs/scan.h"
 
 #include <algorithm>
 #include <bit>
 #include <cmath>
 
 #include "core/checks.h"
-#include "core/tensor.h"
-#include "core/token_rows.h"
+#include "inputs/tensor.h"
+#include "inputs/token_rows.h"
 
 namespace intflash::internal {
 namespace {

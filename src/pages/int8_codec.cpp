@@ -6,7 +6,7 @@
 #include <cmath>
 #include <cstring>
 
-#include "cache/codec.h"
+#include "pages/codec.h"
 
 namespace intflash::internal {
 namespace {

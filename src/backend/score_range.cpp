@@ -1,6 +1,6 @@
 // Copyright 2026 The intflash Authors
 // SPDX-License-Identifier: Apache-2.0
-#include "engine/score_range.h"
+#include "backend/score_range.h"
 
 #include <algorithm>
 

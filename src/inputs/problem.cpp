@@ -1,13 +1,13 @@
 // Copyright 2026 The intflash Authors
 // SPDX-License-Identifier: Apache-2.0
-#include "core/problem.h"
+#include "inputs/problem.h"
 
 #include <cmath>
 
-#include "core/float_state.h"
 #include "core/limits.h"
-#include "core/score_bias.h"
 #include "core/structs.h"
+#include "inputs/score_bias.h"
+#include "machine/float_state.h"
 #include "tile/types.h"
 
 namespace intflash::internal {

@@ -7,13 +7,13 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "context/ports.h"
 #include "intflash/intflash.h"
-#include "machine/dispatch.h"
-#include "machine/parallel.h"
-#include "machine/thread_pool.h"
+#include "threads/parallel.h"
+#include "threads/thread_pool.h"
 
 namespace intflash::internal {
-struct Backend;  // engine/backend.h
+struct Backend;  // backend/backend.h
 }
 
 struct intflash_context {

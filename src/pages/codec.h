@@ -8,8 +8,8 @@
 
 #include <cstdint>
 
-#include "cache/page.h"
 #include "intflash/cache.h"
+#include "pages/page.h"
 
 namespace intflash::internal {
 

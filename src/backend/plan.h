@@ -8,13 +8,13 @@
 #include <cstdint>
 #include <new>
 
-#include "cache/codec.h"
-#include "cache/page.h"
+#include "context/context.h"
 #include "core/checks.h"
-#include "core/problem.h"
 #include "engine/schedule.h"
+#include "inputs/problem.h"
 #include "intflash/cache.h"
-#include "machine/context.h"
+#include "pages/codec.h"
+#include "pages/page.h"
 
 namespace intflash::internal {
 
@@ -31,7 +31,7 @@ struct CacheShape {
   const Codec* codec;
 };
 
-struct RunCalls;  // engine/backend.h
+struct RunCalls;  // backend/backend.h
 
 }  // namespace intflash::internal
 

@@ -9,8 +9,8 @@
 #include <atomic>
 #include <cstdint>
 
+#include "backend/plan.h"
 #include "core/checks.h"
-#include "engine/plan.h"
 #include "intflash/cache.h"
 
 namespace intflash::internal {

@@ -1,8 +1,8 @@
 // Copyright 2026 The intflash Authors
 // SPDX-License-Identifier: Apache-2.0
-#include "machine/parallel.h"
+#include "threads/parallel.h"
 
-#include "machine/thread_pool.h"
+#include "threads/thread_pool.h"
 
 #if defined(_OPENMP)
 #include <omp.h>

@@ -1,12 +1,12 @@
 // Copyright 2026 The intflash Authors
 // SPDX-License-Identifier: Apache-2.0
-#include "cache/codec.h"
+#include "pages/codec.h"
 
 #include <cstdio>
 #include <iterator>
 
+#include "context/ports.h"
 #include "core/checks.h"
-#include "machine/dispatch.h"
 
 namespace intflash::internal {
 namespace {

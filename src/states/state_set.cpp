@@ -1,6 +1,6 @@
 // Copyright 2026 The intflash Authors
 // SPDX-License-Identifier: Apache-2.0
-#include "engine/state_set.h"
+#include "states/state_set.h"
 
 #include <algorithm>
 #include <bit>
@@ -9,7 +9,7 @@
 
 #include "core/checks.h"
 #include "core/structs.h"
-#include "engine/span_tree.h"
+#include "states/span_tree.h"
 #include "tile/float_math.h"
 
 namespace intflash::internal {
