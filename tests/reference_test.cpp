@@ -401,6 +401,19 @@ RowMatrix rounded_per_token(RowMatrix x) {
   return x;
 }
 
+// The largest value among keys from the first to the last that some query sees.
+double largest_seen(const intflash_attend_desc& desc, const RowMatrix& value) {
+  std::int64_t begin = desc.kv_len, end = 0;
+  for (std::int64_t i = 0; i < desc.query_len; ++i) {
+    for (std::int64_t t = 0; t < desc.kv_len; ++t) {
+      if (!sees(desc, i, t)) continue;
+      begin = std::min(begin, t);
+      end = std::max(end, t + 1);
+    }
+  }
+  return value.middleRows(begin, end - begin).cwiseAbs().maxCoeff();
+}
+
 // Algorithm 1 on one head in double: the roundings of the paper, none of float32's.
 RowMatrix algorithm_1(const intflash_attend_desc& desc, const Arrays& arrays, std::int64_t h) {
   const std::int64_t kv = h * desc.num_kv_heads / desc.num_query_heads;
@@ -408,7 +421,7 @@ RowMatrix algorithm_1(const intflash_attend_desc& desc, const Arrays& arrays, st
       rounded_per_token(head_matrix(arrays.query, h, desc.query_len, desc.head_dim));
   const RowMatrix key = rounded_per_token(head_matrix(arrays.key, kv, desc.kv_len, desc.head_dim));
   RowMatrix value = head_matrix(arrays.value, kv, desc.kv_len, desc.head_dim);
-  const double value_scale = value.cwiseAbs().maxCoeff() / 127;
+  const double value_scale = largest_seen(desc, value) / 127;
   value = (value / value_scale).array().round() * value_scale;
   RowMatrix scores = query * key.transpose() / std::sqrt(static_cast<double>(desc.head_dim));
   if (desc.score_cap > 0) scores = desc.score_cap * (scores.array() / desc.score_cap).tanh();

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <string>
 #include <utility>
 #include <vector>
@@ -194,6 +195,37 @@ TEST_F(Sequences, UnknownNumbersAreRefused) {
   }
   EXPECT_EQ(fork, 77);
   EXPECT_EQ(create(), sequence);  // used again
+}
+
+// Of one query, by a window, bits or an additive mask.
+TEST(Sequence, HugeKeysThatNoQuerySeesFailNoRun) {
+  const Shape shape;
+  Server server(shape);
+  Tokens tokens = random_tokens(shape, 60, 1);
+  tokens.query[59 * static_cast<std::size_t>(shape.num_query_heads() * shape.head_dim)] = 0x1p40f;
+  const auto attend_beside = [&](float key) {
+    Tokens appended = tokens;
+    appended.key[0] = key;
+    const std::int32_t sequence = server.create_sequence();
+    EXPECT_EQ(server.append(sequence, appended, 0, 60), INTFLASH_OK);
+    Request request = server.request_of(sequence);
+    request.query = tokens.query.data() + 59 * shape.num_query_heads() * shape.head_dim;
+    return request;
+  };
+  const std::uint64_t all_but_first = ~std::uint64_t{1};
+  std::vector<float> hidden(60, 0.0f);
+  hidden[0] = -std::numeric_limits<float>::infinity();
+  const auto hide = [&](Request request, int how) {
+    if (how == 0) request.mask = INTFLASH_MASK_WINDOW, request.window_left = 30;
+    if (how == 1) request.bits = {&all_but_first, 60};
+    if (how == 2) request.additive = {hidden.data(), INTFLASH_F32, 0, 0, 60, nullptr};
+    return request;
+  };
+  const Request huge = attend_beside(0x1p99f);
+  const Request small = attend_beside(1);
+  EXPECT_EQ(server.status_of({huge}), INTFLASH_SCORE_OVERFLOW);
+  for (int how = 0; how < 3; ++how)
+    EXPECT_EQ(server.attend({hide(huge, how)}), server.attend({hide(small, how)})) << how;
 }
 
 // Keys near the end of the range fail the runs that read them, and no others: neither beside them

@@ -343,13 +343,14 @@ INTFLASH_API int64_t intflash_plan_num_tasks(const intflash_plan* plan, int32_t 
 // Checks args, packs key and value into the workspace (64-byte aligned, at least
 // intflash_plan_workspace_bytes), and attends. Allocates nothing. NaN or infinity in the inputs is
 // an error that names the tensor and its first such element, found before anything is written to
-// out or lse. Keys and values that the masks hide from all queries may go unread, whatever they
-// hold.
+// out or lse. Keys and values that the masks hide from all queries change no bit and are no error,
+// whatever they hold.
 INTFLASH_API intflash_status intflash_run(const intflash_plan* plan,
                                           const intflash_attend_args* args, void* workspace,
                                           size_t workspace_bytes);
 // The two halves of intflash_run, for keys and values that are attended more than once.
-// intflash_pack reads key and value only (query and out may have data == NULL); intflash_run_packed
+// intflash_pack reads key and value only (query and out may have data == NULL), and what masks there
+// are: give it masks only if all runs hide from all queries what these hide. intflash_run_packed
 // reads query alone and a workspace that intflash_pack of the same plan was the last to fill:
 // intflash_run leaves other things there. In the modes exact and intfa nothing is packed:
 // intflash_run_packed then reads key and value.

@@ -7,23 +7,34 @@
 #include "core/limits.h"
 #include "core/structs.h"
 #include "inputs/rope.h"
+#include "inputs/scan.h"
 #include "inputs/score_bias.h"
 
 namespace intflash::internal {
 
-intflash_status check_dense_contents(const Problem& problem, const intflash_attend_args& args,
-                                     RunPart part) {
+SeenKeys seen_keys(const intflash_context& context, const Problem& problem,
+                   const intflash_attend_args& args) {
+  return {*context.port->kernels,
+          problem.group_size,
+          {args.additive_mask, nullptr, args.bit_mask, problem.mask}};
+}
+
+intflash_status check_dense_contents(const intflash_context& context, const Problem& problem,
+                                     const intflash_attend_args& args, RunPart part) {
   const Problem& p = problem;
+  const SeenKeys seen = seen_keys(context, problem, args);
   intflash_status status = INTFLASH_OK;
   if (part != RunPart::kPack)
     status = check_scale_values(
-        {"query", &args.query, p.query_dtype, p.batch, p.num_query_heads, p.query_len, p.head_dim});
+        {"query", &args.query, p.query_dtype, p.batch, p.num_query_heads, p.query_len, p.head_dim},
+        nullptr);
   if (status == INTFLASH_OK && (part != RunPart::kAttendPacked || p.mode != INTFLASH_MODE_INT8)) {
     status = check_scale_values(
-        {"key", &args.key, p.key_dtype, p.batch, p.num_kv_heads, p.kv_len, p.head_dim});
+        {"key", &args.key, p.key_dtype, p.batch, p.num_kv_heads, p.kv_len, p.head_dim}, &seen);
     if (status == INTFLASH_OK)
       status = check_scale_values(
-          {"value", &args.value, p.value_dtype, p.batch, p.num_kv_heads, p.kv_len, p.head_dim_v});
+          {"value", &args.value, p.value_dtype, p.batch, p.num_kv_heads, p.kv_len, p.head_dim_v},
+          &seen);
   }
   const std::int64_t heads = p.batch * p.num_kv_heads;
   if (status == INTFLASH_OK && p.center_key)
@@ -41,8 +52,8 @@ intflash_status check_dense_contents(const Problem& problem, const intflash_atte
 intflash_status check_batch_contents(const intflash_plan& plan, const intflash_batch_args& args) {
   const Problem& p = plan.problem;
   const std::int64_t heads = p.num_query_heads;
-  intflash_status status =
-      check_scale_values({"query", &args.query, p.query_dtype, 1, heads, p.query_len, p.head_dim});
+  intflash_status status = check_scale_values(
+      {"query", &args.query, p.query_dtype, 1, heads, p.query_len, p.head_dim}, nullptr);
   if (status == INTFLASH_OK && args.states == nullptr) status = check_sinks(args.sinks, heads);
   if (status == INTFLASH_OK) status = check_slopes(args.alibi_slopes, heads);
   for (std::int64_t r = 0; status == INTFLASH_OK && r < plan.schedule.num_requests; ++r) {

@@ -6,11 +6,16 @@
 #pragma once
 
 #include "backend/plan.h"
+#include "inputs/seen_keys.h"
 
 namespace intflash::internal {
 
-intflash_status check_dense_contents(const Problem& problem, const intflash_attend_args& args,
-                                     RunPart part);
+// The keys that count.
+SeenKeys seen_keys(const intflash_context& context, const Problem& problem,
+                   const intflash_attend_args& args);
+
+intflash_status check_dense_contents(const intflash_context& context, const Problem& problem,
+                                     const intflash_attend_args& args, RunPart part);
 intflash_status check_batch_contents(const intflash_plan& plan, const intflash_batch_args& args);
 
 }  // namespace intflash::internal

@@ -33,11 +33,6 @@ intflash_status check_block_strides(const TensorView& view) {
   return INTFLASH_OK;
 }
 
-std::int64_t scales_of_head(const TensorView& view) {
-  const std::int64_t block = view.tensor->scale_block;
-  return block == 0 ? 1 : (view.tokens - 1) / block + 1;
-}
-
 intflash_status check_scales(const TensorView& view) {
   const intflash_tensor& tensor = *view.tensor;
   if (tensor.scale == nullptr)
@@ -50,30 +45,10 @@ intflash_status check_scales(const TensorView& view) {
   const Axis axes[] = {{"scale_stride_batch", view.batch, tensor.scale_stride_batch},
                        {"scale_stride_head", view.heads, tensor.scale_stride_head}};
   const intflash_status status = check_pointer(view.name, ".scale", tensor.scale);
-  return status == INTFLASH_OK ? check_axes(view.name, axes, scales_of_head(view)) : status;
+  return status == INTFLASH_OK ? check_axes(view.name, axes, view.scales_of_head()) : status;
 }
 
 }  // namespace
-
-intflash_status check_scale_values(const TensorView& view) {
-  if (view.dtype != INTFLASH_INT8 || view.is_empty()) return INTFLASH_OK;
-  const intflash_tensor& tensor = *view.tensor;
-  const std::int64_t count = scales_of_head(view);
-  for (std::int64_t b = 0; b < (tensor.scale_stride_batch == 0 ? 1 : view.batch); ++b) {
-    for (std::int64_t h = 0; h < (tensor.scale_stride_head == 0 ? 1 : view.heads); ++h) {
-      const float* scale =
-          tensor.scale + b * tensor.scale_stride_batch + h * tensor.scale_stride_head;
-      for (std::int64_t i = 0; i < count; ++i) {
-        if (std::isfinite(scale[i]) && scale[i] > 0) continue;
-        return fail(INTFLASH_BAD_SCALE,
-                    "%s.scale[batch %lld][head %lld][%lld] = %g: must be finite and > 0", view.name,
-                    static_cast<i64>(b), static_cast<i64>(h), static_cast<i64>(i),
-                    static_cast<double>(scale[i]));
-      }
-    }
-  }
-  return INTFLASH_OK;
-}
 
 intflash_status fail(intflash_status status, const char* format, ...) {
   va_list arguments;

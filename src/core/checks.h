@@ -79,6 +79,10 @@ struct TensorView {
   std::int64_t batch, heads, tokens, dim;
 
   bool is_empty() const { return batch == 0 || tokens == 0; }
+  // How many scales a head has, where it is INT8 and not empty.
+  std::int64_t scales_of_head() const {
+    return tensor->scale_block == 0 ? 1 : (tokens - 1) / tensor->scale_block + 1;
+  }
 };
 
 // Pointers and strides; of ggml's types, that every row begins with a block.
@@ -88,8 +92,6 @@ intflash_status check_no_overlap(const TensorView& view);
 
 // What lies behind pointers that have been checked.
 
-// Scales of an INT8 tensor: finite and > 0.
-intflash_status check_scale_values(const TensorView& view);
 // Sink logits: finite or -infinity.
 intflash_status check_sinks(const float* sinks, std::int64_t num_query_heads);
 // Given means: finite, and below 2^max_exponent.

@@ -13,6 +13,7 @@
 #include "core/checks.h"
 #include "inputs/rope.h"
 #include "inputs/score_bias.h"
+#include "inputs/seen_keys.h"
 #include "machine/float_state.h"
 
 namespace intflash::internal {
@@ -109,9 +110,9 @@ Attention attention_of(const BatchRun& run) {
   return attention;
 }
 
-ScoreRange score_range(const BatchRun& run) {
+ScoreRange score_range(const BatchRun& run, double largest_key) {
   const double turned = run.args.rope.cos == nullptr ? 1.0 : 2.0 * static_cast<double>(kMaxRope);
-  return {largest_of(run.query_tensor(), run.query) * turned, run.largest_key,
+  return {largest_of(run.query_tensor(), run.query) * turned, largest_key,
           static_cast<double>(run.batch_plan().largest_softmax_scale), run.plan->problem.head_dim,
           run.plan->problem.rotate};
 }
@@ -162,6 +163,37 @@ double largest_key(const intflash_plan& plan, const intflash_cache& cache,
          static_cast<double>(cache.layers[args.layer].largest_key_center);
 }
 
+// The same of keys that some query sees, at most, by their scales.
+double largest_seen_key(const BatchRun& run) {
+  const intflash_plan& plan = *run.plan;
+  const intflash_cache& cache = *run.cache;
+  float largest = 0;
+  for (std::int64_t r = 0; r < plan.schedule.num_requests; ++r) {
+    const Request& request = plan.schedule.requests[r];
+    const PageRun pages = batch_pages(cache, run.args, r, request.mask.kv_begin);
+    const SeenKeys seen = {*plan.context->port->kernels, plan.problem.group_size,
+                           score_bias(run.attention, r)};
+    for (std::int64_t head = 0; head < cache.num_kv_heads; ++head) {
+      for (std::int64_t first = request.keys.begin / kBlockTokens * kBlockTokens;
+           first < request.keys.end; first += kBlockTokens) {
+        const KvBlock block = cache.block(pages, head, first);
+        seen.for_each_run(0, head, first, [&](std::int64_t token, std::int64_t count) {
+          const float* scale = block.key_scale + (token - first);
+          largest = std::max(largest, *std::max_element(scale, scale + count));
+        });
+      }
+    }
+  }
+  return 127.001 * static_cast<double>(largest) +
+         static_cast<double>(cache.layers[run.args.layer].largest_key_center);
+}
+
+// Of all keys in the pages where that is safe, else of those that are seen.
+ScoreRange score_range(const BatchRun& run) {
+  const ScoreRange range = score_range(run, run.largest_key);
+  return range.is_safe() ? range : score_range(run, largest_seen_key(run));
+}
+
 bool is_sound(const BatchRun& run) {
   return run.query.first_bad.load(std::memory_order_relaxed) == INT64_MAX &&
          run.first_bad_bias.load(std::memory_order_relaxed) == INT64_MAX &&
@@ -199,7 +231,7 @@ void run_task(Run& any_run, std::int32_t phase, std::int64_t task, std::int32_t 
   const BatchPlan& plan = run.batch_plan();
   if (was_cancelled(run)) return;
   if (phase == kScanPhase) {
-    scan_chunk(*plan.context->port->kernels, run.query_tensor(), task, run.query, nullptr);
+    scan_chunk(*plan.context->port->kernels, run.query_tensor(), task, run.query);
     scan_masks(run, task);
     return;
   }
@@ -216,7 +248,8 @@ void run_task(Run& any_run, std::int32_t phase, std::int64_t task, std::int32_t 
 
 intflash_status end(Run& any_run) {
   const BatchRun& run = static_cast<const BatchRun&>(any_run);
-  intflash_status status = report_bad(run.query_tensor(), run.query);
+  intflash_status status =
+      report_bad(run.query_tensor(), run.query.first_bad.load(std::memory_order_relaxed), nullptr);
   if (status == INTFLASH_OK) status = report_bad_masks(run);
   if (status == INTFLASH_OK) status = check_score_range(score_range(run));
   return status == INTFLASH_OK ? check_cancelled(run) : status;

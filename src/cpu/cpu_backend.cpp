@@ -89,10 +89,32 @@ ScoreRange score_range(const DenseRun& run, double largest_key) {
   return {largest_of(run.query_tensor(), run.query), largest_key,
           static_cast<double>(p.softmax_scale), p.head_dim, p.rotate};
 }
-ScoreRange score_range(const DenseRun& run) {
-  return score_range(run, run.part == RunPart::kAttendPacked
-                              ? run.packed_largest_key
-                              : largest_of(run.key_tensor(), run.key));
+
+// What a run has found of keys and values so far; and of those that some query sees. Only where the
+// former may be an error is the latter asked for: it reads all of them once more.
+struct Findings {
+  Finding key, value;
+};
+Findings found(const DenseRun& run) {
+  if (run.part == RunPart::kAttendPacked)
+    return {{run.packed_largest_key, INT64_MAX}, {0, INT64_MAX}};
+  return {found(run.key_tensor(), run.key), found(run.value_tensor(), run.value)};
+}
+Findings found_of_seen(const DenseRun& run) {
+  if (run.part == RunPart::kAttendPacked)
+    return {{largest_packed_key(run), INT64_MAX}, {0, INT64_MAX}};
+  return {scan_seen(run.seen_keys(), run.key_tensor()),
+          scan_seen(run.seen_keys(), run.value_tensor())};
+}
+bool has_scores(const DenseRun& run) {
+  return run.part != RunPart::kPack && run.problem().kv_len > 0;
+}
+bool is_sound(const DenseRun& run, const Findings& findings) {
+  return is_sound(findings.key, findings.value) &&
+         (!has_scores(run) || score_range(run, findings.key.largest).is_safe());
+}
+bool is_kv_sound(const DenseRun& run) {
+  return is_sound(run, found(run)) || is_sound(run, found_of_seen(run));
 }
 
 // What is not sound is an error in the end, and nothing to compute with.
@@ -101,7 +123,7 @@ bool bring_block(const void* user, const Worker& worker, std::int64_t request, s
   DenseRun& run = *static_cast<DenseRun*>(const_cast<void*>(user));
   pack_score_block(run, worker, run.head_index(request, kv_head), first_key, kv_end, worker.pages,
                    block);
-  return is_kv_sound(run) && score_range(run).is_safe();
+  return is_sound(run, found(run)) || may_attend(run, [&] { return is_kv_sound(run); });
 }
 
 bool packs_as_it_attends(const DenseRun& run) {
@@ -110,7 +132,7 @@ bool packs_as_it_attends(const DenseRun& run) {
 
 intflash_status begin(const intflash_plan& plan, const intflash_attend_args& args, RunPart part,
                       void* workspace) {
-  const intflash_status status = check_dense_contents(plan.problem, args, part);
+  const intflash_status status = check_dense_contents(*plan.context, plan.problem, args, part);
   if (status != INTFLASH_OK) return status;
   DenseRun& run = *static_cast<DenseRun*>(workspace);
   if (part != RunPart::kAttendPacked) {
@@ -202,10 +224,7 @@ bool is_query_sound(const DenseRun& run) {
   return run.query.first_bad.load(std::memory_order_relaxed) == INT64_MAX &&
          run.first_bad_bias.load(std::memory_order_relaxed) == INT64_MAX;
 }
-bool is_sound(const DenseRun& run) {
-  return is_query_sound(run) && (run.part == RunPart::kAttendPacked || is_kv_sound(run)) &&
-         (run.problem().kv_len == 0 || score_range(run).is_safe());
-}
+bool is_sound(const DenseRun& run) { return is_query_sound(run) && is_kv_sound(run); }
 
 void run_task(Run& any_run, std::int32_t phase, std::int64_t task, std::int32_t worker_index) {
   DenseRun& run = static_cast<DenseRun&>(any_run);
@@ -214,13 +233,13 @@ void run_task(Run& any_run, std::int32_t phase, std::int64_t task, std::int32_t 
     case kSum:
       return sum_chunk(run, task);
     case kCenter:
-      if (run.sums_keys() || run.sums_values()) compute_center(run, task);
+      if (run.sums_keys() || run.sums_values()) compute_center(run, run.worker(worker_index), task);
       return;
     case kPack:
       return pack_block(run, run.worker(worker_index), task);
     case kScan:
       if (task < num_query_chunks(*run.plan))
-        scan_chunk(run.kernels(), run.query_tensor(), task, run.query, nullptr);
+        scan_chunk(run.kernels(), run.query_tensor(), task, run.query);
       return scan_mask(run, task);
     default:
       break;
@@ -237,16 +256,19 @@ void run_task(Run& any_run, std::int32_t phase, std::int64_t task, std::int32_t 
 
 intflash_status end(Run& any_run) {
   DenseRun& run = static_cast<DenseRun&>(any_run);
-  intflash_status status = INTFLASH_OK;
-  if (run.part != RunPart::kAttendPacked) status = check_packed(run);
+  Findings findings = found(run);
+  if (!is_sound(run, findings)) findings = found_of_seen(run);
+  intflash_status status = check_kv(run, findings.key, findings.value);
   if (run.part != RunPart::kPack) {
-    if (status == INTFLASH_OK) status = report_bad(run.query_tensor(), run.query);
+    if (status == INTFLASH_OK)
+      status = report_bad(run.query_tensor(), run.query.first_bad.load(std::memory_order_relaxed),
+                          nullptr);
     if (status == INTFLASH_OK) status = report_bad_bias(run);
-    if (status == INTFLASH_OK && run.problem().kv_len > 0)
-      status = check_score_range(score_range(run));
+    if (status == INTFLASH_OK && has_scores(run))
+      status = check_score_range(score_range(run, findings.key.largest));
   }
   if (status == INTFLASH_OK) status = check_cancelled(run);
-  if (status == INTFLASH_OK && run.part == RunPart::kPack) mark_packed(run);
+  if (status == INTFLASH_OK && run.part == RunPart::kPack) mark_packed(run, findings.key.largest);
   return status;
 }
 

@@ -46,7 +46,7 @@ void lay_out(const KernelTable& kernels, std::int64_t run_bytes, DensePlan& plan
   plan.mask_offset =
       arena.take(problem.batch * problem.query_len * static_cast<std::int64_t>(sizeof(KeyRange)));
   plan.center_offset = arena.take(centered ? heads * dims * 4 : 0);
-  plan.partial_offset = arena.take(centered ? heads * spans * dims * 8 : 0);
+  plan.partial_offset = arena.take(centered ? heads * spans * (dims + 2) * 8 : 0);
   plan.blocks_offset =
       arena.take(heads * plan.blocks_per_head * static_cast<std::int64_t>(sizeof(ScoreBlock)));
   plan.pages_offset = arena.take(heads * plan.pages_per_head * plan.page.bytes());

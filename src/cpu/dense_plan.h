@@ -25,7 +25,8 @@ struct DensePlan : intflash_plan {
   // Offsets into the workspace; all multiples of 64.
   std::int64_t mask_offset;    // KeyRange [batch][query_len]: plain_keys of the additive mask
   std::int64_t center_offset;  // computed means: float [batch][num_kv_heads][head_dim + head_dim_v]
-  std::int64_t partial_offset;  // double [batch][num_kv_heads][spans][head_dim + head_dim_v]
+  std::int64_t
+      partial_offset;  // double [batch][num_kv_heads][spans], as DenseRun::partial_sums says
   std::int64_t blocks_offset;   // ScoreBlock [batch][num_kv_heads][blocks_per_head]
   std::int64_t pages_offset;    // [batch][num_kv_heads][pages_per_head] pages
   std::int64_t slots_offset;    // of the schedule's states

@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "backend/backend.h"
+#include "backend/host_data.h"
 #include "cpu/dense_plan.h"
 #include "engine/attention.h"
 #include "engine/worker.h"
@@ -50,9 +51,10 @@ struct DenseRun : Run {
   float* computed_center(std::int64_t head) const {
     return reinterpret_cast<float*>(workspace + dense_plan().center_offset) + head * dims();
   }
+  // Of a span's keys that are seen: sums and number, then the values'.
   double* partial_sums(std::int64_t head, std::int64_t span) const {
     return reinterpret_cast<double*>(workspace + dense_plan().partial_offset) +
-           (head * spans() + span) * dims();
+           (head * spans() + span) * (dims() + 2);
   }
   const float* key_center(std::int64_t head) const {
     if (!problem().center_key) return nullptr;
@@ -76,6 +78,7 @@ struct DenseRun : Run {
   ScoreBias bias() const {
     return {args.additive_mask, args.alibi_slopes, args.bit_mask, problem().mask};
   }
+  SeenKeys seen_keys() const { return internal::seen_keys(*plan->context, problem(), args); }
   ScannedTensor query_tensor() const {
     const Problem& p = problem();
     return {"query",           args.query,  p.query_dtype, p.batch,

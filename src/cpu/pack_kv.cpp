@@ -53,32 +53,78 @@ void pack_page(DenseRun& run, const Worker& worker, std::int64_t head, std::int6
 // Of a workspace that this plan has packed; what else may stand there is unlikely to be it.
 std::uint64_t packed_mark(const intflash_plan& plan) { return 0x706163b5a19e5d4bu ^ plan.serial; }
 
-intflash_status report_bad_kv(const DenseRun& run) {
-  const intflash_status result = report_bad(run.key_tensor(), run.key);
-  return result == INTFLASH_OK ? report_bad(run.value_tensor(), run.value) : result;
-}
-
 bool is_finite(const DenseRun& run) {
   return run.key.first_bad.load(std::memory_order_relaxed) == INT64_MAX &&
          run.value.first_bad.load(std::memory_order_relaxed) == INT64_MAX;
+}
+
+// What a centre is computed for: the rows of one head.
+struct CenteredRows {
+  ScannedTensor tensor;
+  std::int64_t head;
+  std::int64_t sums_at;  // their sums among a span's
+  bool rotate;
+  float* center;
+};
+
+// Whether the rows that are seen have finer steps with their centre than without it: a few massive
+// ones may pull the mean to where it makes all others larger.
+bool is_finer(const DenseRun& run, const Worker& worker, const CenteredRows& rows) {
+  const ScannedTensor& t = rows.tensor;
+  const std::int64_t b = rows.head / t.heads;
+  const std::int64_t h = rows.head % t.heads;
+  double sum = 0;
+  double count = 0;
+  for (std::int64_t first = 0; first < t.tokens; first += kBlockTokens) {
+    run.seen_keys().for_each_run(b, h, first, [&](std::int64_t token, std::int64_t n) {
+      float scale[2][kBlockTokens];
+      for (const bool centred : {false, true})
+        quantize_tokens(run.kernels(), t.tensor, t.dtype, b, h, token, static_cast<std::int32_t>(n),
+                        t.dim, centred ? rows.center : nullptr, rows.rotate, round_up(t.dim, 64),
+                        worker.codes, scale[centred]);
+      for (std::int64_t i = 0; i < n; ++i) {
+        if (scale[0][i] == 0) continue;
+        const double ratio = static_cast<double>(scale[1][i]) / static_cast<double>(scale[0][i]);
+        sum += ratio * ratio;
+        count += 1;
+      }
+    });
+  }
+  return sum < count;
+}
+
+void compute_center(const DenseRun& run, const Worker& worker, const CenteredRows& rows) {
+  const std::int64_t dim = rows.tensor.dim;
+  const auto total = [&](std::int64_t c) {
+    double sum = 0;
+    for (std::int64_t span = 0; span < run.spans(); ++span)
+      sum += run.partial_sums(rows.head, span)[rows.sums_at + c];
+    return sum;
+  };
+  const double count = total(dim);
+  if (count == 0 || !is_finite(run)) return;  // what is not finite has no mean
+  for (std::int64_t c = 0; c < dim; ++c) rows.center[c] = static_cast<float>(total(c) / count);
+  if (!is_finer(run, worker, rows)) std::fill_n(rows.center, dim, 0.0f);
 }
 
 }  // namespace
 
 void sum_chunk(DenseRun& run, std::int64_t chunk) {
   double* const sums = run.partial_sums(chunk / run.spans(), chunk % run.spans());
-  if (run.sums_keys()) scan_chunk(run.kernels(), run.key_tensor(), chunk, run.key, sums);
+  const SeenKeys seen = run.seen_keys();
+  if (run.sums_keys()) sum_chunk(seen, run.key_tensor(), chunk, run.key, sums);
   if (run.sums_values())
-    scan_chunk(run.kernels(), run.value_tensor(), chunk, run.value, sums + run.problem().head_dim);
+    sum_chunk(seen, run.value_tensor(), chunk, run.value, sums + run.problem().head_dim + 1);
 }
 
-void compute_center(const DenseRun& run, std::int64_t head) {
-  float* center = run.computed_center(head);
-  for (std::int64_t c = 0; c < run.dims(); ++c) {
-    double sum = 0;
-    for (std::int64_t span = 0; span < run.spans(); ++span) sum += run.partial_sums(head, span)[c];
-    center[c] = static_cast<float>(sum / static_cast<double>(run.problem().kv_len));
-  }
+void compute_center(const DenseRun& run, const Worker& worker, std::int64_t head) {
+  float* const center = run.computed_center(head);
+  std::fill_n(center, run.dims(), 0.0f);
+  const Problem& p = run.problem();
+  if (run.sums_keys()) compute_center(run, worker, {run.key_tensor(), head, 0, p.rotate, center});
+  if (run.sums_values())
+    compute_center(run, worker,
+                   {run.value_tensor(), head, p.head_dim + 1, false, center + p.head_dim});
 }
 
 void pack_score_block(DenseRun& run, const Worker& worker, std::int64_t head,
@@ -97,8 +143,6 @@ void pack_score_block(DenseRun& run, const Worker& worker, std::int64_t head,
 }
 
 void pack_block(DenseRun& run, const Worker& worker, std::int64_t index) {
-  // Means of what is not finite are no use; all of it has been looked at.
-  if ((run.sums_keys() || run.sums_values()) && !is_finite(run)) return;
   // In the order of the memory that is read.
   const std::int64_t heads = run.problem().batch * run.problem().num_kv_heads;
   const std::int64_t blocks = run.dense_plan().blocks_per_head;
@@ -109,31 +153,48 @@ void pack_block(DenseRun& run, const Worker& worker, std::int64_t index) {
                    run.page(head, 2 * block), run.score_blocks(head)[block]);
 }
 
-bool is_kv_sound(const DenseRun& run) {
-  return is_finite(run) && largest_of(run.key_tensor(), run.key) < kMaxKey &&
-         largest_of(run.value_tensor(), run.value) < kMaxValue;
+bool is_sound(const Finding& key, const Finding& value) {
+  return key.first_bad == INT64_MAX && value.first_bad == INT64_MAX && key.largest < kMaxKey &&
+         value.largest < kMaxValue;
 }
 
-intflash_status check_packed(const DenseRun& run) {
-  const intflash_status result = report_bad_kv(run);
+double largest_packed_key(const DenseRun& run) {
+  const Problem& p = run.problem();
+  const SeenKeys seen = run.seen_keys();
+  float largest = 0;
+  for (std::int64_t head = 0; head < p.batch * p.num_kv_heads; ++head) {
+    for (std::int64_t first = 0; first < p.kv_len; first += kBlockTokens) {
+      const KvBlock block = run.dense_plan().page.block(run.page(head, first / kBlockTokens), 0);
+      seen.for_each_run(head / p.num_kv_heads, head % p.num_kv_heads, first,
+                        [&](std::int64_t token, std::int64_t count) {
+                          const float* scale = block.key_scale + (token - first);
+                          largest = std::max(largest, *std::max_element(scale, scale + count));
+                        });
+    }
+  }
+  return 127.001 * static_cast<double>(largest);
+}
+
+intflash_status check_kv(const DenseRun& run, const Finding& key, const Finding& value) {
+  const SeenKeys seen = run.seen_keys();
+  intflash_status result = report_bad(run.key_tensor(), key.first_bad, &seen);
+  if (result == INTFLASH_OK) result = report_bad(run.value_tensor(), value.first_bad, &seen);
   if (result != INTFLASH_OK) return result;
-  const double largest_key = largest_of(run.key_tensor(), run.key);
-  if (largest_key >= kMaxKey) {
+  if (key.largest >= kMaxKey) {
     return fail(INTFLASH_SCORE_OVERFLOW,
                 "key: largest magnitude %g: must be below 2^100, or its sums would leave the range "
                 "of f32",
-                largest_key);
+                key.largest);
   }
-  const double largest_value = largest_of(run.value_tensor(), run.value);
-  if (largest_value < kMaxValue) return INTFLASH_OK;
+  if (value.largest < kMaxValue) return INTFLASH_OK;
   return fail(INTFLASH_SCORE_OVERFLOW,
               "value: largest magnitude %g: must be below 2^90, or sums of weighted values would "
               "leave the range of f32",
-              largest_value);
+              value.largest);
 }
 
-void mark_packed(DenseRun& run) {
-  run.packed_largest_key = largest_of(run.key_tensor(), run.key);
+void mark_packed(DenseRun& run, double largest_key) {
+  run.packed_largest_key = largest_key;
   run.packed = packed_mark(*run.plan);
 }
 

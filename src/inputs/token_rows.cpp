@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "inputs/token_rows.h"
 
+#include <cmath>
 #include <cstring>
 
 #include "inputs/problem.h"
@@ -28,7 +29,8 @@ float scale_of(const intflash_tensor& tensor, std::int64_t b, std::int64_t h, st
   const std::int64_t block = tensor.scale_block == 0 ? 0 : token / tensor.scale_block;
   const float scale =
       tensor.scale[b * tensor.scale_stride_batch + h * tensor.scale_stride_head + block];
-  return scale < kTinyMagnitude / 127 ? 0.0f : scale;
+  // What is not finite is an error, or not seen.
+  return scale >= kTinyMagnitude / 127 && std::isfinite(scale) ? scale : 0.0f;
 }
 
 std::uint32_t quantize_tokens(const KernelTable& kernels, const intflash_tensor& tensor,

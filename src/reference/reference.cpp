@@ -70,11 +70,13 @@ void attend_exact_row(const Problem& problem, const intflash_attend_args& args,
   double max_score =
       args.sinks != nullptr ? args.sinks[h] : -std::numeric_limits<double>::infinity();
   for (std::int64_t t = keys.begin; t < keys.end; ++t) {
+    const double added = scratch.weight[t - first] = bias_of_key(bias, b, h, row.query, t);
+    if (added == -std::numeric_limits<double>::infinity()) continue;  // the key may be anything
     tensor_row(args.key, problem.key_dtype, b, row.kv_head, t - first, problem.head_dim,
                scratch.row);
     double score = problem.softmax_scale * dot(scratch.query, scratch.row, problem.head_dim);
     if (problem.score_cap > 0) score = problem.score_cap * std::tanh(score / problem.score_cap);
-    scratch.weight[t - first] = score + bias_of_key(bias, b, h, row.query, t);
+    scratch.weight[t - first] = score + added;
     max_score = std::max(max_score, scratch.weight[t - first]);
   }
 
@@ -93,6 +95,7 @@ void attend_exact_row(const Problem& problem, const intflash_attend_args& args,
   // The output: the mean of the values by these weights.
   std::fill(scratch.out, scratch.out + problem.head_dim_v, 0.0);
   for (std::int64_t t = keys.begin; t < keys.end; ++t) {
+    if (scratch.weight[t - first] == 0) continue;
     tensor_row(args.value, problem.value_dtype, b, row.kv_head, t - first, problem.head_dim_v,
                scratch.row);
     for (std::int64_t c = 0; c < problem.head_dim_v; ++c)
@@ -155,16 +158,23 @@ float quantize_token(const intflash_tensor& tensor, intflash_dtype dtype, std::i
   return scale;
 }
 
-// S_V = max|V| / R over all keys of the head, visible or not. INT8 values keep their scale where
-// all tokens share one; finer scales are requantized to one, since the algorithm knows no other.
+// S_V = max|V| / R over the keys of the head from the first to the last that some query sees. INT8
+// values keep their scale where all tokens share one; finer scales are requantized to one, since
+// the algorithm knows no other. first: position of the tensor's first key.
 float value_tensor_scale(const Problem& problem, const intflash_tensor& value, std::int64_t b,
-                         std::int64_t kv_head, double* row) {
+                         std::int64_t kv_head, std::int64_t first, double* row) {
   if (problem.kv_len == 0) return 0;  // an empty tensor may have no scale to read
   if (problem.value_dtype == INTFLASH_INT8 && value.scale_block == 0)
     return token_scale(value, b, kv_head, 0);
   float magnitude = 0;
-  for (std::int64_t t = 0; t < problem.kv_len; ++t) {
-    tensor_row(value, problem.value_dtype, b, kv_head, t, problem.head_dim_v, row);
+  KeyRange seen = {problem.mask.kv_len, first};
+  for (std::int64_t query = 0; query < problem.mask.query_len; ++query) {
+    const KeyRange keys = visible_keys(problem.mask, query);
+    if (keys.begin == keys.end) continue;
+    seen = {std::min(seen.begin, keys.begin), std::max(seen.end, keys.end)};
+  }
+  for (std::int64_t t = std::max(seen.begin, first); t < seen.end; ++t) {
+    tensor_row(value, problem.value_dtype, b, kv_head, t - first, problem.head_dim_v, row);
     magnitude = max_magnitude(row, problem.head_dim_v, magnitude);
   }
   return magnitude / kCodeMax;
@@ -197,7 +207,8 @@ void attend_intfa_row(const Problem& problem, const intflash_attend_args& args,
   const KeyRange keys = seen_keys(problem, row);
   const float query_scale = quantize_token(args.query, problem.query_dtype, b, h, row.token,
                                            problem.head_dim, scratch.row, scratch.query);
-  const float value_scale = value_tensor_scale(problem, args.value, b, kv_head, scratch.row);
+  const float value_scale =
+      value_tensor_scale(problem, args.value, b, kv_head, row.keys.begin, scratch.row);
 
   float row_max = -std::numeric_limits<float>::infinity();  // m of the paper
   float row_sum = 0;  // l: carries R, which therefore cancels in the end

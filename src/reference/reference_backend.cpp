@@ -14,6 +14,7 @@
 #include "core/arena.h"
 #include "core/structs.h"
 #include "inputs/rope.h"
+#include "inputs/scan.h"
 #include "inputs/score_bias.h"
 #include "inputs/tensor.h"
 #include "inputs/token_rows.h"
@@ -23,35 +24,16 @@
 namespace intflash::internal {
 namespace {
 
-intflash_status check_finite(const char* name, const intflash_tensor& tensor, intflash_dtype dtype,
-                             std::int64_t batch, std::int64_t heads, std::int64_t tokens,
-                             std::int64_t dim) {
-  for (std::int64_t b = 0; b < batch; ++b) {
-    for (std::int64_t h = 0; h < heads; ++h) {
-      for (std::int64_t token = 0; token < tokens; ++token) {
-        for (std::int64_t c = 0; c < dim; ++c) {
-          if (dtype == INTFLASH_INT8) {
-            if (static_cast<const std::int8_t*>(
-                    tensor.data)[b * tensor.stride_batch + h * tensor.stride_head +
-                                 token * tensor.stride_token + c] != -128)
-              continue;
-            return fail(
-                INTFLASH_INVALID_ARGUMENT,
-                "%s[batch %lld][head %lld][token %lld][%lld] = -128: codes must be -127 ... 127",
-                name, static_cast<long long>(b), static_cast<long long>(h),
-                static_cast<long long>(token), static_cast<long long>(c));
-          }
-          const double value = tensor_element(tensor, dtype, b, h, token, c);
-          if (std::isfinite(value)) continue;
-          return fail(INTFLASH_NONFINITE_INPUT,
-                      "%s[batch %lld][head %lld][token %lld][%lld] = %g: must be finite", name,
-                      static_cast<long long>(b), static_cast<long long>(h),
-                      static_cast<long long>(token), static_cast<long long>(c), value);
-        }
-      }
-    }
-  }
-  return INTFLASH_OK;
+// Looks for NaN and infinity (and codes of -128) in all of a tensor.
+intflash_status check_finite(const intflash_plan& plan, const ScannedTensor& t) {
+  TensorScan scan;
+  reset_scan(scan);
+  for (std::int64_t chunk = 0; chunk < num_chunks(t); ++chunk)
+    scan_chunk(*plan.context->port->kernels, t, chunk, scan);
+  return report_bad(t, scan.first_bad.load(std::memory_order_relaxed), nullptr);
+}
+intflash_status check_finite(const SeenKeys& seen, const ScannedTensor& t) {
+  return report_bad(t, scan_seen(seen, t).first_bad, &seen);
 }
 
 // Looks for NaN and +infinity in the additive mask of a request's queries. name: of the mask.
@@ -118,19 +100,20 @@ ScheduleShape schedule_shape(const intflash_context& context, std::int64_t num_k
 intflash_status begin(const intflash_plan& plan, const intflash_attend_args& args, RunPart part,
                       void* workspace) {
   const Problem& p = plan.problem;
-  intflash_status status = check_dense_contents(p, args, part);
+  intflash_status status = check_dense_contents(*plan.context, p, args, part);
   if (part != RunPart::kAttendPacked) {
+    const SeenKeys seen = seen_keys(*plan.context, p, args);
     if (status == INTFLASH_OK)
-      status =
-          check_finite("key", args.key, p.key_dtype, p.batch, p.num_kv_heads, p.kv_len, p.head_dim);
+      status = check_finite(
+          seen, {"key", args.key, p.key_dtype, p.batch, p.num_kv_heads, p.kv_len, p.head_dim});
     if (status == INTFLASH_OK)
-      status = check_finite("value", args.value, p.value_dtype, p.batch, p.num_kv_heads, p.kv_len,
-                            p.head_dim_v);
+      status = check_finite(seen, {"value", args.value, p.value_dtype, p.batch, p.num_kv_heads,
+                                   p.kv_len, p.head_dim_v});
   }
   if (part != RunPart::kPack) {
     if (status == INTFLASH_OK)
-      status = check_finite("query", args.query, p.query_dtype, p.batch, p.num_query_heads,
-                            p.query_len, p.head_dim);
+      status = check_finite(plan, {"query", args.query, p.query_dtype, p.batch, p.num_query_heads,
+                                   p.query_len, p.head_dim});
     const ScoreBias bias = {args.additive_mask, args.alibi_slopes, args.bit_mask, p.mask};
     for (std::int64_t b = 0; status == INTFLASH_OK && b < p.batch; ++b)
       status = check_mask(*plan.context, "additive_mask", bias, b, p.num_query_heads);
@@ -218,8 +201,8 @@ intflash_status begin_batch(const intflash_plan& plan, const intflash_cache& cac
     return fail(INTFLASH_UNSUPPORTED, "states with mode EXACT or INTFA: these leave results alone");
   intflash_status status = check_batch_contents(plan, args);
   if (status == INTFLASH_OK)
-    status = check_finite("query", args.query, p.query_dtype, 1, p.num_query_heads, p.query_len,
-                          p.head_dim);
+    status = check_finite(
+        plan, {"query", args.query, p.query_dtype, 1, p.num_query_heads, p.query_len, p.head_dim});
   if (status != INTFLASH_OK) return status;
   ReferenceRun& run = *new (workspace) ReferenceRun{};
   run.plan = &plan;

@@ -135,7 +135,10 @@ INTFLASH_NOINLINE void fold_scores(const BiasRow* bias, std::int32_t ahead,
     float score = bits_as<float>(scores[key]);
     if (kElements) score = bounded_score(fused(elements[key], factor, score));
     if (kSlope) score = fused(__builtin_fabsf(static_cast<float>(ahead + key)), -slope, score);
-    scores[key] = bits_as<std::int32_t>(score + value_log2[key]);
+    // The score of a key that is not kept may be anything.
+    const bool kept = value_log2[key] > kNegativeInfinity;
+    scores[key] =
+        bits_as<std::int32_t>(select_float(kept, score + value_log2[key], kNegativeInfinity));
   }
 }
 
