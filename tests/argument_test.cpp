@@ -165,32 +165,18 @@ const BadCall kBadDescriptions[] = {
        c.desc().center = INTFLASH_CENTER_KEY;
      },
      INTFLASH_UNSUPPORTED,
-     {"center", "2", "INT8 key"}},
+     {"center", "1", "INT8 key"}},
     {"center_of_value_codes",
      [](ApiCall& c) {
        c.desc().value_dtype = INTFLASH_INT8;
        c.desc().center = INTFLASH_CENTER_KEY_VALUE;
      },
      INTFLASH_UNSUPPORTED,
-     {"center", "3", "INT8 value"}},
-    {"rotate_2",
-     [](ApiCall& c) { c.desc().rotate = 2; },
+     {"center", "2", "INT8 value"}},
+    {"rotation_2",
+     [](ApiCall& c) { c.desc().rotation = static_cast<intflash_rotation>(2); },
      INTFLASH_INVALID_ARGUMENT,
-     {"rotate", "2", "0 or 1"}},
-    {"rotate_88",
-     [](ApiCall& c) {
-       c.desc().rotate = 1;
-       c.desc().head_dim = 88;
-     },
-     INTFLASH_UNSUPPORTED,
-     {"rotate", "88", "m * 2^k"}},
-    {"rotate_codes",
-     [](ApiCall& c) {
-       c.desc().rotate = 1;
-       c.desc().query_dtype = INTFLASH_INT8;
-     },
-     INTFLASH_UNSUPPORTED,
-     {"rotate", "INT8 query or key"}},
+     {"rotation", "2", "AUTO or NONE"}},
     {"size_overflow",
      [](ApiCall& c) {
        c.desc().batch = c.desc().num_query_heads = c.desc().num_kv_heads = kHuge - 1;
@@ -278,6 +264,7 @@ const BadCall kBadTensors[] = {
      [](ApiCall& c) {
        static float center[4 * 16];
        center[2 * 16 + 3] = kInfinity;
+       c.desc().center = INTFLASH_CENTER_KEY;
        c.args().key_center = center;
      },
      INTFLASH_NONFINITE_INPUT,

@@ -302,7 +302,7 @@ intflash_attend_desc desc_of(const AttentionCase& c) {
   desc.softmax_scale = c.softmax_scale;
   desc.score_cap = c.score_cap;
   desc.center = c.center;
-  desc.rotate = c.rotate ? 1 : 0;
+  desc.rotation = c.rotate ? INTFLASH_ROTATION_AUTO : INTFLASH_ROTATION_NONE;
   desc.prefix_len = c.prefix_len;
   return desc;
 }

@@ -71,7 +71,7 @@ struct AttentionCase {
   std::int64_t prefix_len = 0;
   float softmax_scale = 0;
   float score_cap = 0;
-  intflash_center center = INTFLASH_CENTER_DEFAULT;
+  intflash_center center = INTFLASH_CENTER_NONE;
   bool given_centers = false;
   bool rotate = false;
   bool lse = true;

@@ -292,7 +292,8 @@ const BadInput kBadRuns[] = {
     other_cache("cache_of_other_heads", [](auto& o) { o.num_kv_heads = 4; }, {"4 kv heads"}),
     other_cache("cache_of_other_head_dim", [](auto& o) { o.head_dim = 24; }, {"24 and 32"}),
     other_cache("cache_of_other_head_dim_v", [](auto& o) { o.head_dim_v = 24; }, {"32 and 24"}),
-    other_cache("cache_rotated", [](auto& o) { o.rotate = 1; }, {"rotate = 1"}),
+    other_cache("cache_rotated", [](auto& o) { o.rotation = INTFLASH_ROTATION_NONE; },
+                {"rotation of keys 0"}),
 };
 INSTANTIATE_TEST_SUITE_P(Arguments, BadRuns, testing::ValuesIn(kBadRuns), name_of);
 

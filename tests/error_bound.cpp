@@ -23,6 +23,7 @@
 #include "error_bound.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <limits>
 #include <vector>
@@ -64,6 +65,28 @@ double given_scale(const intflash_tensor& tensor, std::int64_t b, std::int64_t h
       tensor.scale[b * tensor.scale_stride_batch + h * tensor.scale_stride_head + block]);
 }
 
+// Whether rows are rotated: as numerics.md has it.
+bool is_rotated(const AttentionCase& c, std::int64_t dim, bool has_codes) {
+  return c.rotate && !has_codes && dim / (dim & -dim) <= 9;
+}
+
+// The matrix of the rotation.
+MatrixXd rotation_of(std::int64_t dim) {
+  const std::int64_t block = dim & -dim;
+  MatrixXd matrix = MatrixXd::Zero(dim, dim);
+  for (std::int64_t row = 0; row < dim; ++row) {
+    for (std::int64_t column = row / block * block; column < row / block * block + block;
+         ++column) {
+      const std::uint32_t hash = (static_cast<std::uint32_t>(column) + 1u) * 0x9e3779b1u;
+      const bool flips = ((hash ^ hash << 7) >> 31) != 0;
+      const bool is_odd = std::popcount(static_cast<std::uint64_t>(row & column)) % 2 != 0;
+      const bool is_negative = flips != is_odd;
+      matrix(row, column) = (is_negative ? -1 : 1) / std::sqrt(static_cast<double>(block));
+    }
+  }
+  return matrix;
+}
+
 // What is taken from every row before quantization.
 VectorXd center_of(bool centers, const float* given, std::int64_t head, const MatrixXd& rows) {
   if (!centers || rows.rows() == 0) return VectorXd::Zero(rows.cols());
@@ -81,12 +104,19 @@ class HeadBound {
       : c_(c), tensors_(tensors), b_(b), h_(h), oracle_(oracle_head(c, tensors, b, h)) {
     const std::int64_t kv_head = h / c.group_size;
     const std::int64_t head = b * c.num_kv_heads + kv_head;
-    const bool key_by_default = c.center == INTFLASH_CENTER_DEFAULT && c.key.dtype != INTFLASH_INT8;
     const bool both = c.center == INTFLASH_CENTER_KEY_VALUE;
-    key_center_ = center_of(key_by_default || c.center == INTFLASH_CENTER_KEY || both,
-                            tensors.args.key_center, head, oracle_.key);
+    key_center_ = center_of(c.center == INTFLASH_CENTER_KEY || both, tensors.args.key_center, head,
+                            oracle_.key);
     value_center_ = center_of(both, tensors.args.value_center, head, oracle_.value);
     value_ = oracle_.value.rowwise() - value_center_.transpose();
+    rotates_keys_ =
+        is_rotated(c, c.head_dim, c.query.dtype == INTFLASH_INT8 || c.key.dtype == INTFLASH_INT8);
+    rotates_values_ = is_rotated(c, c.head_dim_v, c.value.dtype == INTFLASH_INT8);
+    if (rotates_values_) {
+      rotation_ = rotation_of(c.head_dim_v);
+      value_ = value_ * rotation_.transpose();
+    }
+    basis_center_ = rotates_values_ ? VectorXd(rotation_ * value_center_) : value_center_;
     for (std::int64_t j = 0; j < c.kv_len; ++j) add_key(kv_head, j);
   }
 
@@ -128,7 +158,7 @@ class HeadBound {
     Key key;
     const VectorXd difference = oracle_.key.row(j).transpose() - key_center_;
     key.norm = difference.norm();
-    key.extent = extent_of(difference, c_.rotate);
+    key.extent = extent_of(difference, rotates_keys_);
     const bool key_codes = c_.key.dtype == INTFLASH_INT8;
     key.scale = key_codes ? given_scale(tensors_.args.key, b_, kv_head, j)
                           : kRounding * key.extent.largest / 127;
@@ -138,6 +168,7 @@ class HeadBound {
     key.value_scale = value_codes ? given_scale(tensors_.args.value, b_, kv_head, j)
                                   : kRounding * largest_value / 127;
     key.value_half_step = value_codes ? 0 : key.value_scale / 2;
+    if (rotates_values_) key.value_half_step += kFloat * value_.row(j).norm();
     keys_.push_back(std::move(key));
   }
 
@@ -164,7 +195,7 @@ class HeadBound {
   std::vector<double> score_errors(std::int64_t i) const {
     const VectorXd row = oracle_.query.row(i).transpose();
     const VectorXd row_magnitude = row.cwiseAbs();
-    const RowExtent query = extent_of(row, c_.rotate);
+    const RowExtent query = extent_of(row, rotates_keys_);
     const bool codes = c_.query.dtype == INTFLASH_INT8;
     const double query_scale =
         codes ? given_scale(tensors_.args.query, b_, h_, i) : kRounding * query.largest / 127;
@@ -184,8 +215,8 @@ class HeadBound {
               (query.sum * k.half_step + k.extent.sum * half_step + dim * half_step * k.half_step);
       // Centring, rotating and the products' factors in f32. A computed centre is itself rounded,
       // but whatever it is cancels.
-      error +=
-          kFloat * scale * (reach(j) + center_reach + (c_.rotate ? 4 * row.norm() * k.norm : 0.0));
+      error += kFloat * scale *
+               (reach(j) + center_reach + (rotates_keys_ ? 4 * row.norm() * k.norm : 0.0));
       if (c_.score_cap > 0) {
         // tanh does not stretch an error; scores are in f32, then distances in 2^-9.
         error += kFloat * static_cast<double>(c_.score_cap) + kLn2 * 0.5 / 512;
@@ -212,12 +243,18 @@ class HeadBound {
     const double sink_share = std::exp(oracle_.sink - oracle_.lse(i));
     const double stretched = std::exp(error_of_sink);
     const VectorXd kept = oracle_.share.row(i) * value_;
-    const VectorXd exact = kept - sink_share * value_center_;
-    VectorXd above = sink_share * (stretched - 1) * (value_center_ + exact).cwiseAbs();
+    // In the basis of the values, as they are quantized.
+    const VectorXd exact = kept - sink_share * basis_center_;
+    VectorXd above = sink_share * (stretched - 1) * (basis_center_ + exact).cwiseAbs();
     low = sink_share / stretched * (1 - kFloat);
     high = sink_share * stretched * (1 + kFloat);
     for (std::int64_t first = 0; first < c_.kv_len; first += kScoreBlock)
       add_block(i, first, error, exact, above, low, high);
+    double turning = 0;
+    if (rotates_values_) {
+      above = VectorXd(rotation_.cwiseAbs().transpose() * above);
+      turning = 4 * kFloat * exact.norm();
+    }
     const double step_of_out = c_.out.dtype == INTFLASH_F32   ? 0x1p-23
                                : c_.out.dtype == INTFLASH_F16 ? 0x1p-11
                                                               : 0x1p-8;
@@ -227,7 +264,7 @@ class HeadBound {
       const double total = std::fabs(oracle_.out(i, channel));
       const double bound = low > 0 ? above(channel) / low : kInfinity;
       out[static_cast<std::size_t>(channel)] =
-          bound * (1 + step_of_out) + total * step_of_out +
+          bound * (1 + step_of_out) + total * step_of_out + turning +
           kFloat * (total + 2 * std::fabs(value_center_(channel))) + least_step;
     }
   }
@@ -278,7 +315,10 @@ class HeadBound {
   const std::int64_t b_, h_;
   const OracleHead oracle_;
   VectorXd key_center_, value_center_;
-  MatrixXd value_;  // less the centre
+  MatrixXd value_;  // less the centre, rotated
+  bool rotates_keys_, rotates_values_;
+  MatrixXd rotation_;      // of values
+  VectorXd basis_center_;  // of values, rotated
   std::vector<Key> keys_;
 };
 

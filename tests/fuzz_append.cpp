@@ -116,7 +116,7 @@ CacheInput cache_input(Bytes& bytes) {
   input.options.head_dim = kDims[bytes.below(std::size(kDims))];
   input.options.head_dim_v = kDims[bytes.below(std::size(kDims))];
   input.options.page_size = bytes.below(2) == 0 ? 64 : 128;
-  input.options.rotate = bytes.below(3) == 1;
+  input.options.rotation = bytes.below(3) == 1 ? INTFLASH_ROTATION_AUTO : INTFLASH_ROTATION_NONE;
   const auto center = [&](std::vector<float>& values, std::int64_t dim) -> const float* {
     if (bytes.below(2) == 0) return nullptr;
     Noise noise;

@@ -77,7 +77,7 @@ void spoil(Bytes& bytes, const AttentionCase& c, CaseTensors& tensors) {
   if (bytes.rarely()) desc.score_cap = bytes.any<float>();
   if (bytes.rarely()) desc.window_left = bytes.any<std::int64_t>();
   if (bytes.rarely()) desc.window_right = bytes.any<std::int64_t>();
-  if (bytes.rarely()) desc.rotate = bytes.byte();
+  if (bytes.rarely()) desc.rotation = static_cast<intflash_rotation>(bytes.byte());
   if (bytes.rarely()) args.query.stride_token = -1 - bytes.below(100);
   if (bytes.rarely()) args.out.stride_head = bytes.below(8);
   if (bytes.rarely()) args.key.data = nullptr;

@@ -267,7 +267,7 @@ TEST(Invariance, PackingFirstChangesNoBit) {
   packed.packed = true;
   expect_same_bits(wide_case(), {packed});
   AttentionCase codes = wide_case();
-  codes.center = INTFLASH_CENTER_DEFAULT;
+  codes.center = INTFLASH_CENTER_NONE;
   codes.query.dtype = codes.key.dtype = codes.value.dtype = INTFLASH_INT8;
   expect_same_bits(codes, {packed});
 }

@@ -93,10 +93,11 @@ struct Center {
   intflash_center kind;
   bool given;
 };
-constexpr Center kCenters[] = {
-    {INTFLASH_CENTER_DEFAULT, false},   {INTFLASH_CENTER_NONE, false},
-    {INTFLASH_CENTER_KEY, false},       {INTFLASH_CENTER_KEY, true},
-    {INTFLASH_CENTER_KEY_VALUE, false}, {INTFLASH_CENTER_KEY_VALUE, true}};
+constexpr Center kCenters[] = {{INTFLASH_CENTER_NONE, false},
+                               {INTFLASH_CENTER_KEY, false},
+                               {INTFLASH_CENTER_KEY, true},
+                               {INTFLASH_CENTER_KEY_VALUE, false},
+                               {INTFLASH_CENTER_KEY_VALUE, true}};
 
 constexpr float kCaps[] = {0, 30, 0.7f};
 constexpr std::int32_t kThreads[] = {1, 2, 3, 7};
@@ -148,8 +149,8 @@ bool is_int8(int codec) { return kCodecs[codec].dtype == INTFLASH_INT8; }
 bool has_blocks(int codec) { return codec >= kFirstBlocks; }
 bool is_whole_blocks(std::int64_t dim) { return dim > 0 && dim % kBlockElements == 0; }
 
-bool centers_key(int center) { return center >= 2; }
-bool centers_value(int center) { return center >= 4; }
+bool centers_key(int center) { return center >= 1; }
+bool centers_value(int center) { return center >= 3; }
 
 // The distributions whose largest elements, times 1e15, would leave the range of scores.
 bool is_wide(int data) {
@@ -158,13 +159,12 @@ bool is_wide(int data) {
 }
 constexpr int kLargeMagnitude = 2;
 
-// Long lengths go with few heads and not with each other; codes are neither centred nor rotated.
+// Long lengths go with few heads and not with each other; codes are not centred.
 bool allowed(int f, int a, int g, int b) {
   if (f == kQueryLen && g == kKvLen) return a < kFirstLong || b < kFirstLong;
   if ((f == kQueryLen || f == kKvLen) && g == kHeadCounts) return a < kFirstLong || b <= 1;
   if (f == kKeyCodec && g == kCenter) return !(is_int8(a) && centers_key(b));
   if (f == kValueCodec && g == kCenter) return !(is_int8(a) && centers_value(b));
-  if ((f == kQueryCodec || f == kKeyCodec) && g == kRotate) return !(is_int8(a) && b == 1);
   if (f == kHeadDim && g == kKeyCodec) return !has_blocks(b) || is_whole_blocks(kHeadDims[a]);
   if (f == kValueDim && g == kValueCodec) return !has_blocks(b) || is_whole_blocks(kValueDims[a]);
   if (f == kData && g == kMagnitude) return !(is_wide(a) && b == kLargeMagnitude);

@@ -103,7 +103,7 @@ int main(int argc, char** argv) {
     options.num_kv_heads = kHeads;
     options.head_dim = kDim;
     options.num_pages = 4;
-    options.rotate = 1;
+    options.rotation = INTFLASH_ROTATION_AUTO;
     intflash::Cache cache(context, options);
     const intflash::Sequence sequence = saves ? append(cache) : load(cache, argv[2]);
     if (saves) save(sequence, argv[2]);

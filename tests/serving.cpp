@@ -31,7 +31,7 @@ Server::Server(const Shape& shape) : shape_(shape) {
   cache.page_size = shape.page_size;
   cache.num_pages = shape.num_pages;
   cache.num_layers = shape.num_layers;
-  cache.rotate = shape.rotate ? 1 : 0;
+  cache.rotation = shape.rotate ? INTFLASH_ROTATION_AUTO : INTFLASH_ROTATION_NONE;
   cache.key_center = shape.centered ? key_center_.data() : nullptr;
   cache.value_center = shape.centered ? value_center_.data() : nullptr;
   const Codec& codec = shape.codec == nullptr ? kInt8Codec : *shape.codec;
@@ -166,7 +166,7 @@ Result Server::attend_dense(const Tokens& tokens, const Request& request, float 
   desc.prefix_len = request.prefix_len;
   desc.score_cap = score_cap;
   desc.center = shape_.centered ? INTFLASH_CENTER_KEY_VALUE : INTFLASH_CENTER_NONE;
-  desc.rotate = shape_.rotate ? 1 : 0;
+  desc.rotation = shape_.rotate ? INTFLASH_ROTATION_AUTO : INTFLASH_ROTATION_NONE;
   const auto rows = static_cast<std::size_t>(request.query_len * shape_.num_query_heads());
   Result result{std::vector<float>(rows * static_cast<std::size_t>(shape_.head_dim_v)),
                 std::vector<float>(rows)};

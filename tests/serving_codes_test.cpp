@@ -244,10 +244,10 @@ TEST(ServingCodes, ThatWouldHaveToChangeAreUnsupported) {
   rotated.rotate = true;
   CodeServer turned(rotated);
   expect_refusal(turned.append(0, 200), INTFLASH_UNSUPPORTED,
-                 "key_dtype = INT8 with a cache with rotate = 1");
+                 "key_dtype = INT8 with a cache that rotates keys");
   CodeBatch of_turned(turned, {0});
   expect_refusal(of_turned.call->make_plan(turned.server.context(), turned.server.cache()),
-                 INTFLASH_UNSUPPORTED, "query_dtype = INT8 over a cache with rotate = 1");
+                 INTFLASH_UNSUPPORTED, "query_dtype = INT8 over a cache that rotates keys");
 
   Shape centered;
   centered.centered = true;

@@ -24,17 +24,20 @@ struct OwnState {
         reference(static_cast<std::size_t>(query_len * shape.num_query_heads()), NAN),
         row_sum(reference),
         accumulators(reference.size() * static_cast<std::size_t>(shape.head_dim_v), NAN),
-        center_score(reference.size(), NAN) {}
+        center_score(reference.size(), NAN),
+        rotates_values(shape.rotate ? 1 : 0) {}
 
   intflash_state view() {
-    return {first_key,           num_keys,           reference.data(), row_sum.data(),
-            accumulators.data(), center_score.data()};
+    return {
+        first_key,           num_keys,      reference.data(), row_sum.data(), accumulators.data(),
+        center_score.data(), rotates_values};
   }
   bool operator==(const OwnState&) const = default;
 
   std::int64_t first_key, num_keys;
   std::vector<float> reference, row_sum, accumulators;
   std::vector<double> center_score;
+  std::int32_t rotates_values;
 };
 using States = std::vector<OwnState>;
 

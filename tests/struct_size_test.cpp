@@ -100,7 +100,7 @@ TEST(OlderHeader, ACacheAndABatchAreAsWithTheLaterFieldsZero) {
   intflash_cache_options own = input.cache_options();
   own.arena = arena.get();
   own.arena_bytes = ServingInput::kArenaBytes;
-  const Cut options = cut(own, offsetof(intflash_cache_options, rotate));
+  const Cut options = cut(own, offsetof(intflash_cache_options, rotation));
   input.other_cache = input.create_cache(*options.as<intflash_cache_options>());
   const Cut append = cut(input.append, offsetof(intflash_append_args, rope));
   ASSERT_EQ(intflash_cache_append(input.other_cache, append.as<intflash_append_args>()),

@@ -29,17 +29,16 @@ intflash_mode parse_mode(const std::string& name) {
 }
 
 intflash_center parse_center(const std::string& name) {
-  if (name == "none") return INTFLASH_CENTER_NONE;
   if (name == "k") return INTFLASH_CENTER_KEY;
   if (name == "kv") return INTFLASH_CENTER_KEY_VALUE;
-  return INTFLASH_CENTER_DEFAULT;
+  return INTFLASH_CENTER_NONE;
 }
 
 intflash_attend_desc make_desc(const AttendOptions& options, const AttentionInputs& inputs) {
   intflash_attend_desc desc = inputs.desc();
   desc.mode = parse_mode(options.mode);
   desc.center = parse_center(options.center);
-  desc.rotate = options.rotate ? 1 : 0;
+  desc.rotation = options.rotate ? INTFLASH_ROTATION_AUTO : INTFLASH_ROTATION_NONE;
   desc.softmax_scale = options.softmax_scale;
   desc.score_cap = options.score_cap;
   if (options.window) {
@@ -106,9 +105,7 @@ ErrorMetrics check_against_exact(const Context& context, intflash_attend_desc de
                                  const AttentionInputs& inputs, const ScoreInputs& scores,
                                  const AlignedArray<float>& out) {
   desc.mode = INTFLASH_MODE_EXACT;
-  // Centre and rotation are ways to quantize better; the exact result has neither.
-  desc.center = INTFLASH_CENTER_NONE;
-  desc.rotate = 0;
+  desc.center = INTFLASH_CENTER_NONE;  // a way to quantize better
   intflash_attend_args args = make_args(inputs, scores);
   const Outputs exact = allocate_outputs(inputs, args);
   context.attend(desc, args);

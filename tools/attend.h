@@ -23,8 +23,8 @@ struct AttendOptions {
   std::string mode = "int8";  // int8, exact or intfa
   float softmax_scale = 0;    // 0 = 1 / sqrt(head_dim)
   float score_cap = 0;        // 0 = none
-  std::string center;         // none, k, kv; "" = the library's default
-  bool rotate = false;
+  std::string center;         // none, k, kv; "" = none
+  bool rotate = true;
   int threads = 0;     // 0 = the library's default
   std::string isa;     // "" = the library's choice
   bool check = false;  // compare with mode exact

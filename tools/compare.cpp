@@ -24,7 +24,6 @@ namespace {
 struct Row {
   std::string name;
   std::string what;
-  std::string unsupported;  // why there is no figure; "" where there is one
   ErrorMetrics error;
 };
 
@@ -32,14 +31,17 @@ struct Mode {
   const char* name;
   const char* what;
   intflash_mode mode;
-  bool rotate;
+  intflash_rotation rotation;
 };
 constexpr Mode kModes[] = {
-    {"intflash int8", "the library's default: all integer, K centred", INTFLASH_MODE_INT8, false},
-    {"intflash int8 rotated", "the same, Q and K rotated", INTFLASH_MODE_INT8, true},
-    {"intflash exact", "double precision, rounded to f32 once", INTFLASH_MODE_EXACT, false},
+    {"intflash int8", "the library's default: all integer; Q, K and V rotated", INTFLASH_MODE_INT8,
+     INTFLASH_ROTATION_AUTO},
+    {"intflash int8 unrotated", "the same without rotation", INTFLASH_MODE_INT8,
+     INTFLASH_ROTATION_NONE},
+    {"intflash exact", "double precision, rounded to f32 once", INTFLASH_MODE_EXACT,
+     INTFLASH_ROTATION_AUTO},
     {"INT-FA Alg.1", "mode intfa: INT8 QK per token; P in 1/127, V per tensor", INTFLASH_MODE_INTFA,
-     false},
+     INTFLASH_ROTATION_AUTO},
 };
 
 intflash_attend_desc make_desc(const CompareOptions& options, const AttentionInputs& inputs) {
@@ -55,14 +57,9 @@ intflash_attend_desc make_desc(const CompareOptions& options, const AttentionInp
 
 Row run_mode(const Context& context, const Mode& mode, intflash_attend_desc desc,
              const AttentionInputs& inputs, std::span<const float> reference) {
-  Row row{mode.name, mode.what, "", {}};
+  Row row{mode.name, mode.what, {}};
   desc.mode = mode.mode;
-  desc.rotate = mode.rotate ? 1 : 0;
-  // Not every head_dim can be rotated; that is worth a line, not the whole table.
-  if (mode.rotate && intflash_query_support(context.get(), &desc, nullptr) != INTFLASH_OK) {
-    row.unsupported = intflash_last_error();
-    return row;
-  }
+  desc.rotation = mode.rotation;
   AlignedArray<float> out(reference.size());
   intflash_attend_args args = inputs.args();
   args.out = contiguous(out.data(), inputs.num_query_heads, inputs.query_len, inputs.head_dim_v);
@@ -110,10 +107,6 @@ void print_text(const std::vector<Row>& rows) {
   fmt::print("{:22} {:>9} {:>10} {:>10} {:>10}  {}\n", "pipeline", "rel L1 %", "RMSE", "cosine",
              "max abs", "what it rounds");
   for (const Row& row : rows) {
-    if (!row.unsupported.empty()) {
-      fmt::print("{:22} unsupported: {}\n", row.name, row.unsupported);
-      continue;
-    }
     fmt::print("{:22} {:9.4f} {:10.3e} {:10.7f} {:10.3e}  {}\n", row.name, 100 * row.error.rel_l1,
                row.error.rmse, row.error.cosine, row.error.max_abs, row.what);
   }
@@ -122,16 +115,13 @@ void print_text(const std::vector<Row>& rows) {
 void print_json(const std::vector<Row>& rows) {
   nlohmann::json json;
   for (const Row& row : rows) {
-    nlohmann::json entry = {{"name", row.name}, {"what", row.what}};
-    if (row.unsupported.empty()) {
-      entry["error"] = {{"rel_l1", row.error.rel_l1},
-                        {"rmse", row.error.rmse},
-                        {"cosine", row.error.cosine},
-                        {"max_abs", row.error.max_abs}};
-    } else {
-      entry["unsupported"] = row.unsupported;
-    }
-    json["rows"].push_back(std::move(entry));
+    json["rows"].push_back({{"name", row.name},
+                            {"what", row.what},
+                            {"error",
+                             {{"rel_l1", row.error.rel_l1},
+                              {"rmse", row.error.rmse},
+                              {"cosine", row.error.cosine},
+                              {"max_abs", row.error.max_abs}}}});
   }
   fmt::print("{}\n", json.dump(2));
 }
@@ -152,7 +142,7 @@ int run_compare(const CompareOptions& options) {
   for (const Pipeline& pipeline : pipelines()) {
     const std::vector<float> out = attend_heads(pipeline.attend, inputs, desc);
     rows.push_back(
-        {pipeline.name, pipeline.what, "", measure_error(std::span<const float>(out), reference)});
+        {pipeline.name, pipeline.what, measure_error(std::span<const float>(out), reference)});
   }
   if (options.json) {
     print_json(rows);

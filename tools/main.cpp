@@ -131,11 +131,13 @@ void add_attend(CLI::App& app, AttendOptions& options) {
   command.add_option("--score-cap", options.score_cap, "score = cap * tanh(score / cap)")
       ->check(check_positive);
   command
-      .add_option("--center", options.center, "means to subtract before quantization; default: k")
+      .add_option("--center", options.center,
+                  "means to subtract before quantization; default: none")
       ->check(CLI::IsMember({"none", "k", "kv"}))
       ->type_name("MEANS");
   command
-      .add_option("--rotate", options.rotate, "Hadamard rotation of query and key; default: off")
+      .add_option("--rotate", options.rotate,
+                  "Hadamard rotation of query, key and value; default: on")
       ->check(CLI::IsMember({"on", "off"}))
       ->type_name("STATE");
   add_port(command, options.threads, options.isa);

@@ -64,7 +64,7 @@ class AttendDesc(ctypes.Structure):
         ("softmax_scale", c_float),
         ("score_cap", c_float),
         ("center", c_int),
-        ("rotate", c_int32),
+        ("rotation", c_int32),
         ("prefix_len", c_int64),
     ]
 
@@ -115,7 +115,7 @@ class CacheOptions(ctypes.Structure):
         ("arena_bytes", c_size_t),
         ("key_center", c_void_p),
         ("value_center", c_void_p),
-        ("rotate", c_int32),
+        ("rotation", c_int32),
         ("huge_pages", c_int),
         ("numa", c_int),
         ("num_layers", c_int64),

@@ -79,12 +79,11 @@ typedef struct intflash_cache_options {
   void* arena;  // memory for the pages of one layer after another, 64-byte aligned, num_layers *
                 // num_pages * page_bytes long, which outlives the cache; NULL = layer_arenas, or
                 // the context's allocator
-  size_t arena_bytes;         // of arena, or of each of layer_arenas
-  const float* key_center;    // [num_layers][num_kv_heads][head_dim], subtracted from keys before
-                              // quantization; copied; NULL = zero
-  const float* value_center;  // [num_layers][num_kv_heads][head_dim_v], the same of values
-  int32_t rotate;  // 1 = Hadamard rotation of keys, and of queries that attend them; head_dim = m *
-                   // 2^k with m odd and <= 9
+  size_t arena_bytes;          // of arena, or of each of layer_arenas
+  const float* key_center;     // [num_layers][num_kv_heads][head_dim], subtracted from keys before
+                               // quantization; copied; NULL = zero
+  const float* value_center;   // [num_layers][num_kv_heads][head_dim_v], the same of values
+  intflash_rotation rotation;  // of keys, with the queries that attend them, and of values
   intflash_huge_pages huge_pages;
   intflash_numa numa;
   int64_t num_layers;         // 0 = 1
@@ -105,6 +104,8 @@ typedef struct intflash_cache_info {
   int64_t num_layers;
   intflash_codec codec;
   int32_t page_layout_version;  // of codec: never 0
+  int32_t rotates_keys;         // 1: keys are rotated, and queries that attend them
+  int32_t rotates_values;       // 1: values are
 } intflash_cache_info;
 
 INTFLASH_API intflash_status intflash_cache_create(intflash_context* context,
@@ -173,11 +174,12 @@ typedef struct intflash_append_args {
 
 // Quantizes and packs the new tokens; what comes in ggml's blocks is widened first, and gets the
 // codes that its elements in f32 would get. Codes and scales of INT8 are stored as they are
-// (scales below 2^-100 / 127 as 0): keys into a cache without rotation or key_center, and without
-// rope, values into one without value_center. NaN or infinity in any token, a code of -128 or a
-// scale that is <= 0 or not finite is an error that names request, token and head, and nothing is
-// appended. No two requests append to one page, no two tokens to one slot. A token in the first
-// place of a page, or of 64 tokens in it, begins these anew: what they held is gone.
+// (scales below 2^-100 / 127 as 0): keys into a cache without rotation of keys or key_center, and
+// without rope, values into one without rotation of values or value_center. NaN or infinity in any
+// token, a code of -128 or a scale that is <= 0 or not finite is an error that names request, token
+// and head, and nothing is appended. No two requests append to one page, no two tokens to one slot.
+// A token in the first place of a page, or of 64 tokens in it, begins these anew: what they held is
+// gone.
 INTFLASH_API intflash_status intflash_cache_append(intflash_cache* cache,
                                                    const intflash_append_args* args);
 
@@ -315,10 +317,12 @@ typedef struct intflash_batch_desc {
 typedef struct intflash_state {
   int64_t first_key;
   int64_t num_keys;
-  float* reference;      // [rows], log2, a whole number; -infinity: no key seen
-  float* row_sum;        // [rows], in units of 2^reference
-  float* accumulators;   // [rows][head_dim_v], in the same
-  double* center_score;  // [rows]: what the centre of keys adds to each score in the end
+  float* reference;        // [rows], log2, a whole number; -infinity: no key seen
+  float* row_sum;          // [rows], in units of 2^reference
+  float* accumulators;     // [rows][head_dim_v], in the same
+  double* center_score;    // [rows]: what the centre of keys adds to each score in the end
+  int32_t rotates_values;  // the basis of accumulators, as intflash_plan_info has it: the caller's
+                           // to set before a run, which refuses another
 } intflash_state;
 
 // The rows of all requests follow one another, in the order of requests.

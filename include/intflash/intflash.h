@@ -137,16 +137,27 @@ typedef enum intflash_mask INTFLASH_INT {
   INTFLASH_MASK_CAUSAL_TOP_LEFT = 4
 } intflash_mask;
 
-// Which means over all keys are subtracted before quantization, and put back afterwards (SmoothK of
-// SageAttention, arXiv 2410.02367 section 4.2, and the same for V). Exact but for rounding: softmax
-// does not see a shift of K.
+// Which means over all keys that some query sees are subtracted before quantization, and put back
+// afterwards (SmoothK of SageAttention, arXiv 2410.02367 section 4.2, and the same for V). Exact
+// but for rounding: softmax does not see a shift of K. A mean that would make most rows coarser is
+// left out. Results then depend on all keys at once: chunks of a prompt do not give the bits of the
+// whole.
 typedef enum intflash_center INTFLASH_INT {
-  // Key for float keys, none for INT8 keys.
-  INTFLASH_CENTER_DEFAULT = 0,
-  INTFLASH_CENTER_NONE = 1,
-  INTFLASH_CENTER_KEY = 2,
-  INTFLASH_CENTER_KEY_VALUE = 3
+  INTFLASH_CENTER_NONE = 0,
+  INTFLASH_CENTER_KEY = 1,
+  INTFLASH_CENTER_KEY_VALUE = 2
 } intflash_center;
+
+// Hadamard rotation before quantization, which spreads what a few channels hold over all of them
+// (QuaRot, arXiv 2404.00456; FlashAttention-3, arXiv 2407.08608 section 3.3). Scores do not see
+// that of query and key; that of values is undone on every row of out. A head_dim can be rotated
+// that is m * 2^k with m odd and <= 9.
+typedef enum intflash_rotation INTFLASH_INT {
+  // Query and key where head_dim can be rotated, value where head_dim_v can be; but nothing that
+  // comes as INT8.
+  INTFLASH_ROTATION_AUTO = 0,
+  INTFLASH_ROTATION_NONE = 1
+} intflash_rotation;
 
 typedef struct intflash_context intflash_context;
 typedef struct intflash_plan intflash_plan;
@@ -227,7 +238,7 @@ typedef struct intflash_attend_desc {
   float softmax_scale;   // 0 = 1 / sqrt(head_dim); otherwise finite and > 0
   float score_cap;       // score = cap * tanh(score / cap); 0 = none; otherwise finite and > 0
   intflash_center center;
-  int32_t rotate;  // 1 = Hadamard rotation of query and key; head_dim = m * 2^k with m odd and <= 9
+  intflash_rotation rotation;
   int64_t prefix_len;  // PREFIX: 0 ... kv_len
 } intflash_attend_desc;
 
@@ -284,7 +295,9 @@ typedef struct intflash_plan_info {
   char kernel[64];   // what runs, such as "attend/int8/avx512_vnni/rows24x128"
   int32_t num_threads;
   size_t workspace_bytes;
-  const char* codec;  // of the cache that a batch is over, such as "int8"; "" of dense calls
+  const char* codec;       // of the cache that a batch is over, such as "int8"; "" of dense calls
+  int32_t rotates_keys;    // 1: queries and keys are rotated
+  int32_t rotates_values;  // 1: values are
 } intflash_plan_info;
 
 typedef struct intflash_port_info {
@@ -349,11 +362,11 @@ INTFLASH_API intflash_status intflash_run(const intflash_plan* plan,
                                           const intflash_attend_args* args, void* workspace,
                                           size_t workspace_bytes);
 // The two halves of intflash_run, for keys and values that are attended more than once.
-// intflash_pack reads key and value only (query and out may have data == NULL), and what masks there
-// are: give it masks only if all runs hide from all queries what these hide. intflash_run_packed
-// reads query alone and a workspace that intflash_pack of the same plan was the last to fill:
-// intflash_run leaves other things there. In the modes exact and intfa nothing is packed:
-// intflash_run_packed then reads key and value.
+// intflash_pack reads key and value only (query and out may have data == NULL), and what masks
+// there are: give it masks only if all runs hide from all queries what these hide.
+// intflash_run_packed reads query alone and a workspace that intflash_pack of the same plan was the
+// last to fill: intflash_run leaves other things there. In the modes exact and intfa nothing is
+// packed: intflash_run_packed then reads key and value.
 INTFLASH_API intflash_status intflash_pack(const intflash_plan* plan,
                                            const intflash_attend_args* args, void* workspace,
                                            size_t workspace_bytes);

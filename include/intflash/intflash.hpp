@@ -309,10 +309,11 @@ class Plan {
   std::int64_t num_states(std::int64_t request) const noexcept {
     return intflash_plan_num_states(get(), request);
   }
-  // With its keys, and no memory.
+  // With its keys and basis, and no memory.
   intflash_state state(std::int64_t request, std::int64_t index) const {
     intflash_state state{};
     check(intflash_plan_get_state_keys(get(), request, index, &state.first_key, &state.num_keys));
+    state.rotates_values = info().rotates_values;
     return state;
   }
 

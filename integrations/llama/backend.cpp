@@ -23,13 +23,13 @@ namespace {
 
 constexpr const char* kName = "intflash";
 
-bool is_set(const char* variable) {
+bool has_value(const char* variable, const char* wanted) {
   const char* value = std::getenv(variable);
-  return value != nullptr && std::strcmp(value, "1") == 0;
+  return value != nullptr && std::strcmp(value, wanted) == 0;
 }
-bool wants_rotation() { return is_set("INTFLASH_LLAMA_ROTATE"); }
+bool wants_rotation() { return !has_value("INTFLASH_LLAMA_ROTATE", "0"); }
 // Also what ggml does faster: for tests.
-bool takes_all() { return is_set("INTFLASH_LLAMA_ALL"); }
+bool takes_all() { return has_value("INTFLASH_LLAMA_ALL", "1"); }
 
 // ---- Backend: one per context of the host ----
 

@@ -17,7 +17,7 @@ bool same_desc(const intflash_attend_desc& a, const intflash_attend_desc& b) {
   const auto fields = [](const intflash_attend_desc& d) {
     return std::tie(d.batch, d.num_query_heads, d.num_kv_heads, d.query_len, d.kv_len, d.head_dim,
                     d.head_dim_v, d.key_dtype, d.value_dtype, d.softmax_scale, d.score_cap,
-                    d.rotate);
+                    d.rotation);
   };
   return fields(a) == fields(b);
 }
@@ -61,9 +61,6 @@ bool Engine::is_served(const intflash_attend_desc& desc) const {
 
 bool Engine::describe_served(const ggml_tensor& op, Call& call, std::string& reason) const {
   if (!describe(op, rotate_, call, reason)) return false;
-  if (is_served(call.desc)) return true;
-  // Not every head_dim has a rotation; attention without it is right all the same.
-  call.desc.rotate = 0;
   if (is_served(call.desc)) return true;
   reason = intflash_last_error();
   return false;

@@ -197,7 +197,7 @@ bool describe(const ggml_tensor& op, bool rotate, Call& call, std::string& reaso
   desc.score_cap = parameters.score_cap;
   // A mean over all keys would let a token's codes depend on the tokens after it.
   desc.center = INTFLASH_CENTER_NONE;
-  desc.rotate = rotate ? 1 : 0;
+  desc.rotation = rotate ? INTFLASH_ROTATION_AUTO : INTFLASH_ROTATION_NONE;
   return true;
 }
 

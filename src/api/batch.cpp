@@ -86,10 +86,11 @@ intflash_status check_desc(const intflash_cache& cache, const intflash_batch_des
   if (status == INTFLASH_OK) status = check_dtype("out_dtype", desc.out_dtype, false);
   if (status == INTFLASH_OK) status = check_scalar("score_cap", desc.score_cap);
   if (status != INTFLASH_OK) return status;
-  if (desc.query_dtype == INTFLASH_INT8 && cache.rotate) {
-    return fail(INTFLASH_UNSUPPORTED,
-                "query_dtype = INT8 over a cache with rotate = 1: codes cannot be rotated; rotate "
-                "before quantizing, and keys before they are appended");
+  if (desc.query_dtype == INTFLASH_INT8 && cache.rotation.keys) {
+    return fail(
+        INTFLASH_UNSUPPORTED,
+        "query_dtype = INT8 over a cache that rotates keys: codes cannot be rotated; create "
+        "the cache with rotation = NONE");
   }
   if (desc.num_query_heads % cache.num_kv_heads != 0) {
     return fail(INTFLASH_BAD_SHAPE,
@@ -132,19 +133,22 @@ intflash_status check_cache(const intflash_plan& plan, const intflash_cache* cac
   const PageLayout& page = plan.cache.layout;
   if (cache->layout.head_dim == page.head_dim && cache->layout.head_dim_v == page.head_dim_v &&
       cache->layout.page_size == page.page_size && cache->num_kv_heads == plan.cache.num_kv_heads &&
-      cache->num_pages == plan.cache.num_pages && cache->rotate == plan.cache.rotate &&
+      cache->num_pages == plan.cache.num_pages && cache->rotation == plan.cache.rotation &&
       cache->codec == plan.cache.codec)
     return INTFLASH_OK;
-  return fail(INTFLASH_BAD_SHAPE,
-              "cache: %lld kv heads of %lld and %lld channels, %lld pages of %lld, rotate = %d, "
-              "codec %s: the plan is for %lld of %lld and %lld, %lld of %lld, rotate = %d, codec "
-              "%s",
-              static_cast<i64>(cache->num_kv_heads), static_cast<i64>(cache->layout.head_dim),
-              static_cast<i64>(cache->layout.head_dim_v), static_cast<i64>(cache->num_pages),
-              static_cast<i64>(cache->layout.page_size), cache->rotate ? 1 : 0, cache->codec->name,
-              static_cast<i64>(plan.cache.num_kv_heads), static_cast<i64>(page.head_dim),
-              static_cast<i64>(page.head_dim_v), static_cast<i64>(plan.cache.num_pages),
-              static_cast<i64>(page.page_size), plan.cache.rotate ? 1 : 0, plan.cache.codec->name);
+  return fail(
+      INTFLASH_BAD_SHAPE,
+      "cache: %lld kv heads of %lld and %lld channels, %lld pages of %lld, rotation of keys %d and "
+      "values %d, "
+      "codec %s: the plan is for %lld of %lld and %lld, %lld of %lld, rotation %d and %d, codec "
+      "%s",
+      static_cast<i64>(cache->num_kv_heads), static_cast<i64>(cache->layout.head_dim),
+      static_cast<i64>(cache->layout.head_dim_v), static_cast<i64>(cache->num_pages),
+      static_cast<i64>(cache->layout.page_size), cache->rotation.keys ? 1 : 0,
+      cache->rotation.values ? 1 : 0, cache->codec->name, static_cast<i64>(plan.cache.num_kv_heads),
+      static_cast<i64>(page.head_dim), static_cast<i64>(page.head_dim_v),
+      static_cast<i64>(plan.cache.num_pages), static_cast<i64>(page.page_size),
+      plan.cache.rotation.keys ? 1 : 0, plan.cache.rotation.values ? 1 : 0, plan.cache.codec->name);
 }
 
 intflash_status check_additive_masks(const intflash_plan& plan, const intflash_batch_args& args) {
@@ -187,6 +191,11 @@ intflash_status check_left_states(const intflash_plan& plan, const intflash_batc
       const std::int64_t index = request.first_state + i;
       const intflash_state state = element_of(args.states, args.state_size, index);
       status = check_state("states", index, state, request.mask.query_len > 0);
+      const std::int32_t rotates = plan.problem.rotation.values ? 1 : 0;
+      if (status == INTFLASH_OK && state.rotates_values != rotates)
+        return fail(INTFLASH_INVALID_ARGUMENT,
+                    "states[%lld].rotates_values = %d: must be %d, as the plan's info says",
+                    static_cast<i64>(index), state.rotates_values, rotates);
       const KeyRange keys = state_keys(request, i);
       if (status != INTFLASH_OK ||
           (state.first_key == keys.begin && state.num_keys == keys.end - keys.begin))

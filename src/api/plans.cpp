@@ -94,6 +94,8 @@ void fill_info(const intflash_plan& plan, intflash_plan_info* target) {
   info.num_threads = plan.num_workers();
   info.workspace_bytes = plan.workspace_bytes;
   info.codec = plan.is_batch ? plan.cache.codec->name : "";
+  info.rotates_keys = plan.problem.rotation.keys ? 1 : 0;
+  info.rotates_values = plan.problem.rotation.values ? 1 : 0;
   write_struct(info, target);
 }
 

@@ -64,6 +64,8 @@ intflash_status intflash_finish_states(const intflash_context* context,
   if (status == INTFLASH_OK) status = check_finish_args(set, args);
   if (status != INTFLASH_OK) return status;
   const KernelTable& kernels = *context->port->kernels;
+  const bool rotated =
+      set.num_states > 0 && element_of(set.states, set.state_size, 0).rotates_values != 0;
   const FloatState float_state;
   for (std::int64_t row = 0; row < set.query_len * set.num_query_heads; ++row) {
     const std::int64_t query = row % set.query_len;
@@ -72,6 +74,7 @@ intflash_status intflash_finish_states(const intflash_context* context,
     merge_row(kernels, set, row, merged);
     RowResult result{};
     result.dim = static_cast<std::int32_t>(set.head_dim_v);
+    result.rotated = rotated;
     result.center_score = merged.center_score;
     result.sink = args.sinks == nullptr ? kNegativeInfinity : args.sinks[head];
     if (args.value_center != nullptr)
@@ -98,6 +101,10 @@ intflash_status intflash_join_states(const intflash_context* context,
   status = check_state("joined", -1, joined, set.query_len > 0);
   if (status != INTFLASH_OK) return status;
   const intflash_state first = element_of(set.states, set.state_size, 0);
+  if (joined.rotates_values != first.rotates_values) {
+    return fail(INTFLASH_INVALID_ARGUMENT, "joined.rotates_values = %d: must be %d, as in states",
+                joined.rotates_values, first.rotates_values);
+  }
   const intflash_state last = element_of(set.states, set.state_size, set.num_states - 1);
   if (first.first_key < joined.first_key ||
       last.first_key + last.num_keys > joined.first_key + joined.num_keys) {

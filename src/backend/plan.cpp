@@ -46,7 +46,7 @@ Problem problem_of(const intflash_cache& cache, const intflash_batch_desc& desc)
   problem.query_dtype = desc.query_dtype;
   problem.out_dtype = desc.out_dtype;
   problem.score_cap = desc.score_cap;
-  problem.rotate = cache.rotate;
+  problem.rotation = cache.rotation;
   return problem;
 }
 
@@ -72,7 +72,7 @@ bool cut_batch(const intflash_context& context, const intflash_cache& cache,
   plan.context = &context;
   plan.is_batch = true;
   plan.problem = problem_of(cache, desc);
-  plan.cache = {cache.layout, cache.num_kv_heads, cache.num_pages, cache.rotate, cache.codec};
+  plan.cache = {cache.layout, cache.num_kv_heads, cache.num_pages, cache.rotation, cache.codec};
   const FloatState float_state;  // the caller may round otherwise
   const RequestMaker maker = {desc, 1.0f / std::sqrt(static_cast<float>(cache.layout.head_dim))};
   Batch batch{};

@@ -27,7 +27,7 @@ struct CacheShape {
   PageLayout layout;
   std::int64_t num_kv_heads;
   std::int64_t num_pages;
-  bool rotate;
+  Rotation rotation;
   const Codec* codec;
 };
 

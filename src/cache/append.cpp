@@ -42,15 +42,15 @@ void append_to_block(const Append& append, std::int8_t* codes, std::int64_t kv_h
   const std::int64_t value_stride = round_up(layout.head_dim_v, 64);
   std::uint32_t magnitude = quantize_tokens(
       kernels, append.args.key, append.args.key_dtype, 0, kv_head, tokens.first, count,
-      layout.head_dim, cache.key_center_of(layer, kv_head), cache.rotate, key_stride, codes,
+      layout.head_dim, cache.key_center_of(layer, kv_head), cache.rotation.keys, key_stride, codes,
       block.key_scale + begin, rope_rows(append.args.rope, tokens.position));
   if (append.args.key_dtype == INTFLASH_INT8)
     magnitude = scaled_magnitude(magnitude, block.key_scale + begin, count);
   raise_to(cache.layers[layer].largest_key[tokens.slot / layout.page_size], magnitude);
   cache.codec->store_keys(kernels, layout, block, {codes, key_stride, begin, count});
   quantize_tokens(kernels, append.args.value, append.args.value_dtype, 0, kv_head, tokens.first,
-                  count, layout.head_dim_v, cache.value_center_of(layer, kv_head), false,
-                  value_stride, codes, block.value_scale + begin);
+                  count, layout.head_dim_v, cache.value_center_of(layer, kv_head),
+                  cache.rotation.values, value_stride, codes, block.value_scale + begin);
   cache.codec->store_values(kernels, layout, block, {codes, value_stride, begin, count});
 }
 

@@ -29,10 +29,11 @@ intflash_status check_new_tokens(const TensorView& view, const char* change) {
 }
 const char* change_of_keys(const intflash_cache& cache, const intflash_append_args& args) {
   if (args.rope.cos != nullptr) return "rope";
-  if (cache.rotate) return "a cache with rotate = 1";
+  if (cache.rotation.keys) return "a cache that rotates keys";
   return cache.key_center != nullptr ? "a cache with key_center" : nullptr;
 }
 const char* change_of_values(const intflash_cache& cache) {
+  if (cache.rotation.values) return "a cache that rotates values";
   return cache.value_center != nullptr ? "a cache with value_center" : nullptr;
 }
 

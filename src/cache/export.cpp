@@ -57,12 +57,12 @@ void export_block(const Export& wanted, std::int64_t layer, std::int64_t kv_head
     const std::int64_t row = position + at - wanted.begin;
     if (wanted.key != nullptr) {
       cache.codec->load_key(cache.layout, block, at, codes);
-      dequantize(codes, block.key_scale[at], cache.layout.head_dim, cache.rotate,
+      dequantize(codes, block.key_scale[at], cache.layout.head_dim, cache.rotation.keys,
                  cache.key_center_of(layer, kv_head), row_of(*wanted.key, layer, kv_head, row));
     }
     if (wanted.value != nullptr) {
       cache.codec->load_value(cache.layout, block, at, codes);
-      dequantize(codes, block.value_scale[at], cache.layout.head_dim_v, false,
+      dequantize(codes, block.value_scale[at], cache.layout.head_dim_v, cache.rotation.values,
                  cache.value_center_of(layer, kv_head), row_of(*wanted.value, layer, kv_head, row));
     }
   }

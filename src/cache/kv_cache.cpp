@@ -33,7 +33,9 @@ intflash_status check_cache_options(const intflash_cache_options& options) {
   if (status == INTFLASH_OK) status = check_head_dim("head_dim", options.head_dim);
   if (status == INTFLASH_OK && options.head_dim_v != 0)
     status = check_head_dim("head_dim_v", options.head_dim_v);
-  if (status == INTFLASH_OK) status = check_rotated_dim(options.rotate, options.head_dim);
+  Rotation rotation;
+  if (status == INTFLASH_OK)
+    status = choose_rotation(options.rotation, options.head_dim, options.head_dim, rotation);
   if (status != INTFLASH_OK) return status;
   const std::int64_t page_size = options.page_size;
   if (page_size != 0 && page_size != 64 && page_size != 128 && page_size != 256) {
@@ -57,7 +59,7 @@ intflash_status set_shape(const intflash_context& context, const intflash_cache_
   shape.num_kv_heads = options.num_kv_heads;
   shape.num_pages = options.num_pages;
   shape.num_layers = options.num_layers == 0 ? 1 : options.num_layers;
-  shape.rotate = options.rotate == 1;
+  choose_rotation(options.rotation, shape.layout.head_dim, shape.layout.head_dim_v, shape.rotation);
   std::int64_t bytes = 0;
   if (!__builtin_mul_overflow(shape.num_kv_heads * shape.num_pages, shape.layout.bytes(), &bytes) &&
       !__builtin_mul_overflow(bytes, shape.num_layers, &bytes))
@@ -226,7 +228,7 @@ intflash_status create_cache(const intflash_context& context, const intflash_cac
   created->num_kv_heads = shape.num_kv_heads;
   created->num_pages = shape.num_pages;
   created->num_layers = shape.num_layers;
-  created->rotate = shape.rotate;
+  created->rotation = shape.rotation;
   if (!allocate_parts(*created, options)) {
     intflash_cache_destroy(created);
     return fail(INTFLASH_OUT_OF_MEMORY,
@@ -305,6 +307,8 @@ intflash_status intflash_cache_get_info(const intflash_cache* cache, intflash_ca
   info.num_layers = cache->num_layers;
   info.codec = cache->codec->id;
   info.page_layout_version = cache->codec->layout_version;
+  info.rotates_keys = cache->rotation.keys ? 1 : 0;
+  info.rotates_values = cache->rotation.values ? 1 : 0;
   info.bytes_per_token = info.page_bytes / static_cast<std::size_t>(cache->layout.page_size);
   write_struct(info, target);
   return INTFLASH_OK;

@@ -13,6 +13,7 @@
 #include "cache/growable.h"
 #include "cache/page_table.h"
 #include "context/context.h"
+#include "core/checks.h"
 #include "intflash/cache.h"
 #include "pages/codec.h"
 #include "pages/page.h"
@@ -66,7 +67,7 @@ struct intflash_cache {
   std::int64_t num_kv_heads;
   std::int64_t num_pages;
   std::int64_t num_layers;
-  bool rotate;
+  intflash::internal::Rotation rotation;
   intflash::internal::CacheLayer* layers;
   // Of all layers, which have their parts of them.
   char* own_pages;  // nullptr: the pages are in arenas of the caller's

@@ -15,6 +15,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "core/checks.h"
 #include "intflash/cache.h"
 #include "pages/page.h"
 
@@ -25,13 +26,15 @@ static_assert(std::endian::native == std::endian::little, "files and pages are l
 constexpr char kFileMagic[8] = {'i', 'n', 't', 'f', 'l', 'a', 's', 'h'};
 constexpr std::uint16_t kKeyCenter = 1;
 constexpr std::uint16_t kValueCenter = 2;
+constexpr std::uint16_t kRotatedKeys = 1;
+constexpr std::uint16_t kRotatedValues = 2;
 
 struct FileHeader {
   char magic[8];
   std::uint32_t version;      // INTFLASH_SEQUENCE_FILE_VERSION
   std::uint32_t codec;        // intflash_codec
   std::uint32_t page_layout;  // its version, of the codec
-  std::uint16_t rotate;       // 0 or 1
+  std::uint16_t rotation;     // kRotatedKeys, kRotatedValues, both or none
   std::uint16_t centers;      // kKeyCenter, kValueCenter, both or none
   std::int64_t num_layers;
   std::int64_t num_kv_heads;
@@ -41,6 +44,11 @@ struct FileHeader {
   std::int64_t kv_len;
 };
 static_assert(sizeof(FileHeader) == 72);
+
+inline std::uint16_t file_rotation(const Rotation& rotation) {
+  return static_cast<std::uint16_t>((rotation.keys ? kRotatedKeys : 0) |
+                                    (rotation.values ? kRotatedValues : 0));
+}
 
 std::uint64_t record_checksum(const void* bytes, std::size_t num_bytes, std::int64_t offset);
 

@@ -77,7 +77,7 @@ intflash_status check_shape(const FileHeader& header, const intflash_cache& cach
   } fields[] = {
       {"page layout", offsetof(FileHeader, page_layout), header.page_layout,
        cache.codec->layout_version},
-      {"rotate", offsetof(FileHeader, rotate), header.rotate, cache.rotate ? 1 : 0},
+      {"rotation", offsetof(FileHeader, rotation), header.rotation, file_rotation(cache.rotation)},
       {"num_layers", offsetof(FileHeader, num_layers), header.num_layers, cache.num_layers},
       {"num_kv_heads", offsetof(FileHeader, num_kv_heads), header.num_kv_heads, cache.num_kv_heads},
       {"head_dim", offsetof(FileHeader, head_dim), header.head_dim, cache.layout.head_dim},

@@ -48,7 +48,7 @@ FileHeader header_of(const intflash_cache& cache, const Sequence& sequence) {
   header.version = INTFLASH_SEQUENCE_FILE_VERSION;
   header.codec = static_cast<std::uint32_t>(cache.codec->id);
   header.page_layout = static_cast<std::uint32_t>(cache.codec->layout_version);
-  header.rotate = cache.rotate ? 1 : 0;
+  header.rotation = file_rotation(cache.rotation);
   header.centers = static_cast<std::uint16_t>((cache.key_center != nullptr ? kKeyCenter : 0) |
                                               (cache.value_center != nullptr ? kValueCenter : 0));
   header.num_layers = cache.num_layers;

@@ -116,14 +116,17 @@ intflash_status check_softmax_scale(float value) {
               static_cast<double>(value));
 }
 
-intflash_status check_rotated_dim(std::int32_t rotate, std::int64_t head_dim) {
-  if (rotate == 0) return INTFLASH_OK;
-  if (rotate != 1) return fail(INTFLASH_INVALID_ARGUMENT, "rotate = %d: must be 0 or 1", rotate);
-  const std::int64_t odd = head_dim / (head_dim & -head_dim);
-  if (odd <= 9) return INTFLASH_OK;
-  return fail(INTFLASH_UNSUPPORTED,
-              "rotate = 1 with head_dim = %lld: must be m * 2^k with m odd and <= 9",
-              static_cast<i64>(head_dim));
+intflash_status choose_rotation(intflash_rotation given, std::int64_t head_dim,
+                                std::int64_t head_dim_v, Rotation& rotation) {
+  if (given != INTFLASH_ROTATION_AUTO && given != INTFLASH_ROTATION_NONE) {
+    return fail(INTFLASH_INVALID_ARGUMENT, "rotation = %d: must be AUTO or NONE",
+                static_cast<int>(given));
+  }
+  const auto can_rotate = [&](std::int64_t dim) {
+    return given == INTFLASH_ROTATION_AUTO && dim / (dim & -dim) <= 9;
+  };
+  rotation = {can_rotate(head_dim), can_rotate(head_dim_v)};
+  return INTFLASH_OK;
 }
 
 intflash_status set_mask(const MaskArguments& given, MaskRule& rule) {

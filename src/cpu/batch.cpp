@@ -91,7 +91,7 @@ Attention attention_of(const BatchRun& run) {
   attention.bit_masks = args.bit_masks;
   attention.bit_mask_size = args.bit_mask_size;
   attention.mask_stride = 1;
-  attention.rotate = p.rotate;
+  attention.rotation = p.rotation;
   attention.rope = args.rope;
   attention.key_center = centers(layer.key_center, p.head_dim);
   attention.value_center = centers(layer.value_center, p.head_dim_v);
@@ -114,7 +114,7 @@ ScoreRange score_range(const BatchRun& run, double largest_key) {
   const double turned = run.args.rope.cos == nullptr ? 1.0 : 2.0 * static_cast<double>(kMaxRope);
   return {largest_of(run.query_tensor(), run.query) * turned, largest_key,
           static_cast<double>(run.batch_plan().largest_softmax_scale), run.plan->problem.head_dim,
-          run.plan->problem.rotate};
+          run.plan->problem.rotation.keys};
 }
 
 // The request that a query of the batch belongs to.

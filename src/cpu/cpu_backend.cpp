@@ -55,7 +55,7 @@ Attention attention_of(const DenseRun& run) {
     attention.plain_keys = run.plain_keys(0);
     attention.plain_keys_stride = args.additive_mask.stride_batch == 0 ? 0 : p.query_len;
   }
-  attention.rotate = p.rotate;
+  attention.rotation = p.rotation;
   const float* const computed = run.computed_center(0);
   attention.key_center = centers(run, p.center_key, args.key_center, p.head_dim, computed);
   attention.value_center =
@@ -87,7 +87,7 @@ ScoreRange score_range(const DenseRun& run, double largest_key) {
     largest_key *= 2;
   }
   return {largest_of(run.query_tensor(), run.query), largest_key,
-          static_cast<double>(p.softmax_scale), p.head_dim, p.rotate};
+          static_cast<double>(p.softmax_scale), p.head_dim, p.rotation.keys};
 }
 
 // What a run has found of keys and values so far; and of those that some query sees. Only where the

@@ -32,18 +32,18 @@ void pack_page(DenseRun& run, const Worker& worker, std::int64_t head, std::int6
   const std::int64_t key_stride = round_up(p.head_dim, 64);
   const std::int64_t value_stride = round_up(p.head_dim_v, 64);
   const std::int64_t absent = kBlockTokens - tokens;
-  note_magnitude(
-      run.key, run.key_tensor(), head, first,
-      quantize_tokens(kernels, run.args.key, p.key_dtype, b, h, first, tokens, p.head_dim,
-                      run.key_center(head), p.rotate, key_stride, worker.codes, block.key_scale));
+  note_magnitude(run.key, run.key_tensor(), head, first,
+                 quantize_tokens(kernels, run.args.key, p.key_dtype, b, h, first, tokens,
+                                 p.head_dim, run.key_center(head), p.rotation.keys, key_stride,
+                                 worker.codes, block.key_scale));
   std::memset(worker.codes + tokens * key_stride, 0, static_cast<std::size_t>(absent * key_stride));
   kernels.pack_keys(worker.codes, key_stride, static_cast<std::int32_t>(p.head_dim),
                     block.key_codes, block.key_sum);
 
   note_magnitude(run.value, run.value_tensor(), head, first,
                  quantize_tokens(kernels, run.args.value, p.value_dtype, b, h, first, tokens,
-                                 p.head_dim_v, run.value_center(head), false, value_stride,
-                                 worker.codes, block.value_scale));
+                                 p.head_dim_v, run.value_center(head), p.rotation.values,
+                                 value_stride, worker.codes, block.value_scale));
   std::memset(worker.codes + tokens * value_stride, 0,
               static_cast<std::size_t>(absent * value_stride));
   kernels.pack_values(worker.codes, value_stride, static_cast<std::int32_t>(p.head_dim_v),
@@ -121,10 +121,12 @@ void compute_center(const DenseRun& run, const Worker& worker, std::int64_t head
   float* const center = run.computed_center(head);
   std::fill_n(center, run.dims(), 0.0f);
   const Problem& p = run.problem();
-  if (run.sums_keys()) compute_center(run, worker, {run.key_tensor(), head, 0, p.rotate, center});
+  if (run.sums_keys())
+    compute_center(run, worker, {run.key_tensor(), head, 0, p.rotation.keys, center});
   if (run.sums_values())
-    compute_center(run, worker,
-                   {run.value_tensor(), head, p.head_dim + 1, false, center + p.head_dim});
+    compute_center(
+        run, worker,
+        {run.value_tensor(), head, p.head_dim + 1, p.rotation.values, center + p.head_dim});
 }
 
 void pack_score_block(DenseRun& run, const Worker& worker, std::int64_t head,

@@ -50,7 +50,7 @@ RowGroup row_group(const Attention& attention, const Request& request, std::int6
   group.bias = score_bias(attention, index);
   if (attention.plain_keys != nullptr)
     group.plain_keys = attention.plain_keys + index * attention.plain_keys_stride;
-  group.rotate = attention.rotate;
+  group.rotation = attention.rotation;
   group.rope = rope_rows(attention.rope, first_position(request));
   group.key_center = attention.key_center.of(index, kv_head);
   group.value_center = attention.value_center.of(index, kv_head);

@@ -73,7 +73,7 @@ struct Attention {
   const KeyRange* plain_keys;      // of the additive masks; nullptr = not known
   std::int64_t plain_keys_stride;  // from request to request
 
-  bool rotate;
+  Rotation rotation;
   intflash_rope rope;  // of the queries
   HeadVectors key_center, value_center;
 

@@ -141,7 +141,7 @@ void quantize_query_rows(const RowGroup& group, const TileShape& shape, std::int
     const RowPlace place = place_of(group, first_row + r);
     quantize_tokens(*group.kernels, *group.query, group.query_dtype, group.batch, place.query_head,
                     group.first_token + place.query, static_cast<std::int32_t>(at_once),
-                    group.head_dim, nullptr, group.rotate, shape.code_stride,
+                    group.head_dim, nullptr, group.rotation.keys, shape.code_stride,
                     codes + r * shape.code_stride, scales + r, later_rows(group.rope, place.query));
   }
 }
@@ -343,6 +343,7 @@ void finish_tile(const RowGroup& group, std::int64_t first_row, Tile& tile) {
     result.dim = static_cast<std::int32_t>(group.head_dim_v);
     result.center_score = center_term(group, tile, r);
     result.sink = group.sinks == nullptr ? kNegativeInfinity : group.sinks[head];
+    result.rotated = group.rotation.values;
     result.value_center = group.value_center;
     result.out_dtype = static_cast<Dtype>(group.out_dtype);
     result.out = const_cast<void*>(rows_of(*group.out, group.out_dtype, group.batch,

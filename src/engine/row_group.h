@@ -8,6 +8,7 @@
 
 #include <cstdint>
 
+#include "core/checks.h"
 #include "core/mask.h"
 #include "engine/worker.h"
 #include "inputs/score_bias.h"
@@ -41,7 +42,7 @@ struct RowGroup {
   const float* sinks;  // [group_size]: of the group's heads; nullptr = none
   ScoreBias bias;
   const KeyRange* plain_keys;  // of bias.additive, for each query; nullptr = not known
-  bool rotate;
+  Rotation rotation;
   RopeRows rope;            // of the queries
   const float* key_center;  // [head_dim]; nullptr = none
   const float* value_center;

@@ -17,9 +17,6 @@ intflash_status set_center(const intflash_attend_desc& desc, Problem& problem) {
   const bool float_key = desc.key_dtype != INTFLASH_INT8;
   const bool float_value = desc.value_dtype != INTFLASH_INT8;
   switch (desc.center) {
-    case INTFLASH_CENTER_DEFAULT:
-      problem.center_key = float_key;
-      break;
     case INTFLASH_CENTER_NONE:
       break;
     case INTFLASH_CENTER_KEY_VALUE:
@@ -29,7 +26,7 @@ intflash_status set_center(const intflash_attend_desc& desc, Problem& problem) {
       problem.center_key = true;
       break;
     default:
-      return fail(INTFLASH_INVALID_ARGUMENT, "center = %d: must be DEFAULT, NONE, KEY or KEY_VALUE",
+      return fail(INTFLASH_INVALID_ARGUMENT, "center = %d: must be NONE, KEY or KEY_VALUE",
                   static_cast<int>(desc.center));
   }
   if (problem.center_key && !float_key) {
@@ -45,15 +42,16 @@ intflash_status set_center(const intflash_attend_desc& desc, Problem& problem) {
   return INTFLASH_OK;
 }
 
-intflash_status check_rotation(const intflash_attend_desc& desc) {
-  if (desc.rotate == 0) return INTFLASH_OK;
-  const intflash_status status = check_rotated_dim(desc.rotate, desc.head_dim);
+intflash_status set_rotation(const intflash_attend_desc& desc, Problem& problem) {
+  const intflash_status status =
+      choose_rotation(desc.rotation, problem.head_dim, problem.head_dim_v, problem.rotation);
   if (status != INTFLASH_OK) return status;
-  if (desc.query_dtype == INTFLASH_INT8 || desc.key_dtype == INTFLASH_INT8) {
-    return fail(
-        INTFLASH_UNSUPPORTED,
-        "rotate = 1 with an INT8 query or key: codes cannot be rotated; rotate before quantizing");
-  }
+  // Codes cannot be rotated, and the other modes do not.
+  const bool quantizes = desc.mode == INTFLASH_MODE_INT8;
+  problem.rotation.keys = problem.rotation.keys && quantizes && desc.query_dtype != INTFLASH_INT8 &&
+                          desc.key_dtype != INTFLASH_INT8;
+  problem.rotation.values =
+      problem.rotation.values && quantizes && desc.value_dtype != INTFLASH_INT8;
   return INTFLASH_OK;
 }
 
@@ -79,7 +77,6 @@ intflash_status make_problem(const intflash_attend_desc* given, Problem& problem
   problem.value_dtype = desc.value_dtype;
   problem.out_dtype = desc.out_dtype;
   problem.score_cap = desc.score_cap;
-  problem.rotate = desc.rotate == 1;
   problem.mask.query_len = desc.query_len;
   problem.mask.kv_len = desc.kv_len;
   status = check_extent("batch", problem.batch, 0);
@@ -99,7 +96,7 @@ intflash_status make_problem(const intflash_attend_desc* given, Problem& problem
     status =
         set_mask({desc.mask, desc.window_left, desc.window_right, desc.prefix_len}, problem.mask);
   if (status == INTFLASH_OK) status = set_center(desc, problem);
-  if (status == INTFLASH_OK) status = check_rotation(desc);
+  if (status == INTFLASH_OK) status = set_rotation(desc, problem);
   if (status != INTFLASH_OK) return status;
   if (problem.num_query_heads % problem.num_kv_heads != 0) {
     return fail(INTFLASH_BAD_SHAPE,

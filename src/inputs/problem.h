@@ -31,7 +31,7 @@ struct Problem {
   float score_cap;  // 0 = none
   bool center_key;
   bool center_value;
-  bool rotate;
+  Rotation rotation;
 
   bool is_empty() const { return batch == 0 || query_len == 0; }
 };

@@ -12,6 +12,7 @@ namespace intflash::internal {
 
 struct RowResult {
   std::int32_t dim;           // of out
+  bool rotated;               // the state's values are
   double center_score;        // what centring took from every score, and no cap has in it
   float sink;                 // a logit that joins the denominator; -infinity: none
   const float* value_center;  // [dim]; nullptr = none

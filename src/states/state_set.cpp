@@ -64,6 +64,10 @@ intflash_status check_state(const char* name, std::int64_t index, const intflash
                             bool has_rows) {
   const StateName named(name, index);
   const auto keys = static_cast<std::uint64_t>(state.num_keys);
+  if (state.rotates_values != 0 && state.rotates_values != 1) {
+    return fail(INTFLASH_INVALID_ARGUMENT, "%s.rotates_values = %d: must be 0 or 1", named.text,
+                state.rotates_values);
+  }
   if (state.num_keys < kSpanTokens || !std::has_single_bit(keys) || state.first_key < 0 ||
       state.first_key % state.num_keys != 0 || state.first_key > kMaxExtent - state.num_keys + 1) {
     return fail(INTFLASH_BAD_SHAPE,
@@ -101,6 +105,11 @@ intflash_status check_state_set(const KernelTable& kernels, const intflash_state
     const intflash_state state = state_at(set, i);
     status = check_state("states", i, state, set.query_len > 0);
     if (status != INTFLASH_OK) return status;
+    if (state.rotates_values != state_at(set, 0).rotates_values) {
+      return fail(INTFLASH_INVALID_ARGUMENT,
+                  "states[%lld].rotates_values = %d: must be as in states[0], which has %d",
+                  static_cast<i64>(i), state.rotates_values, state_at(set, 0).rotates_values);
+    }
     if (state.first_key < least) {
       return fail(INTFLASH_BAD_SHAPE,
                   "states[%lld].first_key = %lld: must be at least %lld, where the keys of the "

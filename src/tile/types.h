@@ -207,8 +207,8 @@ struct KernelTable {
   void (*merge_states)(const AttentionState& part, const AttentionState& total, std::int32_t rows,
                        std::int32_t dim);
   // out row r = accumulators / row_sum (+ center), rounded to dtype; 0 where the row saw no key.
-  void (*write_row)(const float* accumulators, float row_sum, std::int32_t dim, const float* center,
-                    Dtype dtype, void* out);
+  void (*write_row)(const float* accumulators, float row_sum, std::int32_t dim, bool rotated,
+                    const float* center, Dtype dtype, void* out);
   // A register-only loop of the port's integer multiply-add; returns the operations done, 2 per
   // multiply-add.
   double (*integer_peak)(std::int64_t repeats);
