@@ -31,7 +31,8 @@ void write_result(const KernelTable& kernels, const AttentionState& state, std::
   alignas(64) float scaled_center[kMaxHeadDim];
   if (result.sink > kNegativeInfinity) {
     const double logit = static_cast<double>(result.sink) - result.center_score;
-    const float share = add_sink(state, row, result.dim, static_cast<float>(logit * kLog2E));
+    const float share =
+        add_sink(state, row, result.dim, held_log2(static_cast<float>(logit * kLog2E / 2)));
     // The mean of the values has the keys' part of the weight alone.
     for (std::int32_t c = 0; center != nullptr && c < result.dim; ++c)
       scaled_center[c] = center[c] * share;

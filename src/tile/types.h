@@ -22,8 +22,10 @@ constexpr int kMaxHeadDim = 1024;
 
 // Fixed point of weights and exponents; docs/numerics.md derives each.
 constexpr int kExponentBits = 9;       // exponents are held in multiples of 2^-9 or coarser
+constexpr int kCoarsestExponent = -5;  // rows whose unit would be coarser have scores in f32
 constexpr int kScoreBits = 14;         // |x| <= 2^14 for a score x in its row's fixed point
-constexpr int kValueLog2Min = -12288;  // lowest log2(value_scale) beside its block's, in 2^-9: -24
+constexpr int kValueLog2Min = -12288;  // lowest log2(value_scale) beside its block's, in 2^-9: -24;
+                                       // what is below, and not 0, is faint
 constexpr int kLightValueLog2 =
     -2048;                            // below -4 a value is light: its key joins the row sum in f32
 constexpr int kWeightOne = 4080;      // a weight of 1 in the row sum, 16 * 255
@@ -76,6 +78,7 @@ struct ScoreBlock {
   std::int32_t value_exponent;  // the same of value_scale; 0 where all are 0
   float key_mantissa;           // 0 where all key scales are 0
   std::int32_t any_light;       // whether a value_log2 is below kLightValueLog2
+  std::int32_t any_faint;       // whether one would be below kValueLog2Min
   alignas(64) std::int16_t key_factor[kScoreBlock];  // key_scale / 2^key_exponent in Q15
   alignas(64) std::int16_t value_log2[kScoreBlock];  // log2(value_scale / 2^value_exponent) in 2^-9
   alignas(64) std::int16_t value_weight[kScoreBlock];  // 256 * 2^-value_log2; 0 where light
