@@ -58,11 +58,16 @@ RowExtent extent_of(const VectorXd& row, bool rotated) {
   return {norm, norm * std::sqrt(static_cast<double>(row.size()))};
 }
 
+// The scale of a row of codes whose largest element is given: halved while the largest code may be
+// doubled.
 double given_scale(const intflash_tensor& tensor, std::int64_t b, std::int64_t h,
-                   std::int64_t token) {
+                   std::int64_t token, double largest) {
   const std::int64_t block = tensor.scale_block == 0 ? 0 : token / tensor.scale_block;
-  return static_cast<double>(
+  double scale = static_cast<double>(
       tensor.scale[b * tensor.scale_stride_batch + h * tensor.scale_stride_head + block]);
+  if (largest == 0) return 0;
+  while (largest / scale < 63.5) scale /= 2;
+  return scale;
 }
 
 // What is taken from every row before quantization.
@@ -131,12 +136,12 @@ class HeadBound {
     key.norm = difference.norm();
     key.extent = extent_of(difference, c_.rotate);
     const bool key_codes = c_.key.dtype == INTFLASH_INT8;
-    key.scale = key_codes ? given_scale(tensors_.args.key, b_, kv_head, j)
+    key.scale = key_codes ? given_scale(tensors_.args.key, b_, kv_head, j, key.extent.largest)
                           : kRounding * key.extent.largest / 127;
     key.half_step = key_codes ? 0 : key.scale / 2;
     const double largest_value = value_.row(j).cwiseAbs().maxCoeff();
     const bool value_codes = c_.value.dtype == INTFLASH_INT8;
-    key.value_scale = value_codes ? given_scale(tensors_.args.value, b_, kv_head, j)
+    key.value_scale = value_codes ? given_scale(tensors_.args.value, b_, kv_head, j, largest_value)
                                   : kRounding * largest_value / 127;
     key.value_half_step = value_codes ? 0 : key.value_scale / 2;
     keys_.push_back(std::move(key));
@@ -169,8 +174,8 @@ class HeadBound {
     const VectorXd row_magnitude = row.cwiseAbs();
     const RowExtent query = extent_of(row, c_.rotate);
     const bool codes = c_.query.dtype == INTFLASH_INT8;
-    const double query_scale =
-        codes ? given_scale(tensors_.args.query, b_, h_, i) : kRounding * query.largest / 127;
+    const double query_scale = codes ? given_scale(tensors_.args.query, b_, h_, i, query.largest)
+                                     : kRounding * query.largest / 127;
     const double half_step = codes ? 0 : query_scale / 2;
     const double scale = softmax_scale_of(c_);
     const double dim = static_cast<double>(c_.head_dim);

@@ -109,7 +109,7 @@ const Golden kGolden[] = {
      "minilm_l5",
      [](AttentionCase& c) { c.center = INTFLASH_CENTER_NONE; }},
     {"Codes",
-     {0x1ccc36449d76ff45, 0x80d635eb39d42684},
+     {0x6e8d369680b2329e, 0x6ac7f46838f2d25d},
      nullptr,
      [](AttentionCase& c) {
        c.batch = 2;

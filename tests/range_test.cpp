@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -106,6 +107,68 @@ TEST(Ranges, AllTheWeightOnATinyValueGivesThatValue) {
       expect_near_exact(case_of, tensors, memory, 0.02, 1e-6);
     }
   }
+}
+
+TEST(Ranges, HalvesOfFiniteValuesAreFinite) {
+  AttentionCase c = range_case();
+  c.query_len = 200;
+  c.out.dtype = INTFLASH_F16;
+  Memory memory;
+  CaseTensors tensors = make_tensors(c, memory);
+  for (std::int64_t j = 0; j < c.kv_len; ++j) {
+    for (std::int64_t i = 0; i < c.head_dim_v; ++i)
+      row_of(tensors.args.value, j)[i] = i % 2 == 0 ? 65504.0f : -65504.0f;
+  }
+  expect_near_exact(c, tensors, memory, 0.005, 0.02);
+}
+
+// A row of zero codes, between others of an ordinary scale.
+CaseResult run_with_zero_codes(const AttentionCase& c, float scale, const PortEntry& port) {
+  Memory memory;
+  CaseTensors tensors = make_tensors(c, memory);
+  for (const intflash_tensor& tensor : {tensors.args.key, tensors.args.value}) {
+    std::memset(static_cast<std::int8_t*>(tensor.data) + 7 * tensor.stride_token, 0,
+                static_cast<std::size_t>(c.head_dim));
+    const_cast<float*>(tensor.scale)[7] = scale;
+  }
+  return run_tensors(tensors, port, {}, memory);
+}
+
+AttentionCase case_of_codes() {
+  AttentionCase c = range_case();
+  c.query.dtype = c.key.dtype = c.value.dtype = INTFLASH_INT8;
+  return c;
+}
+
+TEST(Ranges, ZeroCodesAreZeroWhateverTheirScale) {
+  const AttentionCase c = case_of_codes();
+  for (const PortEntry& port : all_test_ports()) {
+    const CaseResult expected = run_with_zero_codes(c, 0.01f, port);
+    EXPECT_EQ(expected.status, INTFLASH_OK) << expected.error;
+    for (const float scale : {0.0f, 1e-40f, 1.0f, 1e10f})
+      EXPECT_EQ(difference(c, run_with_zero_codes(c, scale, port), expected), "") << scale;
+  }
+}
+
+TEST(Ranges, CodesTimesAPowerOfTwoGiveTheSameBitsAtThatPartOfTheScale) {
+  const AttentionCase c = case_of_codes();
+  const auto run = [&](bool times) {
+    Memory memory;
+    CaseTensors tensors = make_tensors(c, memory);
+    for (const intflash_tensor& tensor : {tensors.args.key, tensors.args.value}) {
+      for (std::int64_t j = 0; j < c.kv_len; ++j) {
+        const int factor = times ? 1 << j % 6 : 1;
+        auto* codes = static_cast<std::int8_t*>(tensor.data) + j * tensor.stride_token;
+        for (std::int64_t i = 0; i < c.head_dim; ++i)
+          codes[i] = static_cast<std::int8_t>(codes[i] / 32 * factor);
+        const_cast<float*>(tensor.scale)[j] /= static_cast<float>(factor);
+      }
+    }
+    return run_tensors(tensors, scalar_port(), {}, memory);
+  };
+  const CaseResult expected = run(false);
+  EXPECT_EQ(expected.status, INTFLASH_OK) << expected.error;
+  EXPECT_EQ(difference(c, run(true), expected), "");
 }
 
 }  // namespace

@@ -173,7 +173,9 @@ void write_row(const float* accumulators, float row_sum, std::int32_t dim, const
   }
   std::uint16_t* halves = static_cast<std::uint16_t*>(out);
   if (dtype == Dtype::kF16) {
-    for (std::int32_t c = 0; c < dim; ++c) halves[c] = narrow_f16(buffer[c]);
+    // The weights' rounding may lift out above the values, and the largest of them to infinity.
+    for (std::int32_t c = 0; c < dim; ++c)
+      halves[c] = narrow_f16(min_of(max_of(buffer[c], -65504.0f), 65504.0f));
   } else if (dtype == Dtype::kBf16) {
     for (std::int32_t c = 0; c < dim; ++c) halves[c] = narrow_bf16(buffer[c]);
   }
