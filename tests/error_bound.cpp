@@ -46,6 +46,7 @@ constexpr double kFold = kLn2 * (0.5 / 512 + 1.4e-5);
 constexpr double kUnfold = 0.5 / kValueWeightOne;
 constexpr double kLevel255 = (0.5 + 0.5 / 16) / 255;  // rounded to 4080 levels, then to 255
 constexpr double kLevel4080 = 0.5 / kWeightOne;
+constexpr double kLeastScale = kTinyMagnitude / 127;  // of rows that do not count as zero
 
 // Largest magnitude and sum of magnitudes of a row as it is quantized. A rotation is orthonormal:
 // the norm, which it keeps, bounds both.
@@ -58,11 +59,16 @@ RowExtent extent_of(const VectorXd& row, bool rotated) {
   return {norm, norm * std::sqrt(static_cast<double>(row.size()))};
 }
 
+// The scale of a row of codes whose largest element is given: halved while the largest code may be
+// doubled.
 double given_scale(const intflash_tensor& tensor, std::int64_t b, std::int64_t h,
-                   std::int64_t token) {
+                   std::int64_t token, double largest) {
   const std::int64_t block = tensor.scale_block == 0 ? 0 : token / tensor.scale_block;
-  return static_cast<double>(
+  double scale = static_cast<double>(
       tensor.scale[b * tensor.scale_stride_batch + h * tensor.scale_stride_head + block]);
+  if (largest == 0) return 0;
+  while (largest / scale < 63.5) scale /= 2;
+  return scale;
 }
 
 // Whether rows are rotated: as numerics.md has it.
@@ -160,12 +166,12 @@ class HeadBound {
     key.norm = difference.norm();
     key.extent = extent_of(difference, rotates_keys_);
     const bool key_codes = c_.key.dtype == INTFLASH_INT8;
-    key.scale = key_codes ? given_scale(tensors_.args.key, b_, kv_head, j)
+    key.scale = key_codes ? given_scale(tensors_.args.key, b_, kv_head, j, key.extent.largest)
                           : kRounding * key.extent.largest / 127;
     key.half_step = key_codes ? 0 : key.scale / 2;
     const double largest_value = value_.row(j).cwiseAbs().maxCoeff();
     const bool value_codes = c_.value.dtype == INTFLASH_INT8;
-    key.value_scale = value_codes ? given_scale(tensors_.args.value, b_, kv_head, j)
+    key.value_scale = value_codes ? given_scale(tensors_.args.value, b_, kv_head, j, largest_value)
                                   : kRounding * largest_value / 127;
     key.value_half_step = value_codes ? 0 : key.value_scale / 2;
     if (rotates_values_) key.value_half_step += kFloat * value_.row(j).norm();
@@ -179,7 +185,8 @@ class HeadBound {
   }
 
   // The unit of the fixed point of scores, in log2, for row i in a block: see row_scale in
-  // tile/score_block.h. Both terms are rounded up to a power of two twice.
+  // tile/score_block.h. Both terms are rounded up to a power of two twice. Where it would be too
+  // coarse scores are in f32, and their distances in the finest.
   double unit_of_scores(std::int64_t i, std::int64_t first, RowExtent query,
                         double query_scale) const {
     double key_scale = 0;
@@ -188,7 +195,8 @@ class HeadBound {
     }
     const double factor = 4 * key_scale * softmax_scale_of(c_) / kLn2;
     const double codes = query.sum + 0.5 * query_scale * static_cast<double>(c_.head_dim);
-    return std::max<double>({0x1p-9, factor * query_scale, factor * 127 * codes * 0x1p-14});
+    const double coarse = std::max(factor * query_scale, factor * 127 * codes * 0x1p-14);
+    return std::clamp(coarse, 0x1p-9, std::ldexp(1.0, kCoarsestExponent));
   }
 
   // e_j of row i's visible keys.
@@ -197,8 +205,8 @@ class HeadBound {
     const VectorXd row_magnitude = row.cwiseAbs();
     const RowExtent query = extent_of(row, rotates_keys_);
     const bool codes = c_.query.dtype == INTFLASH_INT8;
-    const double query_scale =
-        codes ? given_scale(tensors_.args.query, b_, h_, i) : kRounding * query.largest / 127;
+    const double query_scale = codes ? given_scale(tensors_.args.query, b_, h_, i, query.largest)
+                                     : kRounding * query.largest / 127;
     const double half_step = codes ? 0 : query_scale / 2;
     const double scale = softmax_scale_of(c_);
     const double dim = static_cast<double>(c_.head_dim);
@@ -276,10 +284,12 @@ class HeadBound {
     for (std::int64_t j = first; j < block_end(first); ++j) {
       if (visible(i, j)) largest_value = std::max(largest_value, key(j).value_scale);
     }
-    // No value_scale counts as less than 2^-24 of the block's (up to two times that, for its
-    // mantissa); where all are 0, they count as 1.
-    const double least = largest_value > 0 ? 0x1p-23 * largest_value : 1;
-    const auto folded_scale = [&](std::int64_t j) { return std::max(least, key(j).value_scale); };
+    // A value_scale of 0 counts as 2^-24 of the block's (up to two times that, for its mantissa);
+    // where all are 0, they count as 1.
+    const double of_zero = largest_value > 0 ? 0x1p-23 * largest_value : 1;
+    const auto folded_scale = [&](std::int64_t j) {
+      return key(j).value_scale > kLeastScale ? key(j).value_scale : of_zero;
+    };
     double folded = 0;
     std::vector<double> stretch(static_cast<std::size_t>(block_end(first) - first));
     for (std::int64_t j = first; j < block_end(first); ++j) {
@@ -298,12 +308,11 @@ class HeadBound {
       const double unfold = (may_be_light ? std::max(kUnfold, kCurve) : kUnfold) + kFloat;
       const double level = is_light ? 0.0 : kLevel4080 * folded / folded_scale(j);
       const VectorXd value = value_.row(j).transpose().cwiseAbs();
-      const double tiny = key(j).value_scale < least ? 127 * least : 0.0;
       above += share * (stretched - 1) * (value_.row(j).transpose() - exact).cwiseAbs() +
                share * stretched * ((kFold + kFloat) * value + unfold * magnitude) +
                level * magnitude;
       const double code = key(j).value_scale > 0 ? 1 / key(j).value_scale : 0.0;
-      above.array() += share * stretched * (kRounding * key(j).value_half_step + tiny) +
+      above.array() += share * stretched * kRounding * key(j).value_half_step +
                        kLevel255 * folded * (value.array() * code + 0.5);
       low += share / stretched * (1 - unfold) - level;
       high += share * stretched * (1 + unfold) + level;

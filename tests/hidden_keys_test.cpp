@@ -242,6 +242,7 @@ TEST(ComputedCenters, MakeNoErrorATenthLarger) {
       for (const std::int64_t massive : {1, 3, 30, 150}) {
         for (const float magnitude : {10.0f, 100.0f, 1000.0f}) {
           AttentionCase c;
+          c.num_kv_heads = 4;
           c.query_len = 64;
           c.kv_len = kKeys;
           c.data = data;

@@ -184,6 +184,15 @@ TEST(ServingCodes, AreExportedAsCodeTimesScale) {
   EXPECT_EQ(key.back(), 0.0f);  // of the scale that counts as zero
 }
 
+TEST(ServingCodes, OfZeroMayHaveTheScaleZero) {
+  CodeServer codes{Shape{}};
+  for (Codes* rows : {&codes.key, &codes.value}) {
+    std::fill_n(rows->codes.begin() + 7 * 2 * 32, 32, std::int8_t{0});
+    rows->scales[7] = 0;
+  }
+  EXPECT_EQ(codes.append(0, 200), INTFLASH_OK) << intflash_last_error();
+}
+
 // ---- What is refused ----
 
 void expect_refusal(intflash_status found, intflash_status status, const std::string& message) {

@@ -90,6 +90,29 @@ TEST(Sinks, HugeOnesTakeAllOfTheWeight) {
   }
 }
 
+TEST(Sinks, OfTheLargestFiniteSizeAreToldApartFromInfinity) {
+  constexpr float kLargest = std::numeric_limits<float>::max();
+  Server server(shape_with({kLargest, -kLargest, 3e38f, 2.4e38f}));
+  Served served = serve(server, 200, 5);
+  set_query(server, served);
+  const Result found = server.attend({served.request})[0];
+  const Result exact = server.attend_dense(served.tokens, served.request, 0, INTFLASH_MODE_EXACT);
+  EXPECT_LT(relative_error(found.out, exact.out), 0.03);
+  for (std::size_t i = 0; i < exact.lse.size(); ++i)
+    EXPECT_NEAR(found.lse[i] / exact.lse[i], 1, i / 5 == 1 ? 1e-2 : 1e-6) << i;
+}
+
+TEST(Sinks, OfAnySizeAreTheLogSumExpOfARowWithoutKeys) {
+  constexpr float kLargest = std::numeric_limits<float>::max();
+  const std::vector<float> sinks = {kLargest, -kLargest, -2.5e38f, 1e30f};
+  Server server(shape_with(sinks));
+  const Tokens tokens = random_tokens(server.shape(), 1, 43);
+  Request request;
+  request.query = tokens.query.data();
+  const Result result = server.attend({request})[0];
+  for (std::size_t i = 0; i < 4; ++i) EXPECT_NEAR(result.lse[i] / sinks[i], 1, 1e-6);
+}
+
 TEST(Sinks, AreAllThatARowWithoutKeysHas) {
   Server server(shape_with({0.5f, -2, 3, 4}, true));
   const Tokens tokens = random_tokens(server.shape(), 1, 43);

@@ -104,10 +104,10 @@ std::vector<float> attend_heads(Matrix (*attend)(const Head&), const AttentionIn
 }
 
 void print_text(const std::vector<Row>& rows) {
-  fmt::print("{:22} {:>9} {:>10} {:>10} {:>10}  {}\n", "pipeline", "rel L1 %", "RMSE", "cosine",
+  fmt::print("{:23} {:>9} {:>10} {:>10} {:>10}  {}\n", "pipeline", "rel L1 %", "RMSE", "cosine",
              "max abs", "what it rounds");
   for (const Row& row : rows) {
-    fmt::print("{:22} {:9.4f} {:10.3e} {:10.7f} {:10.3e}  {}\n", row.name, 100 * row.error.rel_l1,
+    fmt::print("{:23} {:9.4f} {:10.3e} {:10.7f} {:10.3e}  {}\n", row.name, 100 * row.error.rel_l1,
                row.error.rmse, row.error.cosine, row.error.max_abs, row.what);
   }
 }

@@ -173,13 +173,13 @@ typedef struct intflash_append_args {
 } intflash_append_args;
 
 // Quantizes and packs the new tokens; what comes in ggml's blocks is widened first, and gets the
-// codes that its elements in f32 would get. Codes and scales of INT8 are stored as they are
-// (scales below 2^-100 / 127 as 0): keys into a cache without rotation of keys or key_center, and
-// without rope, values into one without rotation of values or value_center. NaN or infinity in any
-// token, a code of -128 or a scale that is <= 0 or not finite is an error that names request, token
-// and head, and nothing is appended. No two requests append to one page, no two tokens to one slot.
-// A token in the first place of a page, or of 64 tokens in it, begins these anew: what they held is
-// gone.
+// codes that its elements in f32 would get. Codes and scales of INT8 are stored as they are, or a
+// power of two apart (scales below 2^-100 / 127 as 0): keys into a cache without rotation of keys
+// or key_center, and without rope, values into one without rotation of values or value_center. NaN
+// or infinity in any token, a code of -128 or a scale that is < 0, not finite, or 0 where a code is
+// not, is an error that names request, token and head, and nothing is appended. No two requests
+// append to one page, no two tokens to one slot. A token in the first place of a page, or of 64
+// tokens in it, begins these anew: what they held is gone.
 INTFLASH_API intflash_status intflash_cache_append(intflash_cache* cache,
                                                    const intflash_append_args* args);
 

@@ -76,7 +76,8 @@ typedef enum intflash_status INTFLASH_INT {
   INTFLASH_BAD_STRIDE = 3,
   // A size that does not fit the address space.
   INTFLASH_SIZE_OVERFLOW = 4,
-  // A scale of an INT8 tensor that is <= 0 or not finite; a bad softmax scale or cap.
+  // A scale of an INT8 tensor that is < 0, not finite, or 0 where a code is not; a bad softmax
+  // scale or cap.
   INTFLASH_BAD_SCALE = 5,
   // NaN or infinity in query, key, value or a given centre.
   INTFLASH_NONFINITE_INPUT = 6,

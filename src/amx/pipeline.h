@@ -261,7 +261,7 @@ class Pipeline {
 // Block b, one stage after the other.
 template <std::int32_t kRowTiles, std::int32_t kSlices>
 INTFLASH_NOINLINE void attend_special_block(const TileTask& task, std::int32_t b,
-                                            AmxScratch& scratch,
+                                            std::int32_t exponent_limit, AmxScratch& scratch,
                                             TileProducts<kRowTiles, kSlices> products) {
   const std::int32_t num_keys = keys_to_multiply(*task.query, keep_of(task, b));
   if (num_keys == 0) return;
@@ -275,7 +275,7 @@ INTFLASH_NOINLINE void attend_special_block(const TileTask& task, std::int32_t b
   products.begin_keys(block);
   products.multiply_keys(block, num_keys / 16, dots, {&block, nullptr}, weights, tick);
   products.store_last_tile();
-  const std::int32_t active = weigh_special_block(task, b, tile);
+  const std::int32_t active = weigh_special_block(task, b, exponent_limit, tile);
   fold.start(tile.gain, tile.accumulators, active);
   products.begin_values(block, weights);
   products.multiply_values(block, channel_tiles, weights, {nullptr, nullptr}, fold, tick);
@@ -283,11 +283,10 @@ INTFLASH_NOINLINE void attend_special_block(const TileTask& task, std::int32_t b
   fold.drain();
 }
 
-// Whether the block may go through the pipeline. In its fixed point a unit must not exceed one
-// octave, which is so for all but scores beyond 2^14.
+// Whether the block may go through the pipeline.
 INTFLASH_INLINE bool is_plain(const TileTask& task, std::int32_t b, std::int32_t exponent_limit) {
   return keep_of(task, b) == nullptr && !(task.score_cap > 0.0f) &&
-         exponent_limit + task.blocks[b].key_exponent <= 0;
+         is_fixed_for_all(task.blocks[b], exponent_limit);
 }
 
 // How many blocks from b on may go through the pipeline.
@@ -312,7 +311,7 @@ INTFLASH_NOINLINE void attend_rows(const TileTask& task) {
       Pipeline<kRowTiles, kSlices>(own, scratch, products).run(task.blocks + b, plain);
       b += plain;
     } else {
-      attend_special_block<kRowTiles, kSlices>(own, b, scratch, products);
+      attend_special_block<kRowTiles, kSlices>(own, b, limit, scratch, products);
       ++b;
     }
   }
@@ -338,7 +337,7 @@ INTFLASH_NOINLINE void attend_wide_rows(const TileTask& task) {
       b += plain;
     } else {
       own.state = spans.at_work();
-      attend_special_block<2, kSlices>(own, b, scratch, products);
+      attend_special_block<2, kSlices>(own, b, limit, scratch, products);
       ++b;
     }
   }

@@ -51,7 +51,7 @@ struct AmxScratch {
   alignas(64) float row_sum[kMaxTileRows];
 
   // The value_term of rows with exponent e at [e + kExponentBits].
-  alignas(64) std::int16_t value_term[kExponentBits + 1][kScoreBlock];
+  alignas(64) std::int16_t value_term[kExponentBits + kCoarsestExponent + 1][kScoreBlock];
 
   // Takes what a tile register holds where a store finds nothing to do.
   alignas(64) std::int32_t nowhere[16][16];
@@ -112,17 +112,8 @@ INTFLASH_INLINE void end_rows(const TileTask& task, const AmxScratch& scratch) {
   }
 }
 
-// The largest exponent that any row can have in a block, less the block's key_exponent.
-INTFLASH_INLINE std::int32_t exponent_limit(const QueryTile& query) {
-  std::int32_t limit = -1000;
-  for (std::int32_t r = 0; r < query.rows; ++r) {
-    limit = max_of(limit, query.exponent[r] + max_of(query.score_bits[r] - kScoreBits, 0));
-  }
-  return limit;
-}
-
-// row_scale of 16 rows where all exponents are <= 0; the result has a bit for each place in
-// value_term.
+// row_scale of 16 rows where no exponent is above kCoarsestExponent; the result has a bit for each
+// place in value_term.
 INTFLASH_INLINE std::uint32_t scale_16_rows(const QueryTile& query, std::int32_t first,
                                             const ScoreBlock& block, AmxScratch& scratch) {
   const Amx::I32 both =
@@ -141,8 +132,8 @@ INTFLASH_INLINE std::uint32_t scale_16_rows(const QueryTile& query, std::int32_t
                                            Amx::add32(exponent, Amx::broadcast32(kExponentBits))));
 }
 
-// What score_plain_row and weigh_plain_row need to know of the rows in a block where all exponents
-// are <= 0.
+// What score_plain_row and weigh_plain_row need to know of the rows in a block where no exponent is
+// above kCoarsestExponent.
 template <std::int32_t kRows>
 INTFLASH_INLINE void scale_plain_rows(const QueryTile& query, const ScoreBlock& block,
                                       AmxScratch& scratch) {
@@ -246,9 +237,10 @@ INTFLASH_INLINE void enter_16_rows(const ScoreBlock& block, const AttentionState
 // Softmax of the rows of any block in the generic form, one stage after the other: from tile.dots
 // to P, gains and accumulators of the rows that see any of its keys; returns how many do.
 INTFLASH_NOINLINE std::int32_t weigh_special_block(const TileTask& task, std::int32_t b,
+                                                   std::int32_t exponent_limit,
                                                    TileScratch<Amx>& tile) {
   FetchBetween none;
-  const std::int32_t active = weigh_block(task, b, none, tile);
+  const std::int32_t active = weigh_block(task, b, exponent_limit, none, tile);
   for (std::int32_t a = 0; a < active; ++a) {
     std::uint8_t* weights = tile.weights[a];
     for (std::int32_t at = 0; at < kScoreBlock; at += 64)

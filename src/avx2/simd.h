@@ -52,7 +52,6 @@ struct Avx2 {
   static INTFLASH_INLINE I16 add(I16 a, I16 b) { return _mm256_add_epi16(a, b); }
   static INTFLASH_INLINE I16 sub(I16 a, I16 b) { return _mm256_sub_epi16(a, b); }
   static INTFLASH_INLINE I16 max(I16 a, I16 b) { return _mm256_max_epi16(a, b); }
-  static INTFLASH_INLINE I16 min_unsigned(I16 a, I16 b) { return _mm256_min_epu16(a, b); }
   static INTFLASH_INLINE I16 bit_and(I16 a, I16 b) { return _mm256_and_si256(a, b); }
   // keep ? a : b, keep all ones or all zeros.
   static INTFLASH_INLINE I16 select(I16 keep, I16 a, I16 b) {

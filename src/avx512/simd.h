@@ -36,7 +36,6 @@ struct Avx512 {
   static INTFLASH_INLINE I16 add(I16 a, I16 b) { return _mm512_add_epi16(a, b); }
   static INTFLASH_INLINE I16 sub(I16 a, I16 b) { return _mm512_sub_epi16(a, b); }
   static INTFLASH_INLINE I16 max(I16 a, I16 b) { return _mm512_max_epi16(a, b); }
-  static INTFLASH_INLINE I16 min_unsigned(I16 a, I16 b) { return _mm512_min_epu16(a, b); }
   static INTFLASH_INLINE I16 bit_and(I16 a, I16 b) { return _mm512_and_si512(a, b); }
   // keep ? a : b, keep all ones or all zeros.
   static INTFLASH_INLINE I16 select(I16 keep, I16 a, I16 b) {

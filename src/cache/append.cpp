@@ -22,10 +22,9 @@ WritableBlock block_of(const Append& append, std::int64_t kv_head, std::int64_t 
                         slot % layout.page_size / kBlockTokens);
 }
 
-// Keys that came as codes were met as numbers: bits of the largest times its scale, at most.
-std::uint32_t scaled_magnitude(std::uint32_t code, const float* scales, std::int64_t count) {
-  return std::bit_cast<std::uint32_t>(std::bit_cast<float>(code) *
-                                      *std::max_element(scales, scales + count));
+// Bits of what no key exceeds that came as codes.
+std::uint32_t largest_scaled(const float* scales, std::int64_t count) {
+  return std::bit_cast<std::uint32_t>(127 * *std::max_element(scales, scales + count));
 }
 
 // codes: room for 64 rows.
@@ -45,7 +44,7 @@ void append_to_block(const Append& append, std::int8_t* codes, std::int64_t kv_h
       layout.head_dim, cache.key_center_of(layer, kv_head), cache.rotation.keys, key_stride, codes,
       block.key_scale + begin, rope_rows(append.args.rope, tokens.position));
   if (append.args.key_dtype == INTFLASH_INT8)
-    magnitude = scaled_magnitude(magnitude, block.key_scale + begin, count);
+    magnitude = largest_scaled(block.key_scale + begin, count);
   raise_to(cache.layers[layer].largest_key[tokens.slot / layout.page_size], magnitude);
   cache.codec->store_keys(kernels, layout, block, {codes, key_stride, begin, count});
   quantize_tokens(kernels, append.args.value, append.args.value_dtype, 0, kv_head, tokens.first,

@@ -1,5 +1,6 @@
 // Copyright 2026 The intflash Authors
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstdio>
@@ -60,7 +61,10 @@ NewTokens new_values(const Append& append) {
 // A NaN compares as false.
 bool has_good_scale(const NewTokens& tokens, std::int64_t head, std::int64_t token) {
   const float scale = token_scale(tokens.tensor, 0, head, token);
-  return scale > 0 && scale < tokens.scale_limit();
+  if (scale != 0) return scale > 0 && scale < tokens.scale_limit();
+  const auto* codes =
+      static_cast<const std::int8_t*>(rows_of(tokens.tensor, tokens.dtype, 0, head, token).data);
+  return std::all_of(codes, codes + tokens.dim, [](std::int8_t code) { return code == 0; });
 }
 
 bool are_good(const Append& append, const NewTokens& tokens, std::int64_t head, std::int64_t first,
@@ -113,8 +117,9 @@ intflash_status report_bad_token(const NewTokens& tokens, std::int64_t request, 
   if (tokens.are_codes() && !has_good_scale(tokens, head, row)) {
     const float scale = token_scale(tokens.tensor, 0, head, row);
     return fail(std::isfinite(scale) && scale > 0 ? INTFLASH_SCORE_OVERFLOW : INTFLASH_BAD_SCALE,
-                "%s.scale%s = %g: must be finite, > 0 and below %g", tokens.name, place,
-                static_cast<double>(scale), static_cast<double>(tokens.scale_limit()));
+                "%s.scale%s = %g: must be finite, > 0 and below %g, or 0 where all codes are 0",
+                tokens.name, place, static_cast<double>(scale),
+                static_cast<double>(tokens.scale_limit()));
   }
   float buffer[kMaxHeadDim];
   const float* values =

@@ -13,7 +13,7 @@
 #include "cache/growable.h"
 #include "cache/page_table.h"
 #include "context/context.h"
-#include "core/checks.h"
+#include "core/rotation.h"
 #include "intflash/cache.h"
 #include "pages/codec.h"
 #include "pages/page.h"

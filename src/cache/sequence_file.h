@@ -15,7 +15,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "core/checks.h"
+#include "core/rotation.h"
 #include "intflash/cache.h"
 #include "pages/page.h"
 

@@ -116,19 +116,6 @@ intflash_status check_softmax_scale(float value) {
               static_cast<double>(value));
 }
 
-intflash_status choose_rotation(intflash_rotation given, std::int64_t head_dim,
-                                std::int64_t head_dim_v, Rotation& rotation) {
-  if (given != INTFLASH_ROTATION_AUTO && given != INTFLASH_ROTATION_NONE) {
-    return fail(INTFLASH_INVALID_ARGUMENT, "rotation = %d: must be AUTO or NONE",
-                static_cast<int>(given));
-  }
-  const auto can_rotate = [&](std::int64_t dim) {
-    return given == INTFLASH_ROTATION_AUTO && dim / (dim & -dim) <= 9;
-  };
-  rotation = {can_rotate(head_dim), can_rotate(head_dim_v)};
-  return INTFLASH_OK;
-}
-
 intflash_status set_mask(const MaskArguments& given, MaskRule& rule) {
   rule.window_left = -1;
   rule.window_right = given.mask == INTFLASH_MASK_NONE ? -1 : 0;

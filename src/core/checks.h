@@ -32,15 +32,6 @@ intflash_status check_mode(intflash_mode mode);
 intflash_status check_extent(const char* name, std::int64_t value, std::int64_t least);
 intflash_status check_head_dim(const char* name, std::int64_t value);
 // Whether a Hadamard rotation of this many channels is offered.
-// What is rotated.
-struct Rotation {
-  bool keys;  // and queries
-  bool values;
-
-  bool operator==(const Rotation&) const = default;
-};
-intflash_status choose_rotation(intflash_rotation given, std::int64_t head_dim,
-                                std::int64_t head_dim_v, Rotation& rotation);
 intflash_status check_dtype(const char* name, intflash_dtype dtype, bool input);
 // Whether rows of this type are ggml's blocks.
 bool has_blocks(intflash_dtype dtype);

@@ -67,8 +67,8 @@ struct CenteredRows {
   float* center;
 };
 
-// Whether the rows that are seen have finer steps with their centre than without it: a few massive
-// ones may pull the mean to where it makes all others larger.
+// Whether the rows that are seen have clearly finer steps with their centre than without it: a few
+// massive ones may pull the mean to where it makes all others larger.
 bool is_finer(const DenseRun& run, const Worker& worker, const CenteredRows& rows) {
   const ScannedTensor& t = rows.tensor;
   const std::int64_t b = rows.head / t.heads;
@@ -90,7 +90,7 @@ bool is_finer(const DenseRun& run, const Worker& worker, const CenteredRows& row
       }
     });
   }
-  return sum < count;
+  return sum < 0.9 * count;
 }
 
 void compute_center(const DenseRun& run, const Worker& worker, const CenteredRows& rows) {

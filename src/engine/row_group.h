@@ -8,8 +8,8 @@
 
 #include <cstdint>
 
-#include "core/checks.h"
 #include "core/mask.h"
+#include "core/rotation.h"
 #include "engine/worker.h"
 #include "inputs/score_bias.h"
 #include "intflash/cache.h"

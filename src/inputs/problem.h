@@ -8,6 +8,7 @@
 
 #include "core/checks.h"
 #include "core/mask.h"
+#include "core/rotation.h"
 #include "intflash/intflash.h"
 
 namespace intflash::internal {

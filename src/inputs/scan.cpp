@@ -33,18 +33,29 @@ std::int64_t bad_channel(const ScannedTensor& t, std::int64_t b, std::int64_t h,
   return t.dim;
 }
 
-// Whether a scale is one of tokens that some query sees; heads may share it.
-bool is_scale_seen(const SeenKeys& seen, const TensorView& view, std::int64_t batch,
-                   std::int64_t head, std::int64_t index) {
+bool has_zero_codes(const ScannedTensor& t, std::int64_t b, std::int64_t h, std::int64_t token) {
+  const auto* codes = static_cast<const std::int8_t*>(rows_of(t.tensor, t.dtype, b, h, token).data);
+  return std::all_of(codes, codes + t.dim, [](std::int8_t code) { return code == 0; });
+}
+
+// Whether a bad scale is one of tokens that some query sees, and that need one: of codes that are 0
+// it may be 0. Heads may share it.
+bool is_scale_wanted(const SeenKeys* seen, const TensorView& view, std::int64_t batch,
+                     std::int64_t head, std::int64_t index, float scale) {
   const intflash_tensor& tensor = *view.tensor;
+  const ScannedTensor scanned = {view.name,  tensor,      view.dtype, view.batch,
+                                 view.heads, view.tokens, view.dim};
   const std::int64_t step = tensor.scale_block == 0 ? view.tokens : tensor.scale_block;
   const std::int64_t begin = index * step;
-  const std::int64_t end = std::min(begin + step, view.tokens);
+  const std::int64_t end = std::min(begin + std::min(step, view.tokens), view.tokens);
   const std::int64_t last_batch = tensor.scale_stride_batch == 0 ? view.batch - 1 : batch;
   const std::int64_t last_head = tensor.scale_stride_head == 0 ? view.heads - 1 : head;
   for (std::int64_t b = batch; b <= last_batch; ++b) {
     for (std::int64_t h = head; h <= last_head; ++h) {
-      if (seen.any(b, h, begin, end)) return true;
+      for (std::int64_t token = begin; token < end; ++token) {
+        if (scale == 0 && has_zero_codes(scanned, b, h, token)) continue;
+        if (seen == nullptr || seen->any(b, h, token, token + 1)) return true;
+      }
     }
   }
   return false;
@@ -183,10 +194,11 @@ intflash_status check_scale_values(const TensorView& view, const SeenKeys* seen)
           tensor.scale + b * tensor.scale_stride_batch + h * tensor.scale_stride_head;
       for (std::int64_t i = 0; i < count; ++i) {
         if (std::isfinite(scale[i]) && scale[i] > 0) continue;
-        if (seen != nullptr && !is_scale_seen(*seen, view, b, h, i)) continue;
+        if (!is_scale_wanted(seen, view, b, h, i, scale[i])) continue;
         return fail(INTFLASH_BAD_SCALE,
-                    "%s.scale[batch %lld][head %lld][%lld] = %g: must be finite and > 0", view.name,
-                    static_cast<i64>(b), static_cast<i64>(h), static_cast<i64>(i),
+                    "%s.scale[batch %lld][head %lld][%lld] = %g: must be finite and > 0, or 0 "
+                    "where all codes are 0",
+                    view.name, static_cast<i64>(b), static_cast<i64>(h), static_cast<i64>(i),
                     static_cast<double>(scale[i]));
       }
     }

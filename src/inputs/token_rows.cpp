@@ -2,13 +2,39 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "inputs/token_rows.h"
 
+#include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 
+#include "core/rotation.h"
 #include "inputs/problem.h"
 #include "tile/widen.h"
 
 namespace intflash::internal {
+namespace {
+
+constexpr float kTinyScale = kTinyMagnitude / 127;
+
+// Codes of a row as a cache has them: doubled, and the scale halved, while they stay within 127, so
+// that it is the scale that says how large the row is; zeros where there is no scale.
+// Returns the scale. largest: of the codes, in magnitude.
+float fit_codes(std::int8_t* codes, std::int64_t dim, float largest, float scale) {
+  if (largest == 0 || scale == 0) {
+    std::memset(codes, 0, static_cast<std::size_t>(dim));
+    return 0;
+  }
+  int factor = 1;
+  for (; largest < 64 && scale >= 2 * kTinyScale; largest *= 2) {
+    factor *= 2;
+    scale /= 2;
+  }
+  for (std::int64_t c = 0; factor > 1 && c < dim; ++c)
+    codes[c] = static_cast<std::int8_t>(codes[c] * factor);
+  return scale;
+}
+
+}  // namespace
 
 RowSource rows_of(const intflash_tensor& tensor, intflash_dtype dtype, std::int64_t b,
                   std::int64_t h, std::int64_t token) {
@@ -30,7 +56,7 @@ float scale_of(const intflash_tensor& tensor, std::int64_t b, std::int64_t h, st
   const float scale =
       tensor.scale[b * tensor.scale_stride_batch + h * tensor.scale_stride_head + block];
   // What is not finite is an error, or not seen.
-  return scale >= kTinyMagnitude / 127 && std::isfinite(scale) ? scale : 0.0f;
+  return scale >= kTinyScale && std::isfinite(scale) ? scale : 0.0f;
 }
 
 std::uint32_t quantize_tokens(const KernelTable& kernels, const intflash_tensor& tensor,
@@ -41,16 +67,19 @@ std::uint32_t quantize_tokens(const KernelTable& kernels, const intflash_tensor&
   const RowSource source = rows_of(tensor, dtype, b, h, token);
   if (dtype != INTFLASH_INT8) {
     return kernels.quantize_rows({source, rows, static_cast<std::int32_t>(dim), center,
-                                  rotate ? 1 : 0, codes, code_stride, scale, rope});
+                                  rotation_signs(rotate), codes, code_stride, scale, rope});
   }
+  std::uint32_t magnitude = 0;
   for (std::int32_t r = 0; r < rows; ++r) {
-    std::memcpy(codes + r * code_stride,
-                static_cast<const std::int8_t*>(source.data) + r * source.stride,
-                static_cast<std::size_t>(dim));
-    std::memset(codes + r * code_stride + dim, 0, static_cast<std::size_t>(code_stride - dim));
-    scale[r] = scale_of(tensor, b, h, token + r);
+    const RowSource row = rows_of(tensor, dtype, b, h, token + r);
+    std::int8_t* const to = codes + r * code_stride;
+    std::memcpy(to, row.data, static_cast<std::size_t>(dim));
+    std::memset(to + dim, 0, static_cast<std::size_t>(code_stride - dim));
+    const std::uint32_t of_row = kernels.max_magnitude(row, 1, dim);
+    scale[r] = fit_codes(to, dim, std::bit_cast<float>(of_row), scale_of(tensor, b, h, token + r));
+    magnitude = std::max(magnitude, of_row);
   }
-  return kernels.max_magnitude(source, rows, dim);
+  return magnitude;
 }
 
 }  // namespace intflash::internal

@@ -23,8 +23,8 @@ const float* widened_token(const intflash_tensor& tensor, intflash_dtype dtype, 
 // The scale of a token of an INT8 tensor; 0 where its products would be denormal.
 float scale_of(const intflash_tensor& tensor, std::int64_t b, std::int64_t h, std::int64_t token);
 
-// Rows of dim elements as codes and scales, quantized, or as the caller gave them. Returns the bits
-// of the largest magnitude met. rope: of those rows; not for INT8.
+// Rows of dim elements as codes and scales, quantized, or of the codes that the caller gave.
+// Returns the bits of the largest magnitude met. rope: of those rows; not for INT8.
 std::uint32_t quantize_tokens(const KernelTable& kernels, const intflash_tensor& tensor,
                               intflash_dtype dtype, std::int64_t b, std::int64_t h,
                               std::int64_t token, std::int32_t rows, std::int64_t dim,

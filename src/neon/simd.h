@@ -70,7 +70,6 @@ struct Neon : RowLoops {
   }
   static INTFLASH_INLINE I32 bit_and(I32 a, I32 b) { return vandq_s32(a, b); }
   static INTFLASH_INLINE I16 bit_and_not(I16 a, I16 b) { return vbicq_s16(a, b); }
-  static INTFLASH_INLINE I16 bit_not(I16 a) { return vmvnq_s16(a); }
   // keep ? a : b, keep all ones or all zeros.
   static INTFLASH_INLINE I16 select(I16 keep, I16 a, I16 b) {
     return vbslq_s16(vreinterpretq_u16_s16(keep), a, b);

@@ -23,30 +23,22 @@ class Weigher<NeonTiles<Products>, kCoarse> {
   using I16 = Neon::I16;
   // urshl takes its count from a lane's low byte: with 8 places of fraction whole parts of 16-bit
   // distances fit there, with fewer they are bounded first.
-  static constexpr std::int32_t kMaxExponent = -8;
+  static constexpr std::int32_t kMaxFineExponent = -8;
 
   INTFLASH_INLINE Weigher(std::int32_t largest, std::int32_t exponent) {
-    const std::int32_t fraction_bits = max_of(-exponent, 0);
-    // The two places between kExp2One and twice kWeightOne.
-    const std::int32_t places = kWeightPlaces << fraction_bits;
-    top_ = Neon::broadcast16(kCoarse ? largest + 1 : largest + places + 1);
+    const std::int32_t fraction_bits = -exponent;
+    // The two places between kExp2One and twice kWeightOne are added to all distances at once.
+    top_ = Neon::broadcast16(largest + (kWeightPlaces << fraction_bits) + 1);
     to_whole_ = Neon::broadcast16(-fraction_bits);
     to_fraction_ = Neon::broadcast16(15 - fraction_bits);
     fraction_mask_ = Neon::broadcast16(0x8000 - (1 << (15 - fraction_bits)));
-    // kMaxCoarseDistance leaves no weight, so none beyond it is held; nor a shift beyond its bits.
-    const std::int32_t coarse_shift = min_of(max_of(exponent, 0), 4);
-    bound_ = Neon::broadcast16(~(kMaxCoarseDistance << fraction_bits >> coarse_shift));
-    coarse_shift_ = Neon::broadcast16(coarse_shift);
-    places_ = Neon::broadcast16(places);
+    bound_ = Neon::broadcast16(~(kNoWeight << fraction_bits));
   }
   INTFLASH_INLINE I16 below(I16 x) const { return Neon::sub(x, top_); }
   static INTFLASH_INLINE I16 far() { return Neon::broadcast16(~32767); }
 
   INTFLASH_INLINE I16 operator()(I16 complement) const {
-    if (kCoarse) {
-      const I16 distance = Neon::bit_not(Neon::max_unsigned(complement, bound_));
-      complement = Neon::bit_not(Neon::add(Neon::shift(distance, coarse_shift_), places_));
-    }
+    if (kCoarse) complement = Neon::max_unsigned(complement, bound_);
     const I16 count = Neon::shift(complement, to_whole_);
     const I16 fraction = Neon::bit_and_not(fraction_mask_, Neon::shift(complement, to_fraction_));
     const I16 slope = Neon::sub(Neon::broadcast16(kExp2Linear),
@@ -58,13 +50,13 @@ class Weigher<NeonTiles<Products>, kCoarse> {
   static INTFLASH_INLINE auto bytes(I16 low, I16 high) { return Neon::pack8_sixteenths(low, high); }
 
  private:
+  static constexpr std::int32_t kNoWeight = 20;  // octaves that leave nothing of kExp2One
+
   I16 top_;
   I16 to_whole_;
   I16 to_fraction_;
   I16 fraction_mask_;
   I16 bound_;
-  I16 coarse_shift_;
-  I16 places_;
 };
 
 }  // namespace

@@ -16,6 +16,9 @@ namespace {
 
 constexpr std::int32_t kTileRows = 8;
 
+// The keep words of a row that sees the whole block.
+constexpr std::uint64_t kAll[2] = {~std::uint64_t{0}, ~std::uint64_t{0}};
+
 struct NaturalOrder {
   std::int32_t operator()(std::int32_t key) const { return key; }
   static void expand(const std::uint64_t* keep, std::int32_t* kept) {
@@ -34,7 +37,7 @@ struct Scratch {
   std::int16_t x[kScoreBlock];
   std::uint8_t weights[kScoreBlock];
   std::int32_t fixed[kScoreBlock];
-  float value_log2[kScoreBlock];
+  std::int32_t kept[kScoreBlock];
   float elements[kScoreBlock];
   ScoreBlock row_block;
 };
@@ -120,27 +123,29 @@ void add_weighted_values(const ScoreBlock& block, std::int32_t head_dim_v, float
   }
 }
 
+// distance(key, value_log2), as add_light_keys takes it, of folded scores.
+auto fixed_distance(std::int32_t largest, float unit, const Scratch& scratch) {
+  return [=, &scratch](std::int32_t key, std::int32_t log2) {
+    return static_cast<float>(largest - scratch.x[key]) * unit + static_cast<float>(log2) * 0x1p-9f;
+  };
+}
+
 BlockWeight plain_weights(const TileTask& task, std::int32_t row, const ScoreBlock& block,
-                          const std::uint64_t* keep, Scratch& scratch) {
-  const RowScale scale = row_scale(*task.query, row, block.key_exponent, block.key_mantissa);
+                          RowScale scale, const std::uint64_t* keep, Scratch& scratch) {
   const std::int32_t largest = plain_scores(*task.query, row, block, scale, keep, scratch);
   const std::int32_t sum = quantize_weights(largest, scale, block, keep, scratch);
   const float unit = power_of_two(scale.exponent);
-  const auto distance = [&](std::int32_t key, std::int32_t log2) {
-    return static_cast<float>(largest - scratch.x[key]) * unit + static_cast<float>(log2) * 0x1p-9f;
-  };
   return {static_cast<float>(largest) * unit,
-          add_light_keys(static_cast<float>(sum), block, keep, NaturalOrder{}, distance)};
+          add_light_keys(static_cast<float>(sum), block, keep, NaturalOrder{},
+                         fixed_distance(largest, unit, scratch)),
+          power_of_two(block.value_exponent)};
 }
 
 BlockWeight general_weights(const TileTask& task, std::int32_t row, std::int64_t first_key,
                             bool is_biased, const ScoreBlock& block, const std::uint64_t* keep,
                             Scratch& scratch) {
-  for (std::int32_t key = 0; key < kScoreBlock; ++key) {
-    const bool kept = keep == nullptr || key_is_kept(keep, key);
-    scratch.value_log2[key] =
-        kept ? static_cast<float>(block.value_log2[key]) * 0x1p-9f : kNegativeInfinity;
-  }
+  const std::uint64_t* seen = keep != nullptr ? keep : kAll;
+  NaturalOrder::expand(seen, scratch.kept);
   GeneralRow form{};
   form.factor = task.query->factor[row];
   form.term = task.query->score_term[row];
@@ -149,15 +154,33 @@ BlockWeight general_weights(const TileTask& task, std::int32_t row, std::int64_t
   form.elements = scratch.elements;
   if (is_biased && form.bias->elements != nullptr)
     form.elements = mask_elements<RowLoops>(*form.bias, first_key, scratch.elements);
-  form.value_log2 = scratch.value_log2;
-  const float largest = general_scores(form, block, first_key, scratch.dots);
-  fixed_scores(scratch.dots, largest, scratch.fixed);
-  NaturalOrder::narrow(scratch.fixed, scratch.x);
-  const std::int32_t sum = quantize_weights(0, kGeneralScale, block, keep, scratch);
-  const auto distance = [&](std::int32_t key, std::int32_t log2) {
-    return (largest - bits_as<float>(scratch.dots[key])) + static_cast<float>(log2) * 0x1p-9f;
-  };
-  return {largest, add_light_keys(static_cast<float>(sum), block, keep, NaturalOrder{}, distance)};
+  form.kept = scratch.kept;
+  const float exponent = general_scores(form, block, first_key, scratch.dots);
+  if (sees_faint_value(block, seen, block.value_exponent)) {
+    const BlockWeight weight =
+        weigh_beside_faint(block.half, exponent, scratch.dots, scratch.fixed);
+    NaturalOrder::narrow(scratch.fixed, scratch.x);
+    quantize_weights(0, kGeneralScale, block, keep, scratch);
+    return weight;
+  }
+  fixed_scores(scratch.dots, exponent, scratch.fixed);
+  std::int32_t largest = -32768;
+  for (std::int32_t key = 0; key < kScoreBlock; ++key) {
+    const std::int32_t folded = scratch.fixed[key] + block.value_log2[key];
+    scratch.x[key] = static_cast<std::int16_t>(folded);
+    largest = max_of(largest, folded);
+  }
+  const std::int32_t sum = quantize_weights(largest, kGeneralScale, block, keep, scratch);
+  return general_weight(exponent, largest,
+                        add_light_keys(static_cast<float>(sum), block, keep, NaturalOrder{},
+                                       fixed_distance(largest, 0x1p-9f, scratch)),
+                        block.value_exponent);
+}
+
+// Whether the fixed point does not hold the row's scores, or the values that it sees.
+bool is_beyond_fixed(RowScale scale, const ScoreBlock& block, const std::uint64_t* keep) {
+  return scale.exponent > kCoarsestExponent ||
+         sees_faint_value(block, keep != nullptr ? keep : kAll, block.value_exponent);
 }
 
 // A row against block b of the task.
@@ -176,15 +199,17 @@ void attend_row(const TileTask& task, std::int32_t row, std::int32_t b, Scratch&
   }
   query_dot_keys(query.codes + row * query.code_stride, *block, query.head_dim, scratch);
   const bool is_biased = (biased_rows(task, b) >> row & 1) != 0;
-  const BlockWeight weight = task.score_cap > 0.0f || is_biased
+  const RowScale scale = row_scale(query, row, block->key_exponent, block->key_mantissa);
+  const bool is_general =
+      task.score_cap > 0.0f || is_biased || is_beyond_fixed(scale, *block, keep);
+  const BlockWeight weight = is_general
                                  ? general_weights(task, row, task.first_key + b * kScoreBlock,
                                                    is_biased, *block, keep, scratch)
-                                 : plain_weights(task, row, *block, keep, scratch);
+                                 : plain_weights(task, row, *block, scale, keep, scratch);
   keep_in_reach(task.state, row, task.head_dim_v, weight.exponent);
   const float alpha = exp2_of(weight.exponent - task.state.reference[row]);
   task.state.row_sum[row] = fused(weight.sum, alpha, task.state.row_sum[row]);
-  const float gain = alpha * power_of_two(block->value_exponent);
-  add_weighted_values(*block, task.head_dim_v, gain, scratch,
+  add_weighted_values(*block, task.head_dim_v, alpha * weight.unit, scratch,
                       task.state.accumulators + row * task.state.accumulator_stride);
 }
 

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "states/merge.h"
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstdint>
@@ -34,6 +35,12 @@ double natural_log(double x) {
   double series = 0;
   for (int odd = 21; odd >= 1; odd -= 2) series = series * z2 + 1.0 / odd;
   return exponent * kLn2 + 2 * z * series;
+}
+
+// What held_log2 stands for.
+double log2_of_held(double held) {
+  const double magnitude = std::fabs(held);
+  return magnitude <= 0x1p126 ? held : std::copysign(2 * (magnitude - 0x1p125), held);
 }
 
 // Results of attention, as the caller has them: out [1][heads][rows][dim], lse [heads][rows].
@@ -109,7 +116,11 @@ void merge_row(const Results& shape, std::int64_t num_states, const intflash_ten
 float log_sum_exp(float reference, float row_sum, double term) {
   if (!(row_sum > 0)) return -std::numeric_limits<float>::infinity();
   const double weights = static_cast<double>(row_sum) / (kWeightOne * kValueWeightOne);
-  return static_cast<float>(natural_log(weights) + static_cast<double>(reference) * kLn2 + term);
+  const double log2 = log2_of_held(static_cast<double>(reference));
+  // What is finite may not round to infinity.
+  constexpr double kLargest = std::numeric_limits<float>::max();
+  return static_cast<float>(
+      std::clamp(natural_log(weights) + log2 * kLn2 + term, -kLargest, kLargest));
 }
 
 }  // namespace intflash::internal

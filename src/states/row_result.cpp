@@ -3,6 +3,7 @@
 #include "states/row_result.h"
 
 #include "core/limits.h"
+#include "core/rotation.h"
 #include "states/merge.h"
 #include "tile/state.h"
 
@@ -31,14 +32,16 @@ void write_result(const KernelTable& kernels, const AttentionState& state, std::
   alignas(64) float scaled_center[kMaxHeadDim];
   if (result.sink > kNegativeInfinity) {
     const double logit = static_cast<double>(result.sink) - result.center_score;
-    const float share = add_sink(state, row, result.dim, static_cast<float>(logit * kLog2E));
+    const float share =
+        add_sink(state, row, result.dim, held_log2(static_cast<float>(logit * kLog2E / 2)));
     // The mean of the values has the keys' part of the weight alone.
     for (std::int32_t c = 0; center != nullptr && c < result.dim; ++c)
       scaled_center[c] = center[c] * share;
     if (center != nullptr) center = scaled_center;
   }
   kernels.write_row(state.accumulators + row * state.accumulator_stride, state.row_sum[row],
-                    result.dim, result.rotated, center, result.out_dtype, result.out);
+                    result.dim, rotation_signs(result.rotated), center, result.out_dtype,
+                    result.out);
   if (result.lse != nullptr)
     *result.lse = log_sum_exp(state.reference[row], state.row_sum[row], result.center_score);
 }

@@ -38,6 +38,7 @@ struct TileScratch {
   alignas(64) std::int32_t weight_sum[kPaddedRows];
   alignas(64) float exponent[kPaddedRows];
   alignas(64) float sum[kPaddedRows];
+  alignas(64) float unit[kPaddedRows];
   alignas(64) float gain[kPaddedRows];
   float* accumulators[Isa::kTileRows];
   GeneralScratch general;
@@ -117,23 +118,69 @@ struct ActiveRows {
   std::int32_t all;
 };
 
-// Lists a row that sees keys of the block, with its factors and fixed point.
+// Lists the rows that see any key of a block, with their factors and fixed points.
 template <class Isa>
-INTFLASH_INLINE void choose_row(const QueryTile& query, const ScoreBlock& block, std::int32_t row,
-                                const std::uint64_t* words, PartialFactors<Isa>& partial,
-                                LargestScales& largest, std::int32_t active,
-                                TileScratch<Isa>& scratch) {
-  const std::uint64_t* before = active > 0 ? scratch.keep[active - 1] : nullptr;
-  const bool as_before = before != nullptr && words[0] == before[0] && words[1] == before[1];
-  if (!as_before) largest = largest_seen<Isa>(block, words);
-  scratch.factors[active] = as_before ? scratch.factors[active - 1] : &partial.of(largest);
-  scratch.row[active] = row;
-  scratch.keep[active] = words;
-  scratch.set_scale(active, row_scale(query, row, largest.key_exponent, largest.key_mantissa));
-}
+class RowChooser {
+ public:
+  // keep: of all rows, [rows][2].
+  INTFLASH_INLINE RowChooser(const QueryTile& query, const ScoreBlock& block,
+                             const std::uint64_t* keep, const std::uint64_t* seen,
+                             TileScratch<Isa>& scratch)
+      : query_(query),
+        block_(block),
+        keep_(keep),
+        scratch_(scratch),
+        partial_(block, seen, scratch.row_blocks, Isa::kTileRows) {}
+
+  INTFLASH_INLINE std::int32_t active() const { return active_; }
+
+  // Of the rows that wanted has a bit for. With kPlain those are left out, and returned, that the
+  // fixed point does not hold.
+  template <bool kPlain>
+  INTFLASH_INLINE std::uint32_t choose(std::uint32_t wanted) {
+    std::uint32_t others = 0;
+    for (std::int32_t r = 0; r < query_.rows; ++r) {
+      const std::uint64_t* words = keep_ + 2 * r;
+      if ((wanted >> r & 1) == 0 || (words[0] | words[1]) == 0) continue;
+      look_at(words);
+      const RowScale scale = row_scale(query_, r, largest_.key_exponent, largest_.key_mantissa);
+      if (kPlain && (scale.exponent > kCoarsestExponent || sees_faint_)) {
+        others |= std::uint32_t{1} << r;
+        continue;
+      }
+      if (factors_ == nullptr) factors_ = &partial_.of(largest_);
+      scratch_.factors[active_] = factors_;
+      scratch_.row[active_] = r;
+      scratch_.keep[active_] = words;
+      scratch_.set_scale(active_++, scale);
+    }
+    return others;
+  }
+
+ private:
+  // Takes a row's constants from the keys that it sees, mostly those of the row before.
+  INTFLASH_INLINE void look_at(const std::uint64_t* words) {
+    if (words_ != nullptr && words[0] == words_[0] && words[1] == words_[1]) return;
+    words_ = words;
+    largest_ = largest_seen<Isa>(block_, words);
+    sees_faint_ = sees_faint_value(block_, words, largest_.value_exponent);
+    factors_ = nullptr;
+  }
+
+  const QueryTile& query_;
+  const ScoreBlock& block_;
+  const std::uint64_t* keep_;
+  TileScratch<Isa>& scratch_;
+  PartialFactors<Isa> partial_;
+  const std::uint64_t* words_ = nullptr;
+  LargestScales largest_{};
+  bool sees_faint_ = false;
+  const ScoreBlock* factors_ = nullptr;
+  std::int32_t active_ = 0;
+};
 
 // Rows that see any key of the block, by their keep words [rows][2]. general: a bit per row that
-// has its scores in the general form.
+// has its scores in the general form whatever it sees.
 template <class Isa>
 INTFLASH_NOINLINE ActiveRows choose_rows(const QueryTile& query, const ScoreBlock& block,
                                          const std::uint64_t* keep, std::uint32_t general,
@@ -143,20 +190,11 @@ INTFLASH_NOINLINE ActiveRows choose_rows(const QueryTile& query, const ScoreBloc
     seen[0] |= keep[2 * r];
     seen[1] |= keep[2 * r + 1];
   }
-  PartialFactors<Isa> partial(block, seen, scratch.row_blocks, Isa::kTileRows);
-  LargestScales largest{};
-  ActiveRows active{};
-  const auto choose = [&](std::uint32_t candidates) {
-    for (std::int32_t r = 0; r < query.rows; ++r) {
-      const std::uint64_t* words = keep + 2 * r;
-      if ((candidates >> r & 1) == 0 || (words[0] | words[1]) == 0) continue;
-      choose_row<Isa>(query, block, r, words, partial, largest, active.all++, scratch);
-    }
-  };
-  choose(~general);
-  active.plain = active.all;
-  if (general != 0) choose(general);
-  return active;
+  RowChooser<Isa> chooser(query, block, keep, seen, scratch);
+  general |= chooser.template choose<true>(~general);
+  const std::int32_t plain = chooser.active();
+  if (general != 0) chooser.template choose<false>(general);
+  return {plain, chooser.active()};
 }
 
 // Softmax of the active rows: all scores first, then all weights, so that no row waits for its own
@@ -178,6 +216,7 @@ INTFLASH_INLINE void weigh_rows(const QueryTile& query, Rows rows, std::int32_t 
         weigh_lanes<Isa, Rows::kMasked>(scratch.x[a], scratch.largest[a], scratch.scale_exponent[a],
                                         rows.factors(a), rows.keep(a), scratch.weights[a]);
     any_light |= rows.factors(a).any_light;
+    scratch.unit[a] = power_of_two(rows.factors(a).value_exponent);
   }
   fetch.step();
   sum_of_rows<Isa>(scratch.weight_lanes, active, scratch.weight_sum);
@@ -200,18 +239,14 @@ INTFLASH_INLINE void score_general_rows(const TileTask& task, std::int64_t first
   constexpr std::uint64_t kAll[2] = {~std::uint64_t{0}, ~std::uint64_t{0}};
   const QueryTile& query = *task.query;
   GeneralScratch& general = scratch.general;
-  const ScoreBlock* widened = nullptr;
   const std::uint64_t* expanded = nullptr;
   const BiasRow* read = nullptr;
   const float* elements = general.elements;
   for (std::int32_t a = first; a < active; ++a) {
     const std::int32_t row = rows.row(a);
-    const ScoreBlock& block = rows.factors(a);
     const std::uint64_t* keep = Rows::kMasked ? rows.keep(a) : kAll;
-    if (widened != &block || keep[0] != expanded[0] || keep[1] != expanded[1]) {
+    if (expanded == nullptr || keep[0] != expanded[0] || keep[1] != expanded[1]) {
       NarrowedOrder<Isa>::expand(keep, general.kept);
-      widen_value_log2<Isa>(block, general.kept, general.value_log2);
-      widened = &block;
       expanded = keep;
     }
     const BiasRow* bias = (biased >> row & 1) != 0 ? task.bias + row : nullptr;
@@ -226,9 +261,37 @@ INTFLASH_INLINE void score_general_rows(const TileTask& task, std::int64_t first
     form.cap = task.score_cap;
     form.bias = bias;
     form.elements = elements;
-    form.value_log2 = general.value_log2;
-    scratch.exponent[a] = general_scores(form, block, first_key, scratch.dots[row]);
+    form.kept = general.kept;
+    scratch.exponent[a] = general_scores(form, rows.factors(a), first_key, scratch.dots[row]);
   }
+}
+
+// Fixed points of the active rows from first on, from their scores; returns a bit per row that sees
+// a faint value, whose sum and unit are done.
+template <class Isa, class Rows>
+INTFLASH_INLINE std::uint32_t fix_general_rows(Rows rows, std::int32_t first, std::int32_t active,
+                                               TileScratch<Isa>& scratch) {
+  std::uint32_t faint = 0;
+  for (std::int32_t a = first; a < active; ++a) {
+    const ScoreBlock& block = rows.factors(a);
+    const std::int32_t* scores = scratch.dots[rows.row(a)];
+    const bool sees_faint =
+        Rows::kMasked && sees_faint_value(block, rows.keep(a), block.value_exponent);
+    if (!sees_faint) {
+      fixed_scores(scores, scratch.exponent[a], scratch.general.fixed);
+      NarrowedOrder<Isa>::narrow(scratch.general.fixed, scratch.x[a]);
+      scratch.score_lanes[a] = fold_values<Isa>(block, scratch.x[a]);
+      continue;
+    }
+    faint |= std::uint32_t{1} << a;
+    const BlockWeight weight =
+        weigh_beside_faint(block.half, scratch.exponent[a], scores, scratch.general.fixed);
+    scratch.sum[a] = weight.sum;
+    scratch.unit[a] = weight.unit;
+    NarrowedOrder<Isa>::narrow(scratch.general.fixed, scratch.x[a]);
+    scratch.score_lanes[a] = Isa::broadcast16(0);
+  }
+  return faint;
 }
 
 // Softmax of the active rows from first on in the general score form: all scores first here too.
@@ -237,16 +300,24 @@ INTFLASH_NOINLINE void weigh_general_rows(const TileTask& task, std::int64_t fir
                                           std::uint32_t biased, Rows rows, std::int32_t first,
                                           std::int32_t active, TileScratch<Isa>& scratch) {
   score_general_rows<Isa>(task, first_key, biased, rows, first, active, scratch);
+  const std::uint32_t faint = fix_general_rows<Isa>(rows, first, active, scratch);
+  max_of_rows<Isa>(scratch.score_lanes, active, scratch.largest);
   for (std::int32_t a = first; a < active; ++a) {
     scratch.weight_lanes[a] =
-        weigh_general_row<Isa>(scratch.dots[rows.row(a)], scratch.exponent[a], rows.factors(a),
-                               scratch.general, scratch.x[a], scratch.weights[a]);
+        weigh_lanes<Isa, false>(scratch.x[a], scratch.largest[a], kGeneralScale.exponent,
+                                rows.factors(a), nullptr, scratch.weights[a]);
   }
   sum_of_rows<Isa>(scratch.weight_lanes, active, scratch.weight_sum);
   for (std::int32_t a = first; a < active; ++a) {
-    scratch.sum[a] = add_light_keys_of_scores<Isa>(static_cast<float>(scratch.weight_sum[a]),
-                                                   scratch.exponent[a], rows.factors(a),
-                                                   rows.keep(a), scratch.dots[rows.row(a)]);
+    if ((faint >> a & 1) != 0) continue;
+    const ScoreBlock& block = rows.factors(a);
+    const float sum =
+        add_light_keys_of_row<Isa>(static_cast<float>(scratch.weight_sum[a]), scratch.largest[a],
+                                   kGeneralScale, block, rows.keep(a), scratch.x[a]);
+    const BlockWeight weight =
+        general_weight(scratch.exponent[a], scratch.largest[a], sum, block.value_exponent);
+    scratch.sum[a] = weight.sum;
+    scratch.unit[a] = weight.unit;
   }
 }
 
@@ -275,7 +346,7 @@ INTFLASH_INLINE void enter_rows(const TileTask& task, Rows rows, std::int32_t ac
   for (std::int32_t a = 0; a < active; ++a) {
     float& row_sum = state.row_sum[rows.row(a)];
     row_sum = fused(scratch.sum[a], alpha[a], row_sum);
-    scratch.gain[a] = alpha[a] * power_of_two(rows.factors(a).value_exponent);
+    scratch.gain[a] = alpha[a] * scratch.unit[a];
     scratch.accumulators[a] = state.accumulators + rows.row(a) * state.accumulator_stride;
   }
 }
@@ -295,9 +366,10 @@ INTFLASH_INLINE const std::uint64_t* keep_of(const TileTask& task, std::int32_t 
 }
 
 // From scratch.dots to P, states and gains of the rows that see any key of block b; returns how
-// many do.
+// many do. exponent_limit: of the query.
 template <class Isa>
-INTFLASH_INLINE std::int32_t weigh_block(const TileTask& task, std::int32_t b, FetchBetween& fetch,
+INTFLASH_INLINE std::int32_t weigh_block(const TileTask& task, std::int32_t b,
+                                         std::int32_t exponent_limit, FetchBetween& fetch,
                                          TileScratch<Isa>& scratch) {
   const QueryTile& query = *task.query;
   const ScoreBlock& block = task.blocks[b];
@@ -305,7 +377,7 @@ INTFLASH_INLINE std::int32_t weigh_block(const TileTask& task, std::int32_t b, F
   const std::int64_t first_key = task.first_key + b * kScoreBlock;
   const bool is_capped = task.score_cap > 0.0f;
   fetch.step();
-  if (keep == nullptr) {
+  if (keep == nullptr && is_fixed_for_all(block, is_capped ? kNoExponent : exponent_limit)) {
     scale_all_rows(query, block.key_exponent, block.key_mantissa, scratch.scale_exponent,
                    scratch.shift, scratch.value_multiplier);
     fetch.step();
@@ -313,9 +385,11 @@ INTFLASH_INLINE std::int32_t weigh_block(const TileTask& task, std::int32_t b, F
     weigh_and_enter<Isa>(task, first_key, 0, AllRows{block}, all, fetch, scratch);
     return query.rows;
   }
-  const std::uint32_t biased = biased_rows(task, b);
-  const ActiveRows active =
-      choose_rows(query, block, keep, is_capped ? ~std::uint32_t{0} : biased, scratch);
+  std::uint64_t all[2 * Isa::kTileRows];
+  if (keep == nullptr) __builtin_memset(all, 0xff, sizeof all);
+  const std::uint32_t biased = keep != nullptr ? biased_rows(task, b) : 0;
+  const ActiveRows active = choose_rows(query, block, keep != nullptr ? keep : all,
+                                        is_capped ? ~std::uint32_t{0} : biased, scratch);
   weigh_and_enter<Isa>(task, first_key, biased, ChosenRows<Isa>{scratch}, active, fetch, scratch);
   return active.all;
 }
@@ -343,6 +417,7 @@ void attend_tile(const TileTask& task) {
   TileScratch<Isa>& scratch = *static_cast<TileScratch<Isa>*>(task.scratch);
   void* products = static_cast<char*>(task.scratch) + sizeof(TileScratch<Isa>);
   Isa::prepare_query(query, products);
+  const std::int32_t limit = exponent_limit(query);
   for (std::int32_t b = 0; b < task.num_blocks; ++b) {
     const ScoreBlock& block = task.blocks[b];
     const std::int32_t num_keys = keys_to_multiply(query, keep_of(task, b));
@@ -352,7 +427,7 @@ void attend_tile(const TileTask& task) {
                              ? FetchBetween(next, query.head_dim, task.head_dim_v)
                              : FetchBetween();
     Isa::qk_tile(query, products, block, next, num_keys, scratch.dots[0]);
-    const std::int32_t active = weigh_block(task, b, fetch, scratch);
+    const std::int32_t active = weigh_block(task, b, limit, fetch, scratch);
     fetch.finish();
     Isa::pv_tile(products, scratch.weights[0], active, block, next, num_keys, task.head_dim_v,
                  scratch.gain, scratch.accumulators);

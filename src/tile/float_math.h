@@ -67,6 +67,16 @@ INTFLASH_INLINE float exp2_in_range(float x) {
 // The same for all x <= 126.
 INTFLASH_INLINE float exp2_of(float x) { return exp2_in_range(at_least(x, -127.0f)); }
 
+// What stands for a number of octaves, given by its half: the number itself up to 2^126 in
+// magnitude, above 2^125 and the half, since a logit as large as f32 goes has 4.9e38. It is even
+// and monotonic, and two such numbers that differ are as good as infinitely far apart either way.
+constexpr float kMaxHeldLog2 = 3e38f;
+INTFLASH_INLINE float held_log2(float half) {
+  const float magnitude = __builtin_fabsf(half);
+  const float held = min_of(magnitude + magnitude, magnitude + 0x1p125f);
+  return __builtin_copysignf(min_of(held, kMaxHeldLog2), half);
+}
+
 // log2 of a mantissa in [0.5, 1), absolute error 1.3e-5, in [-1, 0].
 INTFLASH_INLINE float log2_of_mantissa(float mantissa) {
   const float z = mantissa - 0.75f;

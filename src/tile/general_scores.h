@@ -2,8 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The general score form: scores in f32, for what acts on the score itself (a cap) or is added to
-// it (biases), then the same fixed point of weights. Keys are in natural order. Loops have
-// functions of their own, where nothing seems to alias, so that they vectorize.
+// it (biases), and for what the fixed point does not hold; then the same fixed point of weights.
+// Keys are in natural order. Loops have functions of their own, where nothing seems to alias, so
+// that they vectorize.
 #pragma once
 
 #include <cstddef>
@@ -15,13 +16,6 @@
 
 namespace intflash::internal {
 namespace {
-
-// Where elements may be as large as f32 goes, scores are cut off here, so that differences of two
-// stay numbers. Others are smaller: ScoreRange.
-constexpr float kMaxScore = 1e38f;
-INTFLASH_INLINE float bounded_score(float score) {
-  return __builtin_copysignf(min_of(__builtin_fabsf(score), kMaxScore), score);
-}
 
 // A row's mask of the 128 keys from first_key on as floats: the elements themselves where they can
 // be read, else the buffer. What stands where the mask has none is not seen.
@@ -55,12 +49,12 @@ INTFLASH_INLINE std::uint32_t biased_rows(const TileTask& task, std::int32_t b) 
 
 // What the scores of one row in one block are made of, beside its products.
 struct GeneralRow {
-  float factor;             // of the query: QueryTile::factor
-  float term;               // added before the cap
-  float cap;                // 0 = none
-  const BiasRow* bias;      // nullptr = none
-  const float* elements;    // [128], of its mask
-  const float* value_log2;  // [128]; -infinity where a key is not kept
+  float factor;              // of the query: QueryTile::factor
+  float term;                // added before the cap
+  float cap;                 // 0 = none
+  const BiasRow* bias;       // nullptr = none
+  const float* elements;     // [128], of its mask
+  const std::int32_t* kept;  // [128]: all ones where a key is kept, else 0
 };
 
 // Scores before the cap, as bits, in place of the products. From here on loops run over all keys of
@@ -123,22 +117,20 @@ INTFLASH_INLINE float over_cap(float score, float cap, float inverse) {
 
 // ---- Biases ----
 
-// Folds scores: plus biases and value_log2. The first key's position is `ahead` of the row's.
+// Adds biases, and leaves -infinity where a key is not kept. The first key's position is `ahead` of
+// the row's.
 template <bool kElements, bool kSlope>
-INTFLASH_NOINLINE void fold_scores(const BiasRow* bias, std::int32_t ahead,
+INTFLASH_NOINLINE void bias_scores(const BiasRow* bias, std::int32_t ahead,
                                    const float* INTFLASH_RESTRICT elements,
-                                   const float* INTFLASH_RESTRICT value_log2,
+                                   const std::int32_t* INTFLASH_RESTRICT kept,
                                    std::int32_t* INTFLASH_RESTRICT scores) {
-  const float factor = kElements ? bias->factor : 0.0f;
+  const float half_factor = kElements ? 0.5f * bias->factor : 0.0f;
   const float slope = kSlope ? bias->slope : 0.0f;
   for (std::int32_t key = 0; key < kScoreBlock; ++key) {
     float score = bits_as<float>(scores[key]);
-    if (kElements) score = bounded_score(fused(elements[key], factor, score));
+    if (kElements) score = held_log2(fused(elements[key], half_factor, 0.5f * score));
     if (kSlope) score = fused(__builtin_fabsf(static_cast<float>(ahead + key)), -slope, score);
-    // The score of a key that is not kept may be anything.
-    const bool kept = value_log2[key] > kNegativeInfinity;
-    scores[key] =
-        bits_as<std::int32_t>(select_float(kept, score + value_log2[key], kNegativeInfinity));
+    scores[key] = bits_as<std::int32_t>(select_float(kept[key] != 0, score, kNegativeInfinity));
   }
 }
 
@@ -151,10 +143,10 @@ INTFLASH_INLINE void add_biases(const GeneralRow& row, std::int64_t first_key,
   const std::int64_t distance = has_slope ? first_key - bias->position : 0;
   const std::int32_t ahead =
       static_cast<std::int32_t>(min_of(max_of(distance, -furthest), furthest));
-  const auto fold = has_elements ? has_slope ? fold_scores<true, true> : fold_scores<true, false>
-                    : has_slope ? fold_scores<false, true>
-                                 : fold_scores<false, false>;
-  fold(bias, ahead, row.elements, row.value_log2, scores);
+  const auto add = has_elements ? has_slope ? bias_scores<true, true> : bias_scores<true, false>
+                   : has_slope ? bias_scores<false, true>
+                                : bias_scores<false, false>;
+  add(bias, ahead, row.elements, row.kept, scores);
 }
 
 [[maybe_unused]] INTFLASH_NOINLINE float largest_score(
@@ -169,8 +161,8 @@ INTFLASH_INLINE void add_biases(const GeneralRow& row, std::int64_t first_key,
   return max_of(max_of(most[0], most[1]), max_of(most[2], most[3]));
 }
 
-// The row's folded scores [128] in the block at first_key, as bits, in place of its products;
-// returns their maximum.
+// The row's scores [128] in the block at first_key, as bits, in place of its products; returns
+// their maximum.
 INTFLASH_INLINE float general_scores(const GeneralRow& row, const ScoreBlock& block,
                                      std::int64_t first_key, std::int32_t* scores) {
   scale_products(row, block.half, scores);
@@ -181,16 +173,59 @@ INTFLASH_INLINE float general_scores(const GeneralRow& row, const ScoreBlock& bl
 
 // ---- Fixed point ----
 
-// Distances below the maximum in 2^-9, as much as 32767, negated: what scores of the plain form are
-// when their row's maximum is 0.
+// So far below the largest score, in 2^-9, nothing is left of a weight, whatever value has the
+// largest: 40 octaves, where kValueLog2Min is 24.
+constexpr float kFurthest = -20480.0f;
+
+// Distances below the maximum in 2^-9, negated: what scores of the plain form are when their row's
+// maximum is 0.
 [[maybe_unused]] INTFLASH_NOINLINE void fixed_scores(const std::int32_t* INTFLASH_RESTRICT scores,
                                                      float largest,
                                                      std::int32_t* INTFLASH_RESTRICT fixed) {
   constexpr float kRound = 12582912.0f;  // as in round_small: its last bit is 1
   for (std::int32_t key = 0; key < kScoreBlock; ++key) {
-    const float below = max_of((bits_as<float>(scores[key]) - largest) * 512.0f, -32767.0f);
+    const float below = max_of((bits_as<float>(scores[key]) - largest) * 512.0f, kFurthest);
     fixed[key] = bits_as<std::int32_t>(below + kRound) - bits_as<std::int32_t>(kRound);
   }
+}
+
+// Of a row whose largest score is 2^exponent, and whose folded maximum is largest below that.
+INTFLASH_INLINE BlockWeight general_weight(float exponent, std::int32_t largest, float sum,
+                                           std::int32_t value_exponent) {
+  const float fold = exp2_of(static_cast<float>(largest) * 0x1p-9f);
+  return {exponent, sum * fold, fold * power_of_two(value_exponent)};
+}
+
+// ---- Faint values ----
+
+// log2 of 2^(score - largest) * value_scale, the folded weight of each key.
+[[maybe_unused]] INTFLASH_NOINLINE void fold_scales(const KvBlock* half, float largest,
+                                                    const std::int32_t* INTFLASH_RESTRICT scores,
+                                                    std::int32_t* INTFLASH_RESTRICT folded) {
+  for (std::int32_t key = 0; key < kScoreBlock; ++key) {
+    const float scale = half[key / kBlockTokens].value_scale[key % kBlockTokens];
+    const float log2 =
+        static_cast<float>(exponent_of(scale)) + log2_of_mantissa(mantissa_of(scale));
+    folded[key] = bits_as<std::int32_t>((bits_as<float>(scores[key]) - largest) + log2);
+  }
+}
+
+// The row's weights where it sees a faint value: all of it in f32, to fixed scores that have their
+// values folded in.
+[[maybe_unused]] INTFLASH_NOINLINE BlockWeight weigh_beside_faint(const KvBlock* half,
+                                                                  float largest,
+                                                                  const std::int32_t* scores,
+                                                                  std::int32_t* fixed) {
+  alignas(64) std::int32_t folded[kScoreBlock];
+  fold_scales(half, largest, scores, folded);
+  const float largest_folded = largest_score(folded);
+  fixed_scores(folded, largest_folded, fixed);
+  float sum = 0.0f;
+  for (std::int32_t key = 0; key < kScoreBlock; ++key) {
+    const float weight = exp2_of(bits_as<float>(scores[key]) - largest);
+    sum = fused(weight, static_cast<float>(kWeightOne * kValueWeightOne), sum);
+  }
+  return {largest, sum, exp2_of(largest_folded)};
 }
 
 }  // namespace

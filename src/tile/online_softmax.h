@@ -39,7 +39,7 @@ struct NarrowedOrder {
 };
 
 // How coarse a row's fixed point is. In the finest one, where nearly all rows are, constants are
-// known when this is compiled.
+// known when this is compiled; in a coarse one a Weigher bounds its distances.
 enum class Unit { kFinest, kFine, kCoarse };
 
 // x of each key; the result's lanes are maxima over some keys each.
@@ -77,21 +77,20 @@ INTFLASH_INLINE typename Isa::I16 score_lanes(const std::int32_t* dots, const Sc
              : score_keys<Isa, kMasked, false>(dots, block, scale, multiplier, keep, x);
 }
 
-// weight_of on vectors, for one row; kCoarse where its scores' exponent is above kMaxExponent. An
-// instruction set with a shorter way specialises it.
+// weight_of on vectors, for one row; kCoarse where its scores' exponent is above kMaxFineExponent.
+// An instruction set with a shorter way specialises it.
 template <class Isa, bool kCoarse>
 class Weigher {
  public:
   using I16 = typename Isa::I16;
-  static constexpr std::int32_t kMaxExponent = 0;
+  static constexpr std::int32_t kMaxFineExponent = kCoarsestExponent;
 
   INTFLASH_INLINE Weigher(std::int32_t largest, std::int32_t exponent) {
-    const std::int32_t fraction_bits = max_of(-exponent, 0);
+    const std::int32_t fraction_bits = -exponent;
     // The two places between kExp2One and twice kWeightOne are added to all distances at once.
-    top_ = Isa::broadcast16(kCoarse ? largest : largest + (kWeightPlaces << fraction_bits));
+    top_ = Isa::broadcast16(largest + (kWeightPlaces << fraction_bits));
     places_ = Isa::broadcast16(fraction_bits);
     fraction_shift_ = Isa::broadcast16(15 - fraction_bits);
-    coarse_shift_ = Isa::broadcast16(min_of(exponent, kMaxCoarseShift));
   }
   // How far below the row's largest score these are, as operator() takes it; far: beyond any
   // weight.
@@ -99,10 +98,6 @@ class Weigher {
   static INTFLASH_INLINE I16 far() { return Isa::broadcast16(32767); }
 
   INTFLASH_INLINE I16 operator()(I16 distance) const {
-    if (kCoarse) {
-      const I16 bounded = Isa::min_unsigned(distance, Isa::broadcast16(kMaxCoarseDistance));
-      distance = Isa::add(Isa::shift_left(bounded, coarse_shift_), Isa::broadcast16(kWeightPlaces));
-    }
     const auto whole = Isa::shift_right(distance, places_);
     const auto fraction =
         Isa::bit_and(Isa::shift_left(distance, fraction_shift_), Isa::broadcast16(0x7fff));
@@ -121,7 +116,6 @@ class Weigher {
   I16 top_;
   I16 places_;
   I16 fraction_shift_;
-  I16 coarse_shift_;
 };
 
 // P of each key; the result's lanes add up to the sum of unfolded weights.
@@ -155,9 +149,11 @@ INTFLASH_INLINE typename Isa::I32 weigh_lanes(const std::int16_t* x, std::int32_
                                               const std::uint64_t* keep, std::uint8_t* weights) {
   if (exponent == -kExponentBits)
     return weigh_keys<Isa, kMasked, Unit::kFinest>(x, largest, exponent, block, keep, weights);
-  if (exponent <= Weigher<Isa, false>::kMaxExponent)
-    return weigh_keys<Isa, kMasked, Unit::kFine>(x, largest, exponent, block, keep, weights);
-  return weigh_keys<Isa, kMasked, Unit::kCoarse>(x, largest, exponent, block, keep, weights);
+  if constexpr (Weigher<Isa, false>::kMaxFineExponent < kCoarsestExponent) {
+    if (exponent > Weigher<Isa, false>::kMaxFineExponent)
+      return weigh_keys<Isa, kMasked, Unit::kCoarse>(x, largest, exponent, block, keep, weights);
+  }
+  return weigh_keys<Isa, kMasked, Unit::kFine>(x, largest, exponent, block, keep, weights);
 }
 
 // The largest lane, or the sum of the lanes, of each row's vector. Lanes beyond the rows may be
@@ -199,46 +195,20 @@ struct GeneralScratch {
   alignas(64) std::int32_t fixed[kScoreBlock];
   // Kept of the row before, since the next one often shares it.
   alignas(64) std::int32_t kept[kScoreBlock];
-  alignas(64) float value_log2[kScoreBlock];
   alignas(64) float elements[kScoreBlock];
 };
 
-// value_log2 of a block as floats in natural order, -infinity where a key is not kept.
+// Folds the values of a block into x; the result's lanes are maxima over some keys each.
 template <class Isa>
-INTFLASH_NOINLINE void widen_value_log2(const ScoreBlock& block,
-                                        const std::int32_t* INTFLASH_RESTRICT kept,
-                                        float* INTFLASH_RESTRICT value_log2) {
-  const NarrowedOrder<Isa> position;
-  std::int16_t natural[kScoreBlock];
-  for (std::int32_t key = 0; key < kScoreBlock; key += 2)  // no port's order parts them
-    store_as(natural + key, load_as<std::uint32_t>(block.value_log2 + position(key)));
-  for (std::int32_t key = 0; key < kScoreBlock; ++key) {
-    const float log2 = static_cast<float>(natural[key]) * 0x1p-9f;
-    value_log2[key] = select_float(kept[key] != 0, log2, kNegativeInfinity);
+INTFLASH_INLINE typename Isa::I16 fold_values(const ScoreBlock& block, std::int16_t* x) {
+  typename Isa::I16 largest = Isa::broadcast16(-32768);
+  INTFLASH_UNROLL
+  for (std::int32_t i = 0; i < kScoreBlock; i += 2 * Isa::kLanes) {
+    const auto folded = Isa::add(Isa::load(x + i), Isa::load(block.value_log2 + i));
+    Isa::store(x + i, folded);
+    largest = Isa::max(largest, folded);
   }
-}
-
-// P of one row from its scores, as general_scores left them; the result's lanes add up to the sum
-// of unfolded weights. A key that is not kept is infinitely far from the maximum.
-template <class Isa>
-INTFLASH_INLINE typename Isa::I32 weigh_general_row(const std::int32_t* scores, float largest,
-                                                    const ScoreBlock& block,
-                                                    GeneralScratch& scratch, std::int16_t* x,
-                                                    std::uint8_t* weights) {
-  fixed_scores(scores, largest, scratch.fixed);
-  NarrowedOrder<Isa>::narrow(scratch.fixed, x);
-  return weigh_lanes<Isa, false>(x, 0, kGeneralScale.exponent, block, nullptr, weights);
-}
-
-// Adds the light keys of a row's block to its sum.
-template <class Isa>
-INTFLASH_INLINE float add_light_keys_of_scores(float sum, float largest, const ScoreBlock& block,
-                                               const std::uint64_t* keep,
-                                               const std::int32_t* scores) {
-  const auto distance = [&](std::int32_t key, std::int32_t log2) {
-    return (largest - bits_as<float>(scores[key])) + static_cast<float>(log2) * 0x1p-9f;
-  };
-  return add_light_keys(sum, block, keep, NarrowedOrder<Isa>{}, distance);
+  return largest;
 }
 
 }  // namespace

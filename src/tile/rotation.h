@@ -11,42 +11,89 @@
 namespace intflash::internal {
 namespace {
 
-// The sign that rotation gives channel c: bit 31 of a multiplicative hash, so that no natural
-// pattern of channels (all equal, alternating) turns into one large coefficient.
-INTFLASH_INLINE float rotation_sign(std::int64_t c) {
-  const std::uint32_t hash = (static_cast<std::uint32_t>(c) + 1u) * 0x9e3779b1u;
-  return bits_as<float>(0x3f800000u | ((hash ^ (hash << 7)) & 0x80000000u));
+// Eight channels, at any address. What an instruction set has no such vectors for, compilers take
+// apart.
+using Channels = float __attribute__((vector_size(32), aligned(4), may_alias));
+using ChannelBits = std::uint32_t __attribute__((vector_size(32), aligned(4), may_alias));
+
+// (a, b) -> (a + b, a - b) for the pairs at distance kHalf of each 2 kHalf channels.
+template <int kHalf>
+INTFLASH_INLINE void turn_pairs(Channels& x) {
+  const Channels other = kHalf == 1   ? __builtin_shufflevector(x, x, 1, 0, 3, 2, 5, 4, 7, 6)
+                         : kHalf == 2 ? __builtin_shufflevector(x, x, 2, 3, 0, 1, 6, 7, 4, 5)
+                                      : __builtin_shufflevector(x, x, 4, 5, 6, 7, 0, 1, 2, 3);
+  constexpr std::uint32_t kSign = 0x80000000u;
+  constexpr ChannelBits kFlips = kHalf == 1   ? ChannelBits{0, kSign, 0, kSign, 0, kSign, 0, kSign}
+                                 : kHalf == 2 ? ChannelBits{0, 0, kSign, kSign, 0, 0, kSign, kSign}
+                                              : ChannelBits{0, 0, 0, 0, kSign, kSign, kSign, kSign};
+  x = other + (Channels)((ChannelBits)x ^ kFlips);
+}
+
+// The transform of 8 kVectors channels, times norm.
+template <int kVectors>
+INTFLASH_INLINE void transform_run(float* run, float norm) {
+  Channels x[kVectors];
+  INTFLASH_UNROLL
+  for (int i = 0; i < kVectors; ++i) {
+    x[i] = *reinterpret_cast<const Channels*>(run + 8 * i);
+    turn_pairs<1>(x[i]);
+    turn_pairs<2>(x[i]);
+    turn_pairs<4>(x[i]);
+  }
+  INTFLASH_UNROLL
+  for (int half = 1; half < kVectors; half *= 2) {
+    INTFLASH_UNROLL
+    for (int i = 0; i < kVectors; ++i) {
+      if ((i & half) != 0) continue;
+      const Channels a = x[i];
+      const Channels b = x[i + half];
+      x[i] = a + b;
+      x[i + half] = a - b;
+    }
+  }
+  INTFLASH_UNROLL
+  for (int i = 0; i < kVectors; ++i) *reinterpret_cast<Channels*>(run + 8 * i) = x[i] * norm;
 }
 
 // Walsh-Hadamard transform of each run of `block` channels (the largest power of two that divides
-// dim), orthonormal and its own inverse.
+// dim, which is a multiple of 8), orthonormal and its own inverse.
 INTFLASH_INLINE void transform_row(float* row, std::int64_t dim) {
   const std::int64_t block = dim & -dim;
-  for (std::int64_t half = 1; half < block; half *= 2) {
+  const int log2_block = __builtin_ctzll(static_cast<unsigned long long>(block));
+  const float root = log2_block % 2 != 0 ? 0.70710678f : 1.0f;
+  const float norm = root * power_of_two(-(log2_block / 2));
+  if (block < 64) {
+    for (std::int64_t first = 0; first < dim; first += block) {
+      if (block == 8) transform_run<1>(row + first, norm);
+      if (block == 16) transform_run<2>(row + first, norm);
+      if (block == 32) transform_run<4>(row + first, norm);
+    }
+    return;
+  }
+  for (std::int64_t first = 0; first < dim; first += 64)
+    transform_run<8>(row + first, block == 64 ? norm : 1.0f);
+  for (std::int64_t half = 64; half < block; half *= 2) {
+    const float scale = 2 * half == block ? norm : 1.0f;
     for (std::int64_t first = 0; first < dim; first += 2 * half) {
-      for (std::int64_t c = first; c < first + half; ++c) {
-        const float a = row[c];
-        const float b = row[c + half];
-        row[c] = a + b;
-        row[c + half] = a - b;
+      for (std::int64_t c = first; c < first + half; c += 8) {
+        const Channels a = *reinterpret_cast<const Channels*>(row + c);
+        const Channels b = *reinterpret_cast<const Channels*>(row + c + half);
+        *reinterpret_cast<Channels*>(row + c) = (a + b) * scale;
+        *reinterpret_cast<Channels*>(row + c + half) = (a - b) * scale;
       }
     }
   }
-  std::int32_t log2_block = 0;
-  while ((std::int64_t{1} << log2_block) < block) ++log2_block;
-  const float root = log2_block % 2 != 0 ? 0.70710678f : 1.0f;
-  const float norm = root * power_of_two(-(log2_block / 2));
-  for (std::int64_t c = 0; c < dim; ++c) row[c] *= norm;
 }
 
-INTFLASH_INLINE void rotate_row(float* row, std::int64_t dim) {
-  for (std::int64_t c = 0; c < dim; ++c) row[c] *= rotation_sign(c);
+// signs: what rotation gives each channel, 1 or -1: core/rotation.h.
+INTFLASH_INLINE void rotate_row(const float* signs, float* row, std::int64_t dim) {
+  for (std::int64_t c = 0; c < dim; ++c) row[c] *= signs[c];
   transform_row(row, dim);
 }
 
-INTFLASH_INLINE void unrotate_row(float* row, std::int64_t dim) {
+INTFLASH_INLINE void unrotate_row(const float* signs, float* row, std::int64_t dim) {
   transform_row(row, dim);
-  for (std::int64_t c = 0; c < dim; ++c) row[c] *= rotation_sign(c);
+  for (std::int64_t c = 0; c < dim; ++c) row[c] *= signs[c];
 }
 
 }  // namespace

@@ -85,9 +85,9 @@ INTFLASH_INLINE const float* row_to_quantize(const QuantizeTask& task, std::int3
     for (std::int64_t c = 0; c < dim; ++c) buffer[c] = row[c] - task.center[c];
     row = buffer;
   }
-  if (task.rotate != 0) {
+  if (task.signs != nullptr) {
     row = copied_row(row, dim, buffer);
-    rotate_row(buffer, dim);
+    rotate_row(task.signs, buffer, dim);
   }
   return row;
 }
@@ -159,25 +159,27 @@ std::int32_t sum_magnitudes(const std::int8_t* codes, std::int64_t dim) {
   return sum;
 }
 
-void write_row(const float* accumulators, float row_sum, std::int32_t dim, bool rotated,
+void write_row(const float* accumulators, float row_sum, std::int32_t dim, const float* signs,
                const float* center, Dtype dtype, void* out) {
   alignas(64) float buffer[kMaxHeadDim];
   float* INTFLASH_RESTRICT row = dtype == Dtype::kF32 ? static_cast<float*>(out) : buffer;
   // P counts 255 to one and the row sum 16 * 255 * 256: their quotient is 4096. A row that saw no
   // key has row_sum 0: its out is 0, where dividing would give NaN.
   const float factor = row_sum > 0.0f ? 4096.0f / row_sum : 0.0f;
-  if (center != nullptr && row_sum > 0.0f && !rotated) {
+  if (center != nullptr && row_sum > 0.0f && signs == nullptr) {
     for (std::int32_t c = 0; c < dim; ++c) row[c] = fused(accumulators[c], factor, center[c]);
   } else {
     for (std::int32_t c = 0; c < dim; ++c) row[c] = accumulators[c] * factor;
-    if (rotated && row_sum > 0.0f) {
-      unrotate_row(row, dim);
+    if (signs != nullptr && row_sum > 0.0f) {
+      unrotate_row(signs, row, dim);
       for (std::int32_t c = 0; center != nullptr && c < dim; ++c) row[c] += center[c];
     }
   }
   std::uint16_t* halves = static_cast<std::uint16_t*>(out);
   if (dtype == Dtype::kF16) {
-    for (std::int32_t c = 0; c < dim; ++c) halves[c] = narrow_f16(buffer[c]);
+    // The weights' rounding may lift out above the values, and the largest of them to infinity.
+    for (std::int32_t c = 0; c < dim; ++c)
+      halves[c] = narrow_f16(min_of(max_of(buffer[c], -65504.0f), 65504.0f));
   } else if (dtype == Dtype::kBf16) {
     for (std::int32_t c = 0; c < dim; ++c) halves[c] = narrow_bf16(buffer[c]);
   }

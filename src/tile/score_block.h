@@ -37,13 +37,12 @@ INTFLASH_INLINE std::int32_t gather_scales(const float* low, const float* high,
   return largest;
 }
 
-// log2(scale) - value_exponent in 2^-9, at least kValueLog2Min, for the bits of a scale; scale 0
-// gives the least.
+// log2(scale) - value_exponent in 2^-9 for the bits of a scale; scale 0 gives kValueLog2Min.
 INTFLASH_INLINE std::int32_t value_log2_of(std::int32_t scale_bits, std::int32_t value_exponent) {
   const float scale = bits_as<float>(scale_bits);
   const std::int32_t fraction = round_to_int(512.0f * log2_of_mantissa(mantissa_of(scale)));
   const std::int32_t log2 = (exponent_of(scale) - value_exponent) * 512 + fraction;
-  return max_of(scale_bits == 0 ? kValueLog2Min : log2, kValueLog2Min);
+  return scale_bits == 0 ? kValueLog2Min : log2;
 }
 
 // All ones for a light key. A comparison would become a branch of the loop over keys.
@@ -91,8 +90,11 @@ INTFLASH_INLINE void fill_factors_beside(ScoreBlock& block, const std::int32_t* 
   // Where all values are zero their scales say nothing: every key weighs the same.
   const std::int32_t value_exponent = largest.value_exponent;
   const std::int32_t some_values = largest.any_value ? -1 : 0;
+  std::int32_t least = 0;
   for (std::int32_t key = 0; key < kScoreBlock; ++key) {
-    value_log2[key] = min_of(value_log2_of(value_scale[key], value_exponent), 0) & some_values;
+    const std::int32_t log2 = value_log2_of(value_scale[key], value_exponent) & some_values;
+    least = min_of(least, log2);
+    value_log2[key] = min_of(max_of(log2, kValueLog2Min), 0);
   }
   std::int32_t any_light = 0;
   for (std::int32_t key = 0; key < kScoreBlock; ++key) {
@@ -103,6 +105,7 @@ INTFLASH_INLINE void fill_factors_beside(ScoreBlock& block, const std::int32_t* 
   block.key_mantissa = largest.key_mantissa;
   block.value_exponent = largest.value_exponent;
   block.any_light = any_light;
+  block.any_faint = least < kValueLog2Min ? 1 : 0;
   Order::narrow(key_factor, block.key_factor);
   Order::narrow(value_log2, block.value_log2);
   Order::narrow(value_weight, block.value_weight);
@@ -120,6 +123,19 @@ INTFLASH_NOINLINE void fill_factors(ScoreBlock& block, const std::uint64_t* keep
   const std::int32_t value =
       gather_scales(half[0].value_scale, half[1].value_scale, kept, value_scale);
   fill_factors_beside<Order>(block, kept, key_scale, value_scale, largest_scales(key, value));
+}
+
+// Whether a row that sees the kept keys of the block sees a faint value; value_exponent: of the
+// largest scale that it sees.
+INTFLASH_INLINE bool sees_faint_value(const ScoreBlock& block, const std::uint64_t* keep,
+                                      std::int32_t value_exponent) {
+  if (block.any_faint == 0) return false;
+  for (std::int32_t key = 0; key < kScoreBlock; ++key) {
+    const float scale = block.half[key / kBlockTokens].value_scale[key % kBlockTokens];
+    const std::int32_t log2 = value_log2_of(bits_as<std::int32_t>(scale), value_exponent);
+    if (key_is_kept(keep, key) && log2 < kValueLog2Min) return true;
+  }
+  return false;
 }
 
 // The fixed point of one row in one score block: score = x * 2^exponent in units of log2.
@@ -143,10 +159,28 @@ INTFLASH_INLINE RowScale row_scale(const QueryTile& query, std::int32_t row,
   return scale;
 }
 
+// Below all exponents.
+constexpr std::int32_t kNoExponent = -1000;
+
+// An upper bound of the exponents of a query's rows in any block, less the block's key_exponent.
+INTFLASH_INLINE std::int32_t exponent_limit(const QueryTile& query) {
+  std::int32_t limit = kNoExponent;
+  for (std::int32_t r = 0; r < query.rows; ++r) {
+    limit = max_of(limit, query.exponent[r] + max_of(query.score_bits[r] - kScoreBits, 0));
+  }
+  return limit;
+}
+
+// Whether rows of an exponent_limit that see the whole block may have their scores in fixed point.
+INTFLASH_INLINE bool is_fixed_for_all(const ScoreBlock& block, std::int32_t exponent_limit) {
+  return exponent_limit + block.key_exponent <= kCoarsestExponent && block.any_faint == 0;
+}
+
 // What a row's weights in one score block come to.
 struct BlockWeight {
-  float exponent;  // log2 of the largest folded weight before it was scaled to one
-  float sum;       // of the unfolded weights, in units of kWeightOne * kValueWeightOne
+  float exponent;  // log2 of a weight of one in sum
+  float sum;       // of the weights, in units of kWeightOne * kValueWeightOne
+  float unit;      // of P times the values' codes, beside 2^exponent
 };
 
 // Adds the light keys of a block, whose weight may exceed the block's folded maximum by any amount,

@@ -22,8 +22,10 @@ constexpr int kMaxHeadDim = 1024;
 
 // Fixed point of weights and exponents; docs/numerics.md derives each.
 constexpr int kExponentBits = 9;       // exponents are held in multiples of 2^-9 or coarser
+constexpr int kCoarsestExponent = -5;  // rows whose unit would be coarser have scores in f32
 constexpr int kScoreBits = 14;         // |x| <= 2^14 for a score x in its row's fixed point
-constexpr int kValueLog2Min = -12288;  // lowest log2(value_scale) beside its block's, in 2^-9: -24
+constexpr int kValueLog2Min = -12288;  // lowest log2(value_scale) beside its block's, in 2^-9: -24;
+                                       // what is below, and not 0, is faint
 constexpr int kLightValueLog2 =
     -2048;                            // below -4 a value is light: its key joins the row sum in f32
 constexpr int kWeightOne = 4080;      // a weight of 1 in the row sum, 16 * 255
@@ -76,6 +78,7 @@ struct ScoreBlock {
   std::int32_t value_exponent;  // the same of value_scale; 0 where all are 0
   float key_mantissa;           // 0 where all key scales are 0
   std::int32_t any_light;       // whether a value_log2 is below kLightValueLog2
+  std::int32_t any_faint;       // whether one would be below kValueLog2Min
   alignas(64) std::int16_t key_factor[kScoreBlock];  // key_scale / 2^key_exponent in Q15
   alignas(64) std::int16_t value_log2[kScoreBlock];  // log2(value_scale / 2^value_exponent) in 2^-9
   alignas(64) std::int16_t value_weight[kScoreBlock];  // 256 * 2^-value_log2; 0 where light
@@ -161,8 +164,10 @@ struct QuantizeTask {
   std::int32_t rows;
   std::int32_t dim;
   const float* center;  // [dim], subtracted; nullptr = none
-  std::int32_t rotate;  // Hadamard rotation of blocks of the largest power of two that divides dim
-  std::int8_t* codes;   // out: [rows][code_stride], zero beyond dim
+  // Of the Hadamard rotation of blocks of the largest power of two that divides dim: [dim], as
+  // tile/rotation.h takes them; nullptr = none
+  const float* signs;
+  std::int8_t* codes;  // out: [rows][code_stride], zero beyond dim
   std::int64_t code_stride;
   float* scale;   // out: [rows]
   RopeRows rope;  // of the rows as they come; what is centred and rotated is turned already
@@ -206,8 +211,9 @@ struct KernelTable {
   // total = total merged with part; rows x dim accumulators.
   void (*merge_states)(const AttentionState& part, const AttentionState& total, std::int32_t rows,
                        std::int32_t dim);
-  // out row r = accumulators / row_sum (+ center), rounded to dtype; 0 where the row saw no key.
-  void (*write_row)(const float* accumulators, float row_sum, std::int32_t dim, bool rotated,
+  // out row r = accumulators / row_sum (rotated back, + center), rounded to dtype; 0 where the row
+  // saw no key.
+  void (*write_row)(const float* accumulators, float row_sum, std::int32_t dim, const float* signs,
                     const float* center, Dtype dtype, void* out);
   // A register-only loop of the port's integer multiply-add; returns the operations done, 2 per
   // multiply-add.

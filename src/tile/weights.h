@@ -16,21 +16,15 @@ namespace {
 constexpr std::int32_t kExp2One = 255 * 128;
 constexpr std::int32_t kExp2Linear = 21940;
 constexpr std::int32_t kExp2Square = 5660;
-// Beyond 15 places nothing is left of kExp2One; where a unit of the fixed point is more than 1 in
-// log2, distances are clamped here before they are shifted up.
-constexpr std::int32_t kMaxCoarseDistance = 16;
-constexpr std::int32_t kMaxCoarseShift = 5;
 constexpr std::int32_t kWeightPlaces = 2;   // kExp2One = 2^(2 + 1) * kWeightOne
 constexpr std::int32_t kWeightToU8 = 2048;  // 4080 to 255 in Q15
 
 // The fixed point of the general score form.
 constexpr RowScale kGeneralScale = {-kExponentBits, 0, 0};
 
-// 4080 * 2^(-distance * 2^exponent) for 0 <= distance < 2^16, rounded.
+// 4080 * 2^(-distance * 2^exponent) for 0 <= distance < 2^16 and exponent <= 0, rounded.
 INTFLASH_INLINE std::int32_t weight_of(std::int32_t distance, std::int32_t exponent) {
-  if (exponent > 0)
-    distance = min_of(distance, kMaxCoarseDistance) << min_of(exponent, kMaxCoarseShift);
-  const std::int32_t places = max_of(-exponent, 0);
+  const std::int32_t places = -exponent;
   const std::int32_t whole = distance >> places;
   const std::int32_t fraction = (distance << (15 - places)) & 0x7fff;
   const std::int32_t power =

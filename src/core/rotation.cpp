@@ -1,0 +1,42 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+#include "core/rotation.h"
+
+#include <array>
+
+#include "core/checks.h"
+#include "tile/types.h"
+
+namespace intflash::internal {
+namespace {
+
+// Bit 31 of a multiplicative hash of the channel, so that no natural pattern of channels (all
+// equal, alternating) turns into one large coefficient.
+constexpr std::array<float, kMaxHeadDim> make_signs() {
+  std::array<float, kMaxHeadDim> signs{};
+  for (std::uint32_t c = 0; c < kMaxHeadDim; ++c) {
+    const std::uint32_t hash = (c + 1) * 0x9e3779b1u;
+    signs[c] = ((hash ^ (hash << 7)) >> 31) != 0 ? -1.0f : 1.0f;
+  }
+  return signs;
+}
+alignas(64) constexpr std::array<float, kMaxHeadDim> kSigns = make_signs();
+
+}  // namespace
+
+intflash_status choose_rotation(intflash_rotation given, std::int64_t head_dim,
+                                std::int64_t head_dim_v, Rotation& rotation) {
+  if (given != INTFLASH_ROTATION_AUTO && given != INTFLASH_ROTATION_NONE) {
+    return fail(INTFLASH_INVALID_ARGUMENT, "rotation = %d: must be AUTO or NONE",
+                static_cast<int>(given));
+  }
+  const auto can_rotate = [&](std::int64_t dim) {
+    return given == INTFLASH_ROTATION_AUTO && dim / (dim & -dim) <= 9;
+  };
+  rotation = {can_rotate(head_dim), can_rotate(head_dim_v)};
+  return INTFLASH_OK;
+}
+
+const float* rotation_signs(bool rotated) { return rotated ? kSigns.data() : nullptr; }
+
+}  // namespace intflash::internal

@@ -1,0 +1,26 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// Which rows are rotated before they are quantized, and the signs of the rotation.
+#pragma once
+
+#include <cstdint>
+
+#include "intflash/intflash.h"
+
+namespace intflash::internal {
+
+struct Rotation {
+  bool keys;  // and queries
+  bool values;
+
+  bool operator==(const Rotation&) const = default;
+};
+intflash_status choose_rotation(intflash_rotation given, std::int64_t head_dim,
+                                std::int64_t head_dim_v, Rotation& rotation);
+
+// What rows are multiplied by before the transform, and after its inverse: 1 or -1, [kMaxHeadDim];
+// nullptr: they are not rotated.
+const float* rotation_signs(bool rotated);
+
+}  // namespace intflash::internal
