@@ -159,7 +159,7 @@ class RowChooser {
 
  private:
   // Takes a row's constants from the keys that it sees, mostly those of the row before.
-  INTFLASH_INLINE void look_at(const std::uint64_t* words) {
+  INTFLASH_NOINLINE void look_at(const std::uint64_t* words) {
     if (words_ != nullptr && words[0] == words_[0] && words[1] == words_[1]) return;
     words_ = words;
     largest_ = largest_seen<Isa>(block_, words);
@@ -232,11 +232,11 @@ INTFLASH_INLINE void weigh_rows(const QueryTile& query, Rows rows, std::int32_t 
 
 // Scores of the active rows from first on in the general form, in place of their products. The rows
 // of biased have a bias.
-template <class Isa, class Rows>
+template <class Isa>
 INTFLASH_INLINE void score_general_rows(const TileTask& task, std::int64_t first_key,
-                                        std::uint32_t biased, Rows rows, std::int32_t first,
-                                        std::int32_t active, TileScratch<Isa>& scratch) {
-  constexpr std::uint64_t kAll[2] = {~std::uint64_t{0}, ~std::uint64_t{0}};
+                                        std::uint32_t biased, ChosenRows<Isa> rows,
+                                        std::int32_t first, std::int32_t active,
+                                        TileScratch<Isa>& scratch) {
   const QueryTile& query = *task.query;
   GeneralScratch& general = scratch.general;
   const std::uint64_t* expanded = nullptr;
@@ -244,7 +244,7 @@ INTFLASH_INLINE void score_general_rows(const TileTask& task, std::int64_t first
   const float* elements = general.elements;
   for (std::int32_t a = first; a < active; ++a) {
     const std::int32_t row = rows.row(a);
-    const std::uint64_t* keep = Rows::kMasked ? rows.keep(a) : kAll;
+    const std::uint64_t* keep = rows.keep(a);
     if (expanded == nullptr || keep[0] != expanded[0] || keep[1] != expanded[1]) {
       NarrowedOrder<Isa>::expand(keep, general.kept);
       expanded = keep;
@@ -268,15 +268,14 @@ INTFLASH_INLINE void score_general_rows(const TileTask& task, std::int64_t first
 
 // Fixed points of the active rows from first on, from their scores; returns a bit per row that sees
 // a faint value, whose sum and unit are done.
-template <class Isa, class Rows>
-INTFLASH_INLINE std::uint32_t fix_general_rows(Rows rows, std::int32_t first, std::int32_t active,
-                                               TileScratch<Isa>& scratch) {
+template <class Isa>
+INTFLASH_INLINE std::uint32_t fix_general_rows(ChosenRows<Isa> rows, std::int32_t first,
+                                               std::int32_t active, TileScratch<Isa>& scratch) {
   std::uint32_t faint = 0;
   for (std::int32_t a = first; a < active; ++a) {
     const ScoreBlock& block = rows.factors(a);
     const std::int32_t* scores = scratch.dots[rows.row(a)];
-    const bool sees_faint =
-        Rows::kMasked && sees_faint_value(block, rows.keep(a), block.value_exponent);
+    const bool sees_faint = sees_faint_value(block, rows.keep(a), block.value_exponent);
     if (!sees_faint) {
       fixed_scores(scores, scratch.exponent[a], scratch.general.fixed);
       NarrowedOrder<Isa>::narrow(scratch.general.fixed, scratch.x[a]);
@@ -295,10 +294,11 @@ INTFLASH_INLINE std::uint32_t fix_general_rows(Rows rows, std::int32_t first, st
 }
 
 // Softmax of the active rows from first on in the general score form: all scores first here too.
-template <class Isa, class Rows>
+template <class Isa>
 INTFLASH_NOINLINE void weigh_general_rows(const TileTask& task, std::int64_t first_key,
-                                          std::uint32_t biased, Rows rows, std::int32_t first,
-                                          std::int32_t active, TileScratch<Isa>& scratch) {
+                                          std::uint32_t biased, ChosenRows<Isa> rows,
+                                          std::int32_t first, std::int32_t active,
+                                          TileScratch<Isa>& scratch) {
   score_general_rows<Isa>(task, first_key, biased, rows, first, active, scratch);
   const std::uint32_t faint = fix_general_rows<Isa>(rows, first, active, scratch);
   max_of_rows<Isa>(scratch.score_lanes, active, scratch.largest);
@@ -351,16 +351,6 @@ INTFLASH_INLINE void enter_rows(const TileTask& task, Rows rows, std::int32_t ac
   }
 }
 
-template <class Isa, class Rows>
-INTFLASH_INLINE void weigh_and_enter(const TileTask& task, std::int64_t first_key,
-                                     std::uint32_t biased, Rows rows, ActiveRows active,
-                                     FetchBetween& fetch, TileScratch<Isa>& scratch) {
-  if (active.plain > 0) weigh_rows<Isa>(*task.query, rows, active.plain, fetch, scratch);
-  if (active.plain < active.all)
-    weigh_general_rows<Isa>(task, first_key, biased, rows, active.plain, active.all, scratch);
-  enter_rows<Isa>(task, rows, active.all, fetch, scratch);
-}
-
 INTFLASH_INLINE const std::uint64_t* keep_of(const TileTask& task, std::int32_t b) {
   return task.keep != nullptr ? task.keep[b] : nullptr;
 }
@@ -377,12 +367,12 @@ INTFLASH_INLINE std::int32_t weigh_block(const TileTask& task, std::int32_t b,
   const std::int64_t first_key = task.first_key + b * kScoreBlock;
   const bool is_capped = task.score_cap > 0.0f;
   fetch.step();
-  if (keep == nullptr && is_fixed_for_all(block, is_capped ? kNoExponent : exponent_limit)) {
+  if (keep == nullptr && !is_capped && is_fixed_for_all(block, exponent_limit)) {
     scale_all_rows(query, block.key_exponent, block.key_mantissa, scratch.scale_exponent,
                    scratch.shift, scratch.value_multiplier);
     fetch.step();
-    const ActiveRows all = {is_capped ? 0 : query.rows, query.rows};
-    weigh_and_enter<Isa>(task, first_key, 0, AllRows{block}, all, fetch, scratch);
+    weigh_rows<Isa>(query, AllRows{block}, query.rows, fetch, scratch);
+    enter_rows<Isa>(task, AllRows{block}, query.rows, fetch, scratch);
     return query.rows;
   }
   std::uint64_t all[2 * Isa::kTileRows];
@@ -390,7 +380,11 @@ INTFLASH_INLINE std::int32_t weigh_block(const TileTask& task, std::int32_t b,
   const std::uint32_t biased = keep != nullptr ? biased_rows(task, b) : 0;
   const ActiveRows active = choose_rows(query, block, keep != nullptr ? keep : all,
                                         is_capped ? ~std::uint32_t{0} : biased, scratch);
-  weigh_and_enter<Isa>(task, first_key, biased, ChosenRows<Isa>{scratch}, active, fetch, scratch);
+  const ChosenRows<Isa> rows{scratch};
+  if (active.plain > 0) weigh_rows<Isa>(query, rows, active.plain, fetch, scratch);
+  if (active.plain < active.all)
+    weigh_general_rows<Isa>(task, first_key, biased, rows, active.plain, active.all, scratch);
+  enter_rows<Isa>(task, rows, active.all, fetch, scratch);
   return active.all;
 }
 

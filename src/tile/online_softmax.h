@@ -179,9 +179,9 @@ INTFLASH_INLINE void sum_of_rows(const typename Isa::I32* lanes, std::int32_t ro
 
 // Adds the light keys of a row's block to its sum; their scores are looked up in x.
 template <class Isa>
-INTFLASH_INLINE float add_light_keys_of_row(float sum, std::int32_t largest, RowScale scale,
-                                            const ScoreBlock& block, const std::uint64_t* keep,
-                                            const std::int16_t* x) {
+INTFLASH_NOINLINE float add_light_keys_of_row(float sum, std::int32_t largest, RowScale scale,
+                                              const ScoreBlock& block, const std::uint64_t* keep,
+                                              const std::int16_t* x) {
   const float unit = power_of_two(scale.exponent);
   const NarrowedOrder<Isa> position;
   const auto distance = [&](std::int32_t key, std::int32_t log2) {

@@ -127,8 +127,9 @@ INTFLASH_NOINLINE void fill_factors(ScoreBlock& block, const std::uint64_t* keep
 
 // Whether a row that sees the kept keys of the block sees a faint value; value_exponent: of the
 // largest scale that it sees.
-INTFLASH_INLINE bool sees_faint_value(const ScoreBlock& block, const std::uint64_t* keep,
-                                      std::int32_t value_exponent) {
+[[maybe_unused]] INTFLASH_NOINLINE bool sees_faint_value(const ScoreBlock& block,
+                                                         const std::uint64_t* keep,
+                                                         std::int32_t value_exponent) {
   if (block.any_faint == 0) return false;
   for (std::int32_t key = 0; key < kScoreBlock; ++key) {
     const float scale = block.half[key / kBlockTokens].value_scale[key % kBlockTokens];
@@ -159,19 +160,16 @@ INTFLASH_INLINE RowScale row_scale(const QueryTile& query, std::int32_t row,
   return scale;
 }
 
-// Below all exponents.
-constexpr std::int32_t kNoExponent = -1000;
-
 // An upper bound of the exponents of a query's rows in any block, less the block's key_exponent.
 INTFLASH_INLINE std::int32_t exponent_limit(const QueryTile& query) {
-  std::int32_t limit = kNoExponent;
+  std::int32_t limit = -1000;
   for (std::int32_t r = 0; r < query.rows; ++r) {
     limit = max_of(limit, query.exponent[r] + max_of(query.score_bits[r] - kScoreBits, 0));
   }
   return limit;
 }
 
-// Whether rows of an exponent_limit that see the whole block may have their scores in fixed point.
+// Whether rows of an exponent_limit that see the whole block have their scores in fixed point.
 INTFLASH_INLINE bool is_fixed_for_all(const ScoreBlock& block, std::int32_t exponent_limit) {
   return exponent_limit + block.key_exponent <= kCoarsestExponent && block.any_faint == 0;
 }
