@@ -85,7 +85,7 @@ void quantize(benchmark::State& state, const KernelTable& kernels) {
                            kBlockTokens,
                            kDim,
                            nullptr,
-                           0,
+                           nullptr,
                            block.codes.as<std::int8_t>(),
                            kDim,
                            block.scale.as<float>(),
