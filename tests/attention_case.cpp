@@ -375,7 +375,7 @@ bool CaseResult::operator==(const CaseResult& other) const {
 
 intflash_context make_context(const PortEntry& port, const RunOptions& options) {
   intflash_context context = {};
-  context.backend = &kCpuBackend;
+  context.device = &kCpuDevice;
   context.port = &port;
   context.num_threads = options.num_threads;
   context.parallel = options.parallel.run == nullptr ? test_pool().parallel() : options.parallel;

@@ -15,6 +15,9 @@
 #include "core/structs.h"
 #include "machine/machine.h"
 
+const intflash::internal::Device intflash::internal::kCpuDevice = {
+    "cpu", {&kCpuBackend, &kReferenceBackend, &kReferenceBackend}};
+
 namespace {
 
 using namespace intflash::internal;
@@ -57,14 +60,14 @@ intflash_status check_options(const intflash_context_options& options) {
   return INTFLASH_OK;
 }
 
-// The backend of the device that the options name.
-intflash_status choose_device(const char* name, const Backend*& backend) {
-  if (name == nullptr || std::strcmp(name, kCpuBackend.name) == 0) {
-    backend = &kCpuBackend;
+// The device that the options name.
+intflash_status choose_device(const char* name, const Device*& device) {
+  if (name == nullptr || std::strcmp(name, kCpuDevice.name) == 0) {
+    device = &kCpuDevice;
     return INTFLASH_OK;
   }
   return fail(INTFLASH_UNSUPPORTED, "options.device = \"%s\": this library serves \"%s\"", name,
-              kCpuBackend.name);
+              kCpuDevice.name);
 }
 
 std::int32_t choose_num_threads(const intflash_context_options& options, const CpuSet& cpus) {
@@ -188,8 +191,8 @@ intflash_status intflash_context_create(const intflash_context_options* given,
   if (status == INTFLASH_OK) status = check_options(options);
   if (status != INTFLASH_OK) return status;
   const PortEntry* port = nullptr;
-  const Backend* backend = nullptr;
-  status = choose_device(options.device, backend);
+  const Device* device = nullptr;
+  status = choose_device(options.device, device);
   if (status == INTFLASH_OK) status = choose_port(options.isa, port);
   if (status != INTFLASH_OK) return status;
 
@@ -206,7 +209,7 @@ intflash_status intflash_context_create(const intflash_context_options* given,
     return fail(INTFLASH_OUT_OF_MEMORY, "no memory for a context of %zu bytes", bytes);
   const Machine& machine = this_machine();
   intflash_context* created = new (memory) intflash_context{};
-  created->backend = backend;
+  created->device = device;
   created->port = port;
   created->num_threads = num_threads;
   created->allocate = allocate;
@@ -226,7 +229,7 @@ void intflash_context_destroy(intflash_context* context) {
 }
 
 const char* intflash_context_device(const intflash_context* context) {
-  return context == nullptr ? "" : context->backend->name;
+  return context == nullptr ? "" : context->device->name;
 }
 const char* intflash_context_port(const intflash_context* context) {
   return context == nullptr ? "" : context->port->name;

@@ -48,7 +48,7 @@ const char* mode_name(intflash_mode mode) {
 }
 
 const Backend& backend_of(const intflash_context& context, intflash_mode mode) {
-  return mode == INTFLASH_MODE_INT8 ? *context.backend : kReferenceBackend;
+  return *context.device->backends[mode];
 }
 
 intflash_status check_plan(const intflash_plan* plan, bool is_batch) {

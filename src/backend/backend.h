@@ -95,5 +95,6 @@ struct Backend {
 
 extern const Backend kCpuBackend;        // mode int8
 extern const Backend kReferenceBackend;  // modes exact and intfa, over the same caches
+extern const Device kCpuDevice;          // both
 
 }  // namespace intflash::internal

@@ -7,17 +7,14 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "context/device.h"
 #include "context/ports.h"
 #include "intflash/intflash.h"
 #include "threads/parallel.h"
 #include "threads/thread_pool.h"
 
-namespace intflash::internal {
-struct Backend;  // backend/backend.h
-}
-
 struct intflash_context {
-  const intflash::internal::Backend* backend;  // of its device
+  const intflash::internal::Device* device;
   const intflash::internal::PortEntry* port;
   std::int32_t num_threads;
   intflash::internal::Parallel parallel;
