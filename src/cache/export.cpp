@@ -3,8 +3,8 @@
 #include "cache/export.h"
 
 #include "core/checks.h"
+#include "core/rotation.h"
 #include "threads/team.h"
-#include "tile/rotation.h"
 
 namespace intflash::internal {
 namespace {
@@ -28,7 +28,7 @@ float* row_of(const intflash_tensor& tensor, std::int64_t layer, std::int64_t he
 void dequantize(const std::int8_t* codes, float scale, std::int64_t dim, bool rotated,
                 const float* center, float* row) {
   for (std::int64_t c = 0; c < dim; ++c) row[c] = static_cast<float>(codes[c]) * scale;
-  if (rotated) unrotate_row(rotation_signs(true), row, dim);
+  if (rotated) rotate_back(row, dim);
   if (center == nullptr) return;
   for (std::int64_t c = 0; c < dim; ++c) row[c] += center[c];
 }

@@ -21,6 +21,8 @@ intflash_status choose_rotation(intflash_rotation given, std::int64_t head_dim,
 
 // What rows are multiplied by before the transform, and after its inverse: 1 or -1, [kMaxHeadDim];
 // nullptr: they are not rotated.
-const float* rotation_signs(bool rotated);
+const std::int8_t* rotation_signs(bool rotated);
+// Undoes the rotation of a row.
+void rotate_back(float* row, std::int64_t dim);
 
 }  // namespace intflash::internal

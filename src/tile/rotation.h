@@ -57,22 +57,21 @@ INTFLASH_INLINE void transform_run(float* run, float norm) {
 
 // Walsh-Hadamard transform of each run of `block` channels (the largest power of two that divides
 // dim, which is a multiple of 8), orthonormal and its own inverse.
-INTFLASH_INLINE void transform_row(float* row, std::int64_t dim) {
+[[maybe_unused]] INTFLASH_NOINLINE void transform_row(float* row, std::int64_t dim) {
   const std::int64_t block = dim & -dim;
   const int log2_block = __builtin_ctzll(static_cast<unsigned long long>(block));
   const float root = log2_block % 2 != 0 ? 0.70710678f : 1.0f;
   const float norm = root * power_of_two(-(log2_block / 2));
-  if (block < 64) {
-    for (std::int64_t first = 0; first < dim; first += block) {
-      if (block == 8) transform_run<1>(row + first, norm);
-      if (block == 16) transform_run<2>(row + first, norm);
-      if (block == 32) transform_run<4>(row + first, norm);
+  const std::int64_t run = block < 64 ? 8 : 64;
+  for (std::int64_t first = 0; first < dim; first += run) {
+    const float scale = run == block ? norm : 1.0f;
+    if (run == 64) {
+      transform_run<8>(row + first, scale);
+    } else {
+      transform_run<1>(row + first, scale);
     }
-    return;
   }
-  for (std::int64_t first = 0; first < dim; first += 64)
-    transform_run<8>(row + first, block == 64 ? norm : 1.0f);
-  for (std::int64_t half = 64; half < block; half *= 2) {
+  for (std::int64_t half = run; half < block; half *= 2) {
     const float scale = 2 * half == block ? norm : 1.0f;
     for (std::int64_t first = 0; first < dim; first += 2 * half) {
       for (std::int64_t c = first; c < first + half; c += 8) {
@@ -86,14 +85,14 @@ INTFLASH_INLINE void transform_row(float* row, std::int64_t dim) {
 }
 
 // signs: what rotation gives each channel, 1 or -1: core/rotation.h.
-INTFLASH_INLINE void rotate_row(const float* signs, float* row, std::int64_t dim) {
-  for (std::int64_t c = 0; c < dim; ++c) row[c] *= signs[c];
+INTFLASH_INLINE void rotate_row(const std::int8_t* signs, float* row, std::int64_t dim) {
+  for (std::int64_t c = 0; c < dim; ++c) row[c] *= static_cast<float>(signs[c]);
   transform_row(row, dim);
 }
 
-INTFLASH_INLINE void unrotate_row(const float* signs, float* row, std::int64_t dim) {
+INTFLASH_INLINE void unrotate_row(const std::int8_t* signs, float* row, std::int64_t dim) {
   transform_row(row, dim);
-  for (std::int64_t c = 0; c < dim; ++c) row[c] *= signs[c];
+  for (std::int64_t c = 0; c < dim; ++c) row[c] *= static_cast<float>(signs[c]);
 }
 
 }  // namespace

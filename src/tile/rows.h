@@ -159,21 +159,16 @@ std::int32_t sum_magnitudes(const std::int8_t* codes, std::int64_t dim) {
   return sum;
 }
 
-void write_row(const float* accumulators, float row_sum, std::int32_t dim, const float* signs,
-               const float* center, Dtype dtype, void* out) {
+void write_row(const float* accumulators, float row_sum, std::int32_t dim, const float* center,
+               Dtype dtype, void* out) {
   alignas(64) float buffer[kMaxHeadDim];
   float* INTFLASH_RESTRICT row = dtype == Dtype::kF32 ? static_cast<float*>(out) : buffer;
-  // P counts 255 to one and the row sum 16 * 255 * 256: their quotient is 4096. A row that saw no
-  // key has row_sum 0: its out is 0, where dividing would give NaN.
-  const float factor = row_sum > 0.0f ? 4096.0f / row_sum : 0.0f;
-  if (center != nullptr && row_sum > 0.0f && signs == nullptr) {
+  // A row that saw no key has row_sum 0: its out is 0, where dividing would give NaN.
+  const float factor = row_sum > 0.0f ? kRowSumOfOut / row_sum : 0.0f;
+  if (center != nullptr && row_sum > 0.0f) {
     for (std::int32_t c = 0; c < dim; ++c) row[c] = fused(accumulators[c], factor, center[c]);
   } else {
     for (std::int32_t c = 0; c < dim; ++c) row[c] = accumulators[c] * factor;
-    if (signs != nullptr && row_sum > 0.0f) {
-      unrotate_row(signs, row, dim);
-      for (std::int32_t c = 0; center != nullptr && c < dim; ++c) row[c] += center[c];
-    }
   }
   std::uint16_t* halves = static_cast<std::uint16_t*>(out);
   if (dtype == Dtype::kF16) {

@@ -19,6 +19,9 @@ constexpr int kMaxTileRows = 32;
 constexpr int kFewRows = 5;  // up to so many rows of a kv head wait for its keys; more find them
                              // in L2
 constexpr int kMaxHeadDim = 1024;
+// The row_sum of a row whose accumulators are its out: P counts 255 to one and the row sum 16 * 255
+// * 256, whose quotient it is.
+constexpr float kRowSumOfOut = 4096.0f;
 
 // Fixed point of weights and exponents; docs/numerics.md derives each.
 constexpr int kExponentBits = 9;       // exponents are held in multiples of 2^-9 or coarser
@@ -166,7 +169,7 @@ struct QuantizeTask {
   const float* center;  // [dim], subtracted; nullptr = none
   // Of the Hadamard rotation of blocks of the largest power of two that divides dim: [dim], as
   // tile/rotation.h takes them; nullptr = none
-  const float* signs;
+  const std::int8_t* signs;
   std::int8_t* codes;  // out: [rows][code_stride], zero beyond dim
   std::int64_t code_stride;
   float* scale;   // out: [rows]
@@ -211,10 +214,10 @@ struct KernelTable {
   // total = total merged with part; rows x dim accumulators.
   void (*merge_states)(const AttentionState& part, const AttentionState& total, std::int32_t rows,
                        std::int32_t dim);
-  // out row r = accumulators / row_sum (rotated back, + center), rounded to dtype; 0 where the row
+  // out row r = accumulators / row_sum (+ center), rounded to dtype; 0 where the row
   // saw no key.
-  void (*write_row)(const float* accumulators, float row_sum, std::int32_t dim, const float* signs,
-                    const float* center, Dtype dtype, void* out);
+  void (*write_row)(const float* accumulators, float row_sum, std::int32_t dim, const float* center,
+                    Dtype dtype, void* out);
   // A register-only loop of the port's integer multiply-add; returns the operations done, 2 per
   // multiply-add.
   double (*integer_peak)(std::int64_t repeats);
