@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "context/ports.h"
+#include "core/rotation.h"
 #include "threads/thread_pool.h"
 
 namespace intflash::internal {
@@ -78,19 +79,25 @@ void sum(benchmark::State& state, const KernelTable& kernels) {
   });
 }
 
-void quantize(benchmark::State& state, const KernelTable& kernels) {
+void quantize_rows(benchmark::State& state, const KernelTable& kernels, const std::int8_t* signs) {
   const Block block;
   time_blocks(state, [&](std::int64_t token) {
     kernels.quantize_rows({block.rows(token),
                            kBlockTokens,
                            kDim,
                            nullptr,
-                           nullptr,
+                           signs,
                            block.codes.as<std::int8_t>(),
                            kDim,
                            block.scale.as<float>(),
                            {}});
   });
+}
+void quantize(benchmark::State& state, const KernelTable& kernels) {
+  quantize_rows(state, kernels, nullptr);
+}
+void rotate_and_quantize(benchmark::State& state, const KernelTable& kernels) {
+  quantize_rows(state, kernels, rotation_signs(true));
 }
 
 void pack_keys(benchmark::State& state, const KernelTable& kernels) {
@@ -144,11 +151,9 @@ const int registered = [] {
     const char* name;
     PartFn part;
   };
-  const Named parts[] = {{"scan", scan},
-                         {"sum", sum},
-                         {"quantize", quantize},
-                         {"pack_keys", pack_keys},
-                         {"pack_values", pack_values}};
+  const Named parts[] = {{"scan", scan},           {"sum", sum},
+                         {"quantize", quantize},   {"rotate_and_quantize", rotate_and_quantize},
+                         {"pack_keys", pack_keys}, {"pack_values", pack_values}};
   for (const Named& named : parts) {
     for (const PortEntry& port : ports()) {
       const KernelTable* kernels = find_kernels(port.name);

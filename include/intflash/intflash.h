@@ -155,7 +155,7 @@ typedef enum intflash_center INTFLASH_INT {
 // that is m * 2^k with m odd and <= 9.
 typedef enum intflash_rotation INTFLASH_INT {
   // Query and key where head_dim can be rotated, value where head_dim_v can be; but nothing that
-  // comes as INT8.
+  // comes as INT8. Values that are a part of the keys (MLA) are quantized beside them, as any.
   INTFLASH_ROTATION_AUTO = 0,
   INTFLASH_ROTATION_NONE = 1
 } intflash_rotation;

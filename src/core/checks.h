@@ -31,7 +31,6 @@ std::int64_t dtype_bytes(intflash_dtype dtype);
 intflash_status check_mode(intflash_mode mode);
 intflash_status check_extent(const char* name, std::int64_t value, std::int64_t least);
 intflash_status check_head_dim(const char* name, std::int64_t value);
-// Whether a Hadamard rotation of this many channels is offered.
 intflash_status check_dtype(const char* name, intflash_dtype dtype, bool input);
 // Whether rows of this type are ggml's blocks.
 bool has_blocks(intflash_dtype dtype);

@@ -16,6 +16,7 @@ struct Rotation {
 
   bool operator==(const Rotation&) const = default;
 };
+// What the caller's choice comes to for rows of these lengths.
 intflash_status choose_rotation(intflash_rotation given, std::int64_t head_dim,
                                 std::int64_t head_dim_v, Rotation& rotation);
 
