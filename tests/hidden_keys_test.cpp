@@ -15,6 +15,7 @@
 
 #include "attention_case.h"
 #include "inputs/tensor.h"
+#include "relative_l1.h"
 #include "test_ports.h"
 
 namespace intflash::internal {
@@ -228,12 +229,7 @@ double error_of(AttentionCase c, intflash_center center, std::int64_t massive, f
   };
   const std::vector<double> exact = run(INTFLASH_MODE_EXACT);
   const std::vector<double> out = run(INTFLASH_MODE_INT8);
-  double distance = 0, size = 0;
-  for (std::size_t i = 0; i < exact.size(); ++i) {
-    distance += std::fabs(out[i] - exact[i]);
-    size += std::fabs(exact[i]);
-  }
-  return distance / size;
+  return relative_l1(out, exact);
 }
 
 TEST(ComputedCenters, MakeNoErrorATenthLarger) {

@@ -13,6 +13,7 @@
 
 #include "attention_case.h"
 #include "intflash/intflash.hpp"
+#include "relative_l1.h"
 #include "serving.h"
 #include "state_calls.h"
 #include "test_ports.h"
@@ -64,12 +65,7 @@ double error_of(AttentionCase c, bool rotate) {
   const std::vector<double> out = numbers_of(c, run_case(c, scalar_port())).out;
   c.mode = INTFLASH_MODE_EXACT;
   const std::vector<double> exact = numbers_of(c, run_case(c, scalar_port())).out;
-  double distance = 0, size = 0;
-  for (std::size_t i = 0; i < exact.size(); ++i) {
-    distance += std::fabs(out[i] - exact[i]);
-    size += std::fabs(exact[i]);
-  }
-  return distance / size;
+  return relative_l1(out, exact);
 }
 
 TEST(Rotation, MakesOutliersHarmless) {

@@ -139,8 +139,8 @@ intflash_status check_cache(const intflash_plan& plan, const intflash_cache* cac
   return fail(
       INTFLASH_BAD_SHAPE,
       "cache: %lld kv heads of %lld and %lld channels, %lld pages of %lld, rotation of keys %d and "
-      "values %d, "
-      "codec %s: the plan is for %lld of %lld and %lld, %lld of %lld, rotation %d and %d, codec "
+      "values %d, codec %s: the plan is for %lld of %lld and %lld, %lld of %lld, rotation %d and "
+      "%d, codec "
       "%s",
       static_cast<i64>(cache->num_kv_heads), static_cast<i64>(cache->layout.head_dim),
       static_cast<i64>(cache->layout.head_dim_v), static_cast<i64>(cache->num_pages),

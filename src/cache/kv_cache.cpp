@@ -33,9 +33,6 @@ intflash_status check_cache_options(const intflash_cache_options& options) {
   if (status == INTFLASH_OK) status = check_head_dim("head_dim", options.head_dim);
   if (status == INTFLASH_OK && options.head_dim_v != 0)
     status = check_head_dim("head_dim_v", options.head_dim_v);
-  Rotation rotation;
-  if (status == INTFLASH_OK)
-    status = choose_rotation(options.rotation, options.head_dim, options.head_dim, rotation);
   if (status != INTFLASH_OK) return status;
   const std::int64_t page_size = options.page_size;
   if (page_size != 0 && page_size != 64 && page_size != 128 && page_size != 256) {
@@ -59,7 +56,9 @@ intflash_status set_shape(const intflash_context& context, const intflash_cache_
   shape.num_kv_heads = options.num_kv_heads;
   shape.num_pages = options.num_pages;
   shape.num_layers = options.num_layers == 0 ? 1 : options.num_layers;
-  choose_rotation(options.rotation, shape.layout.head_dim, shape.layout.head_dim_v, shape.rotation);
+  const intflash_status status = choose_rotation(options.rotation, shape.layout.head_dim,
+                                                 shape.layout.head_dim_v, shape.rotation);
+  if (status != INTFLASH_OK) return status;
   std::int64_t bytes = 0;
   if (!__builtin_mul_overflow(shape.num_kv_heads * shape.num_pages, shape.layout.bytes(), &bytes) &&
       !__builtin_mul_overflow(bytes, shape.num_layers, &bytes))
