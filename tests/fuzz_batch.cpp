@@ -2,9 +2,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // libFuzzer over batches: bytes become requests, page tables or sequences, prefixes and masks,
-// valid or not, over one of two layers. A refused batch has a message and touches no output; an
-// answered one gives no NaN, and the same bits on one thread without its prefixes, over a cache
-// that was filled by slot, or by the sequences' page tables.
+// valid or not, over one of two layers of a cache that rotates, or of one that holds codes. A
+// refused batch has a message and touches no output; an answered one gives no NaN, and the same
+// bits on one thread without its prefixes, over a cache that was filled by slot, or by the
+// sequences' page tables.
 #include <array>
 #include <cmath>
 #include <cstdio>
@@ -84,10 +85,10 @@ struct Codes {
   std::vector<float> scales;
 };
 
-// A cache whose pages all hold tokens, of the second layer codes; and one with a sequence of the
-// first kMaxKeys of them.
+// A cache whose pages all hold tokens; and one with a sequence of the first kMaxKeys of them. Where
+// nothing is rotated the second layer's are codes.
 struct Server {
-  Server(std::int32_t num_threads, bool by_slot) {
+  Server(std::int32_t num_threads, bool by_slot, intflash_rotation rotates) : rotation(rotates) {
     intflash_context_options options{};
     options.struct_size = sizeof options;
     options.num_threads = num_threads;
@@ -112,6 +113,7 @@ struct Server {
     options.head_dim = kDim;
     options.num_pages = kPages;
     options.num_layers = kLayers;
+    options.rotation = rotation;
     intflash_cache* made = nullptr;
     require(intflash_cache_create(context, &options, &made) == INTFLASH_OK, "cache");
     return made;
@@ -131,8 +133,9 @@ struct Server {
     args.struct_size = sizeof args;
     args.num_requests = 1;
     args.token_indptr = token_indptr;
-    args.key_dtype = args.value_dtype = layer == 0 ? INTFLASH_F32 : INTFLASH_INT8;
-    args.key = args.value = layer == 0 ? tensor(tokens.data(), kKvHeads) : codes.tensor(kKvHeads);
+    const bool are_codes = layer > 0 && rotation == INTFLASH_ROTATION_NONE;
+    args.key_dtype = args.value_dtype = are_codes ? INTFLASH_INT8 : INTFLASH_F32;
+    args.key = args.value = are_codes ? codes.tensor(kKvHeads) : tensor(tokens.data(), kKvHeads);
     args.layer = layer;
     if (by_slot) {
       args.slots = slots.data();
@@ -149,9 +152,16 @@ struct Server {
   }
 
   static constexpr std::int64_t kTokens = kPages * kPageSize;
+  intflash_rotation rotation;
   intflash_context* context = nullptr;
   intflash_cache* cache = nullptr;
   intflash_cache* with_sequence = nullptr;
+};
+// The same tokens, held by servers of one thread and of three.
+struct Servers {
+  explicit Servers(intflash_rotation rotation)
+      : one(1, true, rotation), three(3, false, rotation) {}
+  Server one, three;
 };
 
 // A size that no call may take.
@@ -376,10 +386,11 @@ bool any_nan(const std::vector<float>& values) {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  static const Server one(1, true), three(3, false);
+  static const Servers rotated(INTFLASH_ROTATION_AUTO), plain(INTFLASH_ROTATION_NONE);
   Bytes bytes(data, size);
   Batch batch = batch_of(bytes);
-  const Answer answer = attend(three, batch, false);
+  const Servers& servers = batch.codes == nullptr ? rotated : plain;
+  const Answer answer = attend(servers.three, batch, false);
   if (answer.status != INTFLASH_OK) {
     require(std::string(intflash_last_error()) != "", "refused without a message");
     require(untouched(answer.out) && untouched(answer.lse), "refused, and wrote");
@@ -387,7 +398,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   }
   require(!any_nan(answer.out) && !any_nan(answer.lse), "NaN");
   batch.desc.num_shared_prefixes = 0;
-  const Answer flat = attend(one, batch, true);
+  const Answer flat = attend(servers.one, batch, true);
   require(flat.status == INTFLASH_OK, "refused without its prefixes");
   require(flat.out == answer.out && flat.lse == answer.lse, "other bits without prefixes");
   return 0;
