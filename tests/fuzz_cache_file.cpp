@@ -68,6 +68,7 @@ struct Owner {
     options.head_dim = kDim;
     options.num_pages = kPages;
     options.num_layers = num_layers;
+    options.rotation = INTFLASH_ROTATION_NONE;  // so that codes can be appended
     if (intflash_cache_create(context, &options, &cache) != INTFLASH_OK) stop("cache");
   }
   ~Owner() {
@@ -141,6 +142,7 @@ void append(const Owner& owner, std::int32_t sequence) {
   args.key = args.value = codes.tensor();
   for (; args.layer < owner.num_layers; ++args.layer) {
     const intflash_status status = intflash_sequences_append(owner.cache, &sequence, &args);
+    require(status != INTFLASH_UNSUPPORTED, "codes are refused");
     if (args.layer == 0 && status != INTFLASH_OK) return;
     require(status == INTFLASH_OK, "append to a later layer");
   }
