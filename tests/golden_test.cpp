@@ -185,6 +185,18 @@ const Golden kGolden[] = {
        c.value.magnitude = 1e4f;
        c.data = CaseData::kZeroRows;
      }},
+    {"BiasesAndSinks",
+     {0xff9dce0147140c51, 0x1eabd47d3cac924b},
+     nullptr,
+     [](AttentionCase& c) {
+       c.group_size = 3;
+       c.query_len = 21;
+       c.kv_len = 280;
+       c.mask = INTFLASH_MASK_CAUSAL;
+       c.rotate = true;
+       c.bias = CaseBias::kAll;
+       c.sinks = true;
+     }},
 };
 
 class GoldenBits : public testing::TestWithParam<Golden> {};
