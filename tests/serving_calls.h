@@ -35,6 +35,7 @@ struct Shape {
   std::int32_t num_threads = 1;
   const PortEntry* port = nullptr;  // nullptr = the best one
   const Codec* codec = nullptr;     // nullptr = int8
+  std::int32_t score_digits = 0;
 
   std::int64_t num_query_heads() const { return num_kv_heads * group_size; }
 };

@@ -86,9 +86,12 @@ struct intflash_cache {
   std::int8_t* codes;       // [the context's threads][code_bytes()]: rows that append packs
   std::atomic<bool> is_changing;
 
+  // Of a block of tokens, and of its keys' second digits.
   std::int64_t code_bytes() const {
-    return intflash::internal::kBlockTokens *
-           intflash::internal::round_up(std::max(layout.head_dim, layout.head_dim_v), 64);
+    using intflash::internal::round_up;
+    const std::int64_t codes = round_up(std::max(layout.head_dim, layout.head_dim_v), 64);
+    const std::int64_t digits = layout.has_digits ? round_up(layout.head_dim, 64) : 0;
+    return intflash::internal::kBlockTokens * (codes + digits);
   }
   std::int64_t page_bytes() const { return num_kv_heads * layout.bytes(); }
   char* page(std::int64_t layer, std::int64_t id, std::int64_t kv_head) const {

@@ -76,7 +76,7 @@ void make_page(const intflash_cache& cache, const KvBlock& block, const PageLayo
   copy_block(layout, block, copy);
   static constexpr std::int8_t kNoCodes[kMaxHeadDim] = {};
   const KernelTable& kernels = *cache.context->port->kernels;
-  const TokenCodes absent = {kNoCodes, 0, tokens, kBlockTokens - tokens};
+  const TokenCodes absent = {kNoCodes, kNoCodes, 0, tokens, kBlockTokens - tokens};
   cache.codec->store_keys(kernels, layout, copy, absent);
   cache.codec->store_values(kernels, layout, copy, absent);
   std::fill(copy.key_scale + tokens, copy.key_scale + kBlockTokens, 0.0f);

@@ -15,9 +15,9 @@ SCORE_BLOCK, SPAN, SUM_BLOCK = 128, 1024, 64
 LOG2_E, LN_2 = 1.44269504088896340736, 0.69314718055994530942
 TINY, WEIGHT_ONE, MOST = F32(2.0**-100), F32(4080 * 256), float(np.finfo(F32).max)
 
-Codes = namedtuple("Codes", "codes scale")  # [tokens, dim] and [tokens]: a tensor in INT8
+Codes = namedtuple("Codes", "codes scale digits", defaults=[None])  # [tokens, dim], [tokens], ...
 State = namedtuple("State", "reference sums")  # the accumulators, and behind them row_sum
-Row = namedtuple("Row", "codes factor cap centring elements slope position")
+Row = namedtuple("Row", "codes digits digits_above factor cap centring elements slope position")
 
 
 def fma(a, b, c):
@@ -68,8 +68,7 @@ def capped(score, cap):  # 7
 def ln(x):  # 7
     m, e = np.frexp(x)
     m, e = (m, e) if 2 * m > 1.41421356237309505 else (2 * m, e - 1)
-    z = (m - 1) / (m + 1)
-    series = 0.0
+    z, series = (m - 1) / (m + 1), 0.0
     for odd in range(21, 0, -2):
         series = series * (z * z) + 1 / odd
     return e * LN_2 + 2 * z * series
@@ -85,8 +84,7 @@ def q15(a, b):
 
 
 def transform(rows):  # 1
-    run = rows.shape[-1] & -rows.shape[-1]
-    k = run.bit_length() - 1
+    k = (rows.shape[-1] & -rows.shape[-1]).bit_length() - 1
     x = rows
     for level in range(k):
         pairs = x.reshape(-1, 2, 2**level)
@@ -105,13 +103,14 @@ def can_rotate(x):  # 1
 
 def quantize(rows, center=None, rotated=False):  # 1
     if isinstance(rows, Codes):
-        return fitted(*rows)
+        return fitted(rows.codes, rows.scale)
     x = rows if center is None else rows - center
     x = transform(x * signs(x.shape[-1])) if rotated else x
     largest = np.abs(x).max(axis=1)
     inverse = np.where(largest < TINY, F32(0), F32(127) / largest)
-    codes = np.rint(x * inverse[:, None]).astype(int)
-    return Codes(codes, np.where(largest < TINY, F32(0), largest / F32(127)))
+    codes = np.rint(x * inverse[:, None])
+    digits = np.clip(np.rint((x * inverse[:, None] - codes) * F32(256)), -127, 127).astype(int)
+    return Codes(codes.astype(int), np.where(inverse == 0, inverse, largest / F32(127)), digits)
 
 
 def fitted(codes, scale):  # 1
@@ -122,7 +121,7 @@ def fitted(codes, scale):  # 1
         doubled = (np.abs(codes).max(axis=1) < 64) & (scale >= 2 * least)
         codes = np.where(doubled[:, None], 2 * codes, codes)
         scale = np.where(doubled, scale / F32(2), scale)
-    return Codes(codes, scale)
+    return Codes(codes, scale, 0 * codes)
 
 
 @np.errstate(all="ignore")
@@ -139,20 +138,23 @@ def computed_center(rows, seen, rotated):  # 1
     return center if sum(ratio * ratio) < 0.9 * len(ratio) else np.zeros_like(center)
 
 
-def weigh(row, keys, key_codes, key_scale, value_scale):  # 2
+def weigh(row, keys, key_codes, key_scale, key_digits, value_scale):  # 2
     """A row's score block: log2 of what a weight of one is, l_block, the unit of R beside it, P."""
     f, K = np.frexp(key_scale.max()) if key_scale.any() else (F32(0), -110)
     g, e = np.frexp(row.factor) if row.factor >= TINY else (F32(0), -100)
     multiplier = min(32767, int(np.rint(g * F32(2**15))))
-    n = int(127 * np.abs(row.codes).sum()).bit_length()
+    n = int(128 * np.abs(row.codes).sum() + 64 * len(row.codes)).bit_length()
     E = int(max(-9, K + e, n + e + K - int(g * f < F32(0.5)) - 14))
     V, value_log2, sees_faint = value_logs(value_scale)
-    dot = key_codes @ row.codes
+    dot, bits = key_codes @ row.codes, min(8, 31 - n) if E > row.digits_above else 0
+    if bits > 0:
+        mixed = key_digits @ row.codes + key_codes @ row.digits
+        dot = (dot << bits) + (mixed >> (8 - bits))
     if row.cap > 0 or row.slope != 0 or row.elements[keys].any() or E > -5 or sees_faint:
-        t = general_scores(row, keys, dot, key_scale)
+        t = general_scores(row, keys, dot, key_scale, row.factor * power_of_two(-bits))
         return weigh_faint(t, value_scale) if sees_faint else weigh_general(t, V, value_log2)
     key_factor = np.minimum(32767, np.rint(key_scale * power_of_two(15 - K))).astype(int)
-    x = q15(q15(dot >> min(31, E - K - e), key_factor), multiplier)
+    x = q15(q15(dot >> min(31, E - K - e + bits), key_factor), multiplier)
     x = x + q15(value_log2, min(32767, 2 ** (15 - (E + 9))))
     P, l_block = fixed_weights(x, E, value_log2)
     return F32(x.max()) * power_of_two(E), l_block, power_of_two(V), P
@@ -164,8 +166,8 @@ def value_logs(scale):  # 2
     V = int(np.frexp(scale.max())[1])
     m, exponent = np.frexp(scale)
     logs = (exponent - V) * 512 + np.rint(F32(512) * log2(m)).astype(int)
-    logs = np.where(scale == 0, -12288, logs)
-    return V, np.clip(logs, -12288, 0), (logs < -12288).any()
+    is_faint = (logs < -12288) & (scale > 0)
+    return V, np.where(scale > 0, np.clip(logs, -12288, 0), -12288), is_faint.any()
 
 
 def fixed_weights(x, E, value_log2):  # 3
@@ -182,8 +184,8 @@ def fixed_weights(x, E, value_log2):  # 3
     return q15(w, 2048), l_block
 
 
-def general_scores(row, keys, dot, key_scale):  # 4
-    t = fma(dot.astype(F32) * key_scale, row.factor, row.centring)
+def general_scores(row, keys, dot, key_scale, factor):  # 4
+    t = fma(dot.astype(F32) * key_scale, factor, row.centring)
     t = capped(t, row.cap) if row.cap > 0 else t
     if row.elements[keys].any():
         t = held(fma(row.elements[keys], F32(0.5) * F32(LOG2_E), F32(0.5) * t))
@@ -241,7 +243,7 @@ def attend_node(row, sees, key, value, first, spans):  # 4
     for block in range(first * SPAN, (first + 1) * SPAN, SCORE_BLOCK):
         keys = block + np.flatnonzero(sees[block : block + SCORE_BLOCK])
         if len(keys) > 0:
-            *weights, P = weigh(row, keys, key.codes[keys], key.scale[keys], value.scale[keys])
+            *weights, P = weigh(row, keys, *(of[keys] for of in key), value.scale[keys])
             state = enter(state, *weights, P @ value.codes[keys])
     return state
 
@@ -270,7 +272,7 @@ def finish(state, sink, center_score, center, rotated):  # 4
 
 @np.errstate(all="ignore")
 def attend(query, key, value, sees, *, softmax_scale=None, cap=0, elements=None, slope=0,
-           sink=-np.inf, rotate=True, key_center=None, value_center=None):
+           sink=-np.inf, rotate=True, key_center=None, value_center=None, score_digits=0):
     """out and log-sum-exp of one head: query, key and value are [tokens, dim] in f32, or Codes.
 
     sees [query_len, kv_len]: what masks leave. elements, of that shape, are added to the scores.
@@ -279,20 +281,20 @@ def attend(query, key, value, sees, *, softmax_scale=None, cap=0, elements=None,
     elements = np.zeros(sees.shape, F32) if elements is None else elements
     rotates_values = rotate and can_rotate(value)
     rotate = rotate and can_rotate(query) and can_rotate(key)
-    codes, scales = quantize(query, None, rotate)
+    codes, scales, digits = quantize(query, None, rotate)
     key, value = quantize(key, key_center, rotate), quantize(value, value_center, rotates_values)
     softmax_scale = float(F32(softmax_scale or F32(1) / np.sqrt(F32(codes.shape[1]))))
     factors, slope = scales * F32(softmax_scale * LOG2_E), F32(LOG2_E * float(slope))
     held_cap = F32(np.clip(float(F32(cap)) * LOG2_E, 2.0**-100, 3e38)) if cap > 0 else F32(0)
-    spans = 1 << ((kv_len - 1) // SPAN).bit_length()
+    spans, digits_above = 1 << ((kv_len - 1) // SPAN).bit_length(), (-6, 1000, -10)[score_digits]
     results = []
     for i in range(query_len):
         taken = 0.0  # from the scores, by centring
         if key_center is not None:
             taken = np.cumsum(query[i].astype(float) * key_center.astype(float))[-1] * softmax_scale
         back, taken = (F32(taken * LOG2_E), 0.0) if cap > 0 else (F32(0), taken)
-        position = kv_len - query_len + i
-        row = Row(codes[i], factors[i], held_cap, back, elements[i], slope, position)
+        row = Row(codes[i], digits[i], digits_above, factors[i], held_cap, back, elements[i], slope,
+                  kv_len - query_len + i)
         state = attend_node(row, sees[i], key, value, 0, spans)
         results.append(finish(state, sink, taken, value_center, rotates_values))
     return tuple(map(np.array, zip(*results)))

@@ -113,6 +113,21 @@ class Command(unittest.TestCase):
             with self.subTest(factor=factor):
                 self.check([query * F32(factor), key, value], "--causal", sees=causal)
 
+    def test_scores_have_as_many_digits_as_they_are_asked_for(self):
+        query, key, value = self.inputs(2, 1, 20, 300, 64)
+        key[0, 170:] *= F32(8)
+        causal = window(20, 300, ALL, 0)
+        for digits in (1, 2):
+            for factor in (1e-9, 1, 6, 1e9):
+                with self.subTest(digits=digits, factor=factor):
+                    self.check([query * F32(factor), key, value], "--causal", "--score-digits",
+                               str(digits), sees=causal, score_digits=digits)
+        self.check(self.inputs(1, 1, 3, 140, 640), "--score-digits", "2", score_digits=2)
+        ones = np.where(self.inputs(1, 1, 9, 150, 1024, 8)[0] > 0, F32(1), F32(-0.9))
+        _, key, value = self.inputs(1, 1, 9, 150, 1024, 8)
+        self.check([ones, key, value], "--score-digits", "2", "--rotate", "off", score_digits=2,
+                   rotate=False)
+
     def test_values_may_be_light_or_faint_or_zero(self):
         query, key, value = self.inputs(1, 1, 25, 700, 64)
         powers = self.random.choice([1, 1, 1, 1e-2, 1e-5, 0], 700).astype(F32)

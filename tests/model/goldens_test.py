@@ -40,6 +40,7 @@ class Golden:
     given_centers: bool = False
     one_value_scale: bool = False
     biases_and_sinks: bool = False
+    score_digits: int = 0
 
 
 CAUSAL = (-1, 0)
@@ -74,6 +75,8 @@ GOLDENS = {
     "BiasesAndSinks": Golden(
         query_heads=3, query_len=21, kv_len=280, window=CAUSAL, rotate=True, biases_and_sinks=True
     ),
+    "TwoDigits": Golden(query_len=40, kv_len=300, window=CAUSAL, rotate=True, score_digits=2),
+    "DigitsAsNeeded": Golden(query_len=40, kv_len=300, magnitudes=(1, 6, 1)),
 }
 
 
@@ -242,7 +245,8 @@ def attend_golden(golden):
     results = [
         attend(query[h], key[h // group], value[h // group], sees[h], cap=golden.cap,
                elements=elements[h], slope=slopes[h], sink=sinks[h], rotate=golden.rotate,
-               key_center=centers[0][h // group], value_center=centers[1][h // group])
+               key_center=centers[0][h // group], value_center=centers[1][h // group],
+               score_digits=golden.score_digits)
         for h in range(heads)
     ]
     out, lse = (np.array(x) for x in zip(*results))
