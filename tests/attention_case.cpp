@@ -276,8 +276,9 @@ std::string describe(const AttentionCase& c) {
   text << " mode " << c.mode << " mask " << c.mask << " window " << c.window_left << ','
        << c.window_right << " prefix " << c.prefix_len << " softmax_scale " << c.softmax_scale
        << " cap " << c.score_cap << " center " << c.center << (c.given_centers ? " given" : "")
-       << (c.rotate ? " rotated" : "") << (c.sinks ? " sinks" : "") << " bias "
-       << static_cast<int>(c.bias) << " data " << static_cast<int>(c.data) << " seed " << c.seed;
+       << (c.rotate ? " rotated" : "") << " digits " << c.score_digits << (c.sinks ? " sinks" : "")
+       << " bias " << static_cast<int>(c.bias) << " data " << static_cast<int>(c.data) << " seed "
+       << c.seed;
   return text.str();
 }
 
@@ -304,6 +305,7 @@ intflash_attend_desc desc_of(const AttentionCase& c) {
   desc.center = c.center;
   desc.rotation = c.rotate ? INTFLASH_ROTATION_AUTO : INTFLASH_ROTATION_NONE;
   desc.prefix_len = c.prefix_len;
+  desc.score_digits = c.score_digits;
   return desc;
 }
 

@@ -74,6 +74,7 @@ struct AttentionCase {
   intflash_center center = INTFLASH_CENTER_NONE;
   bool given_centers = false;
   bool rotate = false;
+  std::int32_t score_digits = 0;
   bool lse = true;
   CaseData data = CaseData::kNormal;
   CaseBias bias = CaseBias::kNone;

@@ -10,6 +10,7 @@
 
 #include <gtest/gtest.h>
 
+#include "pages/codec.h"
 #include "serving.h"
 #include "test_ports.h"
 
@@ -50,7 +51,14 @@ std::vector<Variant> variants() {
   uneven.head_dim = 40;
   uneven.head_dim_v = 72;
   uneven.group_size = 3;
-  return {{"plain", plain}, {"centered", centered}, {"rotated", rotated}, {"uneven", uneven}};
+  Shape wide = uneven;
+  wide.codec = &kInt8WideCodec;
+  wide.score_digits = 2;
+  return {{"plain", plain},
+          {"centered", centered},
+          {"rotated", rotated},
+          {"uneven", uneven},
+          {"wide", wide}};
 }
 
 TEST(Batch, PagesOfAnySizeAndOrderGiveTheDenseCallsBits) {

@@ -66,6 +66,23 @@ TEST(Codec, OfNegatedCodesGivesTheBitsOfInt8OverSeveralSpansOnEveryPort) {
   }
 }
 
+TEST(Codec, OfTwoDigitsGivesTheBitsOfScalarOnEveryPort) {
+  const auto seed = static_cast<std::uint32_t>(seed_from_test_name());
+  for (Shape shape : cache_shapes()) {
+    shape.codec = &kInt8WideCodec;
+    for (const std::int32_t score_digits : {0, 2}) {
+      shape.score_digits = score_digits;
+      const PortEntry scalar = scalar_port();
+      shape.port = &scalar;
+      const Outcome expected = outcome_of(shape, seed);
+      for (const PortEntry& port : all_test_ports()) {
+        shape.port = &port;
+        EXPECT_EQ(outcome_of(shape, seed), expected) << port.name << " head_dim " << shape.head_dim;
+      }
+    }
+  }
+}
+
 // ---- What says a codec ----
 
 TEST(Codec, OfACacheIsWhatItsInfoAndSupportSay) {
@@ -101,10 +118,10 @@ TEST(Codec, ThatIsNotThereIsRefusedWithWhatThereIs) {
     EXPECT_STREQ(intflash_last_error(), message);
     EXPECT_EQ(cache, nullptr);
   };
-  options.codec = static_cast<intflash_codec>(1);
-  expect(INTFLASH_INVALID_ARGUMENT, "codec = 1: must be one of 0 (int8)");
+  options.codec = static_cast<intflash_codec>(2);
+  expect(INTFLASH_INVALID_ARGUMENT, "codec = 2: must be one of 0 (int8), 1 (int8_wide)");
   options.codec = static_cast<intflash_codec>(-1);
-  expect(INTFLASH_INVALID_ARGUMENT, "codec = -1: must be one of 0 (int8)");
+  expect(INTFLASH_INVALID_ARGUMENT, "codec = -1: must be one of 0 (int8), 1 (int8_wide)");
   options.codec = INTFLASH_CODEC_INT8;
   options.page_layout_version = 2;
   expect(INTFLASH_UNSUPPORTED,

@@ -194,8 +194,8 @@ class HeadBound {
       if (visible(i, j)) key_scale = std::max(key_scale, key(j).scale);
     }
     const double factor = 4 * key_scale * softmax_scale_of(c_) / kLn2;
-    const double codes = query.sum + 0.5 * query_scale * static_cast<double>(c_.head_dim);
-    const double coarse = std::max(factor * query_scale, factor * 127 * codes * 0x1p-14);
+    const double codes = query.sum + query_scale * static_cast<double>(c_.head_dim);
+    const double coarse = std::max(factor * query_scale, factor * 128 * codes * 0x1p-14);
     return std::clamp(coarse, 0x1p-9, std::ldexp(1.0, kCoarsestExponent));
   }
 
@@ -219,8 +219,10 @@ class HeadBound {
       if (!visible(i, j)) continue;
       const Key& k = key(j);
       double& error = errors[static_cast<std::size_t>(j)];
-      error = scale *
-              (query.sum * k.half_step + k.extent.sum * half_step + dim * half_step * k.half_step);
+      // With second digits steps are 128 times finer at least, and the product of both is left out.
+      const double finer = c_.score_digits == 2 ? 0x1p-7 : 1;
+      error = scale * (finer * (query.sum * k.half_step + k.extent.sum * half_step) +
+                       dim * half_step * k.half_step);
       // Centring, rotating and the products' factors in f32. A computed centre is itself rounded,
       // but whatever it is cancels.
       error += kFloat * scale *

@@ -56,6 +56,7 @@ AttentionCase attention(Bytes& bytes) {
   c.center = static_cast<intflash_center>(bytes.below(4));
   c.given_centers = bytes.below(2) == 1;
   c.rotate = bytes.below(3) == 0;
+  c.score_digits = bytes.below(3);
   c.lse = bytes.below(4) != 0;
   c.data = static_cast<CaseData>(bytes.below(static_cast<int>(CaseData::kSinks) + 1));
   c.seed = bytes.byte();
@@ -77,6 +78,7 @@ void spoil(Bytes& bytes, const AttentionCase& c, CaseTensors& tensors) {
   if (bytes.rarely()) desc.score_cap = bytes.any<float>();
   if (bytes.rarely()) desc.window_left = bytes.any<std::int64_t>();
   if (bytes.rarely()) desc.window_right = bytes.any<std::int64_t>();
+  if (bytes.rarely()) desc.score_digits = bytes.byte() - 128;
   if (bytes.rarely()) desc.rotation = static_cast<intflash_rotation>(bytes.byte());
   if (bytes.rarely()) args.query.stride_token = -1 - bytes.below(100);
   if (bytes.rarely()) args.out.stride_head = bytes.below(8);

@@ -82,11 +82,11 @@ Hashes run(const Golden& golden, const PortEntry& port) {
 
 const Golden kGolden[] = {
     {"RealCausalGroups",
-     {0x6c42421beed34910, 0xeb3fadc61016c5f},
+     {0x9375bf3d181559f6, 0x442b642575345afa},
      "tinyllama_l5",
      [](AttentionCase& c) { c.mask = INTFLASH_MASK_CAUSAL; }},
     {"RealRotatedAndCentred",
-     {0xc4b4d8fd79d4c0c1, 0xb8c9fca39aea5fe4},
+     {0x2289836a66cae620, 0xc5d614fd895bd573},
      "tinyllama_l5",
      [](AttentionCase& c) {
        c.mask = INTFLASH_MASK_CAUSAL;
@@ -95,7 +95,7 @@ const Golden kGolden[] = {
        c.out.dtype = INTFLASH_F16;
      }},
     {"RealCappedWindow",
-     {0xc3f9b4d75dd0f88f, 0x3117b0855fdabfff},
+     {0x17d1aae51c8b857b, 0x97ec9d2891c2a464},
      "tinyllama_l5",
      [](AttentionCase& c) {
        c.mask = INTFLASH_MASK_WINDOW;
@@ -103,13 +103,13 @@ const Golden kGolden[] = {
        c.score_cap = 20;
        c.out.dtype = INTFLASH_BF16;
      }},
-    {"RealSink", {0x70cb40ed2b22b9af, 0x475507f3a1d39e2d}, "minilm_l5", [](AttentionCase&) {}},
+    {"RealSink", {0x41a67d0dd65fc45b, 0x7fc2460abb9dedac}, "minilm_l5", [](AttentionCase&) {}},
     {"RealSinkUncentred",
-     {0x70cb40ed2b22b9af, 0x475507f3a1d39e2d},
+     {0x41a67d0dd65fc45b, 0x7fc2460abb9dedac},
      "minilm_l5",
      [](AttentionCase& c) { c.center = INTFLASH_CENTER_NONE; }},
     {"Codes",
-     {0x6e8d369680b2329e, 0x6ac7f46838f2d25d},
+     {0x3cba27183fb206c8, 0xc2b4cf9ca65758da},
      nullptr,
      [](AttentionCase& c) {
        c.batch = 2;
@@ -131,7 +131,7 @@ const Golden kGolden[] = {
        c.value.one_scale = true;
      }},
     {"TwoSpansOfBf16",
-     {0x855b182ce0e7e885, 0x2cb13557c9a90915},
+     {0x588c0dde79dd5ca5, 0xf7ffef56ccca1722},
      nullptr,
      [](AttentionCase& c) {
        c.group_size = 4;
@@ -152,7 +152,7 @@ const Golden kGolden[] = {
        c.data = CaseData::kSinks;
      }},
     {"OutliersRotated",
-     {0x8f8a9799f6c34eca, 0x3b0c95cb550bcf4d},
+     {0xc14395df3af1fba3, 0x28e2389731c62c4},
      nullptr,
      [](AttentionCase& c) {
        c.query_len = 60;
@@ -165,7 +165,7 @@ const Golden kGolden[] = {
        c.data = CaseData::kOutliers;
      }},
     {"OneHot",
-     {0x6820e4e8c710119b, 0x899be181d42c6261},
+     {0xbaf15d1720bbb539, 0x48d860737c18874b},
      nullptr,
      [](AttentionCase& c) {
        c.query_len = c.kv_len = 150;
@@ -175,7 +175,7 @@ const Golden kGolden[] = {
        c.data = CaseData::kOneHot;
      }},
     {"ZeroRowsOfManyMagnitudes",
-     {0xf4a95bacf042c8b6, 0x83fc92d7e02ede0f},
+     {0x1cba8536bb7550bc, 0x714ac153f05df276},
      nullptr,
      [](AttentionCase& c) {
        c.query_len = 50;
@@ -184,6 +184,36 @@ const Golden kGolden[] = {
        c.key.magnitude = 30;
        c.value.magnitude = 1e4f;
        c.data = CaseData::kZeroRows;
+     }},
+    {"BiasesAndSinks",
+     {0xff9dce0147140c51, 0x1eabd47d3cac924b},
+     nullptr,
+     [](AttentionCase& c) {
+       c.group_size = 3;
+       c.query_len = 21;
+       c.kv_len = 280;
+       c.mask = INTFLASH_MASK_CAUSAL;
+       c.rotate = true;
+       c.bias = CaseBias::kAll;
+       c.sinks = true;
+     }},
+    {"TwoDigits",
+     {0xdedab316d91ac4, 0x9b753ba34a0808cc},
+     nullptr,
+     [](AttentionCase& c) {
+       c.query_len = 40;
+       c.kv_len = 300;
+       c.mask = INTFLASH_MASK_CAUSAL;
+       c.rotate = true;
+       c.score_digits = 2;
+     }},
+    {"DigitsAsNeeded",
+     {0x17e7d5b0f683dde, 0x2b68aba8105937d3},
+     nullptr,
+     [](AttentionCase& c) {
+       c.query_len = 40;
+       c.kv_len = 300;
+       c.key.magnitude = 6;
      }},
 };
 

@@ -20,7 +20,7 @@ void store_keys(const KernelTable& kernels, const PageLayout& layout, const Writ
   std::int8_t negated[kMaxHeadDim];
   for (std::int64_t i = 0; i < tokens.count; ++i) {
     negate(tokens.codes + i * tokens.stride, layout.head_dim, negated);
-    kInt8Codec.store_keys(kernels, layout, block, {negated, 0, tokens.at + i, 1});
+    kInt8Codec.store_keys(kernels, layout, block, {negated, nullptr, 0, tokens.at + i, 1});
   }
 }
 void store_values(const KernelTable& kernels, const PageLayout& layout, const WritableBlock& block,
@@ -33,7 +33,7 @@ void store_values(const KernelTable& kernels, const PageLayout& layout, const Wr
   std::int8_t negated[kMaxHeadDim];
   for (std::int64_t i = 0; i < tokens.count; ++i) {
     negate(tokens.codes + i * tokens.stride, layout.head_dim_v, negated);
-    kInt8Codec.store_values(kernels, layout, block, {negated, 0, tokens.at + i, 1});
+    kInt8Codec.store_values(kernels, layout, block, {negated, nullptr, 0, tokens.at + i, 1});
   }
 }
 
@@ -53,7 +53,8 @@ KvBlock expand(const KvBlock& packed, std::int32_t head_dim, std::int32_t head_d
   negate(packed.key_codes, kInt8Codec.key_block_bytes(head_dim), room.key_codes);
   negate(packed.value_codes, kInt8Codec.value_block_bytes(head_dim_v), room.value_codes);
   for (int key = 0; key < kBlockTokens; ++key) room.key_sum[key] = -packed.key_sum[key];
-  return {room.key_codes, room.value_codes, packed.key_scale, packed.value_scale, room.key_sum};
+  return {room.key_codes, room.value_codes, packed.key_scale, packed.value_scale,
+          room.key_sum,   nullptr,          nullptr};
 }
 
 }  // namespace
@@ -63,12 +64,14 @@ const Codec kNegatedCodec = {
     .name = "negated",
     .layout_version = 1,
     .is_expanded = true,
+    .has_digits = false,
     .key_block_bytes = kInt8Codec.key_block_bytes,
     .value_block_bytes = kInt8Codec.value_block_bytes,
     .store_keys = store_keys,
     .store_values = store_values,
     .load_key = load_key,
     .load_value = load_value,
+    .load_digits = nullptr,
     .find_damage = kInt8Codec.find_damage,
 };
 

@@ -128,6 +128,7 @@ enum Factor {
   kCenter,
   kCap,
   kRotate,
+  kDigits,
   kNumThreads,
   kData,
   kMagnitude,
@@ -205,6 +206,7 @@ Trial trial_of(const std::vector<int>& row) {
   c.center = center.kind;
   c.given_centers = center.given;
   c.rotate = level(kRotate) == 1;
+  c.score_digits = level(kDigits);
   c.lse = level(kLse) == 1;
   c.data = static_cast<CaseData>(level(kData));
   trial.options.num_threads = kThreads[level(kNumThreads)];
@@ -227,6 +229,7 @@ std::vector<Trial> pairwise_trials() {
   levels[kOutDtype] = count_of(kOutDtypes);
   levels[kCenter] = count_of(kCenters);
   levels[kCap] = count_of(kCaps);
+  levels[kDigits] = 3;
   levels[kNumThreads] = count_of(kThreads);
   levels[kData] = static_cast<int>(CaseData::kSinks) + 1;
   levels[kMagnitude] = count_of(kMagnitudes);

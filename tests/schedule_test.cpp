@@ -18,6 +18,7 @@
 #include <gtest/gtest.h>
 
 #include "balance.h"
+#include "counting_allocator.h"
 #include "intflash/intflash.h"
 #include "states/span_tree.h"
 
@@ -145,6 +146,25 @@ MaskRule unmasked(std::int64_t query_len, std::int64_t kv_len) {
   return rule(query_len, kv_len, -1, -1);
 }
 
+// What a schedule is made from; masks must outlive it.
+Batch batch_of(const Shape& shape, const std::vector<MaskRule>& masks,
+               const std::vector<intflash_shared_prefix>& prefixes = {}) {
+  Batch batch{};
+  batch.shape = {shape.num_kv_heads, shape.group_size,  shape.tile_rows,
+                 shape.rows_at_once, shape.num_workers, shape.defers_results};
+  batch.num_requests = static_cast<std::int64_t>(masks.size());
+  batch.make_request = [](const void* user, std::int64_t index, Request& request) {
+    request.mask =
+        (*static_cast<const std::vector<MaskRule>*>(user))[static_cast<std::size_t>(index)];
+  };
+  batch.user = &masks;
+  batch.shared_prefixes = prefixes.data();
+  batch.shared_prefix_size = sizeof(intflash_shared_prefix);
+  batch.num_shared_prefixes = static_cast<std::int64_t>(prefixes.size());
+  batch.page_size = kBlockTokens;
+  return batch;
+}
+
 // A schedule and what it is made with.
 class Made {
  public:
@@ -154,20 +174,7 @@ class Made {
     options.struct_size = sizeof options;
     options.num_threads = 1;
     EXPECT_EQ(intflash_context_create(&options, &context_), INTFLASH_OK);
-    Batch batch{};
-    batch.shape = {shape.num_kv_heads, shape.group_size,  shape.tile_rows,
-                   shape.rows_at_once, shape.num_workers, shape.defers_results};
-    batch.num_requests = static_cast<std::int64_t>(masks.size());
-    batch.make_request = [](const void* user, std::int64_t index, Request& request) {
-      request.mask =
-          (*static_cast<const std::vector<MaskRule>*>(user))[static_cast<std::size_t>(index)];
-    };
-    batch.user = &masks;
-    batch.shared_prefixes = prefixes.data();
-    batch.shared_prefix_size = sizeof(intflash_shared_prefix);
-    batch.num_shared_prefixes = static_cast<std::int64_t>(prefixes.size());
-    batch.page_size = kBlockTokens;
-    EXPECT_TRUE(make_schedule(*context_, batch, schedule_));
+    EXPECT_TRUE(make_schedule(*context_, batch_of(shape, masks, prefixes), schedule_));
   }
   ~Made() {
     free_schedule(*context_, schedule_);
@@ -310,6 +317,33 @@ TEST(Schedule, CostlierItemsComeFirst) {
     for (std::int64_t i = 1; i < schedule->num_items; ++i)
       EXPECT_GE(schedule->items[i - 1].cost, schedule->items[i].cost);
   }
+}
+
+TEST(Schedule, EveryAllocationMayFail) {
+  const std::vector<MaskRule> masks(20, rule(1, 90000));
+  Shape shape;
+  shape.num_workers = 64;
+  bool succeeds = false;
+  int n = 0;
+  for (; !succeeds; ++n) {
+    CountingAllocator allocator(-1);
+    CountingAllocator failing(n);
+    intflash_context_options options = allocator.options();
+    intflash_context* context = nullptr;
+    ASSERT_EQ(intflash_context_create(&options, &context), INTFLASH_OK);
+    context->allocator_user = &failing;
+    Schedule schedule{};
+    succeeds = make_schedule(*context, batch_of(shape, masks), schedule);
+    if (succeeds) free_schedule(*context, schedule);
+    EXPECT_EQ(failing.held(), 0u);
+    if (!succeeds) {
+      EXPECT_EQ(failing.calls(), n + 1) << "nothing is tried after a failure";
+    }
+    context->allocator_user = &allocator;
+    intflash_context_destroy(context);
+    EXPECT_EQ(allocator.held(), 0u);
+  }
+  EXPECT_GT(n, 4) << "items and merges have grown";
 }
 
 TEST(Schedule, FewRowsOfAllHeadsReadKeysTogether) {

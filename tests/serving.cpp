@@ -168,6 +168,8 @@ Result Server::attend_dense(const Tokens& tokens, const Request& request, float 
   desc.score_cap = score_cap;
   desc.center = shape_.centered ? INTFLASH_CENTER_KEY_VALUE : INTFLASH_CENTER_NONE;
   desc.rotation = shape_.rotate ? INTFLASH_ROTATION_AUTO : INTFLASH_ROTATION_NONE;
+  const bool has_digits = shape_.codec != nullptr && shape_.codec->has_digits;
+  desc.score_digits = has_digits ? shape_.score_digits : 1;
   const auto rows = static_cast<std::size_t>(request.query_len * shape_.num_query_heads());
   Result result{std::vector<float>(rows * static_cast<std::size_t>(shape_.head_dim_v)),
                 std::vector<float>(rows)};

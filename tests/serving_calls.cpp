@@ -101,6 +101,7 @@ BatchCall::BatchCall(const Shape& shape, const std::vector<Request>& given, floa
   desc.num_query_heads = shape.num_query_heads();
   desc.query_dtype = desc.out_dtype = INTFLASH_F32;
   desc.score_cap = score_cap;
+  desc.score_digits = shape.score_digits;
   args.struct_size = sizeof args;
   args.additive_mask_size = sizeof(intflash_additive_mask);
   args.bit_mask_size = sizeof(intflash_bit_mask);

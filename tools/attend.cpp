@@ -39,6 +39,7 @@ intflash_attend_desc make_desc(const AttendOptions& options, const AttentionInpu
   desc.mode = parse_mode(options.mode);
   desc.center = parse_center(options.center);
   desc.rotation = options.rotate ? INTFLASH_ROTATION_AUTO : INTFLASH_ROTATION_NONE;
+  desc.score_digits = options.score_digits;
   desc.softmax_scale = options.softmax_scale;
   desc.score_cap = options.score_cap;
   if (options.window) {

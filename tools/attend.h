@@ -25,6 +25,7 @@ struct AttendOptions {
   float score_cap = 0;        // 0 = none
   std::string center;         // none, k, kv; "" = none
   bool rotate = true;
+  std::int32_t score_digits = 0;
   int threads = 0;     // 0 = the library's default
   std::string isa;     // "" = the library's choice
   bool check = false;  // compare with mode exact

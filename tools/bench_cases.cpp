@@ -44,6 +44,13 @@ BenchCase masked(const char* name, BenchCase::Additive additive, std::int64_t le
   return c;
 }
 
+// Second digits in all scores, to be held against prefill/full.
+BenchCase two_digits(std::int64_t len) {
+  BenchCase c = prefill("two-digits", 128, len);
+  c.score_digits = 2;
+  return c;
+}
+
 // The cases with eight heads: what a layer of a model does.
 std::vector<BenchCase> layer_cases(std::int64_t len) {
   const auto named = [len](const char* what) { return fmt::format("{}/d128/n{}/h8", what, len); };
@@ -105,6 +112,7 @@ std::vector<BenchCase> one_thread_cases(BenchSize size) {
     cases.push_back(masked("additive", BenchCase::Additive::kBiases, len));
     cases.push_back(masked("drawn-causal", BenchCase::Additive::kCausal, len));
   }
+  cases.push_back(two_digits(len));
   BenchCase grouped = with_heads(prefill("causal", 128, len), 8, 2);
   grouped.name += "/h8-2";
   cases.push_back(grouped);
@@ -147,6 +155,7 @@ intflash_attend_desc BenchCase::desc() const {
   desc.kv_len = kv_len;
   desc.head_dim = head_dim;
   desc.mask = mask;
+  desc.score_digits = score_digits;
   return desc;
 }
 

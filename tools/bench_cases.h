@@ -31,6 +31,7 @@ struct BenchCase {
   // An additive mask in f16, shared by heads: finite biases, or zeros and -infinity that draw the
   // causal mask.
   enum class Additive { kNone, kBiases, kCausal } additive = Additive::kNone;
+  std::int32_t score_digits = 0;
   // Whether what counts is the time beyond that of the arithmetic: calls too short to reach any
   // rate.
   bool overhead = false;

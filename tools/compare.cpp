@@ -32,16 +32,21 @@ struct Mode {
   const char* what;
   intflash_mode mode;
   intflash_rotation rotation;
+  std::int32_t score_digits;
 };
 constexpr Mode kModes[] = {
     {"intflash int8", "the library's default: all integer; Q, K and V rotated", INTFLASH_MODE_INT8,
-     INTFLASH_ROTATION_AUTO},
-    {"intflash int8 unrotated", "the same without rotation", INTFLASH_MODE_INT8,
-     INTFLASH_ROTATION_NONE},
+     INTFLASH_ROTATION_AUTO, 0},
+    {"intflash int8, one digit", "without second digits of Q and K", INTFLASH_MODE_INT8,
+     INTFLASH_ROTATION_AUTO, 1},
+    {"intflash int8, two digits", "with them in all scores", INTFLASH_MODE_INT8,
+     INTFLASH_ROTATION_AUTO, 2},
+    {"intflash int8 unrotated", "the default without rotation", INTFLASH_MODE_INT8,
+     INTFLASH_ROTATION_NONE, 0},
     {"intflash exact", "double precision, rounded to f32 once", INTFLASH_MODE_EXACT,
-     INTFLASH_ROTATION_AUTO},
+     INTFLASH_ROTATION_AUTO, 0},
     {"INT-FA Alg.1", "mode intfa: INT8 QK per token; P in 1/127, V per tensor", INTFLASH_MODE_INTFA,
-     INTFLASH_ROTATION_AUTO},
+     INTFLASH_ROTATION_AUTO, 0},
 };
 
 intflash_attend_desc make_desc(const CompareOptions& options, const AttentionInputs& inputs) {
@@ -60,6 +65,7 @@ Row run_mode(const Context& context, const Mode& mode, intflash_attend_desc desc
   Row row{mode.name, mode.what, {}};
   desc.mode = mode.mode;
   desc.rotation = mode.rotation;
+  desc.score_digits = mode.score_digits;
   AlignedArray<float> out(reference.size());
   intflash_attend_args args = inputs.args();
   args.out = contiguous(out.data(), inputs.num_query_heads, inputs.query_len, inputs.head_dim_v);

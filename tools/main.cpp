@@ -140,6 +140,13 @@ void add_attend(CLI::App& app, AttendOptions& options) {
                   "Hadamard rotation of query, key and value; default: on")
       ->check(CLI::IsMember({"on", "off"}))
       ->type_name("STATE");
+  command
+      .add_option("--score-digits", options.score_digits,
+                  "INT8 digits of query and key in scores; default: a second one where one is too "
+                  "coarse")
+      ->transform(
+          CLI::CheckedTransformer(std::map<std::string, int>{{"auto", 0}, {"1", 1}, {"2", 2}}))
+      ->type_name("auto|1|2");
   add_port(command, options.threads, options.isa);
   command.add_flag("--check", options.check, "measures the error against mode exact");
   command.add_flag("--json", options.json, "prints one JSON object");

@@ -155,6 +155,7 @@ void SimulatedServer::keep(std::span<const StepPart> parts,
 std::vector<float> SimulatedServer::attend_dense(const Floats& floats, std::int64_t first_row,
                                                  std::int64_t count, intflash_mode mode) const {
   intflash_attend_desc desc = attend_desc();
+  desc.score_digits = 1;  // as the cache's keys have
   desc.mode = mode;
   desc.num_query_heads = shape_.num_query_heads;
   desc.num_kv_heads = shape_.num_kv_heads;

@@ -66,7 +66,10 @@ typedef enum intflash_numa INTFLASH_INT {
 // layout from 1 on.
 typedef enum intflash_codec INTFLASH_INT {
   // INT8 codes. The newest layout is INTFLASH_PAGE_LAYOUT_VERSION.
-  INTFLASH_CODEC_INT8 = 0
+  INTFLASH_CODEC_INT8 = 0,
+  // The same with a second digit of each key, for score_digits = 0 and 2: head_dim + 4 bytes more a
+  // token. For models whose scores are large, such as those whose keys have a bias.
+  INTFLASH_CODEC_INT8_WIDE = 1
 } intflash_codec;
 
 typedef struct intflash_cache_options {
@@ -308,6 +311,8 @@ typedef struct intflash_batch_desc {
   // has the larger prefix_len, at most INTFLASH_MAX_PREFIX_LEVELS deep.
   const intflash_shared_prefix* shared_prefixes;
   int64_t num_shared_prefixes;
+  int32_t score_digits;  // as in intflash_attend_desc; 0 = 1 where the cache's codec has no second
+                         // ones, and 2 is INTFLASH_UNSUPPORTED there
 } intflash_batch_desc;
 
 // What rows have seen of the keys at positions first_key ... first_key + num_keys - 1, exactly: not

@@ -29,6 +29,7 @@
 //   means computed and subtracted            yes                no
 //   means given                              by the call        by the cache
 //   Hadamard rotation                        by the call        by the cache
+//   second digits in scores                  yes                codec INT8_WIDE
 //   rotary position embedding                no                 yes
 //   causal, window and prefix masks          one for all        by request
 //   additive masks, in bytes, and bits       one for the call   by request
@@ -240,7 +241,10 @@ typedef struct intflash_attend_desc {
   float score_cap;       // score = cap * tanh(score / cap); 0 = none; otherwise finite and > 0
   intflash_center center;
   intflash_rotation rotation;
-  int64_t prefix_len;  // PREFIX: 0 ... kv_len
+  int64_t prefix_len;    // PREFIX: 0 ... kv_len
+  int32_t score_digits;  // INT8 digits of query and key in scores: 1; 2; or 0 = the second ones
+                         // where scores of 128 keys are so large that one is too coarse for them
+                         // (docs/numerics.md, section 2)
 } intflash_attend_desc;
 
 // A number per query and key that is added to the score, after the cap: head_scale * element. An
@@ -299,6 +303,7 @@ typedef struct intflash_plan_info {
   const char* codec;       // of the cache that a batch is over, such as "int8"; "" of dense calls
   int32_t rotates_keys;    // 1: queries and keys are rotated
   int32_t rotates_values;  // 1: values are
+  int32_t score_digits;    // as asked for; 1 where keys, or both inputs, have one digit
 } intflash_plan_info;
 
 typedef struct intflash_port_info {

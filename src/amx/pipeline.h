@@ -286,7 +286,7 @@ INTFLASH_NOINLINE void attend_special_block(const TileTask& task, std::int32_t b
 // Whether the block may go through the pipeline.
 INTFLASH_INLINE bool is_plain(const TileTask& task, std::int32_t b, std::int32_t exponent_limit) {
   return keep_of(task, b) == nullptr && !(task.score_cap > 0.0f) &&
-         is_fixed_for_all(task.blocks[b], exponent_limit);
+         is_fixed_for_all(*task.query, task.blocks[b], exponent_limit);
 }
 
 // How many blocks from b on may go through the pipeline.

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The port for AMX with INT8: tiles of 16 x 64 bytes, beside AVX-512 with VNNI and VBMI.
-#include "amx/few_rows.h"
+#include "amx/by_vnni.h"
 #include "amx/pipeline.h"
 #include "amx/tiles.h"
 #include "tile/mask_words.h"
@@ -20,15 +20,16 @@ double integer_peak(std::int64_t repeats) {
   return 2.0 * 16 * 16 * 64 * 4 * static_cast<double>(repeats);
 }
 
-void attend_few_or_many(const TileTask& task) {
-  if (task.query->rows <= kFewRows) {
-    attend_few_rows(task);
-  } else {
+void attend_tile_by_either(const TileTask& task) {
+  if (task.query->rows > kFewRows && takes_codes_alone(*task.query, task.blocks, task.num_blocks)) {
     attend_tile_amx(task);
+  } else {
+    attend_by_vnni(task);
   }
 }
-std::size_t scratch_bytes_of_few_or_many(std::int32_t head_dim, std::int32_t head_dim_v) {
-  return max_of(scratch_bytes_of_few_rows(head_dim, head_dim_v),
+std::size_t scratch_bytes_of_either(std::int32_t head_dim, std::int32_t head_dim_v,
+                                    bool has_digits) {
+  return max_of(scratch_bytes_by_vnni(head_dim, head_dim_v, has_digits),
                 scratch_bytes_amx(head_dim, head_dim_v));
 }
 
@@ -46,8 +47,8 @@ extern constexpr KernelTable kernels_amx_int8 = {
     .prepare_block = prepare_block<Amx>,
     .mask_words = mask_words<Avx512>,
     .has_bad_element = has_bad_element,
-    .scratch_bytes = scratch_bytes_of_few_or_many,
-    .attend_tile = attend_few_or_many,
+    .scratch_bytes = scratch_bytes_of_either,
+    .attend_tile = attend_tile_by_either,
     .attend_spans = attend_spans_amx,
     .merge_states = merge_states,
     .write_row = write_row,

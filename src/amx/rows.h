@@ -240,7 +240,8 @@ INTFLASH_NOINLINE std::int32_t weigh_special_block(const TileTask& task, std::in
                                                    std::int32_t exponent_limit,
                                                    TileScratch<Amx>& tile) {
   FetchBetween none;
-  const std::int32_t active = weigh_block(task, b, exponent_limit, none, tile);
+  const auto no_digits = [] {};  // such blocks are not this pipeline's: attend_by_vnni
+  const std::int32_t active = weigh_block(task, b, exponent_limit, none, no_digits, tile);
   for (std::int32_t a = 0; a < active; ++a) {
     std::uint8_t* weights = tile.weights[a];
     for (std::int32_t at = 0; at < kScoreBlock; at += 64)

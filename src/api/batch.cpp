@@ -86,6 +86,15 @@ intflash_status check_desc(const intflash_cache& cache, const intflash_batch_des
   if (status == INTFLASH_OK) status = check_dtype("out_dtype", desc.out_dtype, false);
   if (status == INTFLASH_OK) status = check_scalar("score_cap", desc.score_cap);
   if (status != INTFLASH_OK) return status;
+  std::int32_t digits_above = 0;
+  status = choose_digits(desc.score_digits, cache.codec->has_digits, digits_above);
+  if (status != INTFLASH_OK) return status;
+  if (desc.score_digits == 2 && desc.mode == INTFLASH_MODE_INT8 && !cache.codec->has_digits) {
+    return fail(INTFLASH_UNSUPPORTED,
+                "score_digits = 2 over a cache of codec %s, whose keys have one digit: create it "
+                "with codec = INT8_WIDE",
+                cache.codec->name);
+  }
   if (desc.query_dtype == INTFLASH_INT8 && cache.rotation.keys) {
     return fail(
         INTFLASH_UNSUPPORTED,

@@ -75,7 +75,7 @@ void clear_tail(const intflash_cache& cache, const PageLayout& layout, std::int6
   const WritableBlock block = writable_block(layout, page, 0);
   static constexpr std::int8_t kNoCodes[kMaxHeadDim] = {};
   const KernelTable& kernels = *cache.context->port->kernels;
-  const TokenCodes absent = {kNoCodes, 0, tokens, kBlockTokens - tokens};
+  const TokenCodes absent = {kNoCodes, kNoCodes, 0, tokens, kBlockTokens - tokens};
   cache.codec->store_keys(kernels, layout, block, absent);
   cache.codec->store_values(kernels, layout, block, absent);
   std::fill(block.key_scale + tokens, block.key_scale + kBlockTokens, 0.0f);

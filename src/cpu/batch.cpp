@@ -32,7 +32,8 @@ PageLayout kernel_block(const PageLayout& page) {
 void lay_out(const KernelTable& kernels, BatchPlan& plan) {
   const Schedule& schedule = plan.schedule;
   const PageLayout& page = plan.cache.layout;
-  plan.tile = tile_shape(schedule.tile_rows, page.head_dim, page.head_dim_v);
+  plan.tile =
+      tile_shape(schedule.tile_rows, page.head_dim, page.head_dim_v, plan.problem.digits_above);
   plan.worker = worker_layout(
       kernels, plan.tile,
       {std::max(schedule.most_tiles, schedule.most_heads),

@@ -118,11 +118,12 @@ bool is_kv_sound(const DenseRun& run) {
 }
 
 // What is not sound is an error in the end, and nothing to compute with.
-bool bring_block(const void* user, const Worker& worker, std::int64_t request, std::int64_t kv_head,
-                 std::int64_t first_key, std::int64_t kv_end, ScoreBlock& block) {
+bool bring_block(const void* user, const Worker& worker, const QueryTile& query,
+                 std::int64_t request, std::int64_t kv_head, std::int64_t first_key,
+                 std::int64_t kv_end, ScoreBlock& block) {
   DenseRun& run = *static_cast<DenseRun*>(const_cast<void*>(user));
-  pack_score_block(run, worker, run.head_index(request, kv_head), first_key, kv_end, worker.pages,
-                   block);
+  pack_score_block(run, worker, run.head_index(request, kv_head), {first_key, kv_end}, &query,
+                   worker.pages, block);
   return is_sound(run, found(run)) || may_attend(run, [&] { return is_kv_sound(run); });
 }
 

@@ -28,11 +28,17 @@ void lay_out(const KernelTable& kernels, std::int64_t run_bytes, DensePlan& plan
   const std::int64_t spans = ceil_div(problem.kv_len, kSpanTokens);
   const std::int64_t dims = problem.head_dim + problem.head_dim_v;
   const bool centered = problem.center_key || problem.center_value;
-  plan.page = page_layout(kInt8Codec, problem.head_dim, problem.head_dim_v, kBlockTokens);
+  plan.page = page_layout(problem.has_digits() ? kInt8WideCodec : kInt8Codec, problem.head_dim,
+                          problem.head_dim_v, kBlockTokens);
   plan.blocks_per_head = ceil_div(problem.kv_len, kScoreBlock);
   plan.pages_per_head = plan.blocks_per_head * (kScoreBlock / kBlockTokens);
-  plan.spans_at_once = spans_in_cache(plan.page, plan.context->l2_bytes);
-  plan.tile = tile_shape(plan.schedule.tile_rows, problem.head_dim, problem.head_dim_v);
+  // Second digits are rarely read, unless all are.
+  const bool reads_digits = problem.has_digits() && problem.digits_above < -kExponentBits;
+  const PageLayout read = page_layout(reads_digits ? kInt8WideCodec : kInt8Codec, problem.head_dim,
+                                      problem.head_dim_v, kBlockTokens);
+  plan.spans_at_once = spans_in_cache(read, plan.context->l2_bytes);
+  plan.tile = tile_shape(plan.schedule.tile_rows, problem.head_dim, problem.head_dim_v,
+                         problem.digits_above);
   plan.worker = worker_layout(
       kernels, plan.tile,
       {std::max(plan.schedule.most_tiles, plan.schedule.most_heads),

@@ -8,46 +8,56 @@
 #include "core/limits.h"
 #include "core/mask.h"
 #include "inputs/token_rows.h"
+#include "tile/score_block.h"
 
 namespace intflash::internal {
 namespace {
 
-// Absent tokens of the last page have zero codes and zero scales.
-void pack_page(DenseRun& run, const Worker& worker, std::int64_t head, std::int64_t first,
-               std::int64_t kv_end, char* page) {
+// 64 tokens of a head and where they go to. Those from `count` on are absent: zero codes, and zero
+// scales.
+struct PackedTokens {
+  std::int64_t b, h, first;
+  std::int32_t count;
+  WritableBlock block;
+};
+
+// Rows of tokens without those that are absent become rows with zeros.
+void clear_absent(std::int32_t count, std::int64_t stride, std::int8_t* codes) {
+  std::memset(codes + count * stride, 0, static_cast<std::size_t>((kBlockTokens - count) * stride));
+}
+
+void pack_key_tokens(DenseRun& run, const Worker& worker, std::int64_t head,
+                     const PackedTokens& tokens, bool has_digits) {
   const Problem& p = run.problem();
-  const std::int64_t b = head / p.num_kv_heads;
-  const std::int64_t h = head % p.num_kv_heads;
-  const std::int32_t tokens =
-      static_cast<std::int32_t>(std::clamp<std::int64_t>(kv_end - first, 0, kBlockTokens));
-  if (tokens == 0) {
-    std::memset(page, 0, static_cast<std::size_t>(run.dense_plan().page.bytes()));
-    return;
-  }
-  const WritableBlock block = writable_block(run.dense_plan().page, page, 0);
-  std::fill_n(block.key_scale, kBlockTokens, 0.0f);
-  std::fill_n(block.value_scale, kBlockTokens, 0.0f);
-
   const KernelTable& kernels = run.kernels();
-  const std::int64_t key_stride = round_up(p.head_dim, 64);
-  const std::int64_t value_stride = round_up(p.head_dim_v, 64);
-  const std::int64_t absent = kBlockTokens - tokens;
-  note_magnitude(run.key, run.key_tensor(), head, first,
-                 quantize_tokens(kernels, run.args.key, p.key_dtype, b, h, first, tokens,
-                                 p.head_dim, run.key_center(head), p.rotation.keys, key_stride,
-                                 worker.codes, block.key_scale));
-  std::memset(worker.codes + tokens * key_stride, 0, static_cast<std::size_t>(absent * key_stride));
-  kernels.pack_keys(worker.codes, key_stride, static_cast<std::int32_t>(p.head_dim),
-                    block.key_codes, block.key_sum);
+  const WritableBlock& block = tokens.block;
+  const std::int64_t stride = round_up(p.head_dim, 64);
+  const auto dim = static_cast<std::int32_t>(p.head_dim);
+  note_magnitude(
+      run.key, run.key_tensor(), head, tokens.first,
+      quantize_tokens(kernels, run.args.key, p.key_dtype, tokens.b, tokens.h, tokens.first,
+                      tokens.count, dim, run.key_center(head), p.rotation.keys, stride,
+                      worker.codes, has_digits ? worker.digits : nullptr, block.key_scale));
+  clear_absent(tokens.count, stride, worker.codes);
+  kernels.pack_keys(worker.codes, stride, dim, block.key_codes, block.key_sum);
+  if (!has_digits) return;
+  clear_absent(tokens.count, stride, worker.digits);
+  kernels.pack_keys(worker.digits, stride, dim, block.key_digits, block.digit_sum);
+}
 
-  note_magnitude(run.value, run.value_tensor(), head, first,
-                 quantize_tokens(kernels, run.args.value, p.value_dtype, b, h, first, tokens,
-                                 p.head_dim_v, run.value_center(head), p.rotation.values,
-                                 value_stride, worker.codes, block.value_scale));
-  std::memset(worker.codes + tokens * value_stride, 0,
-              static_cast<std::size_t>(absent * value_stride));
-  kernels.pack_values(worker.codes, value_stride, static_cast<std::int32_t>(p.head_dim_v),
-                      block.value_codes);
+void pack_value_tokens(DenseRun& run, const Worker& worker, std::int64_t head,
+                       const PackedTokens& tokens) {
+  const Problem& p = run.problem();
+  const KernelTable& kernels = run.kernels();
+  const std::int64_t stride = round_up(p.head_dim_v, 64);
+  const auto dim = static_cast<std::int32_t>(p.head_dim_v);
+  note_magnitude(
+      run.value, run.value_tensor(), head, tokens.first,
+      quantize_tokens(kernels, run.args.value, p.value_dtype, tokens.b, tokens.h, tokens.first,
+                      tokens.count, dim, run.value_center(head), p.rotation.values, stride,
+                      worker.codes, nullptr, tokens.block.value_scale));
+  clear_absent(tokens.count, stride, worker.codes);
+  kernels.pack_values(worker.codes, stride, dim, tokens.block.value_codes);
 }
 
 // Of a workspace that this plan has packed; what else may stand there is unlikely to be it.
@@ -81,7 +91,7 @@ bool is_finer(const DenseRun& run, const Worker& worker, const CenteredRows& row
       for (const bool centred : {false, true})
         quantize_tokens(run.kernels(), t.tensor, t.dtype, b, h, token, static_cast<std::int32_t>(n),
                         t.dim, centred ? rows.center : nullptr, rows.rotate, round_up(t.dim, 64),
-                        worker.codes, scale[centred]);
+                        worker.codes, nullptr, scale[centred]);
       for (std::int64_t i = 0; i < n; ++i) {
         if (scale[0][i] == 0) continue;
         const double ratio = static_cast<double>(scale[1][i]) / static_cast<double>(scale[0][i]);
@@ -129,19 +139,37 @@ void compute_center(const DenseRun& run, const Worker& worker, std::int64_t head
         {run.value_tensor(), head, p.head_dim + 1, p.rotation.values, center + p.head_dim});
 }
 
-void pack_score_block(DenseRun& run, const Worker& worker, std::int64_t head,
-                      std::int64_t first_key, std::int64_t kv_end, char* pages,
-                      ScoreBlock& score_block) {
+void pack_score_block(DenseRun& run, const Worker& worker, std::int64_t head, KeyRange keys,
+                      const QueryTile* query, char* pages, ScoreBlock& score_block) {
   const PageLayout& page = run.dense_plan().page;
+  const std::int64_t num_heads = run.problem().num_kv_heads;
+  const bool has_digits = run.problem().has_digits();
   std::uint64_t present[2];
+  PackedTokens halves[2];
   for (std::int64_t i = 0; i < 2; ++i) {
-    const std::int64_t first = first_key + i * kBlockTokens;
+    PackedTokens& tokens = halves[i];
+    tokens.b = head / num_heads;
+    tokens.h = head % num_heads;
+    tokens.first = keys.begin + i * kBlockTokens;
+    tokens.count = static_cast<std::int32_t>(
+        std::clamp<std::int64_t>(keys.end - tokens.first, 0, kBlockTokens));
     char* const memory = pages + i * page.bytes();
-    pack_page(run, worker, head, first, kv_end, memory);
+    tokens.block = writable_block(page, memory, 0);
     score_block.half[i] = page.block(memory, 0);
-    present[i] = keep_word({0, kv_end}, first);
+    present[i] = keep_word({0, keys.end}, tokens.first);
+    if (tokens.count == 0) {
+      std::memset(memory, 0, static_cast<std::size_t>(page.bytes()));
+      continue;
+    }
+    std::fill_n(tokens.block.key_scale, kBlockTokens, 0.0f);
+    std::fill_n(tokens.block.value_scale, kBlockTokens, 0.0f);
+    pack_key_tokens(run, worker, head, tokens, has_digits && query == nullptr);
+    pack_value_tokens(run, worker, head, tokens);
   }
   run.kernels().prepare_block(score_block, present);
+  if (query == nullptr || takes_codes_alone(*query, &score_block, 1)) return;
+  for (const PackedTokens& tokens : halves)
+    if (tokens.count > 0) pack_key_tokens(run, worker, head, tokens, true);
 }
 
 void pack_block(DenseRun& run, const Worker& worker, std::int64_t index) {
@@ -151,7 +179,7 @@ void pack_block(DenseRun& run, const Worker& worker, std::int64_t index) {
   const bool tokens_first = run.args.key.stride_token > run.args.key.stride_head;
   const std::int64_t head = tokens_first ? index % heads : index / blocks;
   const std::int64_t block = tokens_first ? index / heads : index % blocks;
-  pack_score_block(run, worker, head, block * kScoreBlock, run.problem().kv_len,
+  pack_score_block(run, worker, head, {block * kScoreBlock, run.problem().kv_len}, nullptr,
                    run.page(head, 2 * block), run.score_blocks(head)[block]);
 }
 

@@ -282,7 +282,7 @@ void attend_spans(const ItemHead& head, std::int64_t first, std::int64_t end,
     const std::int64_t span = head.item.first_span + s;
     const ScoreBlock* const blocks = all_blocks + (s - first) * kBlocksPerSpan;
     const std::int64_t whole =
-        count_whole_spans(head.group, tile, span, head.item.first_span + end);
+        count_whole_spans(head.group, tile, span, head.item.first_span + end, blocks);
     if (whole > 1) {
       attend_whole_spans(head.group, head.worker, span, whole, blocks, tile);
     } else {
@@ -329,7 +329,7 @@ void attend_block(const Attention& attention, const Section& section, const Item
   const KeyRange keys = {first, first + kScoreBlock};
   const Tile& tile = *heads.tiles[h];
   const ScoreBlock* const block =
-      SectionKeys(attention, section, kv_head).block(first, tile.max_end, worker);
+      SectionKeys(attention, section, kv_head).block(first, tile.max_end, tile.query, worker);
   if (block == nullptr) return;
   // The next head's block lies behind this one; behind the last head's there is the next block's.
   KvBlock after[2];

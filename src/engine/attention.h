@@ -32,10 +32,11 @@ struct KeyPages {
 };
 
 // Packs the tokens of a score block that lie before kv_end, instead of what KeyPages would name,
-// and prepares the block. False: what was found so far is an error, and there is nothing to attend.
-using BringBlockFn = bool (*)(const void* user, const Worker& worker, std::int64_t request,
-                              std::int64_t kv_head, std::int64_t first_key, std::int64_t kv_end,
-                              ScoreBlock& block);
+// as far as the query wants them, and prepares the block. False: what was found so far is an error,
+// and there is nothing to attend.
+using BringBlockFn = bool (*)(const void* user, const Worker& worker, const QueryTile& query,
+                              std::int64_t request, std::int64_t kv_head, std::int64_t first_key,
+                              std::int64_t kv_end, ScoreBlock& block);
 
 // A vector for each kv head of each request; data == nullptr: none.
 struct HeadVectors {

@@ -14,6 +14,7 @@
 #include "tile/float_math.h"
 #include "tile/mask_words.h"
 #include "tile/rope.h"
+#include "tile/score_block.h"
 
 namespace intflash::internal {
 namespace {
@@ -133,16 +134,20 @@ void set_row_mask(const RowGroup& group, RowPlace place, std::int32_t r, Tile& t
   tile.has_bias |= bias.elements != nullptr || bias.slope != 0 || bits.words != nullptr;
 }
 
-// Codes and scales of num_rows rows from first_row on: the rows of one head at once.
+// Codes, digits where they are asked for, and scales of num_rows rows from first_row on: the rows
+// of one head at once.
 void quantize_query_rows(const RowGroup& group, const TileShape& shape, std::int64_t first_row,
-                         std::int64_t num_rows, std::int8_t* codes, float* scales) {
+                         std::int64_t num_rows, std::int8_t* codes, std::int8_t* digits,
+                         float* scales) {
   const std::int64_t at_once = group.group_size == 1 ? num_rows : 1;
   for (std::int64_t r = 0; r < num_rows; r += at_once) {
     const RowPlace place = place_of(group, first_row + r);
     quantize_tokens(*group.kernels, *group.query, group.query_dtype, group.batch, place.query_head,
                     group.first_token + place.query, static_cast<std::int32_t>(at_once),
                     group.head_dim, nullptr, group.rotation.keys, shape.code_stride,
-                    codes + r * shape.code_stride, scales + r, later_rows(group.rope, place.query));
+                    codes + r * shape.code_stride,
+                    digits == nullptr ? nullptr : digits + r * shape.code_stride, scales + r,
+                    later_rows(group.rope, place.query));
   }
 }
 
@@ -180,6 +185,8 @@ void begin_tile(const TileShape& shape, const StateStack& states, Tile& tile) {
   tile.query.rows = 0;
   tile.query.code_stride = static_cast<std::int32_t>(shape.code_stride);
   tile.query.codes = codes_of(tile);
+  tile.query.digits = codes_of(tile) + shape.rows * shape.code_stride;
+  tile.query.digits_above = shape.digits_above;
   tile.min_begin = INT64_MAX;
   tile.max_end = 0;
   tile.max_begin = 0;
@@ -196,13 +203,18 @@ void add_rows(const RowGroup& group, const TileShape& shape, std::int64_t first_
 
   const float to_log2 = static_cast<float>(static_cast<double>(group.softmax_scale) * kLog2E);
   float scales[kMaxTileRows];
-  quantize_query_rows(group, shape, first_row, num_rows, codes + begin * shape.code_stride, scales);
+  std::int8_t* digits = shape.has_digits() ? codes + shape.rows * shape.code_stride : nullptr;
+  const std::int64_t at = begin * shape.code_stride;
+  quantize_query_rows(group, shape, first_row, num_rows, codes + at,
+                      digits == nullptr ? nullptr : digits + at, scales);
   for (std::int32_t r = begin; r < query.rows; ++r) {
     const RowPlace place = place_of(group, first_row + r - begin);
     const std::int8_t* row_codes = codes + r * shape.code_stride;
     set_row_factor(query, r, scales[r - begin] * to_log2);
-    // |query . key| <= 127 * sum of |code| for every key.
-    const std::int32_t bound = 127 * group.kernels->sum_magnitudes(row_codes, group.head_dim);
+    // |query . key| < 128 * sum of |code| for every key, and with second digits, of which a key's
+    // are worth half a code at most, as the query's are, 64 more per channel.
+    const auto dim = static_cast<std::int32_t>(group.head_dim);
+    const std::int32_t bound = 128 * group.kernels->sum_magnitudes(row_codes, dim) + 64 * dim;
     query.score_bits[r] =
         static_cast<std::int32_t>(std::bit_width(static_cast<std::uint32_t>(bound)));
     tile.center_score[r] = center_score(group, place);
@@ -260,12 +272,14 @@ TileTask tile_task(const RowGroup& group, const Worker& worker, const Tile& tile
 }  // namespace
 
 std::int64_t count_whole_spans(const RowGroup& group, const Tile& tile, std::int64_t first,
-                               std::int64_t end) {
+                               std::int64_t end, const ScoreBlock* blocks) {
   const KernelTable& kernels = *group.kernels;
   if (kernels.attend_spans == nullptr || tile.query.rows < kernels.tile_rows || tile.has_bias)
     return 0;
   std::int64_t span = first;
-  while (span < std::min(end, first + kMaxSpansAtOnce) && all_see(tile, keys_of_span(span))) ++span;
+  while (span < std::min(end, first + kMaxSpansAtOnce) && all_see(tile, keys_of_span(span)) &&
+         takes_codes_alone(tile.query, blocks + (span - first) * kBlocksPerSpan, kBlocksPerSpan))
+    ++span;
   return span - first;
 }
 

@@ -88,10 +88,10 @@ void attend_into(const RowGroup& group, const Worker& worker, const SpanKeys& ke
                  const Tile& tile, const AttentionState& state);
 
 // How many spans from first on, and before end, attend_whole_spans may take: seen whole by all rows
-// of a full tile.
+// of a full tile, none of which takes second digits. blocks: of these spans.
 constexpr std::int64_t kMaxSpansAtOnce = 64;
 std::int64_t count_whole_spans(const RowGroup& group, const Tile& tile, std::int64_t first,
-                               std::int64_t end);
+                               std::int64_t end, const ScoreBlock* blocks);
 // Attends spans first ... first + count - 1 one after the other, each into a state of its own.
 void attend_whole_spans(const RowGroup& group, const Worker& worker, std::int64_t first,
                         std::int64_t count, const ScoreBlock* blocks, Tile& tile);

@@ -4,8 +4,9 @@
 
 #include <algorithm>
 #include <cmath>
-#include <new>
+#include <cstring>
 
+#include "engine/pieces.h"
 #include "engine/shared_prefix.h"
 #include "machine/float_state.h"
 
@@ -44,26 +45,19 @@ KeyRange intersection(KeyRange a, KeyRange b) {
   return is_empty(both) ? KeyRange{} : both;
 }
 
-// What a batch is cut into: counted, and written where there is memory for it.
-struct Cuts {
-  Item* items = nullptr;
-  Merge* merges = nullptr;
-  std::int64_t num_items = 0, num_merges = 0, num_slots = 0;
-  std::int64_t most_tiles = 1, most_heads = 0;  // of an item; a merge has a tile
+// count objects at memory, which moves on behind them.
+template <class T>
+T* take(char*& memory, std::int64_t count) {
+  T* const first = reinterpret_cast<T*>(memory);
+  memory += bytes_of<T>(count);
+  return first;
+}
 
-  void add(const Item& item) {
-    if (items != nullptr) new (items + num_items) Item(item);
-    ++num_items;
-    if (item.kind == ItemKind::kHeads) {
-      most_heads = std::max<std::int64_t>(most_heads, item.num_heads);
-    } else {
-      most_tiles = std::max<std::int64_t>(most_tiles, item.num_tiles);
-    }
-  }
-  void add(const Merge& merge) {
-    if (merges != nullptr) new (merges + num_merges) Merge(merge);
-    ++num_merges;
-  }
+// What a batch is cut into.
+struct Cuts {
+  Pieces<Item> items;
+  Pieces<Merge> merges;
+  std::int64_t num_slots = 0;
 };
 
 class Cutter {
@@ -107,6 +101,7 @@ class Cutter {
  private:
   // Keys that some of a request's rows [first_row, first_row + num_rows) see.
   KeyRange keys(const Request& request, std::int64_t first_row, std::int64_t num_rows) const {
+    if (request.mask.query_len == 1) return visible_keys(request.mask, 0);
     // Ranges only move on with the query: those in between lie between these two.
     const std::int64_t last_row = first_row + num_rows - 1;
     return hull(visible_keys(request.mask, first_row / schedule_.shape.group_size),
@@ -120,8 +115,13 @@ class Cutter {
     return tile == 0 ? section.first_tile_keys : tile_keys(section, tile);
   }
   KeyRange tile_keys(const Section& section, std::int64_t tile) const {
+    const std::int64_t first = tile * schedule_.tile_rows;
+    if (section.num_requests == 1) {
+      const Request& request = schedule_.requests[section.first_request];
+      return intersection(keys(request, first, rows(section, tile)), section.keys);
+    }
     KeyRange seen{};
-    for_each_run(schedule_, section, tile * schedule_.tile_rows, rows(section, tile),
+    for_each_run(schedule_, section, first, rows(section, tile),
                  [&](const Request& request, std::int64_t first_row, std::int64_t num_rows) {
                    seen = hull(seen, keys(request, first_row, num_rows));
                  });
@@ -151,26 +151,36 @@ class Cutter {
     return {seen.begin / kSpanTokens, ceil_div(seen.end, kSpanTokens)};
   }
 
+  // All spans. Field by field, since a copy of what was just written in smaller pieces waits for
+  // it.
+  static Item item_of(ItemKind kind, std::int64_t s, std::int64_t first_head,
+                      std::int64_t num_heads, std::int64_t tile, std::int64_t num_tiles,
+                      KeyRange spans, float cost) {
+    return {kind,
+            static_cast<std::int32_t>(s),
+            static_cast<std::int32_t>(first_head),
+            static_cast<std::int32_t>(num_heads),
+            static_cast<std::int32_t>(tile),
+            static_cast<std::int32_t>(num_tiles),
+            static_cast<std::int32_t>(spans.begin),
+            static_cast<std::int32_t>(spans.end - spans.begin),
+            -1,
+            0,
+            true,
+            cost};
+  }
+
+  // Tiles of one head.
   Item whole_item(std::int64_t s, std::int64_t head, std::int64_t tile,
                   std::int64_t num_tiles) const {
     const Section& section = schedule_.sections[s];
-    const KeyRange range = spans(section, tile, num_tiles);
-    Item item{};
-    item.kind = ItemKind::kTiles;
-    item.section = static_cast<std::int32_t>(s);
-    item.first_head = static_cast<std::int32_t>(head);
-    item.num_heads = 1;
-    item.first_tile = static_cast<std::int32_t>(tile);
-    item.num_tiles = static_cast<std::int32_t>(num_tiles);
-    item.first_span = static_cast<std::int32_t>(range.begin);
-    item.num_spans = static_cast<std::int32_t>(range.end - range.begin);
-    item.slot = -1;
-    item.is_first_part = true;
-    item.cost = section.cost;
-    if (num_tiles == section.num_tiles) return item;
-    item.cost = 0;
-    for (std::int64_t i = 0; i < num_tiles; ++i) item.cost += cost(section, tile + i);
-    return item;
+    float sum = section.cost;
+    if (num_tiles < section.num_tiles) {
+      sum = 0;
+      for (std::int64_t i = 0; i < num_tiles; ++i) sum += cost(section, tile + i);
+    }
+    return item_of(ItemKind::kTiles, s, head, 1, tile, num_tiles, spans(section, tile, num_tiles),
+                   sum);
   }
 
   // Items of whole heads, several together where one is little work.
@@ -183,7 +193,7 @@ class Cutter {
         Item whole = whole_item(s, head, tile, std::min(kTilesPerItem, section.num_tiles - tile));
         whole.num_heads = static_cast<std::int32_t>(std::min(heads, num_heads_ - head));
         whole.cost *= static_cast<float>(whole.num_heads);
-        cuts.add(whole);
+        cuts.items.add(whole);
       }
     }
   }
@@ -191,27 +201,29 @@ class Cutter {
   // Items of all heads and some of the spans, so that memory is read as it lies; of some heads too
   // where there are not enough spans.
   void cut_at_once(std::int64_t s, float target, Cuts& cuts) const {
-    Item whole = whole_item(s, 0, 0, 1);
-    whole.kind = ItemKind::kHeads;
-    const bool is_alone = schedule_.shape.num_workers == 1;
-    const std::int64_t pieces =
-        is_alone ? 1
-                 : static_cast<std::int64_t>(
-                       std::ceil(whole.cost * static_cast<float>(num_heads_) / target));
-    const std::int64_t parts = std::clamp<std::int64_t>(pieces, 1, std::max(1, whole.num_spans));
+    const Section& section = schedule_.sections[s];
+    const KeyRange range = spans(section, 0, 1);
+    const float all = section.cost * static_cast<float>(num_heads_);
+    const std::int64_t pieces = schedule_.shape.num_workers == 1 || all <= target
+                                    ? 1
+                                    : static_cast<std::int64_t>(std::ceil(all / target));
+    const std::int64_t parts =
+        std::clamp<std::int64_t>(pieces, 1, std::max<std::int64_t>(1, range.end - range.begin));
     const std::int64_t groups =
         std::clamp(ceil_div(pieces, parts), ceil_div(num_heads_, kHeadsAtOnce), num_heads_);
-    for (std::int64_t group = 0; group < groups; ++group) {
-      Item some = whole;
-      some.first_head = static_cast<std::int32_t>(num_heads_ * group / groups);
-      some.num_heads =
-          static_cast<std::int32_t>(num_heads_ * (group + 1) / groups) - some.first_head;
-      some.cost *= static_cast<float>(some.num_heads);
+    std::int64_t first_head = 0;
+    for (std::int64_t group = 1; group <= groups; ++group) {
+      // Without a division for the last of them, which mostly is the only one.
+      const std::int64_t end_head =
+          group == groups ? num_heads_ : part_begin(num_heads_, group, groups);
+      const std::int64_t heads = end_head - first_head;
+      const float cost = section.cost * static_cast<float>(heads);
       if (parts > 1 || schedule_.shape.defers_results) {
-        cut_spans(some, parts, cuts);
+        cut_spans(item_of(ItemKind::kHeads, s, first_head, heads, 0, 1, range, cost), parts, cuts);
       } else {
-        cuts.add(some);
+        cuts.items.add(item_of(ItemKind::kHeads, s, first_head, heads, 0, 1, range, cost));
       }
+      first_head = end_head;
     }
   }
 
@@ -234,7 +246,7 @@ class Cutter {
       float sum = tile_cost;
       while (tiles < kTilesPerItem && tile + tiles < section.num_tiles && sum < most)
         sum += cost(section, tile + tiles++);
-      cuts.add(whole_item(s, head, tile, tiles));
+      cuts.items.add(whole_item(s, head, tile, tiles));
       tile += tiles;
     }
   }
@@ -244,27 +256,27 @@ class Cutter {
     const std::int32_t depth =
         most_waiting_states(1, ceil_div(whole.num_spans, parts));  // of the longest part
     const std::int64_t part_slots = static_cast<std::int64_t>(whole.num_heads) * depth;
+    std::int64_t begin = 0;
     for (std::int64_t part = 0; part < parts; ++part) {
-      const std::int64_t begin = part_begin(whole.num_spans, part, parts);
-      Item piece = whole;
+      const std::int64_t end = part_begin(whole.num_spans, part + 1, parts);
+      Item& piece = cuts.items.add(whole);
       piece.first_span += static_cast<std::int32_t>(begin);
-      piece.num_spans =
-          static_cast<std::int32_t>(part_begin(whole.num_spans, part + 1, parts) - begin);
+      piece.num_spans = static_cast<std::int32_t>(end - begin);
+      begin = end;
       if (parts > 1)
         piece.cost *= static_cast<float>(piece.num_spans) / static_cast<float>(whole.num_spans);
       piece.slot = cuts.num_slots + part * part_slots;
       piece.slots_per_head = depth;
       piece.is_first_part = part == 0;
-      cuts.add(piece);
     }
     const Section& section = schedule_.sections[whole.section];
     const float state_cost =
         kStateCost + kStateRowCost * static_cast<float>(rows(section, whole.first_tile));
     for (std::int32_t head = 0; head < whole.num_heads; ++head) {
-      cuts.add(Merge{whole.section, whole.first_head + head, whole.first_tile, whole.first_span,
-                     whole.num_spans, static_cast<std::int32_t>(parts),
-                     cuts.num_slots + head * depth, part_slots,
-                     kMergeCost + state_cost * static_cast<float>(parts * std::min(depth, 2))});
+      cuts.merges.add({whole.section, whole.first_head + head, whole.first_tile, whole.first_span,
+                       whole.num_spans, static_cast<std::int32_t>(parts),
+                       cuts.num_slots + head * depth, part_slots,
+                       kMergeCost + state_cost * static_cast<float>(parts * std::min(depth, 2))});
     }
     cuts.num_slots += parts * part_slots;
   }
@@ -278,16 +290,18 @@ class Cutter {
 void make_sections(const Batch& batch, Schedule& schedule) {
   const std::int64_t num_shared = make_shared_sections(batch, schedule.requests, schedule.sections);
   Section* const end_shared = schedule.sections + num_shared;
-  std::sort(schedule.sections, end_shared, [](const Section& a, const Section& b) {
+  const auto comes_before = [](const Section& a, const Section& b) {
     return a.stage != b.stage ? a.stage < b.stage : a.first_request < b.first_request;
-  });
+  };
+  // They are few: a third of std::sort's code will do.
+  std::make_heap(schedule.sections, end_shared, comes_before);
+  std::sort_heap(schedule.sections, end_shared, comes_before);
   schedule.num_stages = num_shared == 0 ? 1 : end_shared[-1].stage + 2;
   schedule.num_sections = num_shared + schedule.num_requests;
-  Section* own = end_shared;
   for (std::int64_t r = 0; r < schedule.num_requests; ++r) {
     const Request& request = schedule.requests[r];
     const std::int64_t rows = request.mask.query_len * schedule.shape.group_size;
-    Section section{};
+    Section& section = end_shared[r];
     section.first_request = r;
     section.num_requests = 1;
     section.keys = {std::max(request.shared_end, request.keys.begin), request.keys.end};
@@ -295,72 +309,77 @@ void make_sections(const Batch& batch, Schedule& schedule) {
     section.num_rows = rows;
     section.first_state = request.shared_end > 0 ? schedule.num_handed : -1;
     if (request.shared_end > 0) schedule.num_handed += rows;
-    *own++ = section;
   }
+  schedule.stages[schedule.num_stages - 1].first_section = num_shared;
+  schedule.stages[schedule.num_stages - 1].num_sections = schedule.num_requests;
   for (Section* shared = schedule.sections; shared < end_shared; ++shared) {
     const Section* members = end_shared + shared->first_request;
     shared->first_state = members->first_state;
     for (std::int64_t i = 0; i < shared->num_requests; ++i) shared->num_rows += members[i].num_rows;
-  }
-  for (std::int64_t s = 0; s < schedule.num_sections; ++s) {
-    Stage& stage = schedule.stages[schedule.sections[s].stage];
-    if (stage.num_sections++ == 0) stage.first_section = s;
+    Stage& stage = schedule.stages[shared->stage];
+    if (stage.num_sections++ == 0) stage.first_section = shared - schedule.sections;
   }
 }
 
-// The most states that wait at a time, in tiles and where they are handed over.
-void count_states(Schedule& schedule) {
-  for (std::int64_t s = 0; s < schedule.num_sections; ++s) {
-    const Section& section = schedule.sections[s];
-    const MaskRule& mask = schedule.requests[section.first_request].mask;
-    const std::int64_t begin =
-        section.hands_over() ? mask.kv_begin : std::max(section.keys.begin, mask.kv_begin);
-    const std::int64_t first = begin / kSpanTokens;
-    const std::int64_t end = ceil_div(std::max(section.keys.end, begin), kSpanTokens);
-    std::int64_t& most = section.hands_over() ? schedule.handed_states : schedule.most_states;
-    // A window may begin anywhere.
-    const bool from_first = first == 0 && (section.hands_over() || mask.window_left < 0);
-    most = std::max<std::int64_t>(most, most_waiting_states(from_first ? 0 : 1, end - first));
+// Raises the most states that wait at a time, in tiles or where they are handed over, to a
+// section's.
+void count_states(const Section& section, Schedule& schedule) {
+  const MaskRule& mask = schedule.requests[section.first_request].mask;
+  const std::int64_t begin =
+      section.hands_over() ? mask.kv_begin : std::max(section.keys.begin, mask.kv_begin);
+  const std::int64_t first = begin / kSpanTokens;
+  const std::int64_t end = ceil_div(std::max(section.keys.end, begin), kSpanTokens);
+  std::int64_t& most = section.hands_over() ? schedule.handed_states : schedule.most_states;
+  // A window may begin anywhere.
+  const bool from_first = first == 0 && (section.hands_over() || mask.window_left < 0);
+  most = std::max<std::int64_t>(most, most_waiting_states(from_first ? 0 : 1, end - first));
+}
+
+// The most tiles or heads that a worker has at a time.
+void note_most(Schedule& schedule) {
+  schedule.most_tiles = 1;  // of a merge
+  for (std::int64_t i = 0; i < schedule.num_items; ++i) {
+    const Item& item = schedule.items[i];
+    std::int64_t& most = item.kind == ItemKind::kHeads ? schedule.most_heads : schedule.most_tiles;
+    most = std::max<std::int64_t>(most,
+                                  item.kind == ItemKind::kHeads ? item.num_heads : item.num_tiles);
   }
 }
 
-// Cuts all stages; the costliest items come first.
+// Cuts all stages.
 void cut_stages(Schedule& schedule, Cuts& cuts) {
   const Cutter cutter(schedule);
   for (std::int32_t i = 0; i < schedule.num_stages; ++i) {
     Stage& stage = schedule.stages[i];
-    stage.first_item = cuts.num_items;
-    stage.first_merge = cuts.num_merges;
+    stage.first_item = cuts.items.size();
+    stage.first_merge = cuts.merges.size();
     cutter.cut(stage, cuts);
-    stage.num_items = cuts.num_items - stage.first_item;
-    stage.num_merges = cuts.num_merges - stage.first_merge;
-    if (cuts.items == nullptr || schedule.shape.num_workers == 1) continue;
-    std::sort(cuts.items + stage.first_item, cuts.items + cuts.num_items,
-              [](const Item& a, const Item& b) { return a.cost > b.cost; });
+    stage.num_items = cuts.items.size() - stage.first_item;
+    stage.num_merges = cuts.merges.size() - stage.first_merge;
   }
+  schedule.items = cuts.items.data();
+  schedule.merges = cuts.merges.data();
+  schedule.num_items = cuts.items.size();
+  schedule.num_merges = cuts.merges.size();
+  schedule.num_slots = cuts.num_slots;
+  note_most(schedule);
 }
 
-// count objects at memory, which moves on behind them.
-template <class T>
-T* take(char*& memory, std::int64_t count) {
-  T* const first = reinterpret_cast<T*>(memory);
-  memory += count * static_cast<std::int64_t>(sizeof(T));
-  return first;
-}
-
-template <class T>
-std::int64_t bytes_of(std::int64_t count) {
-  return count * static_cast<std::int64_t>(sizeof(T));
-}
-
-char* allocate(const intflash_context& context, std::int64_t bytes) {
-  return static_cast<char*>(
-      context.allocate(context.allocator_user, static_cast<std::size_t>(bytes), 64));
+// The costliest items come first.
+void sort_items(Schedule& schedule) {
+  if (schedule.shape.num_workers == 1) return;
+  const auto is_costlier = [](const Item& a, const Item& b) { return a.cost > b.cost; };
+  for (std::int32_t i = 0; i < schedule.num_stages; ++i) {
+    Item* const first = schedule.items + schedule.stages[i].first_item;
+    Item* const end = first + schedule.stages[i].num_items;
+    // Requests of one length are cut in order.
+    if (!std::is_sorted(first, end, is_costlier)) std::sort(first, end, is_costlier);
+  }
 }
 
 void make_requests(const Batch& batch, Schedule& schedule) {
   for (std::int64_t r = 0; r < batch.num_requests; ++r) {
-    Request* const request = new (schedule.requests + r) Request{};
+    Request* const request = schedule.requests + r;
     batch.make_request(batch.user, r, *request);
     const MaskRule& mask = request->mask;
     if (request->keys.end == 0) request->keys = {mask.kv_begin, mask.kv_len};
@@ -383,14 +402,22 @@ bool make_schedule(const intflash_context& context, const Batch& batch, Schedule
   schedule.shape = batch.shape;
   schedule.num_requests = batch.num_requests;
 
-  // Requests and sections first, since they are cut twice: to count, then to fill.
-  const std::int64_t most_sections = batch.num_shared_prefixes + batch.num_requests;
-  char* const scratch = allocate(
-      context, 1 + bytes_of<Request>(batch.num_requests) + bytes_of<Section>(most_sections));
-  if (scratch == nullptr) return false;
-  char* free_scratch = scratch;
-  schedule.requests = take<Request>(free_scratch, batch.num_requests);
-  schedule.sections = take<Section>(free_scratch, most_sections);
+  const std::int64_t sections = batch.num_shared_prefixes + batch.num_requests;  // at most
+  // Room for the items and merges of few workers, so that one allocation has all.
+  const std::int64_t items = sections + 16;
+  const std::int64_t merges = batch.shape.defers_results ? sections * batch.shape.num_kv_heads : 0;
+  const std::int64_t zeroed = bytes_of<Request>(batch.num_requests) + bytes_of<Section>(sections);
+  char* memory = allocate(context, zeroed + bytes_of<Item>(items) + bytes_of<Merge>(merges));
+  if (memory == nullptr) return false;
+  schedule.allocations[0] = memory;
+  std::memset(memory, 0, static_cast<std::size_t>(zeroed));
+  schedule.requests = take<Request>(memory, batch.num_requests);
+  schedule.sections = take<Section>(memory, sections);
+  Item* const first_item = take<Item>(memory, items);
+  bool has_memory = true;
+  Merge* const first_merge = take<Merge>(memory, merges);
+  Cuts cuts{{context, first_item, items, schedule.allocations[1], has_memory},
+            {context, first_merge, merges, schedule.allocations[2], has_memory}};
   make_requests(batch, schedule);
   make_sections(batch, schedule);
 
@@ -399,41 +426,25 @@ bool make_schedule(const intflash_context& context, const Batch& batch, Schedule
     most_rows = std::max(most_rows, schedule.sections[s].num_rows);
   schedule.tile_rows = std::min(batch.shape.tile_rows, most_rows);
   const Cutter cutter(schedule);
-  for (std::int64_t s = 0; s < schedule.num_sections; ++s) cutter.measure(schedule.sections[s]);
   schedule.most_states = 1;
-  count_states(schedule);
-  Cuts counted;
-  cut_stages(schedule, counted);
-  schedule.num_items = counted.num_items;
-  schedule.num_merges = counted.num_merges;
-  schedule.num_slots = counted.num_slots;
-  schedule.most_tiles = counted.most_tiles;
-  schedule.most_heads = counted.most_heads;
-
-  char* memory = allocate(context, 1 + bytes_of<Request>(schedule.num_requests) +
-                                       bytes_of<Section>(schedule.num_sections) +
-                                       bytes_of<Item>(schedule.num_items) +
-                                       bytes_of<Merge>(schedule.num_merges));
-  if (memory != nullptr) {
-    const Request* const requests = schedule.requests;
-    const Section* const sections = schedule.sections;
-    schedule.requests = take<Request>(memory, schedule.num_requests);
-    schedule.sections = take<Section>(memory, schedule.num_sections);
-    schedule.items = take<Item>(memory, schedule.num_items);
-    schedule.merges = take<Merge>(memory, schedule.num_merges);
-    std::copy_n(requests, schedule.num_requests, schedule.requests);
-    std::copy_n(sections, schedule.num_sections, schedule.sections);
-    Cuts cuts{schedule.items, schedule.merges};
-    cut_stages(schedule, cuts);
+  for (std::int64_t s = 0; s < schedule.num_sections; ++s) {
+    cutter.measure(schedule.sections[s]);
+    count_states(schedule.sections[s], schedule);
   }
-  context.deallocate(context.allocator_user, scratch);
-  if (memory == nullptr) schedule = {};
-  return memory != nullptr;
+  cut_stages(schedule, cuts);
+  if (has_memory) {
+    sort_items(schedule);
+  } else {
+    free_schedule(context, schedule);
+  }
+  return has_memory;
 }
 
 void free_schedule(const intflash_context& context, Schedule& schedule) {
-  if (schedule.requests != nullptr) context.deallocate(context.allocator_user, schedule.requests);
-  schedule.requests = nullptr;
+  for (void*& allocation : schedule.allocations) {
+    deallocate(context, allocation);
+    allocation = nullptr;
+  }
 }
 
 }  // namespace intflash::internal

@@ -127,10 +127,11 @@ struct Schedule {
   std::int64_t num_requests, num_sections, num_items, num_merges;
   std::int32_t num_stages;
   Stage stages[kMaxStages];
-  Request* requests;  // one allocation has these and what follows
-  Section* sections;  // by stage
-  Item* items;        // by stage, the costliest first
-  Merge* merges;      // by stage
+  Request* requests;
+  Section* sections;     // by stage
+  Item* items;           // by stage, the costliest first
+  Merge* merges;         // by stage
+  void* allocations[3];  // that have them
 };
 
 // Calls visit(request, first row, number of rows) for what rows [first_row, first_row + num_rows)

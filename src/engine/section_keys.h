@@ -31,9 +31,10 @@ class SectionKeys {
   }
 
   // The score block at a position that has some of the keys; nullptr: there is nothing to attend.
-  const ScoreBlock* block(std::int64_t first, std::int64_t kv_end, const Worker& worker) const {
+  const ScoreBlock* block(std::int64_t first, std::int64_t kv_end, const QueryTile& query,
+                          const Worker& worker) const {
     if (attention_.bring_block != nullptr) {
-      const bool is_sound = attention_.bring_block(attention_.bring_user, worker, request_,
+      const bool is_sound = attention_.bring_block(attention_.bring_user, worker, query, request_,
                                                    kv_head_, first, kv_end, worker.blocks[0]);
       return is_sound ? worker.blocks : nullptr;
     }

@@ -25,11 +25,15 @@ struct TileShape {
   std::int64_t rows;
   std::int64_t code_stride;         // bytes of a row's codes
   std::int64_t accumulator_stride;  // floats of a row's accumulators
+  std::int32_t digits_above;        // of the queries
 
+  bool has_digits() const { return digits_above != kNoDigits; }
+  std::int64_t code_bytes() const { return (has_digits() ? 2 : 1) * rows * code_stride; }
   std::int64_t state_floats() const { return 2 * kMaxTileRows + rows * accumulator_stride; }
 };
-inline TileShape tile_shape(std::int64_t rows, std::int64_t head_dim, std::int64_t head_dim_v) {
-  return {rows, round_up(head_dim, 64), round_up(head_dim_v, 16)};
+inline TileShape tile_shape(std::int64_t rows, std::int64_t head_dim, std::int64_t head_dim_v,
+                            std::int32_t digits_above) {
+  return {rows, round_up(head_dim, 64), round_up(head_dim_v, 16), digits_above};
 }
 
 // States of the same rows, one behind the other.
@@ -49,7 +53,7 @@ inline StateStack state_stack(const TileShape& shape, char* memory) {
           shape.state_floats()};
 }
 
-// Query rows from quantization to the written result; its codes follow it.
+// Query rows from quantization to the written result; its codes, and digits, follow it.
 struct Tile {
   QueryTile query;
   SpanTree tree;
@@ -76,6 +80,7 @@ struct Worker {
   std::uint64_t* keep;  // [blocks of a span][kMaxTileRows][2]
   ScoreBlock* blocks;   // [spans at once][blocks of a span]
   std::int8_t* codes;   // [64][stride of the larger dim]: rows being packed
+  std::int8_t* digits;  // of the same
   char* pages;          // that they are packed into where they are attended at once
   char* expanded;       // the halves of blocks, where their codec is not int8
   void* scratch;        // the port's
@@ -94,7 +99,7 @@ struct WorkerRoom {
 // Where the parts of a worker's memory begin.
 struct WorkerLayout {
   std::int64_t tile_bytes;
-  std::int64_t states, part, keep, blocks, codes, pages, expanded, scratch, bytes;
+  std::int64_t states, part, keep, blocks, codes, digits, pages, expanded, scratch, bytes;
 
   Worker at(char* base) const {
     Worker worker{};
@@ -105,6 +110,7 @@ struct WorkerLayout {
     worker.keep = reinterpret_cast<std::uint64_t*>(base + keep);
     worker.blocks = reinterpret_cast<ScoreBlock*>(base + blocks);
     worker.codes = reinterpret_cast<std::int8_t*>(base + codes);
+    worker.digits = reinterpret_cast<std::int8_t*>(base + digits);
     worker.pages = base + pages;
     worker.expanded = base + expanded;
     worker.scratch = base + scratch;
@@ -115,17 +121,19 @@ struct WorkerLayout {
 inline WorkerLayout worker_layout(const KernelTable& kernels, const TileShape& tile,
                                   const WorkerRoom& room) {
   const std::int64_t larger_dim = room.head_dim > room.head_dim_v ? room.head_dim : room.head_dim_v;
-  const std::int64_t scratch = static_cast<std::int64_t>(kernels.scratch_bytes(
-      static_cast<std::int32_t>(room.head_dim), static_cast<std::int32_t>(room.head_dim_v)));
+  const std::int64_t scratch = static_cast<std::int64_t>(
+      kernels.scratch_bytes(static_cast<std::int32_t>(room.head_dim),
+                            static_cast<std::int32_t>(room.head_dim_v), tile.has_digits()));
   WorkerLayout at{};
-  at.tile_bytes = round_up(sizeof(Tile), 64) + tile.rows * tile.code_stride;
+  at.tile_bytes = round_up(sizeof(Tile), 64) + tile.code_bytes();
   at.states = room.tiles * at.tile_bytes;
   at.part = at.states + room.state_bytes;
   at.keep = at.part + tile.state_floats() * 4;
   at.blocks = at.keep + kBlocksPerSpan * kMaxTileRows * 2 * 8;
   at.codes =
       at.blocks + room.spans * kBlocksPerSpan * static_cast<std::int64_t>(sizeof(ScoreBlock));
-  at.pages = at.codes + kBlockTokens * round_up(larger_dim, 64);
+  at.digits = at.codes + kBlockTokens * round_up(larger_dim, 64);
+  at.pages = at.digits + (tile.has_digits() ? kBlockTokens * round_up(room.head_dim, 64) : 0);
   at.expanded = at.pages + room.page_bytes;
   at.scratch = at.expanded + room.spans * kBlocksPerSpan * 2 * room.expanded_bytes;
   at.bytes = at.scratch + round_up(scratch, 64);

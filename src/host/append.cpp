@@ -39,7 +39,7 @@ std::uint32_t largest_scaled(const float* scales, std::int64_t count) {
   return std::bit_cast<std::uint32_t>(127 * *std::max_element(scales, scales + count));
 }
 
-// codes: room for 64 rows.
+// codes: room for 64 rows, and 64 of second digits.
 void append_to_block(const Append& append, std::int8_t* codes, std::int64_t kv_head,
                      const BlockTokens& tokens) {
   const intflash_cache& cache = append.cache;
@@ -51,18 +51,19 @@ void append_to_block(const Append& append, std::int8_t* codes, std::int64_t kv_h
   const auto count = static_cast<std::int32_t>(tokens.count);
   const std::int64_t key_stride = round_up(layout.head_dim, 64);
   const std::int64_t value_stride = round_up(layout.head_dim_v, 64);
+  std::int8_t* const digits = cache.codec->has_digits ? codes + kBlockTokens * key_stride : nullptr;
   std::uint32_t magnitude = quantize_tokens(
       kernels, append.args.key, append.args.key_dtype, 0, kv_head, tokens.first, count,
       layout.head_dim, cache.key_center_of(layer, kv_head), cache.rotation.keys, key_stride, codes,
-      block.key_scale + begin, rope_rows(append.args.rope, tokens.position));
+      digits, block.key_scale + begin, rope_rows(append.args.rope, tokens.position));
   if (append.args.key_dtype == INTFLASH_INT8)
     magnitude = largest_scaled(block.key_scale + begin, count);
   raise_to(host_pages(cache).layers[layer].largest_key[tokens.slot / layout.page_size], magnitude);
-  cache.codec->store_keys(kernels, layout, block, {codes, key_stride, begin, count});
+  cache.codec->store_keys(kernels, layout, block, {codes, digits, key_stride, begin, count});
   quantize_tokens(kernels, append.args.value, append.args.value_dtype, 0, kv_head, tokens.first,
                   count, layout.head_dim_v, cache.value_center_of(layer, kv_head),
-                  cache.rotation.values, value_stride, codes, block.value_scale + begin);
-  cache.codec->store_values(kernels, layout, block, {codes, value_stride, begin, count});
+                  cache.rotation.values, value_stride, codes, nullptr, block.value_scale + begin);
+  cache.codec->store_values(kernels, layout, block, {codes, nullptr, value_stride, begin, count});
 }
 
 // All new tokens of one request and kv head.

@@ -19,10 +19,13 @@ float* row_of(const intflash_tensor& tensor, std::int64_t layer, std::int64_t he
          head * tensor.stride_head + token * tensor.stride_token;
 }
 
-// What the codes of a row stand for.
-void dequantize(const std::int8_t* codes, float scale, std::int64_t dim, bool rotated,
-                const float* center, float* row) {
-  for (std::int64_t c = 0; c < dim; ++c) row[c] = static_cast<float>(codes[c]) * scale;
+// What the codes of a row stand for, and its second digits where it has them.
+void dequantize(const std::int8_t* codes, const std::int8_t* digits, float scale, std::int64_t dim,
+                bool rotated, const float* center, float* row) {
+  for (std::int64_t c = 0; c < dim; ++c) {
+    const float digit = digits == nullptr ? 0.0f : static_cast<float>(digits[c]) * 0x1p-8f;
+    row[c] = (static_cast<float>(codes[c]) + digit) * scale;
+  }
   if (rotated) rotate_back(row, dim);
   if (center == nullptr) return;
   for (std::int64_t c = 0; c < dim; ++c) row[c] += center[c];
@@ -38,17 +41,22 @@ void export_block(const Export& wanted, std::int64_t layer, std::int64_t kv_head
   const std::int64_t first = std::max<std::int64_t>(wanted.begin - position, 0);
   const std::int64_t end = std::min<std::int64_t>(wanted.end - position, kBlockTokens);
   std::int8_t codes[kMaxHeadDim];
+  std::int8_t digits[kMaxHeadDim];
+  const bool has_digits = cache.codec->has_digits;
   for (std::int64_t at = first; at < end; ++at) {
     const std::int64_t row = position + at - wanted.begin;
     if (wanted.key != nullptr) {
       cache.codec->load_key(cache.layout, block, at, codes);
-      dequantize(codes, block.key_scale[at], cache.layout.head_dim, cache.rotation.keys,
-                 cache.key_center_of(layer, kv_head), row_of(*wanted.key, layer, kv_head, row));
+      if (has_digits) cache.codec->load_digits(cache.layout, block, at, digits);
+      dequantize(codes, has_digits ? digits : nullptr, block.key_scale[at], cache.layout.head_dim,
+                 cache.rotation.keys, cache.key_center_of(layer, kv_head),
+                 row_of(*wanted.key, layer, kv_head, row));
     }
     if (wanted.value != nullptr) {
       cache.codec->load_value(cache.layout, block, at, codes);
-      dequantize(codes, block.value_scale[at], cache.layout.head_dim_v, cache.rotation.values,
-                 cache.value_center_of(layer, kv_head), row_of(*wanted.value, layer, kv_head, row));
+      dequantize(codes, nullptr, block.value_scale[at], cache.layout.head_dim_v,
+                 cache.rotation.values, cache.value_center_of(layer, kv_head),
+                 row_of(*wanted.value, layer, kv_head, row));
     }
   }
 }

@@ -54,6 +54,13 @@ intflash_status check_arenas(const intflash_cache& cache, const intflash_cache_o
   return status;
 }
 
+// Of a block of tokens, and of its keys' second digits.
+std::int64_t code_bytes(const PageLayout& layout) {
+  const std::int64_t codes = round_up(std::max(layout.head_dim, layout.head_dim_v), 64);
+  const std::int64_t digits = layout.has_digits ? round_up(layout.head_dim, 64) : 0;
+  return kBlockTokens * (codes + digits);
+}
+
 bool allocate_pages(const intflash_cache& cache, const intflash_cache_options& options,
                     HostPages& pages) {
   if (options.arena != nullptr || options.layer_arenas != nullptr) return true;
@@ -104,8 +111,7 @@ intflash_status create(intflash_cache& cache, const intflash_cache_options& opti
     cache.stored = new (host) HostPages{};
     host->layout = cache.layout;
     host->page_bytes = cache.page_bytes();
-    host->code_bytes =
-        kBlockTokens * round_up(std::max(cache.layout.head_dim, cache.layout.head_dim_v), 64);
+    host->code_bytes = code_bytes(cache.layout);
     if (allocate(context, cache.num_layers, host->layers) &&
         allocate(context, cache.num_layers * cache.num_pages, host->largest_key) &&
         allocate(context, context.num_threads * host->code_bytes, host->codes) &&

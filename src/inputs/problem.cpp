@@ -55,7 +55,25 @@ intflash_status set_rotation(const intflash_attend_desc& desc, Problem& problem)
   return INTFLASH_OK;
 }
 
+intflash_status set_digits(const intflash_attend_desc& desc, Problem& problem) {
+  const bool are_codes = desc.query_dtype == INTFLASH_INT8 && desc.key_dtype == INTFLASH_INT8;
+  const bool may_have_digits = desc.mode == INTFLASH_MODE_INT8 && !are_codes;
+  return choose_digits(desc.score_digits, may_have_digits, problem.digits_above);
+}
+
 }  // namespace
+
+intflash_status choose_digits(std::int32_t score_digits, bool may_have_digits,
+                              std::int32_t& digits_above) {
+  if (score_digits < 0 || score_digits > 2) {
+    return fail(INTFLASH_INVALID_ARGUMENT, "score_digits = %d: must be 1, 2, or 0 for as needed",
+                score_digits);
+  }
+  digits_above = kNoDigits;
+  if (may_have_digits && score_digits == 0) digits_above = kDigitExponent;
+  if (may_have_digits && score_digits == 2) digits_above = -kExponentBits - 1;
+  return INTFLASH_OK;
+}
 
 intflash_status make_problem(const intflash_attend_desc* given, Problem& problem) {
   intflash_attend_desc desc;
@@ -97,6 +115,7 @@ intflash_status make_problem(const intflash_attend_desc* given, Problem& problem
         set_mask({desc.mask, desc.window_left, desc.window_right, desc.prefix_len}, problem.mask);
   if (status == INTFLASH_OK) status = set_center(desc, problem);
   if (status == INTFLASH_OK) status = set_rotation(desc, problem);
+  if (status == INTFLASH_OK) status = set_digits(desc, problem);
   if (status != INTFLASH_OK) return status;
   if (problem.num_query_heads % problem.num_kv_heads != 0) {
     return fail(INTFLASH_BAD_SHAPE,

@@ -10,6 +10,7 @@
 #include "core/mask.h"
 #include "core/rotation.h"
 #include "intflash/intflash.h"
+#include "tile/types.h"
 
 namespace intflash::internal {
 
@@ -33,12 +34,18 @@ struct Problem {
   bool center_key;
   bool center_value;
   Rotation rotation;
+  std::int32_t digits_above;  // as in QueryTile
 
+  bool has_digits() const { return digits_above != kNoDigits; }
   bool is_empty() const { return batch == 0 || query_len == 0; }
 };
 
 // Fills problem from desc, or sets the last error and returns a status.
 intflash_status make_problem(const intflash_attend_desc* given, Problem& problem);
+
+// score_digits as given: digits_above of an INT8 call that may have second digits; or the error.
+intflash_status choose_digits(std::int32_t score_digits, bool may_have_digits,
+                              std::int32_t& digits_above);
 
 // What a run does: all of it, or one of the two halves. A batch's keys lie in a cache: it is whole.
 enum class RunPart { kAll, kPack, kAttendPacked };

@@ -12,7 +12,7 @@ namespace intflash::internal {
 namespace {
 
 // By id.
-const Codec* const kCodecs[] = {&kInt8Codec};
+const Codec* const kCodecs[] = {&kInt8Codec, &kInt8WideCodec};
 constexpr std::size_t kNumCodecs = std::size(kCodecs);
 
 // "0 (int8), 1 (other)", as much as fits.
@@ -30,8 +30,12 @@ const char* list_codecs(char* text, std::size_t size) {
 
 PageLayout page_layout(const Codec& codec, std::int64_t head_dim, std::int64_t head_dim_v,
                        std::int64_t page_size) {
-  return {head_dim, head_dim_v, page_size, codec.key_block_bytes(head_dim),
-          codec.value_block_bytes(head_dim_v)};
+  return {head_dim,
+          head_dim_v,
+          page_size,
+          codec.key_block_bytes(head_dim),
+          codec.value_block_bytes(head_dim_v),
+          codec.has_digits};
 }
 
 intflash_status choose_codec(std::int32_t id, std::int32_t layout_version, const Codec*& codec) {

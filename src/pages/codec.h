@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // What the bytes of keys and values in a page mean. Tokens come to a codec as INT8 codes with a
-// scale, and are given back as such; what kernels read is codec int8's, or expanded to it by the
-// port (KernelTable::expand).
+// scale, keys with second digits where it has them, and are given back as such; what kernels read
+// is codec int8's, or expanded to it by the port (KernelTable::expand).
 #pragma once
 
 #include <cstdint>
@@ -17,10 +17,11 @@ struct PortEntry;
 
 // Codes of consecutive tokens of a block.
 struct TokenCodes {
-  const std::int8_t* codes;  // [count] rows
-  std::int64_t stride;       // bytes from row to row
-  std::int64_t at;           // place of the first one in the block
-  std::int64_t count;        // 64: every byte of the block is theirs
+  const std::int8_t* codes;   // [count] rows
+  const std::int8_t* digits;  // likewise; of keys, where the codec has them
+  std::int64_t stride;        // bytes from row to row
+  std::int64_t at;            // place of the first one in the block
+  std::int64_t count;         // 64: every byte of the block is theirs
 };
 
 struct Codec {
@@ -28,6 +29,7 @@ struct Codec {
   const char* name;
   std::int32_t layout_version;  // of its pages, from 1 on
   bool is_expanded;             // its blocks are not int8's
+  bool has_digits;              // keys have second digits
   // Of 64 tokens; multiples of 64.
   std::int64_t (*key_block_bytes)(std::int64_t head_dim);
   std::int64_t (*value_block_bytes)(std::int64_t head_dim_v);
@@ -42,6 +44,9 @@ struct Codec {
                    std::int8_t* codes);
   void (*load_value)(const PageLayout& layout, const KvBlock& block, std::int64_t at,
                      std::int8_t* codes);
+  // The key's second digits; nullptr where there are none.
+  void (*load_digits)(const PageLayout& layout, const KvBlock& block, std::int64_t at,
+                      std::int8_t* digits);
   // Whether a page of 64 tokens is one that append could have written, as far as kernels rely on
   // it, with its first tokens present. What is not is returned as the place in the page; else
   // nullptr.
@@ -49,6 +54,7 @@ struct Codec {
 };
 
 extern const Codec kInt8Codec;
+extern const Codec kInt8WideCodec;
 
 PageLayout page_layout(const Codec& codec, std::int64_t head_dim, std::int64_t head_dim_v,
                        std::int64_t page_size);

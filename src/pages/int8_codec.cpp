@@ -1,7 +1,8 @@
 // Copyright 2026 The intflash Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// Codec int8: codes as kernels read them.
+// Codecs int8, codes as kernels read them, and int8_wide, keys with their second digits behind
+// them.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -14,6 +15,9 @@ namespace {
 // ---- Tokens in and out ----
 
 std::int64_t key_block_bytes(std::int64_t head_dim) { return kBlockTokens * head_dim; }
+std::int64_t wide_key_block_bytes(std::int64_t head_dim) {
+  return 2 * key_block_bytes(head_dim) + kBlockTokens * 4;
+}
 std::int64_t value_block_bytes(std::int64_t head_dim_v) {
   return kBlockTokens * round_up(head_dim_v, 16);
 }
@@ -25,14 +29,15 @@ std::int64_t key_offset(const PageLayout& layout, std::int64_t at) {
 std::int64_t value_offset(std::int64_t at) { return at / 4 * 64 + at % 4; }
 std::int64_t channel_offset(std::int64_t c) { return c / 16 * 1024 + c % 16 * 4; }
 
-void store_key(const PageLayout& layout, const WritableBlock& block, std::int64_t at,
-               const std::int8_t* codes) {
-  std::int8_t* first = block.key_codes + key_offset(layout, at);
+// Codes of a key, or its digits, into those of a block, with their sum.
+void store_key(const PageLayout& layout, std::int64_t at, const std::int8_t* codes,
+               std::int8_t* block_codes, std::int32_t* block_sum) {
+  std::int8_t* first = block_codes + key_offset(layout, at);
   std::int32_t sum = 0;
   for (std::int64_t c = 0; c < layout.head_dim; ++c) sum += codes[c];
   for (std::int64_t quad = 0; quad < layout.head_dim / 4; ++quad)
     std::memcpy(first + quad * 64, codes + quad * 4, 4);
-  block.key_sum[at] = sum;
+  block_sum[at] = sum;
 }
 
 void store_value(const PageLayout& layout, const WritableBlock& block, std::int64_t at,
@@ -50,7 +55,18 @@ void store_keys(const KernelTable& kernels, const PageLayout& layout, const Writ
     return;
   }
   for (std::int64_t i = 0; i < tokens.count; ++i)
-    store_key(layout, block, tokens.at + i, tokens.codes + i * tokens.stride);
+    store_key(layout, tokens.at + i, tokens.codes + i * tokens.stride, block.key_codes,
+              block.key_sum);
+}
+
+void store_wide_keys(const KernelTable& kernels, const PageLayout& layout,
+                     const WritableBlock& block, const TokenCodes& tokens) {
+  store_keys(kernels, layout, block, tokens);
+  WritableBlock digits = block;
+  digits.key_codes = block.key_digits;
+  digits.key_sum = block.digit_sum;
+  store_keys(kernels, layout, digits,
+             {tokens.digits, nullptr, tokens.stride, tokens.at, tokens.count});
 }
 
 void store_values(const KernelTable& kernels, const PageLayout& layout, const WritableBlock& block,
@@ -64,10 +80,18 @@ void store_values(const KernelTable& kernels, const PageLayout& layout, const Wr
     store_value(layout, block, tokens.at + i, tokens.codes + i * tokens.stride);
 }
 
-void load_key(const PageLayout& layout, const KvBlock& block, std::int64_t at, std::int8_t* codes) {
-  const std::int8_t* first = block.key_codes + key_offset(layout, at);
+void load_key_row(const PageLayout& layout, const std::int8_t* block_codes, std::int64_t at,
+                  std::int8_t* codes) {
+  const std::int8_t* first = block_codes + key_offset(layout, at);
   for (std::int64_t quad = 0; quad < layout.head_dim / 4; ++quad)
     std::memcpy(codes + quad * 4, first + quad * 64, 4);
+}
+void load_key(const PageLayout& layout, const KvBlock& block, std::int64_t at, std::int8_t* codes) {
+  load_key_row(layout, block.key_codes, at, codes);
+}
+void load_digits(const PageLayout& layout, const KvBlock& block, std::int64_t at,
+                 std::int8_t* digits) {
+  load_key_row(layout, block.key_digits, at, digits);
 }
 
 void load_value(const PageLayout& layout, const KvBlock& block, std::int64_t at,
@@ -95,25 +119,43 @@ const std::int8_t* find_nonzero(const std::int8_t* codes, std::int64_t count) {
   return found == codes + count ? nullptr : found;
 }
 
+const std::int8_t* find_minus_128(const std::int8_t* codes, std::int64_t count) {
+  const std::int8_t* found = std::find(codes, codes + count, std::int8_t{-128});
+  return found == codes + count ? nullptr : found;
+}
+
+// Codes of a block's keys, or their digits, and the sums of them.
+const void* find_damaged_key(const PageLayout& layout, const std::int8_t* codes,
+                             const std::int32_t* sums, std::int64_t tokens) {
+  const std::int64_t count = key_block_bytes(layout.head_dim);
+  if (const std::int8_t* found = find_minus_128(codes, count)) return found;
+  std::int32_t right[kBlockTokens] = {};
+  for (std::int64_t i = 0; i < count; ++i)
+    right[i / (16 * layout.head_dim) * 16 + i / 4 % 16] += codes[i];
+  std::int8_t row[kMaxHeadDim];
+  for (std::int64_t at = 0; at < kBlockTokens; ++at) {
+    if (sums[at] != right[at]) return sums + at;
+    if (at < tokens) continue;
+    load_key_row(layout, codes, at, row);
+    if (find_nonzero(row, layout.head_dim) != nullptr) return codes;
+  }
+  return nullptr;
+}
+
 const void* find_damage(const PageLayout& layout, const KvBlock& block, std::int64_t tokens) {
-  const std::int64_t code_bytes = layout.key_bytes() + layout.value_bytes();
-  const std::int8_t* end = block.key_codes + code_bytes;
-  const std::int8_t* minus_128 = std::find(block.key_codes, end, std::int8_t{-128});
-  if (minus_128 != end) return minus_128;
-  std::int32_t sums[kBlockTokens] = {};
-  for (std::int64_t i = 0; i < layout.key_bytes(); ++i)
-    sums[i / (16 * layout.head_dim) * 16 + i / 4 % 16] += block.key_codes[i];
+  const void* damaged = find_damaged_key(layout, block.key_codes, block.key_sum, tokens);
+  if (damaged == nullptr && layout.has_digits)
+    damaged = find_damaged_key(layout, block.key_digits, block.digit_sum, tokens);
+  if (damaged == nullptr) damaged = find_minus_128(block.value_codes, layout.value_bytes());
+  if (damaged != nullptr) return damaged;
   for (std::int64_t at = 0; at < kBlockTokens; ++at) {
     if (!is_scale(block.key_scale[at], at < tokens ? kMaxKeyScale : 0.0f))
       return block.key_scale + at;
     if (!is_scale(block.value_scale[at], at < tokens ? kMaxValueScale : 0.0f))
       return block.value_scale + at;
-    if (block.key_sum[at] != sums[at]) return block.key_sum + at;
   }
   std::int8_t codes[kMaxHeadDim];
   for (std::int64_t at = tokens; at < kBlockTokens; ++at) {
-    load_key(layout, block, at, codes);
-    if (find_nonzero(codes, layout.head_dim) != nullptr) return block.key_codes;
     load_value(layout, block, at, codes);
     if (find_nonzero(codes, layout.head_dim_v) != nullptr) return block.value_codes;
   }
@@ -132,12 +174,30 @@ const Codec kInt8Codec = {
     .name = "int8",
     .layout_version = INTFLASH_PAGE_LAYOUT_VERSION,
     .is_expanded = false,
+    .has_digits = false,
     .key_block_bytes = key_block_bytes,
     .value_block_bytes = value_block_bytes,
     .store_keys = store_keys,
     .store_values = store_values,
     .load_key = load_key,
     .load_value = load_value,
+    .load_digits = nullptr,
+    .find_damage = find_damage,
+};
+
+const Codec kInt8WideCodec = {
+    .id = INTFLASH_CODEC_INT8_WIDE,
+    .name = "int8_wide",
+    .layout_version = 1,
+    .is_expanded = false,
+    .has_digits = true,
+    .key_block_bytes = wide_key_block_bytes,
+    .value_block_bytes = value_block_bytes,
+    .store_keys = store_wide_keys,
+    .store_values = store_values,
+    .load_key = load_key,
+    .load_value = load_value,
+    .load_digits = load_digits,
     .find_damage = find_damage,
 };
 

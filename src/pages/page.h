@@ -11,6 +11,8 @@
 // a block holds is up to the codec. Page layout version 1 of codec int8:
 //   keys         [4 tiles][head_dim / 4][16 tokens][4]
 //   values       [head_dim_v padded to 16 / 16][16 token quads][16 channels][4]
+// and of codec int8_wide, whose blocks of values are the same:
+//   keys         those of int8, their second digits likewise, and i32 [64], the digits' sums
 #pragma once
 
 #include <cstdint>
@@ -26,6 +28,7 @@ struct PageLayout {
   std::int64_t page_size;
   std::int64_t key_block_bytes;  // of 64 tokens
   std::int64_t value_block_bytes;
+  bool has_digits;  // keys have second digits
 
   std::int64_t key_bytes() const { return page_size / kBlockTokens * key_block_bytes; }
   std::int64_t value_bytes() const { return page_size / kBlockTokens * value_block_bytes; }
@@ -35,11 +38,16 @@ struct PageLayout {
   KvBlock block(const char* page, std::int64_t index) const {
     const std::int64_t first = index * kBlockTokens;
     const char* scales = page + key_bytes() + value_bytes();
-    return {reinterpret_cast<const std::int8_t*>(page + index * key_block_bytes),
+    const auto* keys = reinterpret_cast<const std::int8_t*>(page + index * key_block_bytes);
+    const std::int8_t* digits = has_digits ? keys + kBlockTokens * head_dim : nullptr;
+    return {keys,
             reinterpret_cast<const std::int8_t*>(page + key_bytes() + index * value_block_bytes),
             reinterpret_cast<const float*>(scales) + first,
             reinterpret_cast<const float*>(scales + page_size * 4) + first,
-            reinterpret_cast<const std::int32_t*>(scales + 2 * page_size * 4) + first};
+            reinterpret_cast<const std::int32_t*>(scales + 2 * page_size * 4) + first,
+            digits,
+            has_digits ? reinterpret_cast<const std::int32_t*>(digits + kBlockTokens * head_dim)
+                       : nullptr};
   }
 };
 
@@ -47,8 +55,9 @@ struct PageLayout {
 inline WritableBlock writable_block(const PageLayout& layout, char* page, std::int64_t index) {
   const KvBlock block = layout.block(page, index);
   return {const_cast<std::int8_t*>(block.key_codes), const_cast<std::int8_t*>(block.value_codes),
-          const_cast<float*>(block.key_scale), const_cast<float*>(block.value_scale),
-          const_cast<std::int32_t*>(block.key_sum)};
+          const_cast<float*>(block.key_scale),       const_cast<float*>(block.value_scale),
+          const_cast<std::int32_t*>(block.key_sum),  const_cast<std::int8_t*>(block.key_digits),
+          const_cast<std::int32_t*>(block.digit_sum)};
 }
 
 // No token in a block.

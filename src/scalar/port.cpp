@@ -34,6 +34,7 @@ struct NaturalOrder {
 struct Scratch {
   std::int16_t factors[kMaxHeadDim / 4][64];
   std::int32_t dots[kScoreBlock];
+  std::int32_t mixed[kScoreBlock];
   std::int16_t x[kScoreBlock];
   std::uint8_t weights[kScoreBlock];
   std::int32_t fixed[kScoreBlock];
@@ -66,16 +67,31 @@ void add_tile(const std::int8_t* tile, std::int32_t quads, const QuadFactors* fa
   for (std::int32_t i = 0; i < 64; ++i) sums[i / 4] += products[i];
 }
 
-// dots[key] = query . key, exact: at most 127^2 * 1024 < 2^24.
-void query_dot_keys(const std::int8_t* query, const ScoreBlock& block, std::int32_t head_dim,
-                    Scratch& scratch) {
+// dots[key] += query . key, exact: at most 127^2 * 1024 < 2^24.
+void add_query_dot_keys(const std::int8_t* query, const std::int8_t* const* keys,
+                        std::int32_t head_dim, Scratch& scratch, std::int32_t* dots) {
   const std::int32_t quads = head_dim / 4;
   spread_factors(query, quads, scratch.factors);
-  for (std::int32_t key = 0; key < kScoreBlock; ++key) scratch.dots[key] = 0;
   for (std::int32_t key = 0; key < kScoreBlock; key += 16) {
-    const std::int8_t* tile = block.half[key / 64].key_codes + key % 64 * head_dim;
-    add_tile(tile, quads, scratch.factors, scratch.dots + key);
+    const std::int8_t* tile = keys[key / 64] + key % 64 * head_dim;
+    add_tile(tile, quads, scratch.factors, dots + key);
   }
+}
+
+// scratch.dots of a row.
+void query_dot_keys(const QueryTile& query, std::int32_t row, const ScoreBlock& block,
+                    bool has_digits, Scratch& scratch) {
+  const std::int64_t at = std::int64_t{row} * query.code_stride;
+  const KvBlock* half = block.half;
+  const std::int8_t* const codes[2] = {half[0].key_codes, half[1].key_codes};
+  for (std::int32_t key = 0; key < kScoreBlock; ++key) scratch.dots[key] = scratch.mixed[key] = 0;
+  add_query_dot_keys(query.codes + at, codes, query.head_dim, scratch, scratch.dots);
+  if (!has_digits) return;
+  const std::int8_t* const digits[2] = {half[0].key_digits, half[1].key_digits};
+  add_query_dot_keys(query.codes + at, digits, query.head_dim, scratch, scratch.mixed);
+  add_query_dot_keys(query.digits + at, codes, query.head_dim, scratch, scratch.mixed);
+  for (std::int32_t key = 0; key < kScoreBlock; ++key)
+    scratch.dots[key] = add_digits(scratch.dots[key], scratch.mixed[key], digit_bits(query, row));
 }
 
 // Folded scores in the row's fixed point; returns their maximum over the kept keys.
@@ -142,12 +158,13 @@ BlockWeight plain_weights(const TileTask& task, std::int32_t row, const ScoreBlo
 }
 
 BlockWeight general_weights(const TileTask& task, std::int32_t row, std::int64_t first_key,
-                            bool is_biased, const ScoreBlock& block, const std::uint64_t* keep,
-                            Scratch& scratch) {
+                            bool is_biased, bool has_digits, const ScoreBlock& block,
+                            const std::uint64_t* keep, Scratch& scratch) {
   const std::uint64_t* seen = keep != nullptr ? keep : kAll;
   NaturalOrder::expand(seen, scratch.kept);
   GeneralRow form{};
-  form.factor = task.query->factor[row];
+  form.factor =
+      task.query->factor[row] * power_of_two(has_digits ? -digit_bits(*task.query, row) : 0);
   form.term = task.query->score_term[row];
   form.cap = task.score_cap;
   form.bias = is_biased ? task.bias + row : nullptr;
@@ -197,15 +214,18 @@ void attend_row(const TileTask& task, std::int32_t row, std::int32_t b, Scratch&
     fill_factors<NaturalOrder>(scratch.row_block, keep);
     block = &scratch.row_block;
   }
-  query_dot_keys(query.codes + row * query.code_stride, *block, query.head_dim, scratch);
   const bool is_biased = (biased_rows(task, b) >> row & 1) != 0;
   const RowScale scale = row_scale(query, row, block->key_exponent, block->key_mantissa);
+  const bool has_digits = takes_digits(query, *block, scale.exponent);
+  query_dot_keys(query, row, *block, has_digits, scratch);
   const bool is_general =
       task.score_cap > 0.0f || is_biased || is_beyond_fixed(scale, *block, keep);
-  const BlockWeight weight = is_general
-                                 ? general_weights(task, row, task.first_key + b * kScoreBlock,
-                                                   is_biased, *block, keep, scratch)
-                                 : plain_weights(task, row, *block, scale, keep, scratch);
+  const BlockWeight weight =
+      is_general
+          ? general_weights(task, row, task.first_key + b * kScoreBlock, is_biased, has_digits,
+                            *block, keep, scratch)
+          : plain_weights(task, row, *block, has_digits ? with_digits(query, row, scale) : scale,
+                          keep, scratch);
   keep_in_reach(task.state, row, task.head_dim_v, weight.exponent);
   const float alpha = exp2_of(weight.exponent - task.state.reference[row]);
   task.state.row_sum[row] = fused(weight.sum, alpha, task.state.row_sum[row]);
@@ -220,7 +240,7 @@ void attend_tile(const TileTask& task) {
   }
 }
 
-std::size_t scratch_bytes(std::int32_t, std::int32_t) { return sizeof(Scratch); }
+std::size_t scratch_bytes(std::int32_t, std::int32_t, bool) { return sizeof(Scratch); }
 
 // Products of one tile in L1, over and over: what add_tile reaches where nothing else is done.
 double integer_peak(std::int64_t repeats) {

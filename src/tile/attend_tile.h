@@ -41,6 +41,7 @@ struct TileScratch {
   alignas(64) float unit[kPaddedRows];
   alignas(64) float gain[kPaddedRows];
   float* accumulators[Isa::kTileRows];
+  std::uint32_t digit_rows;  // a bit per row of the tile that takes second digits
   GeneralScratch general;
   ScoreBlock row_blocks[Isa::kTileRows];  // factors of rows that do not share the block's
 
@@ -143,10 +144,14 @@ class RowChooser {
       const std::uint64_t* words = keep_ + 2 * r;
       if ((wanted >> r & 1) == 0 || (words[0] | words[1]) == 0) continue;
       look_at(words);
-      const RowScale scale = row_scale(query_, r, largest_.key_exponent, largest_.key_mantissa);
+      RowScale scale = row_scale(query_, r, largest_.key_exponent, largest_.key_mantissa);
       if (kPlain && (scale.exponent > kCoarsestExponent || sees_faint_)) {
         others |= std::uint32_t{1} << r;
         continue;
+      }
+      if (takes_digits(query_, block_, scale.exponent)) {
+        scratch_.digit_rows |= std::uint32_t{1} << r;
+        scale = with_digits(query_, r, scale);
       }
       if (factors_ == nullptr) factors_ = &partial_.of(largest_);
       scratch_.factors[active_] = factors_;
@@ -190,6 +195,7 @@ INTFLASH_NOINLINE ActiveRows choose_rows(const QueryTile& query, const ScoreBloc
     seen[0] |= keep[2 * r];
     seen[1] |= keep[2 * r + 1];
   }
+  scratch.digit_rows = 0;
   RowChooser<Isa> chooser(query, block, keep, seen, scratch);
   general |= chooser.template choose<true>(~general);
   const std::int32_t plain = chooser.active();
@@ -256,7 +262,8 @@ INTFLASH_INLINE void score_general_rows(const TileTask& task, std::int64_t first
       read = bias;
     }
     GeneralRow form{};
-    form.factor = query.factor[row];
+    const bool has_digits = (scratch.digit_rows >> row & 1) != 0;
+    form.factor = query.factor[row] * power_of_two(has_digits ? -digit_bits(query, row) : 0);
     form.term = query.score_term[row];
     form.cap = task.score_cap;
     form.bias = bias;
@@ -356,18 +363,19 @@ INTFLASH_INLINE const std::uint64_t* keep_of(const TileTask& task, std::int32_t 
 }
 
 // From scratch.dots to P, states and gains of the rows that see any key of block b; returns how
-// many do. exponent_limit: of the query.
-template <class Isa>
+// many do. exponent_limit: of the query. add_digits() makes products of those with second digits,
+// of the rows that scratch.digit_rows has.
+template <class Isa, class AddDigits>
 INTFLASH_INLINE std::int32_t weigh_block(const TileTask& task, std::int32_t b,
                                          std::int32_t exponent_limit, FetchBetween& fetch,
-                                         TileScratch<Isa>& scratch) {
+                                         AddDigits add_digits, TileScratch<Isa>& scratch) {
   const QueryTile& query = *task.query;
   const ScoreBlock& block = task.blocks[b];
   const std::uint64_t* keep = keep_of(task, b);
   const std::int64_t first_key = task.first_key + b * kScoreBlock;
   const bool is_capped = task.score_cap > 0.0f;
   fetch.step();
-  if (keep == nullptr && !is_capped && is_fixed_for_all(block, exponent_limit)) {
+  if (keep == nullptr && !is_capped && is_fixed_for_all(query, block, exponent_limit)) {
     scale_all_rows(query, block.key_exponent, block.key_mantissa, scratch.scale_exponent,
                    scratch.shift, scratch.value_multiplier);
     fetch.step();
@@ -381,6 +389,7 @@ INTFLASH_INLINE std::int32_t weigh_block(const TileTask& task, std::int32_t b,
   const ActiveRows active = choose_rows(query, block, keep != nullptr ? keep : all,
                                         is_capped ? ~std::uint32_t{0} : biased, scratch);
   const ChosenRows<Isa> rows{scratch};
+  if (scratch.digit_rows != 0) add_digits();
   if (active.plain > 0) weigh_rows<Isa>(query, rows, active.plain, fetch, scratch);
   if (active.plain < active.all)
     weigh_general_rows<Isa>(task, first_key, biased, rows, active.plain, active.all, scratch);
@@ -405,12 +414,81 @@ INTFLASH_INLINE const KvBlock* next_keys(const TileTask& task, std::int32_t b) {
   return task.after != nullptr ? task.after : task.blocks[b].half;
 }
 
+// ---- Second digits ----
+
+// What products with second digits are made of, behind the port's own scratch.
+template <class Isa>
+struct DigitScratch {
+  alignas(64) std::int32_t query_digits[Isa::kTileRows][kScoreBlock];  // digits . codes of keys
+  alignas(64) std::int32_t key_digits[Isa::kTileRows][kScoreBlock];    // codes . digits of keys
+  QueryTile query;  // whose codes are the query's digits
+  bool is_prepared;
+  // The port's own follows.
+};
+
+template <class Isa>
+INTFLASH_INLINE std::int64_t products_bytes(std::int32_t head_dim) {
+  return round_up(static_cast<std::int64_t>(Isa::query_bytes(head_dim)), 64);
+}
+
+template <class Isa>
+class DigitProducts {
+ public:
+  INTFLASH_INLINE DigitProducts(const QueryTile& query, void* products)
+      : query_(query),
+        products_(products),
+        scratch_(*reinterpret_cast<DigitScratch<Isa>*>(static_cast<char*>(products) +
+                                                       products_bytes<Isa>(query.head_dim))) {
+    if (query.digits_above != kNoDigits) scratch_.is_prepared = false;
+  }
+
+  // To the products of codes in dots, of a bit per row.
+  INTFLASH_NOINLINE void add(const ScoreBlock& block, std::int32_t num_keys, std::uint32_t rows,
+                             std::int32_t (*dots)[kScoreBlock]) {
+    prepare();
+    ScoreBlock digits;
+    for (std::int32_t i = 0; i < 2; ++i) {
+      digits.half[i].key_codes = block.half[i].key_digits;
+      digits.half[i].key_sum = block.half[i].digit_sum;
+    }
+    Isa::qk_tile(query_, products_, digits, block.half, num_keys, scratch_.key_digits[0]);
+    Isa::qk_tile(scratch_.query, &scratch_ + 1, block, block.half, num_keys,
+                 scratch_.query_digits[0]);
+    for (std::int32_t r = 0; r < query_.rows; ++r) {
+      if ((rows >> r & 1) != 0)
+        add_to_row(scratch_.query_digits[r], scratch_.key_digits[r], digit_bits(query_, r),
+                   dots[r]);
+    }
+  }
+
+ private:
+  INTFLASH_INLINE void prepare() {
+    if (scratch_.is_prepared) return;
+    scratch_.query = query_;
+    scratch_.query.codes = query_.digits;
+    Isa::prepare_query(scratch_.query, &scratch_ + 1);
+    scratch_.is_prepared = true;
+  }
+  static INTFLASH_NOINLINE void add_to_row(const std::int32_t* INTFLASH_RESTRICT query_digits,
+                                           const std::int32_t* INTFLASH_RESTRICT key_digits,
+                                           std::int32_t bits,
+                                           std::int32_t* INTFLASH_RESTRICT dots) {
+    for (std::int32_t key = 0; key < kScoreBlock; ++key)
+      dots[key] = add_digits(dots[key], query_digits[key] + key_digits[key], bits);
+  }
+
+  const QueryTile& query_;
+  void* products_;
+  DigitScratch<Isa>& scratch_;
+};
+
 template <class Isa>
 void attend_tile(const TileTask& task) {
   const QueryTile& query = *task.query;
   TileScratch<Isa>& scratch = *static_cast<TileScratch<Isa>*>(task.scratch);
   void* products = static_cast<char*>(task.scratch) + sizeof(TileScratch<Isa>);
   Isa::prepare_query(query, products);
+  DigitProducts<Isa> digits(query, products);
   const std::int32_t limit = exponent_limit(query);
   for (std::int32_t b = 0; b < task.num_blocks; ++b) {
     const ScoreBlock& block = task.blocks[b];
@@ -421,7 +499,8 @@ void attend_tile(const TileTask& task) {
                              ? FetchBetween(next, query.head_dim, task.head_dim_v)
                              : FetchBetween();
     Isa::qk_tile(query, products, block, next, num_keys, scratch.dots[0]);
-    const std::int32_t active = weigh_block(task, b, limit, fetch, scratch);
+    const auto add_digits = [&] { digits.add(block, num_keys, scratch.digit_rows, scratch.dots); };
+    const std::int32_t active = weigh_block(task, b, limit, fetch, add_digits, scratch);
     fetch.finish();
     Isa::pv_tile(products, scratch.weights[0], active, block, next, num_keys, task.head_dim_v,
                  scratch.gain, scratch.accumulators);
@@ -429,8 +508,10 @@ void attend_tile(const TileTask& task) {
 }
 
 template <class Isa>
-std::size_t scratch_bytes(std::int32_t head_dim, std::int32_t) {
-  return sizeof(TileScratch<Isa>) + Isa::query_bytes(head_dim);
+std::size_t scratch_bytes(std::int32_t head_dim, std::int32_t, bool has_digits) {
+  const auto products = static_cast<std::size_t>(products_bytes<Isa>(head_dim));
+  return sizeof(TileScratch<Isa>) + products +
+         (has_digits ? sizeof(DigitScratch<Isa>) + products : 0);
 }
 
 template <class Isa>

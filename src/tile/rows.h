@@ -102,6 +102,19 @@ INTFLASH_INLINE void write_codes(const float* row, std::int64_t dim, float inver
   for (; c < stride; ++c) codes[c] = 0;
 }
 
+// digits = round((row * inverse - code) * 256), at most 127 in magnitude, and zeros up to the
+// stride.
+INTFLASH_NOINLINE void write_digits(const float* INTFLASH_RESTRICT row, std::int64_t dim,
+                                    float inverse, std::int8_t* INTFLASH_RESTRICT digits,
+                                    std::int64_t stride) {
+  for (std::int64_t c = 0; c < dim; ++c) {
+    const float steps = row[c] * inverse;
+    const float rest = steps - static_cast<float>(round_to_int(steps));
+    digits[c] = static_cast<std::int8_t>(min_of(max_of(round_to_int(rest * 256.0f), -127), 127));
+  }
+  for (std::int64_t c = dim; c < stride; ++c) digits[c] = 0;
+}
+
 // Rows whose largest magnitudes are found before the first is divided by its own: each step of a
 // row waits for the one before. Sixteen gain 1 %, and would take 64 KiB of stack.
 constexpr std::int32_t kRowsAtOnce = 8;
@@ -148,6 +161,11 @@ std::uint32_t quantize_rows(const QuantizeTask& task) {
       } else {
         __builtin_memset(codes, 0, static_cast<std::size_t>(task.code_stride));
       }
+      if (task.digits == nullptr) continue;
+      // Of what is not finite, zeros.
+      const bool is_finite = magnitude[i] < 0x7f800000u;
+      write_digits(row[i], is_finite ? dim : 0, inverse[i],
+                   task.digits + (first + i) * task.code_stride, task.code_stride);
     }
   }
   return largest_of_all;

@@ -160,7 +160,28 @@ INTFLASH_INLINE RowScale row_scale(const QueryTile& query, std::int32_t row,
   return scale;
 }
 
-// An upper bound of the exponents of a query's rows in any block, less the block's key_exponent.
+// Whether a row whose unit is 2^exponent takes second digits in the block.
+INTFLASH_INLINE bool takes_digits(const QueryTile& query, const ScoreBlock& block,
+                                  std::int32_t exponent) {
+  return exponent > query.digits_above && block.half[0].key_digits != nullptr;
+}
+
+// How much larger a row's products with second digits are, in bits.
+INTFLASH_INLINE std::int32_t digit_bits(const QueryTile& query, std::int32_t row) {
+  return min_of(kDigitBits, 31 - query.score_bits[row]);
+}
+INTFLASH_INLINE RowScale with_digits(const QueryTile& query, std::int32_t row, RowScale scale) {
+  scale.shift = min_of(scale.shift + digit_bits(query, row), 31);
+  return scale;
+}
+
+// A product of codes made one with second digits; mixed: code . digit + digit . code.
+INTFLASH_INLINE std::int32_t add_digits(std::int32_t product, std::int32_t mixed,
+                                        std::int32_t bits) {
+  return (product << bits) + (mixed >> (kDigitBits - bits));
+}
+
+// What bounds the exponents of a query's rows in any block, less the block's key_exponent.
 INTFLASH_INLINE std::int32_t exponent_limit(const QueryTile& query) {
   std::int32_t limit = -1000;
   for (std::int32_t r = 0; r < query.rows; ++r) {
@@ -169,9 +190,29 @@ INTFLASH_INLINE std::int32_t exponent_limit(const QueryTile& query) {
   return limit;
 }
 
-// Whether rows of an exponent_limit that see the whole block have their scores in fixed point.
-INTFLASH_INLINE bool is_fixed_for_all(const ScoreBlock& block, std::int32_t exponent_limit) {
-  return exponent_limit + block.key_exponent <= kCoarsestExponent && block.any_faint == 0;
+// An upper bound of the exponents of a query's rows in a block.
+INTFLASH_INLINE std::int32_t largest_exponent(const ScoreBlock& block,
+                                              std::int32_t exponent_limit) {
+  return max_of(exponent_limit + block.key_exponent, -kExponentBits);
+}
+
+// Whether all rows of a query with this exponent_limit, if they see the whole block, have their
+// scores in fixed point, by codes alone.
+INTFLASH_INLINE bool is_fixed_for_all(const QueryTile& query, const ScoreBlock& block,
+                                      std::int32_t exponent_limit) {
+  return largest_exponent(block, exponent_limit) <= min_of(kCoarsestExponent, query.digits_above) &&
+         block.any_faint == 0;
+}
+
+// Whether no row of the query takes second digits in some blocks, whatever it sees of them.
+[[maybe_unused]] INTFLASH_NOINLINE bool takes_codes_alone(const QueryTile& query,
+                                                          const ScoreBlock* blocks,
+                                                          std::int32_t num_blocks) {
+  if (query.digits_above == kNoDigits) return true;
+  const std::int32_t limit = exponent_limit(query);
+  for (std::int32_t b = 0; b < num_blocks; ++b)
+    if (largest_exponent(blocks[b], limit) > query.digits_above) return false;
+  return true;
 }
 
 // What a row's weights in one score block come to.

@@ -47,6 +47,13 @@ enum class Dtype : std::int32_t {
   kBool = 7
 };
 
+// Second digits of queries and keys: element = scale * (code + digit / 256). A product of both is
+// code . code + (code . digit + digit . code) / 256, and counts 2^digit_bits for one of codes
+// alone: 8, or 7 where it would leave int32.
+constexpr int kDigitBits = 8;
+constexpr int kDigitExponent = -6;  // rows whose unit is coarser take second digits where they may
+constexpr int kNoDigits = 1000;     // above any unit
+
 // 64 tokens of one kv head, as kernels read them: in page layout version 1 of codec int8. A page of
 // another codec has bytes of its own in place of codes, until they are expanded.
 struct KvBlock {
@@ -56,6 +63,9 @@ struct KvBlock {
   const float* key_scale;  // [64]; 0 for a token that is absent or zero
   const float* value_scale;     // [64]
   const std::int32_t* key_sum;  // [64]; sum of the key's codes
+  // Second digits as key_codes, and their sums; nullptr: there are none.
+  const std::int8_t* key_digits;
+  const std::int32_t* digit_sum;
 };
 
 // The same for writing.
@@ -65,6 +75,8 @@ struct WritableBlock {
   float* key_scale;
   float* value_scale;
   std::int32_t* key_sum;
+  std::int8_t* key_digits;
+  std::int32_t* digit_sum;
 };
 
 // Makes codes of another codec's bytes. What is not as it is in the page goes to room.
@@ -91,8 +103,10 @@ struct ScoreBlock {
 struct QueryTile {
   std::int32_t rows;  // 1 ... kMaxTileRows
   std::int32_t head_dim;
-  std::int32_t code_stride;  // bytes between rows of codes: head_dim padded to 64 with zeros
-  const std::int8_t* codes;  // [rows][code_stride]
+  std::int32_t code_stride;   // bytes between rows of codes: head_dim padded to 64 with zeros
+  const std::int8_t* codes;   // [rows][code_stride]
+  const std::int8_t* digits;  // second digits as codes; not read where digits_above is kNoDigits
+  std::int32_t digits_above;  // rows whose unit is above 2^digits_above use them, and those of keys
   // Beyond rows there stand copies of row 0, for loops that run on to a full vector.
   // query_scale * softmax_scale * log2(e) = multiplier / 2^15 * 2^exponent, and the same in f32.
   alignas(64) std::int32_t multiplier[kMaxTileRows];
@@ -100,7 +114,7 @@ struct QueryTile {
   alignas(64) float mantissa[kMaxTileRows];
   alignas(64) float factor[kMaxTileRows];
   alignas(64) std::int32_t
-      score_bits[kMaxTileRows];  // |query . key| < 2^score_bits for any codes of a key
+      score_bits[kMaxTileRows];  // |query . key| < 2^score_bits for any codes and digits of a key
   alignas(64) float score_term[kMaxTileRows];  // query . key_center * softmax_scale * log2(e): used
                                                // below a score cap only
 };
@@ -170,7 +184,8 @@ struct QuantizeTask {
   // Of the Hadamard rotation of blocks of the largest power of two that divides dim: [dim], as
   // tile/rotation.h takes them; nullptr = none
   const std::int8_t* signs;
-  std::int8_t* codes;  // out: [rows][code_stride], zero beyond dim
+  std::int8_t* codes;   // out: [rows][code_stride], zero beyond dim
+  std::int8_t* digits;  // out: second digits as codes; nullptr = not asked for
   std::int64_t code_stride;
   float* scale;   // out: [rows]
   RopeRows rope;  // of the rows as they come; what is centred and rotated is turned already
@@ -206,7 +221,7 @@ struct KernelTable {
   MaskWords (*mask_words)(const void* elements, Dtype dtype, std::int64_t count);
   // Whether one is NaN or +infinity.
   bool (*has_bad_element)(const void* elements, Dtype dtype, std::int64_t count);
-  std::size_t (*scratch_bytes)(std::int32_t head_dim, std::int32_t head_dim_v);
+  std::size_t (*scratch_bytes)(std::int32_t head_dim, std::int32_t head_dim_v, bool has_digits);
   void (*attend_tile)(const TileTask& task);
   // The same for a tile of tile_rows rows and several whole spans, each of which has a state of its
   // own: the first task.state, others those behind it. nullptr: the port gains nothing by it.

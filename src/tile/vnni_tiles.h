@@ -150,10 +150,10 @@ INTFLASH_NOINLINE void qk_rows(const std::uint8_t* query, std::int64_t query_str
 }
 
 // The products of the generic tile kernel (attend_tile.h) for a vpdpbusd instruction set.
-template <class Base>
+// 24 rows leave L1 room for the keys beside their scores.
+template <class Base, std::int32_t kRows = 24>
 struct VnniTiles : Base {
-  // As many rows as leave L1 room for the keys beside their scores.
-  static constexpr std::int32_t kTileRows = 24;
+  static constexpr std::int32_t kTileRows = kRows;
   static constexpr bool kFetches = true;
 
   static std::size_t query_bytes(std::int32_t head_dim) {
