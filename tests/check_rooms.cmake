@@ -6,7 +6,7 @@
 cmake_policy(VERSION 3.22)
 
 set(rooms
-    tile core machine threads context pages inputs states cache engine backend cpu reference api)
+    tile core machine threads context pages inputs states cache host engine backend cpu reference api)
 set(ports scalar avx2 avx512 amx neon)
 
 foreach(room IN LISTS rooms ports)

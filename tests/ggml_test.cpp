@@ -12,7 +12,7 @@
 
 #include "api_call.h"
 #include "attention_case.h"
-#include "cache/kv_cache.h"
+#include "host/host_pages.h"
 #include "random.h"
 #include "seed.h"
 #include "serving.h"
@@ -65,10 +65,10 @@ Blocks random_blocks(intflash_dtype dtype, std::int64_t count, Random& random) {
 
 // The bytes of a sequence's pages.
 std::vector<char> page_bytes(const Server& server, std::int32_t sequence) {
-  const intflash_cache& cache = *server.cache();
+  const HostPages& host = host_pages(*server.cache());
   std::vector<char> bytes;
   for (const std::int32_t id : server.request_of(sequence).pages)
-    bytes.insert(bytes.end(), cache.page(0, id, 0), cache.page(0, id, 0) + cache.page_bytes());
+    bytes.insert(bytes.end(), host.page(0, id, 0), host.page(0, id, 0) + host.page_bytes);
   return bytes;
 }
 

@@ -20,7 +20,7 @@
 
 #include <gtest/gtest.h>
 
-#include "cache/kv_cache.h"
+#include "host/host_pages.h"
 #include "serving.h"
 
 namespace intflash::internal::serving {
@@ -49,7 +49,7 @@ class PageMemory : public testing::Test {
     return intflash_cache_create(context, &given, &cache);
   }
   std::uintptr_t middle_of_pages() const {
-    return reinterpret_cast<std::uintptr_t>(cache->page(0, 500, 0));
+    return reinterpret_cast<std::uintptr_t>(host_pages(*cache).page(0, 500, 0));
   }
   void expect_refused(intflash_huge_pages huge_pages, intflash_numa numa, const char* message) {
     EXPECT_EQ(create(huge_pages, numa), INTFLASH_INVALID_ARGUMENT);

@@ -21,8 +21,9 @@ Server::Server(const Shape& shape) : shape_(shape) {
   options.struct_size = sizeof options;
   options.num_threads = shape.num_threads;
   EXPECT_EQ(intflash_context_create(&options, &context_), INTFLASH_OK) << intflash_last_error();
-  // Emulated ports have no name that the library knows.
+  // Emulated ports, and devices of tests, have no name that the library knows.
   if (shape.port != nullptr) context_->port = shape.port;
+  if (shape.device != nullptr) context_->device = shape.device;
   intflash_cache_options cache{};
   cache.struct_size = sizeof cache;
   cache.num_kv_heads = shape.num_kv_heads;

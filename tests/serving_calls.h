@@ -15,6 +15,7 @@
 
 namespace intflash::internal {
 struct Codec;
+struct Device;
 struct PortEntry;
 }  // namespace intflash::internal
 
@@ -35,6 +36,7 @@ struct Shape {
   std::int32_t num_threads = 1;
   const PortEntry* port = nullptr;  // nullptr = the best one
   const Codec* codec = nullptr;     // nullptr = int8
+  const Device* device = nullptr;   // nullptr = the CPU
   std::int32_t score_digits = 0;
 
   std::int64_t num_query_heads() const { return num_kv_heads * group_size; }

@@ -6,7 +6,7 @@
 #include <cstdio>
 
 #include "api/plans.h"
-#include "cache/kv_cache.h"
+#include "cache/storage.h"
 #include "core/checks.h"
 #include "engine/shared_prefix.h"
 #include "inputs/rope.h"
@@ -124,6 +124,14 @@ intflash_status check_desc(const intflash_cache& cache, const intflash_batch_des
   return check_shared_prefixes(desc);
 }
 
+// That the context's device reads what the cache has stored.
+intflash_status check_storage(const intflash_context& context, const intflash_cache& cache) {
+  const Device& device = *context.device;
+  if (cache.storage == device.storage) return INTFLASH_OK;
+  return fail(INTFLASH_UNSUPPORTED, "cache: it lies in storage %s: device %s reads %s alone",
+              cache.storage->name, device.name, device.storage->name);
+}
+
 intflash_status make_plan(const intflash_context* context, const intflash_cache* cache,
                           const intflash_batch_desc* given, intflash_plan*& plan) {
   if (context == nullptr || cache == nullptr) {
@@ -132,6 +140,7 @@ intflash_status make_plan(const intflash_context* context, const intflash_cache*
   }
   intflash_batch_desc desc;
   intflash_status status = read_struct("desc", "intflash_batch_desc", given, desc);
+  if (status == INTFLASH_OK) status = check_storage(*context, *cache);
   if (status == INTFLASH_OK) status = check_desc(*cache, desc);
   if (status != INTFLASH_OK) return status;
   return backend_of(*context, desc.mode).create_batch_plan(*context, *cache, desc, plan);
@@ -139,6 +148,8 @@ intflash_status make_plan(const intflash_context* context, const intflash_cache*
 
 intflash_status check_cache(const intflash_plan& plan, const intflash_cache* cache) {
   if (cache == nullptr) return fail(INTFLASH_INVALID_ARGUMENT, "cache = NULL: create one first");
+  const intflash_status status = check_storage(*plan.context, *cache);
+  if (status != INTFLASH_OK) return status;
   const PageLayout& page = plan.cache.layout;
   if (cache->layout.head_dim == page.head_dim && cache->layout.head_dim_v == page.head_dim_v &&
       cache->layout.page_size == page.page_size && cache->num_kv_heads == plan.cache.num_kv_heads &&

@@ -13,10 +13,11 @@
 #include "context/ports.h"
 #include "core/checks.h"
 #include "core/structs.h"
+#include "host/host_storage.h"
 #include "machine/machine.h"
 
 const intflash::internal::Device intflash::internal::kCpuDevice = {
-    "cpu", {&kCpuBackend, &kReferenceBackend, &kReferenceBackend}};
+    "cpu", &kHostStorage, {&kCpuBackend, &kReferenceBackend, &kReferenceBackend}};
 
 namespace {
 

@@ -1,139 +1,134 @@
 // Copyright 2026 The intflash Authors
 // SPDX-License-Identifier: Apache-2.0
-#include "cache/append.h"
-
-#include <algorithm>
-#include <bit>
-#include <cstring>
-
+#include "cache/storage.h"
 #include "core/checks.h"
+#include "core/structs.h"
 #include "inputs/rope.h"
-#include "inputs/scan.h"
-#include "inputs/token_rows.h"
+#include "inputs/tensor.h"
 
 namespace intflash::internal {
 namespace {
 
-// The block of 64 tokens that a slot is in.
-WritableBlock block_of(const Append& append, std::int64_t kv_head, std::int64_t slot) {
-  const PageLayout& layout = append.cache.layout;
-  return writable_block(layout,
-                        append.cache.page(append.args.layer, slot / layout.page_size, kv_head),
-                        slot % layout.page_size / kBlockTokens);
-}
-
-// Bits of what no key exceeds that came as codes.
-std::uint32_t largest_scaled(const float* scales, std::int64_t count) {
-  return std::bit_cast<std::uint32_t>(127 * *std::max_element(scales, scales + count));
-}
-
-// codes: room for 64 rows, and 64 of second digits.
-void append_to_block(const Append& append, std::int8_t* codes, std::int64_t kv_head,
-                     const BlockTokens& tokens) {
-  const intflash_cache& cache = append.cache;
-  const PageLayout& layout = cache.layout;
-  const KernelTable& kernels = append.kernels();
-  const std::int64_t layer = append.args.layer;
-  const WritableBlock block = block_of(append, kv_head, tokens.slot);
-  const std::int64_t begin = tokens.slot % kBlockTokens;
-  const auto count = static_cast<std::int32_t>(tokens.count);
-  const std::int64_t key_stride = round_up(layout.head_dim, 64);
-  const std::int64_t value_stride = round_up(layout.head_dim_v, 64);
-  std::int8_t* const digits = cache.codec->has_digits ? codes + kBlockTokens * key_stride : nullptr;
-  std::uint32_t magnitude = quantize_tokens(
-      kernels, append.args.key, append.args.key_dtype, 0, kv_head, tokens.first, count,
-      layout.head_dim, cache.key_center_of(layer, kv_head), cache.rotation.keys, key_stride, codes,
-      digits, block.key_scale + begin, rope_rows(append.args.rope, tokens.position));
-  if (append.args.key_dtype == INTFLASH_INT8)
-    magnitude = largest_scaled(block.key_scale + begin, count);
-  raise_to(cache.layers[layer].largest_key[tokens.slot / layout.page_size], magnitude);
-  cache.codec->store_keys(kernels, layout, block, {codes, digits, key_stride, begin, count});
-  quantize_tokens(kernels, append.args.value, append.args.value_dtype, 0, kv_head, tokens.first,
-                  count, layout.head_dim_v, cache.value_center_of(layer, kv_head),
-                  cache.rotation.values, value_stride, codes, nullptr, block.value_scale + begin);
-  cache.codec->store_values(kernels, layout, block, {codes, nullptr, value_stride, begin, count});
-}
-
-// All new tokens of one request and kv head.
-void append_head(const Append& append, std::int8_t* codes, std::int64_t request,
-                 std::int64_t kv_head, std::int64_t kv_len) {
-  const PageRun run = append.pages(request);
-  const std::int64_t page_size = append.cache.layout.page_size;
-  const std::int64_t end = kv_len + append.count(request);
-  for (std::int64_t position = kv_len; position < end;) {
-    const std::int64_t block_end =
-        std::min(position / kBlockTokens * kBlockTokens + kBlockTokens, end);
-    const std::int64_t offset = position - run.first_key_position;
-    const std::int64_t slot = run.page_ids[offset / page_size] * page_size + offset % page_size;
-    const std::int64_t count = block_end - position;
-    if (slot % kBlockTokens == 0 && count < kBlockTokens)
-      clear_block(append.cache.layout, block_of(append, kv_head, slot));
-    append_to_block(append, codes, kv_head,
-                    {slot, position, append.first_token(request) + position - kv_len, count});
-    position = block_end;
+// Everything but elements and scales. change: what is done to elements before they are quantized;
+// nullptr = nothing.
+intflash_status check_new_tokens(const TensorView& view, const char* change) {
+  const intflash_status status = check_kv_dtype(view.name, view.dtype, view.dim);
+  if (status == INTFLASH_OK && view.dtype == INTFLASH_INT8 && change != nullptr) {
+    return fail(INTFLASH_UNSUPPORTED,
+                "%s_dtype = INT8 with %s: codes cannot be changed; do it before quantizing",
+                view.name, change);
   }
+  return status == INTFLASH_OK ? check_tensor(view) : status;
+}
+const char* change_of_keys(const intflash_cache& cache, const intflash_append_args& args) {
+  if (args.rope.cos != nullptr) return "rope";
+  if (cache.rotation.keys) return "a cache that rotates keys";
+  return cache.key_center != nullptr ? "a cache with key_center" : nullptr;
+}
+const char* change_of_values(const intflash_cache& cache) {
+  if (cache.rotation.values) return "a cache that rotates values";
+  return cache.value_center != nullptr ? "a cache with value_center" : nullptr;
 }
 
-// Pages that a request's tokens begin hold no key yet.
-void begin_pages(const Append& append, std::int64_t request, std::int64_t kv_len) {
-  const std::int64_t page_size = append.cache.layout.page_size;
-  const PageRun run = append.pages(request);
-  const std::int64_t offset = kv_len - run.first_key_position;
-  const std::int64_t end = offset + append.count(request);
-  for (std::int64_t i = (offset + page_size - 1) / page_size; i * page_size < end; ++i)
-    append.cache.layers[run.layer].largest_key[run.page_ids[i]].store(0, std::memory_order_relaxed);
-}
-
-// kv_len(request): the length before.
-template <class KvLen>
-void write_tokens(const Append& append, KvLen kv_len) {
-  const intflash_cache& cache = append.cache;
-  for (std::int64_t r = 0; r < append.args.num_requests; ++r) begin_pages(append, r, kv_len(r));
-  append.for_each_head([&](std::int32_t worker, std::int64_t request, std::int64_t kv_head) {
-    append_head(append, cache.codes + worker * cache.code_bytes(), request, kv_head,
-                kv_len(request));
-  });
-}
-
-// All new tokens of one kv head, in any order: blocks are begun before anything is stored in them.
-void append_head_to_slots(const Append& append, std::int8_t* codes, std::int64_t kv_head) {
-  const std::int64_t* slots = append.args.slots;
-  // Rows that are turned together stand one after another.
-  const std::int64_t* positions = append.args.rope.cos == nullptr ? nullptr : append.args.positions;
-  const std::int64_t num_tokens = append.num_tokens();
-  for (std::int64_t token = 0; token < num_tokens; ++token) {
-    if (slots[token] >= 0 && slots[token] % kBlockTokens == 0)
-      clear_block(append.cache.layout, block_of(append, kv_head, slots[token]));
+// Copies args, and checks everything of them but page tables and elements; own_pages: page tables
+// are the cache's.
+intflash_status read_append_args(const intflash_cache* cache, const intflash_append_args* given,
+                                 bool own_pages, intflash_append_args& args) {
+  if (cache == nullptr) return fail(INTFLASH_INVALID_ARGUMENT, "cache = NULL: create one first");
+  intflash_status status = read_struct("args", "intflash_append_args", given, args);
+  if (status != INTFLASH_OK) return status;
+  status = check_layer(*cache, args.layer);
+  if (status != INTFLASH_OK || args.num_requests == 0) return status;
+  if (args.token_indptr == nullptr ||
+      (!own_pages && args.slots == nullptr && args.kv_lens == nullptr))
+    return fail(INTFLASH_INVALID_ARGUMENT, "token_indptr and kv_lens: must not be NULL");
+  if (own_pages && args.slots != nullptr) {
+    return fail(INTFLASH_INVALID_ARGUMENT,
+                "slots = %p: must be NULL: where tokens of sequences go is the cache's choice",
+                static_cast<const void*>(args.slots));
   }
-  std::int64_t count = 1;
-  for (std::int64_t token = 0; token < num_tokens; token += count) {
-    const std::int64_t slot = slots[token];
-    count = 1;
-    if (slot < 0) continue;
-    while (token + count < num_tokens && slots[token + count] == slot + count &&
-           (slot + count) % kBlockTokens != 0 &&
-           (positions == nullptr || positions[token + count] == positions[token] + count))
-      ++count;
-    const std::int64_t position = positions == nullptr ? 0 : positions[token];
-    append_to_block(append, codes, kv_head, {slot, position, token, count});
+  if (args.slots == nullptr && args.positions != nullptr) {
+    return fail(INTFLASH_INVALID_ARGUMENT,
+                "positions = %p: must be NULL without slots: tokens stand where they are appended",
+                static_cast<const void*>(args.positions));
   }
+  status = check_pointer("token_indptr", args.token_indptr);
+  if (status == INTFLASH_OK) status = check_pointer("slots", args.slots);
+  if (status == INTFLASH_OK) status = check_pointer("positions", args.positions);
+  if (status == INTFLASH_OK && !own_pages) status = check_pointer("kv_lens", args.kv_lens);
+  if (status == INTFLASH_OK && !own_pages)
+    status = check_pointer("first_key_positions", args.first_key_positions);
+  if (status == INTFLASH_OK) status = check_extent("num_requests", args.num_requests, 0);
+  if (status != INTFLASH_OK) return status;
+  if (args.token_indptr[0] != 0) {
+    return fail(INTFLASH_BAD_SHAPE, "token_indptr[0] = %lld: must be 0",
+                static_cast<i64>(args.token_indptr[0]));
+  }
+  for (std::int64_t r = 0; r < args.num_requests; ++r) {
+    if (args.token_indptr[r + 1] >= args.token_indptr[r] && args.token_indptr[r + 1] <= kMaxExtent)
+      continue;
+    return fail(INTFLASH_BAD_SHAPE, "token_indptr[%lld] = %lld: must be %lld ... %lld",
+                static_cast<i64>(r + 1), static_cast<i64>(args.token_indptr[r + 1]),
+                static_cast<i64>(args.token_indptr[r]), static_cast<i64>(kMaxExtent));
+  }
+  const std::int64_t tokens = args.token_indptr[args.num_requests];
+  status = check_new_tokens(
+      {"key", &args.key, args.key_dtype, 1, cache->num_kv_heads, tokens, cache->layout.head_dim},
+      change_of_keys(*cache, args));
+  if (status != INTFLASH_OK) return status;
+  status = check_new_tokens({"value", &args.value, args.value_dtype, 1, cache->num_kv_heads, tokens,
+                             cache->layout.head_dim_v},
+                            change_of_values(*cache));
+  return status == INTFLASH_OK ? check_rope(args.rope, cache->layout.head_dim) : status;
 }
 
-void write_to_slots(const Append& append) {
-  const intflash_cache& cache = append.cache;
-  const std::int64_t page_size = cache.layout.page_size;
-  for (std::int64_t token = 0; token < append.num_tokens(); ++token) {
-    const std::int64_t slot = append.args.slots[token];
-    if (slot >= 0 && slot % page_size == 0)
-      cache.layers[append.args.layer].largest_key[slot / page_size].store(
-          0, std::memory_order_relaxed);
+// Slots that are given, each for one token.
+intflash_status check_slots(const intflash_cache& cache, const intflash_append_args& args) {
+  if (args.kv_lens != nullptr || args.first_key_positions != nullptr ||
+      args.pages.page_indptr != nullptr || args.pages.page_ids != nullptr) {
+    return fail(INTFLASH_INVALID_ARGUMENT,
+                "slots = %p: kv_lens, first_key_positions and pages must be NULL beside it",
+                static_cast<const void*>(args.slots));
   }
-  std::atomic<std::int64_t> next;
-  for_each_task(cache.context->parallel,
-                workers_for(*cache.context, append.num_tokens() * cache.num_kv_heads),
-                cache.num_kv_heads, next, [&](std::int32_t worker, std::int64_t kv_head) {
-                  append_head_to_slots(append, cache.codes + worker * cache.code_bytes(), kv_head);
-                });
+  if (args.rope.cos != nullptr && args.positions == nullptr) {
+    return fail(INTFLASH_INVALID_ARGUMENT,
+                "positions = NULL: must say where tokens stand, with rope and slots");
+  }
+  const std::int64_t num_slots = cache.num_pages * cache.layout.page_size;
+  const std::int64_t tokens = args.token_indptr[args.num_requests];
+  const PageSet seen{cache.slot_set};
+  for (std::int64_t i = 0; i < tokens; ++i) {
+    if (args.slots[i] >= -1 && args.slots[i] < num_slots) {
+      if (args.slots[i] >= 0) seen.remove(args.slots[i]);
+      continue;
+    }
+    return fail(INTFLASH_INVALID_ARGUMENT, "slots[%lld] = %lld: must be -1 ... %lld",
+                static_cast<i64>(i), static_cast<i64>(args.slots[i]),
+                static_cast<i64>(num_slots - 1));
+  }
+  for (std::int64_t i = 0; i < tokens; ++i) {
+    if (args.slots[i] < 0 || seen.insert(args.slots[i])) continue;
+    return fail(INTFLASH_INVALID_ARGUMENT, "slots[%lld] = %lld: a token before it goes there",
+                static_cast<i64>(i), static_cast<i64>(args.slots[i]));
+  }
+  return INTFLASH_OK;
+}
+
+// That rope has the positions of all tokens that are stored.
+intflash_status check_positions(const Append& append) {
+  const intflash_append_args& args = append.args;
+  intflash_status status = INTFLASH_OK;
+  if (args.rope.cos == nullptr) return status;
+  for (std::int64_t r = 0; args.slots == nullptr && r < args.num_requests; ++r) {
+    const std::int64_t position = append.position(r);
+    if (status == INTFLASH_OK)
+      status = check_rope_positions(args.rope, r, position, position + append.count(r));
+  }
+  for (std::int64_t i = 0; args.slots != nullptr && i < append.num_tokens(); ++i) {
+    if (status == INTFLASH_OK && args.slots[i] >= 0)
+      status = check_rope_position(args.rope, i, args.positions[i]);
+  }
+  return status;
 }
 
 // That each of sequences names one, and no two the same.
@@ -166,12 +161,12 @@ intflash_status extend_layer(const Append& append) {
     return extend_sequences(append.cache, append.sequences, args.num_requests, args.token_indptr);
   for (std::int64_t r = 0; r < args.num_requests; ++r) {
     const std::int64_t kv_len = append.cache.sequences[append.sequences[r]].kv_len;
-    if (append.count(r) <= kv_len - append.kv_len(r)) continue;
+    if (append.count(r) <= kv_len - append.position(r)) continue;
     return fail(INTFLASH_BAD_SHAPE,
                 "sequences[%lld] = %d: %lld tokens behind the %lld of layer %lld: must be at most "
                 "%lld together, those of layer 0",
                 static_cast<i64>(r), append.sequences[r], static_cast<i64>(append.count(r)),
-                static_cast<i64>(append.kv_len(r)), static_cast<i64>(args.layer),
+                static_cast<i64>(append.position(r)), static_cast<i64>(args.layer),
                 static_cast<i64>(kv_len));
   }
   for (std::int64_t r = 0; r < args.num_requests; ++r)
@@ -195,14 +190,10 @@ intflash_status intflash_cache_append(intflash_cache* cache, const intflash_appe
   status = change.status();
   if (status == INTFLASH_OK)
     status = args.slots == nullptr ? check_append_pages(*cache, args) : check_slots(*cache, args);
-  if (status == INTFLASH_OK) status = check_tokens(append);
-  if (status != INTFLASH_OK) return status;
-  if (args.slots != nullptr) {
-    write_to_slots(append);
-  } else {
-    write_tokens(append, [&](std::int64_t request) { return args.kv_lens[request]; });
-  }
-  return INTFLASH_OK;
+  if (status == INTFLASH_OK) status = check_positions(append);
+  if (status == INTFLASH_OK) status = cache->storage->check_tokens(append);
+  if (status == INTFLASH_OK) cache->storage->append(append);
+  return status;
 }
 
 intflash_status intflash_sequences_append(intflash_cache* cache, const int32_t* sequences,
@@ -211,14 +202,15 @@ intflash_status intflash_sequences_append(intflash_cache* cache, const int32_t* 
   intflash_status status = read_append_args(cache, given, true, args);
   if (status != INTFLASH_OK) return status;
   const CacheChange change(*cache);
-  const Append append{*cache, args, sequences};
+  Append append{*cache, args, sequences};
   status = change.status();
   if (status == INTFLASH_OK) status = check_sequences(*cache, sequences, args.num_requests);
-  if (status == INTFLASH_OK) status = check_tokens(append);
+  if (status == INTFLASH_OK) status = check_positions(append);
+  if (status == INTFLASH_OK) status = cache->storage->check_tokens(append);
   if (status == INTFLASH_OK) status = extend_layer(append);
   if (status != INTFLASH_OK) return status;
-  write_tokens(
-      append, [&](std::int64_t request) { return append.kv_len(request) - append.count(request); });
+  append.is_in_books = true;
+  cache->storage->append(append);
   return INTFLASH_OK;
 }
 

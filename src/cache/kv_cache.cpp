@@ -3,23 +3,16 @@
 #include "cache/kv_cache.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstdio>
-#include <cstring>
 #include <new>
 
+#include "cache/storage.h"
 #include "core/checks.h"
 #include "core/limits.h"
 #include "core/structs.h"
-#include "machine/page_memory.h"
 
 namespace intflash::internal {
 namespace {
-
-constexpr std::size_t kAlignment = 64;
-
-// Rows below which starting a team costs more than it brings.
-constexpr std::int64_t kRowsPerWorker = 256;
 
 intflash_status check_option(const char* name, int value, int most) {
   if (value >= 0 && value <= most) return INTFLASH_OK;
@@ -70,35 +63,6 @@ intflash_status set_shape(const intflash_context& context, const intflash_cache_
               static_cast<i64>(shape.num_layers));
 }
 
-// Arenas that are given, by layer: large enough, and aligned.
-intflash_status check_arenas(const intflash_cache& shape, const intflash_cache_options& options) {
-  const std::int64_t layer_bytes = shape.num_pages * shape.page_bytes();
-  const auto check = [&](const char* name, const void* arena, std::int64_t bytes) {
-    if (reinterpret_cast<std::uintptr_t>(arena) % kAlignment == 0 && arena != nullptr &&
-        options.arena_bytes >= static_cast<std::size_t>(bytes))
-      return INTFLASH_OK;
-    return fail(INTFLASH_INVALID_ARGUMENT,
-                "%s = %p of %zu bytes: must be %lld bytes at a multiple of %zu", name, arena,
-                options.arena_bytes, static_cast<i64>(bytes), kAlignment);
-  };
-  if (options.layer_arenas == nullptr) {
-    return options.arena == nullptr ? INTFLASH_OK
-                                    : check("arena", options.arena, shape.num_layers * layer_bytes);
-  }
-  if (options.arena != nullptr) {
-    return fail(INTFLASH_INVALID_ARGUMENT,
-                "arena = %p, layer_arenas = %p: at most one of both must be given", options.arena,
-                static_cast<const void*>(options.layer_arenas));
-  }
-  intflash_status status = INTFLASH_OK;
-  for (std::int64_t layer = 0; status == INTFLASH_OK && layer < shape.num_layers; ++layer) {
-    char name[40];
-    std::snprintf(name, sizeof name, "layer_arenas[%lld]", static_cast<i64>(layer));
-    status = check(name, options.layer_arenas[layer], layer_bytes);
-  }
-  return status;
-}
-
 // Centres of all layers.
 intflash_status check_centers(const intflash_cache& shape, const char* name, const float* centers,
                               std::int64_t dim, int max_exponent) {
@@ -113,13 +77,6 @@ intflash_status check_centers(const intflash_cache& shape, const char* name, con
   return status;
 }
 
-template <class T>
-bool allocate(const intflash_context& context, std::int64_t count, T*& memory) {
-  memory = static_cast<T*>(context.allocate(
-      context.allocator_user, static_cast<std::size_t>(count) * sizeof(T), kAlignment));
-  return memory != nullptr;
-}
-
 // A copy of centres, or nullptr where none were given.
 bool copy_center(const intflash_context& context, const float* given, std::int64_t count,
                  float*& copy) {
@@ -129,53 +86,18 @@ bool copy_center(const intflash_context& context, const float* given, std::int64
   return true;
 }
 
-bool allocate_pages(intflash_cache& cache, const intflash_cache_options& options) {
-  if (options.arena != nullptr || options.layer_arenas != nullptr) return true;
-  const std::int64_t bytes = cache.num_layers * cache.num_pages * cache.page_bytes();
-  if (!allocate(*cache.context, bytes, cache.own_pages)) return false;
-  advise_huge_pages(cache.own_pages, static_cast<std::size_t>(bytes), options.huge_pages);
-  advise_numa(cache.own_pages, static_cast<std::size_t>(bytes), options.numa);
-  return true;
-}
-
-// Everything that the cache allocates; false: no memory.
+// The books; false: no memory.
 bool allocate_parts(intflash_cache& cache, const intflash_cache_options& options) {
   const intflash_context& context = *cache.context;
   const std::int64_t heads = cache.num_layers * cache.num_kv_heads;
   const std::int64_t slots = cache.num_pages * cache.layout.page_size;
-  return allocate(context, cache.num_layers, cache.layers) &&
-         allocate(context, cache.num_layers * cache.num_pages, cache.largest_key) &&
-         allocate(context, cache.num_pages, cache.references) &&
+  return allocate(context, cache.num_pages, cache.references) &&
          allocate(context, cache.num_pages, cache.free_pages) &&
          allocate(context, PageSet::bytes(slots) / 8, cache.slot_set) &&
-         allocate(context, context.num_threads * cache.code_bytes(), cache.codes) &&
-         allocate_pages(cache, options) &&
          copy_center(context, options.key_center, heads * cache.layout.head_dim,
                      cache.key_center) &&
          copy_center(context, options.value_center, heads * cache.layout.head_dim_v,
                      cache.value_center);
-}
-
-// What the layers have of the parts.
-void lay_out_layers(intflash_cache& cache, const intflash_cache_options& options) {
-  const std::int64_t layer_bytes = cache.num_pages * cache.page_bytes();
-  char* pages = options.arena == nullptr ? cache.own_pages : static_cast<char*>(options.arena);
-  for (std::int64_t l = 0; l < cache.num_layers; ++l) {
-    CacheLayer& layer = cache.layers[l];
-    layer = {};
-    layer.pages = options.layer_arenas == nullptr ? pages + l * layer_bytes
-                                                  : static_cast<char*>(options.layer_arenas[l]);
-    layer.largest_key = cache.largest_key + l * cache.num_pages;
-    for (std::int64_t i = 0; i < cache.num_pages; ++i)
-      new (layer.largest_key + i) std::atomic<std::uint32_t>(0);
-    const std::int64_t first_head = l * cache.num_kv_heads;
-    if (cache.value_center != nullptr)
-      layer.value_center = cache.value_center + first_head * cache.layout.head_dim_v;
-    if (cache.key_center == nullptr) continue;
-    layer.key_center = cache.key_center + first_head * cache.layout.head_dim;
-    for (std::int64_t i = 0; i < cache.num_kv_heads * cache.layout.head_dim; ++i)
-      layer.largest_key_center = std::max(layer.largest_key_center, std::fabs(layer.key_center[i]));
-  }
 }
 
 }  // namespace
@@ -193,23 +115,12 @@ intflash_status check_layer(const intflash_cache& cache, std::int64_t layer) {
               static_cast<i64>(layer), static_cast<i64>(cache.num_layers - 1));
 }
 
-void copy_page(intflash_cache& cache, std::int32_t from, std::int32_t to) {
-  for (std::int64_t l = 0; l < cache.num_layers; ++l) {
-    std::memcpy(cache.page(l, to, 0), cache.page(l, from, 0),
-                static_cast<std::size_t>(cache.page_bytes()));
-    std::atomic<std::uint32_t>* largest_key = cache.layers[l].largest_key;
-    largest_key[to].store(largest_key[from].load(std::memory_order_relaxed),
-                          std::memory_order_relaxed);
-  }
-}
-
 intflash_status create_cache(const intflash_context& context, const intflash_cache_options& options,
                              const Codec& codec, intflash_cache*& cache) {
   intflash_cache shape{};
   intflash_status status = check_cache_options(options);
   if (status == INTFLASH_OK) status = check_codec(codec, *context.port);
   if (status == INTFLASH_OK) status = set_shape(context, options, codec, shape);
-  if (status == INTFLASH_OK) status = check_arenas(shape, options);
   if (status == INTFLASH_OK)
     status = check_centers(shape, "key_center", options.key_center, shape.layout.head_dim,
                            kMaxKeyExponent);
@@ -218,7 +129,7 @@ intflash_status create_cache(const intflash_context& context, const intflash_cac
                            kMaxValueExponent);
   if (status != INTFLASH_OK) return status;
 
-  void* memory = context.allocate(context.allocator_user, sizeof(intflash_cache), kAlignment);
+  void* memory = context.allocate(context.allocator_user, sizeof(intflash_cache), 64);
   if (memory == nullptr) return fail(INTFLASH_OUT_OF_MEMORY, "no memory for a cache");
   intflash_cache* created = new (memory) intflash_cache{};
   created->context = shape.context;
@@ -228,14 +139,15 @@ intflash_status create_cache(const intflash_context& context, const intflash_cac
   created->num_pages = shape.num_pages;
   created->num_layers = shape.num_layers;
   created->rotation = shape.rotation;
-  if (!allocate_parts(*created, options)) {
+  created->storage = context.device->storage;
+  status = allocate_parts(*created, options)
+               ? created->storage->create(*created, options)
+               : fail(INTFLASH_OUT_OF_MEMORY, "no memory for the books of %lld pages",
+                      static_cast<i64>(shape.num_pages));
+  if (status != INTFLASH_OK) {
     intflash_cache_destroy(created);
-    return fail(INTFLASH_OUT_OF_MEMORY,
-                "no memory for a cache of %lld layers of %lld pages of %lld bytes",
-                static_cast<i64>(shape.num_layers), static_cast<i64>(shape.num_pages),
-                static_cast<i64>(shape.page_bytes()));
+    return status;
   }
-  lay_out_layers(*created, options);
   // Page 0 is taken first.
   for (std::int64_t i = 0; i < created->num_pages; ++i) {
     created->references[i] = 0;
@@ -244,10 +156,6 @@ intflash_status create_cache(const intflash_context& context, const intflash_cac
   created->num_free = created->num_pages;
   cache = created;
   return INTFLASH_OK;
-}
-
-std::int64_t workers_for(const intflash_context& context, std::int64_t rows) {
-  return std::clamp<std::int64_t>(rows / kRowsPerWorker, 1, context.num_threads);
 }
 
 }  // namespace intflash::internal
@@ -273,24 +181,18 @@ intflash_status intflash_cache_create(intflash_context* context,
 void intflash_cache_destroy(intflash_cache* cache) {
   if (cache == nullptr) return;
   const intflash_context& context = *cache->context;
-  const auto release = [&](void* memory) {
-    if (memory != nullptr) context.deallocate(context.allocator_user, memory);
-  };
+  if (cache->stored != nullptr) cache->storage->destroy(*cache);
   for (std::int64_t i = 0; i < cache->sequences.size(); ++i) {
     cache->sequences[i].pages.release(context);
     cache->sequences[i].later_lens.release(context);
   }
   cache->sequences.release(context);
-  release(cache->references);
-  release(cache->free_pages);
-  release(cache->largest_key);
-  release(cache->slot_set);
-  release(cache->codes);
-  release(cache->key_center);
-  release(cache->value_center);
-  release(cache->own_pages);
-  release(cache->layers);
-  release(cache);
+  release(context, cache->references);
+  release(context, cache->free_pages);
+  release(context, cache->slot_set);
+  release(context, cache->key_center);
+  release(context, cache->value_center);
+  release(context, cache);
 }
 
 intflash_status intflash_cache_get_info(const intflash_cache* cache, intflash_cache_info* target) {
@@ -325,7 +227,7 @@ intflash_status intflash_cache_copy_page(intflash_cache* cache, int32_t from, in
   if (status != INTFLASH_OK) return status;
   if (cache->references[to] > 0)
     return fail(INTFLASH_INVALID_ARGUMENT, "to = %d: a sequence holds that page", to);
-  if (from != to) copy_page(*cache, from, to);
+  if (from != to) cache->storage->copy_page(*cache, from, to);
   return INTFLASH_OK;
 }
 

@@ -1,7 +1,8 @@
 // Copyright 2026 The intflash Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// Where tokens live: pages of keys and values, in each layer, and the sequences that share them.
+// The books of a cache: its shape, its pages' numbers, and the sequences that share them. What is
+// in the pages is its storage's.
 #pragma once
 
 #include <algorithm>
@@ -19,6 +20,8 @@
 #include "pages/page.h"
 
 namespace intflash::internal {
+
+struct Storage;  // cache/storage.h
 
 // What kv_len is of a slot that no caller's number names: of a free one, and of one whose tokens
 // are still being read.
@@ -47,17 +50,6 @@ struct Sequence {
   }
 };
 
-// What a cache has of a layer.
-struct CacheLayer {
-  char* pages;                // [num_pages][num_kv_heads], each PageLayout::bytes() long
-  const float* key_center;    // [num_kv_heads][head_dim]; nullptr = zero
-  const float* value_center;  // [num_kv_heads][head_dim_v]
-  float largest_key_center;
-  // [num_pages]: bits of the largest magnitude among a page's keys, centred and rotated. It grows
-  // until the page's first token is written anew.
-  std::atomic<std::uint32_t>* largest_key;
-};
-
 }  // namespace intflash::internal
 
 struct intflash_cache {
@@ -68,12 +60,12 @@ struct intflash_cache {
   std::int64_t num_pages;
   std::int64_t num_layers;
   intflash::internal::Rotation rotation;
-  intflash::internal::CacheLayer* layers;
-  // Of all layers, which have their parts of them.
-  char* own_pages;  // nullptr: the pages are in arenas of the caller's
-  float* key_center;
-  float* value_center;
-  std::atomic<std::uint32_t>* largest_key;
+  float* key_center;    // [num_layers][num_kv_heads][head_dim]; nullptr = zero
+  float* value_center;  // [num_layers][num_kv_heads][head_dim_v]
+
+  // Where the tokens lie, and what that knows of them.
+  const intflash::internal::Storage* storage;
+  void* stored;
 
   // Of sequences: references per page, and a stack of the pages that have none.
   std::int32_t* references;
@@ -83,45 +75,16 @@ struct intflash_cache {
   std::int64_t num_sequences;
 
   std::uint64_t* slot_set;  // scratch of append's checks: a bit per place of a token
-  std::int8_t* codes;       // [the context's threads][code_bytes()]: rows that append packs
   std::atomic<bool> is_changing;
 
-  // Of a block of tokens, and of its keys' second digits.
-  std::int64_t code_bytes() const {
-    using intflash::internal::round_up;
-    const std::int64_t codes = round_up(std::max(layout.head_dim, layout.head_dim_v), 64);
-    const std::int64_t digits = layout.has_digits ? round_up(layout.head_dim, 64) : 0;
-    return intflash::internal::kBlockTokens * (codes + digits);
-  }
   std::int64_t page_bytes() const { return num_kv_heads * layout.bytes(); }
-  char* page(std::int64_t layer, std::int64_t id, std::int64_t kv_head) const {
-    return layers[layer].pages + id * page_bytes() + kv_head * layout.bytes();
-  }
   const float* key_center_of(std::int64_t layer, std::int64_t kv_head) const {
-    const float* center = layers[layer].key_center;
-    return center == nullptr ? nullptr : center + kv_head * layout.head_dim;
+    const std::int64_t head = layer * num_kv_heads + kv_head;
+    return key_center == nullptr ? nullptr : key_center + head * layout.head_dim;
   }
   const float* value_center_of(std::int64_t layer, std::int64_t kv_head) const {
-    const float* center = layers[layer].value_center;
-    return center == nullptr ? nullptr : center + kv_head * layout.head_dim_v;
-  }
-  // Bits of the largest magnitude among keys in the pages that hold some of a run's tokens.
-  std::uint32_t largest_key_of(const intflash::internal::PageRun& run,
-                               intflash::internal::KeyRange keys) const {
-    const std::int64_t end = keys.end - run.first_key_position;
-    std::uint32_t largest = 0;
-    for (std::int64_t i = (keys.begin - run.first_key_position) / layout.page_size;
-         i * layout.page_size < end; ++i)
-      largest = std::max(
-          largest, layers[run.layer].largest_key[run.page_ids[i]].load(std::memory_order_relaxed));
-    return largest;
-  }
-  // 64 tokens of a request from position on (a multiple of 64).
-  intflash::internal::KvBlock block(const intflash::internal::PageRun& run, std::int64_t kv_head,
-                                    std::int64_t position) const {
-    const std::int64_t offset = position - run.first_key_position;
-    const char* memory = page(run.layer, run.page_ids[offset / layout.page_size], kv_head);
-    return layout.block(memory, offset % layout.page_size / intflash::internal::kBlockTokens);
+    const std::int64_t head = layer * num_kv_heads + kv_head;
+    return value_center == nullptr ? nullptr : value_center + head * layout.head_dim_v;
   }
 };
 
@@ -151,8 +114,16 @@ class CacheChange {
   const bool is_alone_;
 };
 
-// How many of the context's threads so many rows, tokens times kv heads, are worth.
-std::int64_t workers_for(const intflash_context& context, std::int64_t rows);
+// Memory of the context's, as the parts of a cache are.
+template <class T>
+bool allocate(const intflash_context& context, std::int64_t count, T*& memory) {
+  memory = static_cast<T*>(
+      context.allocate(context.allocator_user, static_cast<std::size_t>(count) * sizeof(T), 64));
+  return memory != nullptr;
+}
+inline void release(const intflash_context& context, void* memory) {
+  if (memory != nullptr) context.deallocate(context.allocator_user, memory);
+}
 
 // A cache whose options do not say its codec: codec and page_layout_version are not read.
 intflash_status create_cache(const intflash_context& context, const intflash_cache_options& options,
@@ -176,8 +147,6 @@ inline PageRun batch_pages(const intflash_cache& cache, const intflash_batch_arg
 // to: copies a shared last page, takes new ones. All or nothing.
 intflash_status extend_sequences(intflash_cache& cache, const std::int32_t* sequences,
                                  std::int64_t num_sequences, const std::int64_t* token_indptr);
-// In all layers.
-void copy_page(intflash_cache& cache, std::int32_t from, std::int32_t to);
 void shrink_sequence(intflash_cache& cache, Sequence& sequence, std::int64_t kv_len);
 
 // What the calls of these names do, within a change of the cache.

@@ -1,14 +1,13 @@
 // Copyright 2026 The intflash Authors
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
-#include <bit>
-#include <cmath>
 #include <cstring>
 
 #include "cache/kv_cache.h"
 #include "cache/sequence_file.h"
+#include "cache/storage.h"
 #include "core/checks.h"
-#include "inputs/scan.h"
+#include "pages/codec.h"
 
 namespace intflash::internal {
 namespace {
@@ -152,13 +151,6 @@ intflash_status check_centers(RecordReader& reader, const intflash_cache& cache,
 
 // ---- Blocks ----
 
-// Notes what a loaded block's keys may be at most: 127 * scale, and what the scale's rounding may
-// have taken from it.
-void note_largest_key(const KvBlock& block, std::atomic<std::uint32_t>& largest_key) {
-  const float largest = *std::max_element(block.key_scale, block.key_scale + kBlockTokens);
-  raise_to(largest_key, std::bit_cast<std::uint32_t>(largest * 127.001f));
-}
-
 // Fills pages with tokens up to kv_len; page: room for a block of the file.
 intflash_status load_blocks(RecordReader& reader, intflash_cache& cache, const PageRun& run,
                             std::int64_t kv_len, char* page) {
@@ -167,24 +159,14 @@ intflash_status load_blocks(RecordReader& reader, intflash_cache& cache, const P
   for (std::int64_t position = run.first_key_position; position < kv_len;
        position += kBlockTokens) {
     const std::int64_t tokens = std::min<std::int64_t>(kBlockTokens, kv_len - position);
-    const std::int64_t offset = position - run.first_key_position;
-    const std::int64_t page_size = cache.layout.page_size;
-    const std::int32_t id = run.page_ids[offset / page_size];
     for (std::int64_t h = 0; h < cache.num_layers * cache.num_kv_heads; ++h) {
-      const std::int64_t layer = h / cache.num_kv_heads;
-      const std::int64_t kv_head = h % cache.num_kv_heads;
-      std::atomic<std::uint32_t>& largest_key = cache.layers[layer].largest_key[id];
-      if (offset % page_size == 0 && kv_head == 0) largest_key.store(0, std::memory_order_relaxed);
       const intflash_status status = reader.get(page, layout.bytes());
       if (status != INTFLASH_OK) return status;
       if (const void* damage = cache.codec->find_damage(layout, from, tokens)) {
         return fail(INTFLASH_BAD_FILE, "byte %lld: no such block of tokens is ever saved",
                     static_cast<i64>(reader.offset() + (static_cast<const char*>(damage) - page)));
       }
-      copy_block(layout, from,
-                 writable_block(cache.layout, cache.page(layer, id, kv_head),
-                                offset % page_size / kBlockTokens));
-      note_largest_key(from, largest_key);
+      cache.storage->write_block(cache, place_of(cache, run, h, position), page);
     }
   }
   return INTFLASH_OK;

@@ -5,6 +5,7 @@
 
 #include "cache/kv_cache.h"
 #include "cache/sequence_file.h"
+#include "cache/storage.h"
 #include "core/checks.h"
 
 namespace intflash::internal {
@@ -68,19 +69,17 @@ intflash_status save_centers(const float* center, std::int64_t heads, std::int64
   return status;
 }
 
-// A block of the cache as a page of its own, with zeros for tokens from `tokens` on: they may be
-// what a truncated sequence once held.
-void make_page(const intflash_cache& cache, const KvBlock& block, const PageLayout& layout,
-               std::int64_t tokens, char* page) {
-  const WritableBlock copy = writable_block(layout, page, 0);
-  copy_block(layout, block, copy);
+// Zeros for tokens of a page from `tokens` on: they may be what a truncated sequence once held.
+void clear_tail(const intflash_cache& cache, const PageLayout& layout, std::int64_t tokens,
+                char* page) {
+  const WritableBlock block = writable_block(layout, page, 0);
   static constexpr std::int8_t kNoCodes[kMaxHeadDim] = {};
   const KernelTable& kernels = *cache.context->port->kernels;
   const TokenCodes absent = {kNoCodes, kNoCodes, 0, tokens, kBlockTokens - tokens};
-  cache.codec->store_keys(kernels, layout, copy, absent);
-  cache.codec->store_values(kernels, layout, copy, absent);
-  std::fill(copy.key_scale + tokens, copy.key_scale + kBlockTokens, 0.0f);
-  std::fill(copy.value_scale + tokens, copy.value_scale + kBlockTokens, 0.0f);
+  cache.codec->store_keys(kernels, layout, block, absent);
+  cache.codec->store_values(kernels, layout, block, absent);
+  std::fill(block.key_scale + tokens, block.key_scale + kBlockTokens, 0.0f);
+  std::fill(block.value_scale + tokens, block.value_scale + kBlockTokens, 0.0f);
 }
 
 intflash_status save_sequence(const intflash_cache& cache, const Sequence& sequence,
@@ -97,8 +96,8 @@ intflash_status save_sequence(const intflash_cache& cache, const Sequence& seque
        position += kBlockTokens) {
     const std::int64_t tokens = std::min<std::int64_t>(kBlockTokens, sequence.kv_len - position);
     for (std::int64_t h = 0; status == INTFLASH_OK && h < heads; ++h) {
-      const PageRun run = sequence.run(h / cache.num_kv_heads);
-      make_page(cache, cache.block(run, h % cache.num_kv_heads, position), layout, tokens, page);
+      cache.storage->read_block(cache, place_of(cache, sequence.run(0), h, position), page);
+      clear_tail(cache, layout, tokens, page);
       status = writer.put(page, layout.bytes());
     }
   }

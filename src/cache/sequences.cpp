@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "cache/storage.h"
 #include "core/checks.h"
 
 namespace intflash::internal {
@@ -107,7 +108,7 @@ intflash_status extend_sequences(intflash_cache& cache, const std::int32_t* sequ
         cache.references[sequence.pages.back()] > 1) {
       std::int32_t& last = sequence.pages.back();
       const std::int32_t copy = take_page(cache);
-      copy_page(cache, last, copy);
+      cache.storage->copy_page(cache, last, copy);
       release_page(cache, last);
       last = copy;
     }

@@ -1,7 +1,7 @@
 // Copyright 2026 The intflash Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// What serves a context: the backends of its device.
+// What serves a context: where its device keeps caches, and its backends, which read them there.
 #pragma once
 
 #include "intflash/intflash.h"
@@ -9,9 +9,11 @@
 namespace intflash::internal {
 
 struct Backend;  // backend/backend.h
+struct Storage;  // cache/storage.h
 
 struct Device {
   const char* name;
+  const Storage* storage;
   const Backend* backends[INTFLASH_MODE_INTFA + 1];  // by intflash_mode
 };
 

@@ -11,6 +11,7 @@
 #include "backend/score_range.h"
 #include "core/arena.h"
 #include "core/checks.h"
+#include "host/host_pages.h"
 #include "inputs/rope.h"
 #include "inputs/score_bias.h"
 #include "inputs/seen_keys.h"
@@ -68,7 +69,7 @@ Attention attention_of(const BatchRun& run) {
   const Problem& p = plan.problem;
   const intflash_batch_args& args = run.args;
   const intflash_cache& cache = *run.cache;
-  const CacheLayer& layer = cache.layers[args.layer];
+  const HostPages& host = host_pages(cache);
   Attention attention{};
   attention.schedule = &plan.schedule;
   attention.kernels = plan.context->port->kernels;
@@ -94,12 +95,12 @@ Attention attention_of(const BatchRun& run) {
   attention.mask_stride = 1;
   attention.rotation = p.rotation;
   attention.rope = args.rope;
-  attention.key_center = centers(layer.key_center, p.head_dim);
-  attention.value_center = centers(layer.value_center, p.head_dim_v);
+  attention.key_center = centers(cache.key_center_of(args.layer, 0), p.head_dim);
+  attention.value_center = centers(cache.value_center_of(args.layer, 0), p.head_dim_v);
   KeyPages& pages = attention.pages;
   pages.layout = plan.cache.layout;
-  pages.memory = layer.pages;
-  pages.page_stride = cache.page_bytes();
+  pages.memory = host.page(args.layer, 0, 0);
+  pages.page_stride = host.page_bytes;
   pages.head_stride = plan.cache.layout.bytes();
   pages.cache = &cache;
   pages.expand = attention.kernels->expand[plan.cache.codec->id];
@@ -158,10 +159,10 @@ double largest_key(const intflash_plan& plan, const intflash_cache& cache,
   for (std::int64_t r = 0; r < plan.schedule.num_requests; ++r) {
     const Request& request = plan.schedule.requests[r];
     const PageRun pages = batch_pages(cache, args, r, request.mask.kv_begin);
-    largest = std::max(largest, cache.largest_key_of(pages, request.keys));
+    largest = std::max(largest, host_pages(cache).largest_key_of(pages, request.keys));
   }
   return static_cast<double>(std::bit_cast<float>(largest)) +
-         static_cast<double>(cache.layers[args.layer].largest_key_center);
+         static_cast<double>(host_pages(cache).layers[args.layer].largest_key_center);
 }
 
 // The same of keys that some query sees, at most, by their scales.
@@ -177,7 +178,7 @@ double largest_seen_key(const BatchRun& run) {
     for (std::int64_t head = 0; head < cache.num_kv_heads; ++head) {
       for (std::int64_t first = request.keys.begin / kBlockTokens * kBlockTokens;
            first < request.keys.end; first += kBlockTokens) {
-        const KvBlock block = cache.block(pages, head, first);
+        const KvBlock block = host_pages(cache).block(pages, head, first);
         seen.for_each_run(0, head, first, [&](std::int64_t token, std::int64_t count) {
           const float* scale = block.key_scale + (token - first);
           largest = std::max(largest, *std::max_element(scale, scale + count));
@@ -186,7 +187,7 @@ double largest_seen_key(const BatchRun& run) {
     }
   }
   return 127.001 * static_cast<double>(largest) +
-         static_cast<double>(cache.layers[run.args.layer].largest_key_center);
+         static_cast<double>(host_pages(cache).layers[run.args.layer].largest_key_center);
 }
 
 // Of all keys in the pages where that is safe, else of those that are seen.

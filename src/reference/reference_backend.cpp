@@ -10,9 +10,9 @@
 
 #include "backend/backend.h"
 #include "backend/host_data.h"
-#include "cache/export.h"
 #include "core/arena.h"
 #include "core/structs.h"
+#include "host/host_storage.h"
 #include "inputs/rope.h"
 #include "inputs/scan.h"
 #include "inputs/score_bias.h"

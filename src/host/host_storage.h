@@ -1,0 +1,28 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// The storage of caches in the host's memory: what its table is made of.
+#pragma once
+
+#include <cstdint>
+
+#include "cache/storage.h"
+
+namespace intflash::internal {
+
+extern const Storage kHostStorage;
+
+// As Storage has them.
+intflash_status check_tokens(const Append& append);
+void append_tokens(const Append& append);
+void export_rows(const Export& wanted);
+
+// Of one kv head and of the run's layer alone, on this thread: key [end - begin][head_dim], value
+// [end - begin][head_dim_v].
+void export_head(const intflash_cache& cache, const PageRun& run, std::int64_t kv_head,
+                 std::int64_t begin, std::int64_t end, float* key, float* value);
+
+// How many of the context's threads so many rows, tokens times kv heads, are worth.
+std::int64_t workers_for(const intflash_context& context, std::int64_t rows);
+
+}  // namespace intflash::internal
