@@ -88,6 +88,7 @@ void quantize_rows(benchmark::State& state, const KernelTable& kernels, const st
                            nullptr,
                            signs,
                            block.codes.as<std::int8_t>(),
+                           nullptr,
                            kDim,
                            block.scale.as<float>(),
                            {}});
