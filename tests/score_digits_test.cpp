@@ -158,6 +158,20 @@ TEST(ScoreDigits, GiveChunksTheBitsOfTheWhole) {
   }
 }
 
+// Of the last block nobody sees the second half, and nobody multiplies it.
+TEST(ScoreDigits, OfHalfABlockLeaveTheOtherHalfAlone) {
+  Rows rows = normal_rows(192, 192, 64);
+  for (float& x : rows.key) x *= 30;
+  const Call causal = {.mask = INTFLASH_MASK_CAUSAL};
+  const std::vector<float> whole = attend(rows, causal);
+  Rows last = rows;
+  last.query.erase(last.query.begin(), last.query.begin() + 191 * 64);
+  last.query_len = 1;
+  const std::vector<float> out = attend(last, causal);
+  EXPECT_TRUE(std::equal(out.begin(), out.end(), whole.begin() + 191 * 64));
+  EXPECT_LT(error_of(rows, causal), 0.02);
+}
+
 std::int32_t planned_digits(std::int32_t asked, intflash_dtype query, intflash_dtype key) {
   const Context context;
   intflash_attend_desc desc = attend_desc();

@@ -456,8 +456,8 @@ class DigitProducts {
                  scratch_.query_digits[0]);
     for (std::int32_t r = 0; r < query_.rows; ++r) {
       if ((rows >> r & 1) != 0)
-        add_to_row(scratch_.query_digits[r], scratch_.key_digits[r], digit_bits(query_, r),
-                   dots[r]);
+        add_to_row(scratch_.query_digits[r], scratch_.key_digits[r], num_keys,
+                   digit_bits(query_, r), dots[r]);
     }
   }
 
@@ -471,9 +471,9 @@ class DigitProducts {
   }
   static INTFLASH_NOINLINE void add_to_row(const std::int32_t* INTFLASH_RESTRICT query_digits,
                                            const std::int32_t* INTFLASH_RESTRICT key_digits,
-                                           std::int32_t bits,
+                                           std::int32_t num_keys, std::int32_t bits,
                                            std::int32_t* INTFLASH_RESTRICT dots) {
-    for (std::int32_t key = 0; key < kScoreBlock; ++key)
+    for (std::int32_t key = 0; key < num_keys; ++key)
       dots[key] = add_digits(dots[key], query_digits[key] + key_digits[key], bits);
   }
 
