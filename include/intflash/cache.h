@@ -68,7 +68,8 @@ typedef enum intflash_codec INTFLASH_INT {
   // INT8 codes. The newest layout is INTFLASH_PAGE_LAYOUT_VERSION.
   INTFLASH_CODEC_INT8 = 0,
   // The same with a second digit of each key, for score_digits = 0 and 2: head_dim + 4 bytes more a
-  // token. For models whose scores are large, such as those whose keys have a bias.
+  // token, kv head and layer. For models whose scores are large, such as those whose keys have a
+  // bias.
   INTFLASH_CODEC_INT8_WIDE = 1
 } intflash_codec;
 
@@ -191,7 +192,8 @@ INTFLASH_API intflash_status intflash_cache_append(intflash_cache* cache,
 INTFLASH_API intflash_status intflash_cache_copy_page(intflash_cache* cache, int32_t from,
                                                       int32_t to);
 
-// Reads tokens back in f32: code * scale, rotated back where the cache rotates, plus the centre.
+// Reads tokens back in f32: code * scale, of keys with second digits (code + digit / 256) * scale,
+// rotated back where the cache rotates, plus the centre.
 // begin and end count from the first token of page_ids[0], and page_ids names the pages up to the
 // one of token end - 1. Either tensor may be NULL: not wanted.
 INTFLASH_API intflash_status intflash_cache_export(

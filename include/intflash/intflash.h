@@ -303,7 +303,8 @@ typedef struct intflash_plan_info {
   const char* codec;       // of the cache that a batch is over, such as "int8"; "" of dense calls
   int32_t rotates_keys;    // 1: queries and keys are rotated
   int32_t rotates_values;  // 1: values are
-  int32_t score_digits;    // as asked for; 1 where keys, or both inputs, have one digit
+  int32_t score_digits;    // as asked for; 1 where a cache's keys have one digit, where query and
+                           // key are INT8, and in other modes
 } intflash_plan_info;
 
 typedef struct intflash_port_info {
