@@ -4,9 +4,9 @@
 // Files -> every mode through the C interface, every simulated pipeline head by head -> one table.
 #include "compare.h"
 
-#include <cmath>
 #include <cstdint>
 #include <span>
+#include <string>
 #include <vector>
 
 #include <fmt/format.h>
@@ -14,8 +14,8 @@
 
 #include "attention_inputs.h"
 #include "call.h"
+#include "compare_inputs.h"
 #include "error_metrics.h"
-#include "inputs/tensor.h"
 #include "pipelines.h"
 
 namespace intflash {
@@ -49,64 +49,13 @@ constexpr Mode kModes[] = {
      INTFLASH_ROTATION_AUTO, 0},
 };
 
-intflash_attend_desc make_desc(const CompareOptions& options, const AttentionInputs& inputs) {
-  intflash_attend_desc desc = inputs.desc();
-  desc.mask = options.causal ? INTFLASH_MASK_CAUSAL : INTFLASH_MASK_NONE;
-  // Said out loud, so that the simulations use the same number.
-  desc.softmax_scale =
-      options.softmax_scale != 0
-          ? options.softmax_scale
-          : static_cast<float>(1 / std::sqrt(static_cast<double>(inputs.head_dim)));
-  return desc;
-}
-
 Row run_mode(const Context& context, const Mode& mode, intflash_attend_desc desc,
              const AttentionInputs& inputs, std::span<const float> reference) {
-  Row row{mode.name, mode.what, {}};
   desc.mode = mode.mode;
   desc.rotation = mode.rotation;
   desc.score_digits = mode.score_digits;
-  AlignedArray<float> out(reference.size());
-  intflash_attend_args args = inputs.args();
-  args.out = contiguous(out.data(), inputs.num_query_heads, inputs.query_len, inputs.head_dim_v);
-  context.attend(desc, args);
-  row.error = measure_error(std::span<const float>(out.data(), out.size()), reference);
-  return row;
-}
-
-Matrix matrix_of(const intflash_tensor& tensor, intflash_dtype dtype, std::int64_t b,
-                 std::int64_t h, std::int64_t tokens, std::int64_t dim) {
-  Matrix matrix(tokens, dim);
-  for (std::int64_t t = 0; t < tokens; ++t) {
-    for (std::int64_t c = 0; c < dim; ++c)
-      matrix.row(t)[c] = internal::tensor_element(tensor, dtype, b, h, t, c);
-  }
-  return matrix;
-}
-
-Head head_of(const AttentionInputs& inputs, const intflash_attend_desc& desc, std::int64_t b,
-             std::int64_t h) {
-  const intflash_attend_args args = inputs.args();
-  const std::int64_t kv_head = h / (inputs.num_query_heads / inputs.num_kv_heads);
-  return {matrix_of(args.query, desc.query_dtype, b, h, inputs.query_len, inputs.head_dim),
-          matrix_of(args.key, desc.key_dtype, b, kv_head, inputs.kv_len, inputs.head_dim),
-          matrix_of(args.value, desc.value_dtype, b, kv_head, inputs.kv_len, inputs.head_dim_v),
-          desc.softmax_scale, desc.mask == INTFLASH_MASK_CAUSAL};
-}
-
-// What attend makes of every head of every batch, in the order of out; f32 as the library's own
-// outputs are.
-std::vector<float> attend_heads(Matrix (*attend)(const Head&), const AttentionInputs& inputs,
-                                const intflash_attend_desc& desc) {
-  std::vector<float> out;
-  out.reserve(static_cast<std::size_t>(inputs.num_out_elements()));
-  for (std::int64_t b = 0; b < inputs.batch; ++b) {
-    for (std::int64_t h = 0; h < inputs.num_query_heads; ++h) {
-      for (const double element : attend(head_of(inputs, desc, b, h)).data)
-        out.push_back(static_cast<float>(element));
-    }
-  }
-  return out;
+  const std::vector<float> out = run_library(context, desc, inputs);
+  return {mode.name, mode.what, measure_error(std::span<const float>(out), reference)};
 }
 
 void print_text(const std::vector<Row>& rows) {
@@ -136,7 +85,7 @@ void print_json(const std::vector<Row>& rows) {
 
 int run_compare(const CompareOptions& options) {
   const AttentionInputs inputs = read_attention_inputs(options.query, options.key, options.value);
-  const intflash_attend_desc desc = make_desc(options, inputs);
+  const intflash_attend_desc desc = compare_desc(options, inputs);
   const Context context = create_context(0, "");
   context.query_support(desc);  // refuses what the library refuses before anything is computed
 
