@@ -13,11 +13,15 @@ struct CompareOptions {
   std::string query, key, value;  // paths of .npy files
   bool causal = false;
   bool json = false;
+  std::string picture;      // of the report, "" = not written
   float softmax_scale = 0;  // 0 = 1 / sqrt(head_dim)
 };
 
 // The table for arrays from files. The exit code; failures are thrown.
 int run_compare(const CompareOptions& options);
+
+// The library's error by part and by head, likewise.
+int run_compare_report(const CompareOptions& options);
 
 // The table for synthetic inputs of several lengths, with the error that mode int8 is to reach.
 // quick: only the rows that have a goal to reach. The exit code: 1 when one is missed; failures are

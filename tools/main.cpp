@@ -159,31 +159,38 @@ void add_attend(CLI::App& app, AttendOptions& options) {
       "  intflash attend --query q.npy --key k.npy --value v.npy --prefix-len 100 --out - >o.npy");
 }
 
-struct SyntheticOptions {
-  bool run = false;
+struct CompareKind {
+  bool report = false;
+  bool synthetic = false;
   bool quick = false;
 };
 
-void add_compare(CLI::App& app, CompareOptions& options, SyntheticOptions& synthetic) {
+void add_compare(CLI::App& app, CompareOptions& options, CompareKind& kind) {
   CLI::App& command =
       *app.add_subcommand("compare", "error of every mode and of published pipelines");
   add_inputs(command, options, false);
   command.add_option("--softmax-scale", options.softmax_scale, "default: 1 / sqrt(head_dim)")
       ->check(check_positive);
+  CLI::Option& report =
+      *command.add_flag("--report", kind.report, "the default's error alone, by part and by head");
+  add_output(command, "--picture", options.picture,
+             "with --report: draws it, SVG; - is stdout, and the tables then go to stderr")
+      .needs(&report);
   // Either three files, or inputs made up here.
-  CLI::Option& generated = *command.add_flag("--synthetic", synthetic.run,
+  CLI::Option& generated = *command.add_flag("--synthetic", kind.synthetic,
                                              "inputs of known distributions, of growing length");
-  for (const char* name : {"--query", "--key", "--value", "--causal", "--softmax-scale"}) {
+  for (const char* name :
+       {"--query", "--key", "--value", "--causal", "--softmax-scale", "--report"}) {
     generated.excludes(command.get_option(name));
   }
   command
-      .add_flag("--quick", synthetic.quick,
-                "with --synthetic: only the rows that have a goal to reach")
+      .add_flag("--quick", kind.quick, "with --synthetic: only the rows that have a goal to reach")
       ->needs(&generated);
   command.add_flag("--json", options.json, "prints one JSON object");
   command.footer(
       "Examples:\n"
       "  intflash compare --query q.npy --key k.npy --value v.npy --causal\n"
+      "  intflash compare --query q.npy --key k.npy --value v.npy --report --picture error.svg\n"
       "  intflash compare --synthetic --quick");
 }
 
@@ -296,22 +303,23 @@ struct Options {
   AttendOptions attend;
   CalibrateOptions calibrate;
   CompareOptions compare;
-  SyntheticOptions synthetic;
+  CompareKind compare_kind;
   BenchOptions bench;
   PlanOptions plan;
   ServeSimOptions serve_sim;
   bool info_json = false;
 };
 
-int run_compare(const CompareOptions& files, const SyntheticOptions& synthetic) {
-  if (synthetic.run) return run_compare_synthetic(files.json, synthetic.quick);
+int run_compare(const CompareOptions& files, const CompareKind& kind) {
+  if (kind.synthetic) return run_compare_synthetic(files.json, kind.quick);
+  if (kind.report) return run_compare_report(files);
   return run_compare(files);
 }
 
 int run_subcommand(const CLI::App& app, const Options& options) {
   if (app.got_subcommand("attend")) return run_attend(options.attend);
   if (app.got_subcommand("calibrate")) return run_calibrate(options.calibrate);
-  if (app.got_subcommand("compare")) return run_compare(options.compare, options.synthetic);
+  if (app.got_subcommand("compare")) return run_compare(options.compare, options.compare_kind);
   if (app.got_subcommand("bench")) return run_bench(options.bench);
   if (app.got_subcommand("plan")) return run_plan(options.plan);
   if (app.got_subcommand("serve-sim")) return run_serve_sim(options.serve_sim);
@@ -328,7 +336,7 @@ void require_two_files(const char* option_a, const std::string& path_a, const ch
 // What the parser cannot see because it concerns two options, or the library's list of ports.
 void check_options(const CLI::App& app, const Options& options) {
   const CompareOptions& files = options.compare;
-  if (app.got_subcommand("compare") && !options.synthetic.run &&
+  if (app.got_subcommand("compare") && !options.compare_kind.synthetic &&
       (files.query.empty() || files.key.empty() || files.value.empty())) {
     throw UsageError("compare needs --query, --key and --value, or --synthetic");
   }
@@ -349,7 +357,7 @@ int run(int argc, char** argv) {
   app.require_subcommand(1);
   app.footer(kExamples);
   add_attend(app, options.attend);
-  add_compare(app, options.compare, options.synthetic);
+  add_compare(app, options.compare, options.compare_kind);
   CLI::App& info =
       *app.add_subcommand("info", "CPU, ports, and the limits of this machine, measured");
   info.add_flag("--json", options.info_json, "prints one JSON object");
