@@ -91,6 +91,7 @@ void quantize_rows(benchmark::State& state, const KernelTable& kernels, const st
                            nullptr,
                            kDim,
                            block.scale.as<float>(),
+                           false,
                            {}});
   });
 }

@@ -7,15 +7,15 @@
 // with the same weight w_j = p_j exp(t_j) (1 + c_j) above and below, where
 //   |t_j| <= e_j      the error of the score: quantization of query and key, and the fixed point,
 //   |c_j| <= kCurve   the polynomial of the exponential,
-//   |b_j - 1| <= kFold, since log2(value_scale_j) is folded into the weight above in steps of 2^-9,
+//   |b_j - 1| <= kFold, since log2(value_scale_j) is folded into the weight above in steps of 2^-6;
+//                     next to 0 where we chose the scale, on that grid, and no value is faint,
 //   |d_j - 1| <= kUnfold, since the sum below takes it out again by an integer factor,
 //   |v'_j - v_j| <= half a step of the value's code,
 //   r_j, q_j          rounding of the weights to 255 and to 4080 levels of their score block's
 //                     largest folded weight F.
 // Then, with g_j = exp(e_j) (1 + kCurve) - 1,
-//   |o' - o| <= [ sum p_j g_j |v_j - o| + sum p_j (1 + g_j) (kFold |v_j| + kUnfold |o| + step_j /
-//   2)
-//               + sum (|r_j| |code_j| + |o| q_j) ] / (lowest sum below),
+//   |o' - o| <= [ sum p_j g_j |v_j - o| + sum p_j (1 + g_j) (|b_j - 1| |v_j| + kUnfold |o| +
+//               step_j / 2) + sum (|r_j| |code_j| + |o| q_j) ] / (lowest sum below),
 // and ln(sum below) bounds the log-sum-exp. A sink is one more key, of a value of 0, less the
 // centre like any other, which neither folds nor rounds. A factor common to all w_j cancels in o'.
 // So e_j may be counted from any key's: e_j + e_top for the others and 0 for the key with the
@@ -38,11 +38,13 @@ using Eigen::VectorXd;
 
 constexpr double kLn2 = 0.69314718055994531;
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
+constexpr double kScoreUnit = 1.0 / (1 << kFractionBits);
 constexpr double kRounding = 1.001;  // what f32 adds to the quantities of quantization
 constexpr double kFloat = 2e-6;      // relative error of some f32 operations in a row
 
 constexpr double kCurve = 2.4e-3 + 2 * 0.5 / 16320;  // polynomial, and its two Q15 products
-constexpr double kFold = kLn2 * (0.5 / 512 + 1.4e-5);
+constexpr double kFold = kLn2 * (0.5 * kScoreUnit + 1.4e-5);
+constexpr double kGridStep = 1.0109;  // of scales of values: 2^(1/64)
 constexpr double kUnfold = 0.5 / kValueWeightOne;
 constexpr double kLevel255 = (0.5 + 0.5 / 16) / 255;  // rounded to 4080 levels, then to 255
 constexpr double kLevel4080 = 0.5 / kWeightOne;
@@ -172,7 +174,7 @@ class HeadBound {
     const double largest_value = value_.row(j).cwiseAbs().maxCoeff();
     const bool value_codes = c_.value.dtype == INTFLASH_INT8;
     key.value_scale = value_codes ? given_scale(tensors_.args.value, b_, kv_head, j, largest_value)
-                                  : kRounding * largest_value / 127;
+                                  : kRounding * kGridStep * largest_value / 127;
     key.value_half_step = value_codes ? 0 : key.value_scale / 2;
     if (rotates_values_) key.value_half_step += kFloat * value_.row(j).norm();
     keys_.push_back(std::move(key));
@@ -184,11 +186,11 @@ class HeadBound {
     return std::min<std::int64_t>(first + kScoreBlock, c_.kv_len);
   }
 
-  // The unit of the fixed point of scores, in log2, for row i in a block: see row_scale in
-  // tile/score_block.h. Both terms are rounded up to a power of two twice. Where it would be too
-  // coarse scores are in f32, and their distances in the finest.
-  double unit_of_scores(std::int64_t i, std::int64_t first, RowExtent query,
-                        double query_scale) const {
+  // The unit, in log2, of row i's products on their way to fixed point in a block: see row_scale in
+  // tile/score_block.h. Both terms are rounded up to a power of two twice. Where it would be
+  // coarser than that of scores these are in f32.
+  double unit_of_products(std::int64_t i, std::int64_t first, RowExtent query,
+                          double query_scale) const {
     double key_scale = 0;
     for (std::int64_t j = first; j < block_end(first); ++j) {
       if (visible(i, j)) key_scale = std::max(key_scale, key(j).scale);
@@ -196,7 +198,7 @@ class HeadBound {
     const double factor = 4 * key_scale * softmax_scale_of(c_) / kLn2;
     const double codes = query.sum + query_scale * static_cast<double>(c_.head_dim);
     const double coarse = std::max(factor * query_scale, factor * 128 * codes * 0x1p-14);
-    return std::clamp(coarse, 0x1p-9, std::ldexp(1.0, kCoarsestExponent));
+    return std::clamp(coarse, std::ldexp(1.0, kFinestExponent), kScoreUnit);
   }
 
   // e_j of row i's visible keys.
@@ -215,7 +217,7 @@ class HeadBound {
     std::vector<double> errors(static_cast<std::size_t>(c_.kv_len), 0.0);
     double unit = 0;
     for (std::int64_t j = 0; j < c_.kv_len; ++j) {
-      if (j % kScoreBlock == 0) unit = unit_of_scores(i, j, query, query_scale);
+      if (j % kScoreBlock == 0) unit = unit_of_products(i, j, query, query_scale);
       if (!visible(i, j)) continue;
       const Key& k = key(j);
       double& error = errors[static_cast<std::size_t>(j)];
@@ -228,13 +230,13 @@ class HeadBound {
       error += kFloat * scale *
                (reach(j) + center_reach + (rotates_keys_ ? 4 * row.norm() * k.norm : 0.0));
       if (c_.score_cap > 0) {
-        // tanh does not stretch an error; scores are in f32, then distances in 2^-9.
-        error += kFloat * static_cast<double>(c_.score_cap) + kLn2 * 0.5 / 512;
+        // tanh does not stretch an error; scores are in f32, then distances in fixed point.
+        error += kFloat * static_cast<double>(c_.score_cap) + kLn2 * 0.5 * kScoreUnit;
       } else {
-        // A shift that drops bits (1 unit), the factors of key and query (1 each: half a unit of
-        // rounding, a whole one where 32768 becomes 32767), two products (1/2 each), the folded
-        // value_log2 (1/2).
-        error += kLn2 * 4.5 * unit;
+        // In units of products a shift that drops bits (1), the factors of key and query (1 each:
+        // half a unit of rounding, a whole one where 32768 becomes 32767), the first product (1/2);
+        // in those of scores the query's factor, made coarser, and the second product (1/2 each).
+        error += kLn2 * (3.5 * unit + kScoreUnit);
       }
     }
     return errors;
@@ -292,6 +294,15 @@ class HeadBound {
     const auto folded_scale = [&](std::int64_t j) {
       return key(j).value_scale > kLeastScale ? key(j).value_scale : of_zero;
     };
+    // Whether any value is so much smaller than the largest that rows may see a faint one.
+    bool may_be_faint = false;
+    for (std::int64_t j = first; j < block_end(first); ++j) {
+      const double value_scale = key(j).value_scale;
+      may_be_faint |=
+          visible(i, j) && value_scale > kLeastScale && value_scale < 0x1p-22 * largest_value;
+    }
+    const bool on_grid = c_.value.dtype != INTFLASH_INT8;
+    const double fold = on_grid && !may_be_faint ? 0 : kFold;
     double folded = 0;
     std::vector<double> stretch(static_cast<std::size_t>(block_end(first) - first));
     for (std::int64_t j = first; j < block_end(first); ++j) {
@@ -311,9 +322,10 @@ class HeadBound {
       const double level = is_light ? 0.0 : kLevel4080 * folded / folded_scale(j);
       const VectorXd value = value_.row(j).transpose().cwiseAbs();
       above += share * (stretched - 1) * (value_.row(j).transpose() - exact).cwiseAbs() +
-               share * stretched * ((kFold + kFloat) * value + unfold * magnitude) +
+               share * stretched * ((fold + kFloat) * value + unfold * magnitude) +
                level * magnitude;
-      const double code = key(j).value_scale > 0 ? 1 / key(j).value_scale : 0.0;
+      const double code =
+          key(j).value_scale > 0 ? (on_grid ? kGridStep : 1) / key(j).value_scale : 0.0;
       above.array() += share * stretched * kRounding * key(j).value_half_step +
                        kLevel255 * folded * (value.array() * code + 0.5);
       low += share / stretched * (1 - unfold) - level;

@@ -105,14 +105,14 @@ struct WeighTick {
   std::int32_t rows;
   Pace pace;
   bool any_light = block.any_light != 0;
-  WeighConstants constants{load_factors(block.value_weight)};
+  WeighConstants constants{block};
 
   INTFLASH_INLINE void row(std::int32_t r) {
     if (r >= rows) return;
     const std::int16_t* x = scores.row<std::int16_t>(r);
     std::uint8_t* const weights = scratch.tile.weights[r];
-    const Amx::I32 sums = weigh_plain_row<64>(x, scratch.top[r], weight_control_of(scratch, r),
-                                              constants, weights, weights + kBlockTokens);
+    const Amx::I32 sums =
+        weigh_plain_row<64>(x, scratch.top[r], constants, weights, weights + kBlockTokens);
     if (any_light) add_light_keys_to(scratch, r, block, sums, x);
     Amx::store(scratch.lanes + r, sums);
   }
@@ -133,8 +133,7 @@ struct ScoreTick {
   ScoreRows scores;
   std::int32_t rows;
   Pace pace;
-  KeyFactors key_factor{load_factors(block.key_factor)};
-  Amx::HighBytes high_bytes = Amx::high_bytes();
+  ScoreConstants constants{block};
 
   INTFLASH_INLINE void row(std::int32_t r) {
     if (r >= rows) return;
@@ -143,8 +142,8 @@ struct ScoreTick {
     const auto dots = [&](std::int32_t i) __attribute__((always_inline)) {
       return i < 4 ? low + i * 16 : high + (i - 4) * 16;
     };
-    Amx::store(scratch.lanes + r, score_plain_row<64>(score_row_of(scratch, r), dots, key_factor,
-                                                      high_bytes, scores.row<std::int16_t>(r)));
+    Amx::store(scratch.lanes + r, score_plain_row<64>(score_row_of(scratch, r), dots, constants,
+                                                      scores.row<std::int16_t>(r)));
   }
   template <class AnyTick>
   INTFLASH_INLINE void operator()(AnyTick) {

@@ -41,17 +41,13 @@ struct AmxScratch {
   Amx::I32 lanes[kMaxTileRows];  // of maxima, then of sums; a vector a row
 
   // Per row, of the block at work.
-  alignas(64) std::int32_t exponent[kMaxTileRows];  // RowScale::exponent
-  alignas(64) std::uint32_t shift[kMaxTileRows];    // of shift_controls
-  alignas(64) std::int32_t top[kMaxTileRows];       // of weigh_plain_row
-  alignas(64) float light_sum[kMaxTileRows];        // where the block has light keys
-  // Per row.
+  alignas(64) std::uint32_t shift[kMaxTileRows];      // of shift_controls
   alignas(64) std::int32_t multiplier[kMaxTileRows];  // in both halves
+  alignas(64) std::int32_t top[kMaxTileRows];         // of weigh_plain_row
+  alignas(64) float light_sum[kMaxTileRows];          // where the block has light keys
+  // Per row.
   alignas(64) float reference[kMaxTileRows];
   alignas(64) float row_sum[kMaxTileRows];
-
-  // The value_term of rows with exponent e at [e + kExponentBits].
-  alignas(64) std::int16_t value_term[kExponentBits + kCoarsestExponent + 1][kScoreBlock];
 
   // Takes what a tile register holds where a store finds nothing to do.
   alignas(64) std::int32_t nowhere[16][16];
@@ -98,7 +94,6 @@ INTFLASH_NOINLINE void begin_rows(TileTask& task, std::int32_t padded_rows, AmxS
   const QueryTile& query = *task.query;
   copy_query_tiles(query, (query.head_dim + 63) / 64, padded_rows, query_tiles);
   for (std::int32_t r = 0; r < padded_rows; ++r) {
-    scratch.multiplier[r] = query.multiplier[r] * 0x10001;
     scratch.reference[r] = r < query.rows ? task.state.reference[r] : kNoRowReference;
     scratch.row_sum[r] = r < query.rows ? task.state.row_sum[r] : 0.0f;
   }
@@ -112,10 +107,9 @@ INTFLASH_INLINE void end_rows(const TileTask& task, const AmxScratch& scratch) {
   }
 }
 
-// row_scale of 16 rows where no exponent is above kCoarsestExponent; the result has a bit for each
-// place in value_term.
-INTFLASH_INLINE std::uint32_t scale_16_rows(const QueryTile& query, std::int32_t first,
-                                            const ScoreBlock& block, AmxScratch& scratch) {
+// row_scale of 16 rows that have their scores in fixed point.
+INTFLASH_INLINE void scale_16_rows(const QueryTile& query, std::int32_t first,
+                                   const ScoreBlock& block, AmxScratch& scratch) {
   const Amx::I32 both =
       Amx::add32(Amx::load(query.exponent + first), Amx::broadcast32(block.key_exponent));
   const Amx::F32 product = Amx::multiply_f32(Amx::load_f32(query.mantissa + first),
@@ -124,69 +118,47 @@ INTFLASH_INLINE std::uint32_t scale_16_rows(const QueryTile& query, std::int32_t
   const Amx::I32 bound = Amx::sub32(bits, Amx::broadcast32(kScoreBits));
   const Amx::I32 tight =
       Amx::sub32_where(Amx::less(product, Amx::broadcast_f32(0.5f)), bound, Amx::broadcast32(1));
-  const Amx::I32 exponent = Amx::max32(Amx::max32(Amx::broadcast32(-kExponentBits), both), tight);
+  const Amx::I32 exponent = Amx::max32(Amx::max32(Amx::broadcast32(kFinestExponent), both), tight);
   const Amx::I32 shift = Amx::min32(Amx::sub32(exponent, both), Amx::broadcast32(31));
-  Amx::store(scratch.exponent + first, exponent);
   Amx::store(scratch.shift + first, shift_controls(shift));
-  return Amx::or_lanes32(Amx::shift_left32(Amx::broadcast32(1),
-                                           Amx::add32(exponent, Amx::broadcast32(kExponentBits))));
+  const Amx::I32 coarser = Amx::sub32(Amx::broadcast32(-kFractionBits), exponent);
+  const Amx::I32 half =
+      Amx::shift_right32(Amx::shift_left32(Amx::broadcast32(1), coarser), Amx::broadcast32(1));
+  const Amx::I32 multiplier =
+      Amx::shift_right32(Amx::add32(Amx::load(query.multiplier + first), half), coarser);
+  Amx::store(scratch.multiplier + first,
+             Amx::bit_or(multiplier, Amx::shift_left32<16>(multiplier)));
 }
 
-// What score_plain_row and weigh_plain_row need to know of the rows in a block where no exponent is
-// above kCoarsestExponent.
+// What score_plain_row needs to know of rows that have their scores in fixed point.
 template <std::int32_t kRows>
 INTFLASH_INLINE void scale_plain_rows(const QueryTile& query, const ScoreBlock& block,
                                       AmxScratch& scratch) {
-  std::uint32_t used = 0;
   INTFLASH_UNROLL
-  for (std::int32_t r = 0; r < kRows; r += 16) used |= scale_16_rows(query, r, block, scratch);
-  for (; used != 0; used &= used - 1) {
-    const std::int32_t coarser = __builtin_ctz(used);
-    const Amx::I16 factor = Amx::broadcast16(min_of(1 << (15 - coarser), 32767));
-    INTFLASH_UNROLL
-    for (std::int32_t key = 0; key < kScoreBlock; key += 32) {
-      Amx::store(scratch.value_term[coarser] + key,
-                 Amx::multiply_q15(Amx::load(block.value_log2 + key), factor));
-    }
-  }
+  for (std::int32_t r = 0; r < kRows; r += 16) scale_16_rows(query, r, block, scratch);
 }
 
 INTFLASH_INLINE ScoreRow score_row_of(const AmxScratch& scratch, std::int32_t row) {
-  return {scratch.shift[row], scratch.multiplier[row],
-          scratch.value_term[scratch.exponent[row] + kExponentBits]};
-}
-INTFLASH_INLINE const WeightControl& weight_control_of(const AmxScratch& scratch,
-                                                       std::int32_t row) {
-  return kWeightControls.at[-scratch.exponent[row]];
-}
-
-// octaves in the fixed point of each of 16 rows.
-INTFLASH_INLINE Amx::I32 octaves_of_16(const AmxScratch& scratch, std::int32_t first,
-                                       std::int32_t octaves) {
-  return Amx::shift_left32(Amx::broadcast32(octaves),
-                           Amx::sub32(Amx::zero(), Amx::load(scratch.exponent + first)));
+  return {scratch.shift[row], scratch.multiplier[row]};
 }
 
 // Tops of rows first ... first + 15 from the maxima of pairs of rows.
 INTFLASH_INLINE void finish_tops_of_16(AmxScratch& scratch, std::int32_t first) {
   const Amx::I16 largest = Amx::max_halves_of_16(scratch.lanes + first);
-  Amx::store(scratch.top + first,
-             Amx::add(largest, octaves_of_16(scratch, first, octaves_above(0))));
+  Amx::store(scratch.top + first, Amx::add(largest, Amx::broadcast32(kOctavesAbove)));
 }
 
-// The largest folded score of a row, in its fixed point.
+// The largest folded score of a row.
 INTFLASH_INLINE std::int32_t largest_score(const AmxScratch& scratch, std::int32_t row) {
-  return (scratch.top[row] >> 16) - (octaves_above(-scratch.exponent[row]) >> 16);
+  return (scratch.top[row] >> 16) - (kOctavesAbove >> 16);
 }
 
 // Adds up the row's weights where the block has light keys.
 INTFLASH_NOINLINE void add_light_keys_to(AmxScratch& scratch, std::int32_t row,
                                          const ScoreBlock& block, Amx::I32 sums,
                                          const std::int16_t* x) {
-  const RowScale scale = {scratch.exponent[row], 0, 0};
-  scratch.light_sum[row] =
-      add_light_keys_of_row<Amx>(static_cast<float>(Amx::sum_lanes(sums)),
-                                 largest_score(scratch, row), scale, block, nullptr, x);
+  scratch.light_sum[row] = add_light_keys_of_row<Amx>(
+      static_cast<float>(Amx::sum_lanes(sums)), largest_score(scratch, row), block, nullptr, x);
 }
 
 // exp2_of.
@@ -216,9 +188,8 @@ INTFLASH_INLINE void enter_16_rows(const ScoreBlock& block, const AttentionState
   const Amx::F32 sum = block.any_light != 0 ? Amx::load_f32(scratch.light_sum + first)
                                             : Amx::to_f32(Amx::sum_of_16(scratch.lanes + first));
   const Amx::I32 largest = Amx::sub32(Amx::high_half32(Amx::load(scratch.top + first)),
-                                      octaves_of_16(scratch, first, kWeightPlaces));
-  const Amx::F32 exponent = Amx::multiply_f32(
-      Amx::to_f32(largest), Amx::power_of_two(Amx::load(scratch.exponent + first)));
+                                      Amx::broadcast32(kOctavesAbove >> 16));
+  const Amx::F32 exponent = Amx::multiply_f32(Amx::to_f32(largest), Amx::broadcast_f32(kScoreUnit));
   Amx::F32 distance = Amx::sub_f32(exponent, Amx::load_f32(scratch.reference + first));
   if (!Amx::all_at_most(distance, Amx::broadcast_f32(kMaxOverReference))) {
     alignas(64) float exponents[16];

@@ -30,8 +30,13 @@ struct Amx : Avx512 {
   static INTFLASH_INLINE Control repeat64(std::uint64_t a) {
     return _mm512_set1_epi64(static_cast<std::int64_t>(a));
   }
-  static INTFLASH_INLINE I16 bits_at(Control start, I16 a) {
-    return _mm512_multishift_epi64_epi8(start, a);
+  // By lane; 0 where count is above 15.
+  using Avx512::shift_right;
+  static INTFLASH_INLINE I16 shift_right(I16 a, I16 count) { return _mm512_srlv_epi16(a, count); }
+  static INTFLASH_INLINE I16 average(I16 a, I16 b) { return _mm512_avg_epu16(a, b); }
+  // Of 64 numbers those at the last six bits of each index.
+  static INTFLASH_INLINE I16 look_up(I16 low, I16 high, I16 index) {
+    return _mm512_permutex2var_epi16(low, index, high);
   }
   // Bits of a for bytes 0 ... 3 of each 64-bit word, bits of b for bytes 4 ... 7.
   using HighBytes = __mmask64;
@@ -47,9 +52,6 @@ struct Amx : Avx512 {
   static INTFLASH_INLINE I32 sub32(I32 a, I32 b) { return _mm512_sub_epi32(a, b); }
   static INTFLASH_INLINE I32 min32(I32 a, I32 b) { return _mm512_min_epi32(a, b); }
   static INTFLASH_INLINE I32 bit_or(I32 a, I32 b) { return _mm512_or_si512(a, b); }
-  static INTFLASH_INLINE std::uint32_t or_lanes32(I32 a) {
-    return static_cast<std::uint32_t>(_mm512_reduce_or_epi32(a));
-  }
   static INTFLASH_INLINE I32 shift_left32(I32 a, I32 count) { return _mm512_sllv_epi32(a, count); }
   template <unsigned kCount>
   static INTFLASH_INLINE I32 shift_left32(I32 a) {

@@ -58,7 +58,7 @@ class WideScores {
 class RowScorer {
  public:
   INTFLASH_INLINE RowScorer(AmxScratch& scratch, const WideScores& scores, const ScoreBlock& block)
-      : scratch_(scratch), scores_(scores), key_factor_(load_factors(block.key_factor)) {}
+      : scratch_(scratch), scores_(scores), constants_(block) {}
 
   INTFLASH_INLINE std::int32_t rows_left() const {
     return kWideRows - static_cast<std::int32_t>(row_);
@@ -76,15 +76,14 @@ class RowScorer {
       return i < kHalfTiles ? low + i * kTileBytes : high + (i - kHalfTiles) * 2 * kTileBytes;
     };
     const auto row = static_cast<std::int32_t>(r);
-    Amx::store(scratch_.lanes + r, score_plain_row<kTileBytes>(score_row_of(scratch_, row), dots,
-                                                               key_factor_, high_bytes_, low));
+    Amx::store(scratch_.lanes + r,
+               score_plain_row<kTileBytes>(score_row_of(scratch_, row), dots, constants_, low));
   }
 
  private:
   AmxScratch& scratch_;
   const WideScores& scores_;
-  KeyFactors key_factor_;
-  Amx::HighBytes high_bytes_ = Amx::high_bytes();
+  ScoreConstants constants_;
   std::uint32_t row_ = 0;
 };
 
@@ -95,7 +94,7 @@ class RowWeigher {
         scores_(scores),
         block_(block),
         any_light_(block.any_light != 0),
-        constants_{load_factors(block.value_weight)} {}
+        constants_(block) {}
 
   template <std::int32_t kRows>
   INTFLASH_INLINE void weigh() {
@@ -106,9 +105,9 @@ class RowWeigher {
     const std::uint32_t r = row_++;
     const auto row = static_cast<std::int32_t>(r);
     const char* const folded = scores_.folded_of_last_turn(r);
-    const Amx::I32 sums = weigh_plain_row<kTileBytes>(
-        folded, scratch_.top[r], weight_control_of(scratch_, row), constants_,
-        scratch_.wide.weights[0][r], scratch_.wide.weights[1][r]);
+    const Amx::I32 sums =
+        weigh_plain_row<kTileBytes>(folded, scratch_.top[r], constants_,
+                                    scratch_.wide.weights[0][r], scratch_.wide.weights[1][r]);
     if (any_light_) add_light_keys(row, sums, folded);
     Amx::store(scratch_.lanes + r, sums);
   }

@@ -61,12 +61,13 @@ struct Avx2 {
   static INTFLASH_INLINE I16 multiply_q15_add(I16 sum, I16 a, I16 b) {
     return _mm256_add_epi16(sum, _mm256_mulhrs_epi16(a, b));
   }
-  // Counts are the same in all lanes.
-  static INTFLASH_INLINE I16 shift_left(I16 a, I16 count) {
-    return _mm256_sll_epi16(a, _mm_cvtepu16_epi64(_mm256_castsi256_si128(count)));
+  template <int kCount>
+  static INTFLASH_INLINE I16 shift_left(I16 a) {
+    return _mm256_slli_epi16(a, kCount);
   }
-  static INTFLASH_INLINE I16 shift_right(I16 a, I16 count) {
-    return _mm256_srl_epi16(a, _mm_cvtepu16_epi64(_mm256_castsi256_si128(count)));
+  template <int kCount>
+  static INTFLASH_INLINE I16 shift_right(I16 a) {
+    return _mm256_srli_epi16(a, kCount);
   }
   // ((a >> count) + 1) >> 1 for a < 2^15 and count >= 2, by lane. There is no shift of 16-bit lanes
   // by lane; a rounded Q15 product with 2^(14 - count) is one, and two byte tables hold the halves

@@ -45,9 +45,14 @@ struct Avx512 {
   static INTFLASH_INLINE I16 multiply_q15_add(I16 sum, I16 a, I16 b) {
     return _mm512_add_epi16(sum, _mm512_mulhrs_epi16(a, b));
   }
-  // Counts are the same in all lanes.
-  static INTFLASH_INLINE I16 shift_left(I16 a, I16 count) { return _mm512_sllv_epi16(a, count); }
-  static INTFLASH_INLINE I16 shift_right(I16 a, I16 count) { return _mm512_srlv_epi16(a, count); }
+  template <unsigned kCount>
+  static INTFLASH_INLINE I16 shift_left(I16 a) {
+    return _mm512_slli_epi16(a, kCount);
+  }
+  template <unsigned kCount>
+  static INTFLASH_INLINE I16 shift_right(I16 a) {
+    return _mm512_srli_epi16(a, kCount);
+  }
   // ((a >> count) + 1) >> 1 for a < 2^15 and count >= 2, by lane.
   static INTFLASH_INLINE I16 rounded_shift(I16 a, I16 count) {
     return _mm512_avg_epu16(_mm512_srlv_epi16(a, count), _mm512_setzero_si512());

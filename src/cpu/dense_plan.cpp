@@ -33,7 +33,7 @@ void lay_out(const KernelTable& kernels, std::int64_t run_bytes, DensePlan& plan
   plan.blocks_per_head = ceil_div(problem.kv_len, kScoreBlock);
   plan.pages_per_head = plan.blocks_per_head * (kScoreBlock / kBlockTokens);
   // Second digits are rarely read, unless all are.
-  const bool reads_digits = problem.has_digits() && problem.digits_above < -kExponentBits;
+  const bool reads_digits = problem.has_digits() && problem.digits_above < kFinestExponent;
   const PageLayout read = page_layout(reads_digits ? kInt8WideCodec : kInt8Codec, problem.head_dim,
                                       problem.head_dim_v, kBlockTokens);
   plan.spans_at_once = spans_in_cache(read, plan.context->l2_bytes);

@@ -36,7 +36,7 @@ void pack_key_tokens(DenseRun& run, const Worker& worker, std::int64_t head,
   note_magnitude(
       run.key, run.key_tensor(), head, tokens.first,
       quantize_tokens(kernels, run.args.key, p.key_dtype, tokens.b, tokens.h, tokens.first,
-                      tokens.count, dim, run.key_center(head), p.rotation.keys, stride,
+                      tokens.count, dim, {run.key_center(head), p.rotation.keys, false}, stride,
                       worker.codes, has_digits ? worker.digits : nullptr, block.key_scale));
   clear_absent(tokens.count, stride, worker.codes);
   kernels.pack_keys(worker.codes, stride, dim, block.key_codes, block.key_sum);
@@ -54,7 +54,7 @@ void pack_value_tokens(DenseRun& run, const Worker& worker, std::int64_t head,
   note_magnitude(
       run.value, run.value_tensor(), head, tokens.first,
       quantize_tokens(kernels, run.args.value, p.value_dtype, tokens.b, tokens.h, tokens.first,
-                      tokens.count, dim, run.value_center(head), p.rotation.values, stride,
+                      tokens.count, dim, {run.value_center(head), p.rotation.values, true}, stride,
                       worker.codes, nullptr, tokens.block.value_scale));
   clear_absent(tokens.count, stride, worker.codes);
   kernels.pack_values(worker.codes, stride, dim, tokens.block.value_codes);
@@ -90,8 +90,8 @@ bool is_finer(const DenseRun& run, const Worker& worker, const CenteredRows& row
       float scale[2][kBlockTokens];
       for (const bool centred : {false, true})
         quantize_tokens(run.kernels(), t.tensor, t.dtype, b, h, token, static_cast<std::int32_t>(n),
-                        t.dim, centred ? rows.center : nullptr, rows.rotate, round_up(t.dim, 64),
-                        worker.codes, nullptr, scale[centred]);
+                        t.dim, {centred ? rows.center : nullptr, rows.rotate, false},
+                        round_up(t.dim, 64), worker.codes, nullptr, scale[centred]);
       for (std::int64_t i = 0; i < n; ++i) {
         if (scale[0][i] == 0) continue;
         const double ratio = static_cast<double>(scale[1][i]) / static_cast<double>(scale[0][i]);

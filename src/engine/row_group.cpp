@@ -144,7 +144,7 @@ void quantize_query_rows(const RowGroup& group, const TileShape& shape, std::int
     const RowPlace place = place_of(group, first_row + r);
     quantize_tokens(*group.kernels, *group.query, group.query_dtype, group.batch, place.query_head,
                     group.first_token + place.query, static_cast<std::int32_t>(at_once),
-                    group.head_dim, nullptr, group.rotation.keys, shape.code_stride,
+                    group.head_dim, {nullptr, group.rotation.keys, false}, shape.code_stride,
                     codes + r * shape.code_stride,
                     digits == nullptr ? nullptr : digits + r * shape.code_stride, scales + r,
                     later_rows(group.rope, place.query));

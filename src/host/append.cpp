@@ -54,15 +54,17 @@ void append_to_block(const Append& append, std::int8_t* codes, std::int64_t kv_h
   std::int8_t* const digits = cache.codec->has_digits ? codes + kBlockTokens * key_stride : nullptr;
   std::uint32_t magnitude = quantize_tokens(
       kernels, append.args.key, append.args.key_dtype, 0, kv_head, tokens.first, count,
-      layout.head_dim, cache.key_center_of(layer, kv_head), cache.rotation.keys, key_stride, codes,
-      digits, block.key_scale + begin, rope_rows(append.args.rope, tokens.position));
+      layout.head_dim, {cache.key_center_of(layer, kv_head), cache.rotation.keys, false},
+      key_stride, codes, digits, block.key_scale + begin,
+      rope_rows(append.args.rope, tokens.position));
   if (append.args.key_dtype == INTFLASH_INT8)
     magnitude = largest_scaled(block.key_scale + begin, count);
   raise_to(host_pages(cache).layers[layer].largest_key[tokens.slot / layout.page_size], magnitude);
   cache.codec->store_keys(kernels, layout, block, {codes, digits, key_stride, begin, count});
   quantize_tokens(kernels, append.args.value, append.args.value_dtype, 0, kv_head, tokens.first,
-                  count, layout.head_dim_v, cache.value_center_of(layer, kv_head),
-                  cache.rotation.values, value_stride, codes, nullptr, block.value_scale + begin);
+                  count, layout.head_dim_v,
+                  {cache.value_center_of(layer, kv_head), cache.rotation.values, true},
+                  value_stride, codes, nullptr, block.value_scale + begin);
   cache.codec->store_values(kernels, layout, block, {codes, nullptr, value_stride, begin, count});
 }
 

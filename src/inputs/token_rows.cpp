@@ -62,13 +62,14 @@ float scale_of(const intflash_tensor& tensor, std::int64_t b, std::int64_t h, st
 std::uint32_t quantize_tokens(const KernelTable& kernels, const intflash_tensor& tensor,
                               intflash_dtype dtype, std::int64_t b, std::int64_t h,
                               std::int64_t token, std::int32_t rows, std::int64_t dim,
-                              const float* center, bool rotate, std::int64_t code_stride,
+                              const QuantizeForm& form, std::int64_t code_stride,
                               std::int8_t* codes, std::int8_t* digits, float* scale,
                               const RopeRows& rope) {
   const RowSource source = rows_of(tensor, dtype, b, h, token);
   if (dtype != INTFLASH_INT8) {
-    return kernels.quantize_rows({source, rows, static_cast<std::int32_t>(dim), center,
-                                  rotation_signs(rotate), codes, digits, code_stride, scale, rope});
+    return kernels.quantize_rows({source, rows, static_cast<std::int32_t>(dim), form.center,
+                                  rotation_signs(form.rotate), codes, digits, code_stride, scale,
+                                  form.on_grid, rope});
   }
   if (digits != nullptr) std::memset(digits, 0, static_cast<std::size_t>(rows * code_stride));
   std::uint32_t magnitude = 0;

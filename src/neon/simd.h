@@ -78,8 +78,15 @@ struct Neon : RowLoops {
   static INTFLASH_INLINE I16 multiply_q15_add(I16 sum, I16 a, I16 b) {
     return vaddq_s16(sum, vqrdmulhq_s16(a, b));
   }
-  // By lane, to the left; below 0 arithmetically to the right.
-  static INTFLASH_INLINE I16 shift(I16 a, I16 count) { return vshlq_s16(a, count); }
+  template <int kCount>
+  static INTFLASH_INLINE I16 shift_left(I16 a) {
+    return vshlq_n_s16(a, kCount);
+  }
+  // Arithmetically.
+  template <int kCount>
+  static INTFLASH_INLINE I16 shift_right(I16 a) {
+    return vshrq_n_s16(a, kCount);
+  }
   // The same of unsigned numbers, rounded.
   static INTFLASH_INLINE I16 rounded_shift_unsigned(I16 a, I16 count) {
     return vreinterpretq_s16_u16(vrshlq_u16(vreinterpretq_u16_s16(a), count));

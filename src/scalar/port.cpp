@@ -94,15 +94,14 @@ void query_dot_keys(const QueryTile& query, std::int32_t row, const ScoreBlock& 
     scratch.dots[key] = add_digits(scratch.dots[key], scratch.mixed[key], digit_bits(query, row));
 }
 
-// Folded scores in the row's fixed point; returns their maximum over the kept keys.
-std::int32_t plain_scores(const QueryTile& query, std::int32_t row, const ScoreBlock& block,
-                          RowScale scale, const std::uint64_t* keep, Scratch& scratch) {
+// Folded scores in fixed point; returns their maximum over the kept keys.
+std::int32_t plain_scores(const ScoreBlock& block, RowScale scale, const std::uint64_t* keep,
+                          Scratch& scratch) {
   std::int32_t largest = -32768;
   for (std::int32_t key = 0; key < kScoreBlock; ++key) {
     const std::int32_t keyed =
         multiply_q15(scratch.dots[key] >> scale.shift, block.key_factor[key]);
-    const std::int32_t score = multiply_q15(keyed, query.multiplier[row]);
-    const std::int32_t folded = score + multiply_q15(block.value_log2[key], scale.value_multiplier);
+    const std::int32_t folded = multiply_q15(keyed, scale.multiplier) + block.value_log2[key];
     const bool kept = keep == nullptr || key_is_kept(keep, key);
     scratch.x[key] = static_cast<std::int16_t>(kept ? folded : -32768);
     largest = max_of<std::int32_t>(largest, scratch.x[key]);
@@ -111,12 +110,12 @@ std::int32_t plain_scores(const QueryTile& query, std::int32_t row, const ScoreB
 }
 
 // P in u8, 255 for the block's maximum; returns the sum of the unfolded weights in integers.
-std::int32_t quantize_weights(std::int32_t largest, RowScale scale, const ScoreBlock& block,
+std::int32_t quantize_weights(std::int32_t largest, const ScoreBlock& block,
                               const std::uint64_t* keep, Scratch& scratch) {
   std::int32_t sum = 0;
   for (std::int32_t key = 0; key < kScoreBlock; ++key) {
     const bool kept = keep == nullptr || key_is_kept(keep, key);
-    const std::int32_t weight = weight_of(kept ? largest - scratch.x[key] : 32767, scale.exponent);
+    const std::int32_t weight = weight_of(kept ? largest - scratch.x[key] : 32767);
     scratch.weights[key] = static_cast<std::uint8_t>(multiply_q15(weight, kWeightToU8));
     sum += weight * block.value_weight[key];
   }
@@ -139,22 +138,18 @@ void add_weighted_values(const ScoreBlock& block, std::int32_t head_dim_v, float
   }
 }
 
-// distance(key, value_log2), as add_light_keys takes it, of folded scores.
-auto fixed_distance(std::int32_t largest, float unit, const Scratch& scratch) {
-  return [=, &scratch](std::int32_t key, std::int32_t log2) {
-    return static_cast<float>(largest - scratch.x[key]) * unit + static_cast<float>(log2) * 0x1p-9f;
-  };
+// P, and the sum of all weights.
+float sum_of_weights(std::int32_t largest, const ScoreBlock& block, const std::uint64_t* keep,
+                     Scratch& scratch) {
+  const std::int32_t sum = quantize_weights(largest, block, keep, scratch);
+  return add_light_keys(static_cast<float>(sum), largest, block, keep, scratch.x, NaturalOrder{});
 }
 
-BlockWeight plain_weights(const TileTask& task, std::int32_t row, const ScoreBlock& block,
-                          RowScale scale, const std::uint64_t* keep, Scratch& scratch) {
-  const std::int32_t largest = plain_scores(*task.query, row, block, scale, keep, scratch);
-  const std::int32_t sum = quantize_weights(largest, scale, block, keep, scratch);
-  const float unit = power_of_two(scale.exponent);
-  return {static_cast<float>(largest) * unit,
-          add_light_keys(static_cast<float>(sum), block, keep, NaturalOrder{},
-                         fixed_distance(largest, unit, scratch)),
-          power_of_two(block.value_exponent)};
+BlockWeight plain_weights(const ScoreBlock& block, RowScale scale, const std::uint64_t* keep,
+                          Scratch& scratch) {
+  const std::int32_t largest = plain_scores(block, scale, keep, scratch);
+  const float sum = sum_of_weights(largest, block, keep, scratch);
+  return {static_cast<float>(largest) * kScoreUnit, sum, power_of_two(block.value_exponent)};
 }
 
 BlockWeight general_weights(const TileTask& task, std::int32_t row, std::int64_t first_key,
@@ -177,7 +172,7 @@ BlockWeight general_weights(const TileTask& task, std::int32_t row, std::int64_t
     const BlockWeight weight =
         weigh_beside_faint(block.half, exponent, scratch.dots, scratch.fixed);
     NaturalOrder::narrow(scratch.fixed, scratch.x);
-    quantize_weights(0, kGeneralScale, block, keep, scratch);
+    quantize_weights(0, block, keep, scratch);
     return weight;
   }
   fixed_scores(scratch.dots, exponent, scratch.fixed);
@@ -187,16 +182,13 @@ BlockWeight general_weights(const TileTask& task, std::int32_t row, std::int64_t
     scratch.x[key] = static_cast<std::int16_t>(folded);
     largest = max_of(largest, folded);
   }
-  const std::int32_t sum = quantize_weights(largest, kGeneralScale, block, keep, scratch);
-  return general_weight(exponent, largest,
-                        add_light_keys(static_cast<float>(sum), block, keep, NaturalOrder{},
-                                       fixed_distance(largest, 0x1p-9f, scratch)),
-                        block.value_exponent);
+  const float sum = sum_of_weights(largest, block, keep, scratch);
+  return general_weight(exponent, largest, sum, block.value_exponent);
 }
 
 // Whether the fixed point does not hold the row's scores, or the values that it sees.
 bool is_beyond_fixed(RowScale scale, const ScoreBlock& block, const std::uint64_t* keep) {
-  return scale.exponent > kCoarsestExponent ||
+  return !is_fixed(scale.exponent) ||
          sees_faint_value(block, keep != nullptr ? keep : kAll, block.value_exponent);
 }
 
@@ -221,11 +213,10 @@ void attend_row(const TileTask& task, std::int32_t row, std::int32_t b, Scratch&
   const bool is_general =
       task.score_cap > 0.0f || is_biased || is_beyond_fixed(scale, *block, keep);
   const BlockWeight weight =
-      is_general
-          ? general_weights(task, row, task.first_key + b * kScoreBlock, is_biased, has_digits,
-                            *block, keep, scratch)
-          : plain_weights(task, row, *block, has_digits ? with_digits(query, row, scale) : scale,
-                          keep, scratch);
+      is_general ? general_weights(task, row, task.first_key + b * kScoreBlock, is_biased,
+                                   has_digits, *block, keep, scratch)
+                 : plain_weights(*block, has_digits ? with_digits(query, row, scale) : scale, keep,
+                                 scratch);
   keep_in_reach(task.state, row, task.head_dim_v, weight.exponent);
   const float alpha = exp2_of(weight.exponent - task.state.reference[row]);
   task.state.row_sum[row] = fused(weight.sum, alpha, task.state.row_sum[row]);

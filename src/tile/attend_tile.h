@@ -31,9 +31,8 @@ struct TileScratch {
   std::int32_t row[Isa::kTileRows];
   const ScoreBlock* factors[Isa::kTileRows];
   const std::uint64_t* keep[Isa::kTileRows];
-  alignas(64) std::int32_t scale_exponent[kPaddedRows];
   alignas(64) std::int32_t shift[kPaddedRows];
-  alignas(64) std::int32_t value_multiplier[kPaddedRows];
+  alignas(64) std::int32_t multiplier[kPaddedRows];
   alignas(64) std::int32_t largest[kPaddedRows];
   alignas(64) std::int32_t weight_sum[kPaddedRows];
   alignas(64) float exponent[kPaddedRows];
@@ -44,15 +43,6 @@ struct TileScratch {
   std::uint32_t digit_rows;  // a bit per row of the tile that takes second digits
   GeneralScratch general;
   ScoreBlock row_blocks[Isa::kTileRows];  // factors of rows that do not share the block's
-
-  RowScale scale(std::int32_t a) const {
-    return {scale_exponent[a], shift[a], value_multiplier[a]};
-  }
-  void set_scale(std::int32_t a, RowScale scale) {
-    scale_exponent[a] = scale.exponent;
-    shift[a] = scale.shift;
-    value_multiplier[a] = scale.value_multiplier;
-  }
 };
 
 // The active rows of a block that all rows see whole: all rows.
@@ -81,15 +71,13 @@ INTFLASH_INLINE std::int32_t padded(std::int32_t rows) { return (rows + 15) / 16
 
 // row_scale of all rows.
 INTFLASH_NOINLINE void scale_all_rows(const QueryTile& query, std::int32_t key_exponent,
-                                      float key_mantissa, std::int32_t* INTFLASH_RESTRICT exponent,
-                                      std::int32_t* INTFLASH_RESTRICT shift,
-                                      std::int32_t* INTFLASH_RESTRICT value_multiplier) {
+                                      float key_mantissa, std::int32_t* INTFLASH_RESTRICT shift,
+                                      std::int32_t* INTFLASH_RESTRICT multiplier) {
   const std::int32_t rows = padded(query.rows);
   for (std::int32_t r = 0; r < rows; ++r) {
     const RowScale scale = row_scale(query, r, key_exponent, key_mantissa);
-    exponent[r] = scale.exponent;
     shift[r] = scale.shift;
-    value_multiplier[r] = scale.value_multiplier;
+    multiplier[r] = scale.multiplier;
   }
 }
 
@@ -103,13 +91,12 @@ INTFLASH_NOINLINE void exp2_of_rows(const float* INTFLASH_RESTRICT distance, std
 // Sums of weights and their largest scores in f32.
 INTFLASH_NOINLINE void weights_of_rows(const std::int32_t* INTFLASH_RESTRICT weight_sum,
                                        const std::int32_t* INTFLASH_RESTRICT largest,
-                                       const std::int32_t* INTFLASH_RESTRICT scale_exponent,
                                        std::int32_t active, float* INTFLASH_RESTRICT sum,
                                        float* INTFLASH_RESTRICT exponent) {
   const std::int32_t rows = padded(active);
   for (std::int32_t a = 0; a < rows; ++a) {
     sum[a] = static_cast<float>(weight_sum[a]);
-    exponent[a] = static_cast<float>(largest[a]) * power_of_two(scale_exponent[a]);
+    exponent[a] = static_cast<float>(largest[a]) * kScoreUnit;
   }
 }
 
@@ -145,7 +132,7 @@ class RowChooser {
       if ((wanted >> r & 1) == 0 || (words[0] | words[1]) == 0) continue;
       look_at(words);
       RowScale scale = row_scale(query_, r, largest_.key_exponent, largest_.key_mantissa);
-      if (kPlain && (scale.exponent > kCoarsestExponent || sees_faint_)) {
+      if (kPlain && (!is_fixed(scale.exponent) || sees_faint_)) {
         others |= std::uint32_t{1} << r;
         continue;
       }
@@ -157,7 +144,8 @@ class RowChooser {
       scratch_.factors[active_] = factors_;
       scratch_.row[active_] = r;
       scratch_.keep[active_] = words;
-      scratch_.set_scale(active_++, scale);
+      scratch_.shift[active_] = scale.shift;
+      scratch_.multiplier[active_++] = scale.multiplier;
     }
     return others;
   }
@@ -206,11 +194,11 @@ INTFLASH_NOINLINE ActiveRows choose_rows(const QueryTile& query, const ScoreBloc
 // Softmax of the active rows: all scores first, then all weights, so that no row waits for its own
 // maximum.
 template <class Isa, class Rows>
-INTFLASH_INLINE void weigh_rows(const QueryTile& query, Rows rows, std::int32_t active,
-                                FetchBetween& fetch, TileScratch<Isa>& scratch) {
+INTFLASH_INLINE void weigh_rows(Rows rows, std::int32_t active, FetchBetween& fetch,
+                                TileScratch<Isa>& scratch) {
   for (std::int32_t a = 0; a < active; ++a) {
     scratch.score_lanes[a] = score_lanes<Isa, Rows::kMasked>(
-        scratch.dots[rows.row(a)], rows.factors(a), scratch.scale(a), query.multiplier[rows.row(a)],
+        scratch.dots[rows.row(a)], rows.factors(a), scratch.shift[a], scratch.multiplier[a],
         rows.keep(a), scratch.x[a]);
   }
   fetch.step();
@@ -218,21 +206,18 @@ INTFLASH_INLINE void weigh_rows(const QueryTile& query, Rows rows, std::int32_t 
   fetch.step();
   std::int32_t any_light = 0;
   for (std::int32_t a = 0; a < active; ++a) {
-    scratch.weight_lanes[a] =
-        weigh_lanes<Isa, Rows::kMasked>(scratch.x[a], scratch.largest[a], scratch.scale_exponent[a],
-                                        rows.factors(a), rows.keep(a), scratch.weights[a]);
+    scratch.weight_lanes[a] = weigh_lanes<Isa, Rows::kMasked>(
+        scratch.x[a], scratch.largest[a], rows.factors(a), rows.keep(a), scratch.weights[a]);
     any_light |= rows.factors(a).any_light;
     scratch.unit[a] = power_of_two(rows.factors(a).value_exponent);
   }
   fetch.step();
   sum_of_rows<Isa>(scratch.weight_lanes, active, scratch.weight_sum);
   fetch.step();
-  weights_of_rows(scratch.weight_sum, scratch.largest, scratch.scale_exponent, active, scratch.sum,
-                  scratch.exponent);
+  weights_of_rows(scratch.weight_sum, scratch.largest, active, scratch.sum, scratch.exponent);
   for (std::int32_t a = 0; any_light != 0 && a < active; ++a) {
-    scratch.sum[a] =
-        add_light_keys_of_row<Isa>(scratch.sum[a], scratch.largest[a], scratch.scale(a),
-                                   rows.factors(a), rows.keep(a), scratch.x[a]);
+    scratch.sum[a] = add_light_keys_of_row<Isa>(scratch.sum[a], scratch.largest[a], rows.factors(a),
+                                                rows.keep(a), scratch.x[a]);
   }
 }
 
@@ -310,9 +295,8 @@ INTFLASH_NOINLINE void weigh_general_rows(const TileTask& task, std::int64_t fir
   const std::uint32_t faint = fix_general_rows<Isa>(rows, first, active, scratch);
   max_of_rows<Isa>(scratch.score_lanes, active, scratch.largest);
   for (std::int32_t a = first; a < active; ++a) {
-    scratch.weight_lanes[a] =
-        weigh_lanes<Isa, false>(scratch.x[a], scratch.largest[a], kGeneralScale.exponent,
-                                rows.factors(a), nullptr, scratch.weights[a]);
+    scratch.weight_lanes[a] = weigh_lanes<Isa, false>(scratch.x[a], scratch.largest[a],
+                                                      rows.factors(a), nullptr, scratch.weights[a]);
   }
   sum_of_rows<Isa>(scratch.weight_lanes, active, scratch.weight_sum);
   for (std::int32_t a = first; a < active; ++a) {
@@ -320,7 +304,7 @@ INTFLASH_NOINLINE void weigh_general_rows(const TileTask& task, std::int64_t fir
     const ScoreBlock& block = rows.factors(a);
     const float sum =
         add_light_keys_of_row<Isa>(static_cast<float>(scratch.weight_sum[a]), scratch.largest[a],
-                                   kGeneralScale, block, rows.keep(a), scratch.x[a]);
+                                   block, rows.keep(a), scratch.x[a]);
     const BlockWeight weight =
         general_weight(scratch.exponent[a], scratch.largest[a], sum, block.value_exponent);
     scratch.sum[a] = weight.sum;
@@ -376,10 +360,10 @@ INTFLASH_INLINE std::int32_t weigh_block(const TileTask& task, std::int32_t b,
   const bool is_capped = task.score_cap > 0.0f;
   fetch.step();
   if (keep == nullptr && !is_capped && is_fixed_for_all(query, block, exponent_limit)) {
-    scale_all_rows(query, block.key_exponent, block.key_mantissa, scratch.scale_exponent,
-                   scratch.shift, scratch.value_multiplier);
+    scale_all_rows(query, block.key_exponent, block.key_mantissa, scratch.shift,
+                   scratch.multiplier);
     fetch.step();
-    weigh_rows<Isa>(query, AllRows{block}, query.rows, fetch, scratch);
+    weigh_rows<Isa>(AllRows{block}, query.rows, fetch, scratch);
     enter_rows<Isa>(task, AllRows{block}, query.rows, fetch, scratch);
     return query.rows;
   }
@@ -390,7 +374,7 @@ INTFLASH_INLINE std::int32_t weigh_block(const TileTask& task, std::int32_t b,
                                         is_capped ? ~std::uint32_t{0} : biased, scratch);
   const ChosenRows<Isa> rows{scratch};
   if (scratch.digit_rows != 0) add_digits();
-  if (active.plain > 0) weigh_rows<Isa>(query, rows, active.plain, fetch, scratch);
+  if (active.plain > 0) weigh_rows<Isa>(rows, active.plain, fetch, scratch);
   if (active.plain < active.all)
     weigh_general_rows<Isa>(task, first_key, biased, rows, active.plain, active.all, scratch);
   enter_rows<Isa>(task, rows, active.all, fetch, scratch);

@@ -173,18 +173,18 @@ INTFLASH_INLINE float general_scores(const GeneralRow& row, const ScoreBlock& bl
 
 // ---- Fixed point ----
 
-// So far below the largest score, in 2^-9, nothing is left of a weight, whatever value has the
-// largest: 40 octaves, where kValueLog2Min is 24.
-constexpr float kFurthest = -20480.0f;
+// So far below the largest score nothing is left of a weight, whatever value has the largest: 40
+// octaves, where kValueLog2Min is 24.
+constexpr float kFurthest = -40 << kFractionBits;
 
-// Distances below the maximum in 2^-9, negated: what scores of the plain form are when their row's
-// maximum is 0.
+// Distances below the maximum in fixed point, negated: what scores of the plain form are when their
+// row's maximum is 0.
 [[maybe_unused]] INTFLASH_NOINLINE void fixed_scores(const std::int32_t* INTFLASH_RESTRICT scores,
                                                      float largest,
                                                      std::int32_t* INTFLASH_RESTRICT fixed) {
   constexpr float kRound = 12582912.0f;  // as in round_small: its last bit is 1
   for (std::int32_t key = 0; key < kScoreBlock; ++key) {
-    const float below = max_of((bits_as<float>(scores[key]) - largest) * 512.0f, kFurthest);
+    const float below = max_of((bits_as<float>(scores[key]) - largest) / kScoreUnit, kFurthest);
     fixed[key] = bits_as<std::int32_t>(below + kRound) - bits_as<std::int32_t>(kRound);
   }
 }
@@ -192,7 +192,7 @@ constexpr float kFurthest = -20480.0f;
 // Of a row whose largest score is 2^exponent, and whose folded maximum is largest below that.
 INTFLASH_INLINE BlockWeight general_weight(float exponent, std::int32_t largest, float sum,
                                            std::int32_t value_exponent) {
-  const float fold = exp2_of(static_cast<float>(largest) * 0x1p-9f);
+  const float fold = exp2_of(static_cast<float>(largest) * kScoreUnit);
   return {exponent, sum * fold, fold * power_of_two(value_exponent)};
 }
 

@@ -38,69 +38,48 @@ struct NarrowedOrder {
   }
 };
 
-// How coarse a row's fixed point is. In the finest one, where nearly all rows are, constants are
-// known when this is compiled; in a coarse one a Weigher bounds its distances.
-enum class Unit { kFinest, kFine, kCoarse };
-
 // x of each key; the result's lanes are maxima over some keys each.
-template <class Isa, bool kMasked, bool kFinest>
-INTFLASH_INLINE typename Isa::I16 score_keys(const std::int32_t* dots, const ScoreBlock& block,
-                                             RowScale scale, std::int32_t multiplier,
-                                             const std::uint64_t* keep, std::int16_t* x) {
+template <class Isa, bool kMasked>
+INTFLASH_INLINE typename Isa::I16 score_lanes(const std::int32_t* dots, const ScoreBlock& block,
+                                              std::int32_t shift, std::int32_t multiplier,
+                                              const std::uint64_t* keep, std::int16_t* x) {
   using I16 = typename Isa::I16;
   constexpr std::int32_t kStep = 2 * Isa::kLanes;
-  const typename Isa::I32 shift = Isa::broadcast32(scale.shift);
+  const typename Isa::I32 row_shift = Isa::broadcast32(shift);
   const I16 row_factor = Isa::broadcast16(multiplier);
-  const I16 value_factor = Isa::broadcast16(scale.value_multiplier);
   I16 largest = Isa::broadcast16(-32768);
   INTFLASH_UNROLL
   for (std::int32_t i = 0; i < kScoreBlock; i += kStep) {
-    const I16 dot = Isa::pack16(Isa::shift_right32(Isa::load(dots + i), shift),
-                                Isa::shift_right32(Isa::load(dots + i + Isa::kLanes), shift));
-    const I16 score =
-        Isa::multiply_q15(Isa::multiply_q15(dot, Isa::load(block.key_factor + i)), row_factor);
-    // There the value_multiplier is 32767, which changes no value_log2.
-    const I16 log2 = Isa::load(block.value_log2 + i);
-    I16 folded = kFinest ? Isa::add(score, log2) : Isa::multiply_q15_add(score, log2, value_factor);
+    const I16 dot = Isa::pack16(Isa::shift_right32(Isa::load(dots + i), row_shift),
+                                Isa::shift_right32(Isa::load(dots + i + Isa::kLanes), row_shift));
+    I16 folded =
+        Isa::multiply_q15_add(Isa::load(block.value_log2 + i),
+                              Isa::multiply_q15(dot, Isa::load(block.key_factor + i)), row_factor);
     if (kMasked) folded = Isa::select(Isa::keep_words(keep, i), folded, Isa::broadcast16(-32768));
     Isa::store(x + i, folded);
     largest = Isa::max(largest, folded);
   }
   return largest;
 }
-template <class Isa, bool kMasked>
-INTFLASH_INLINE typename Isa::I16 score_lanes(const std::int32_t* dots, const ScoreBlock& block,
-                                              RowScale scale, std::int32_t multiplier,
-                                              const std::uint64_t* keep, std::int16_t* x) {
-  return scale.exponent == -kExponentBits
-             ? score_keys<Isa, kMasked, true>(dots, block, scale, multiplier, keep, x)
-             : score_keys<Isa, kMasked, false>(dots, block, scale, multiplier, keep, x);
-}
 
-// weight_of on vectors, for one row; kCoarse where its scores' exponent is above kMaxFineExponent.
-// An instruction set with a shorter way specialises it.
-template <class Isa, bool kCoarse>
+// weight_of on vectors, for one row. An instruction set with a shorter way specialises it.
+template <class Isa>
 class Weigher {
  public:
   using I16 = typename Isa::I16;
-  static constexpr std::int32_t kMaxFineExponent = kCoarsestExponent;
 
-  INTFLASH_INLINE Weigher(std::int32_t largest, std::int32_t exponent) {
-    const std::int32_t fraction_bits = -exponent;
-    // The two places between kExp2One and twice kWeightOne are added to all distances at once.
-    top_ = Isa::broadcast16(largest + (kWeightPlaces << fraction_bits));
-    places_ = Isa::broadcast16(fraction_bits);
-    fraction_shift_ = Isa::broadcast16(15 - fraction_bits);
-  }
+  // The two places between kExp2One and twice kWeightOne are added to all distances at once.
+  INTFLASH_INLINE explicit Weigher(std::int32_t largest)
+      : top_(Isa::broadcast16(largest + (kWeightPlaces << kFractionBits))) {}
   // How far below the row's largest score these are, as operator() takes it; far: beyond any
   // weight.
   INTFLASH_INLINE I16 below(I16 x) const { return Isa::sub(top_, x); }
   static INTFLASH_INLINE I16 far() { return Isa::broadcast16(32767); }
 
   INTFLASH_INLINE I16 operator()(I16 distance) const {
-    const auto whole = Isa::shift_right(distance, places_);
-    const auto fraction =
-        Isa::bit_and(Isa::shift_left(distance, fraction_shift_), Isa::broadcast16(0x7fff));
+    const I16 whole = Isa::template shift_right<kFractionBits>(distance);
+    const I16 fraction = Isa::bit_and(Isa::template shift_left<15 - kFractionBits>(distance),
+                                      Isa::broadcast16(0x7fff));
     const auto slope = Isa::sub(Isa::broadcast16(kExp2Linear),
                                 Isa::multiply_q15(fraction, Isa::broadcast16(kExp2Square)));
     const auto power = Isa::sub(Isa::broadcast16(kExp2One), Isa::multiply_q15(fraction, slope));
@@ -114,18 +93,15 @@ class Weigher {
 
  private:
   I16 top_;
-  I16 places_;
-  I16 fraction_shift_;
 };
 
 // P of each key; the result's lanes add up to the sum of unfolded weights.
-template <class Isa, bool kMasked, Unit kUnit>
-INTFLASH_INLINE typename Isa::I32 weigh_keys(const std::int16_t* x, std::int32_t largest,
-                                             std::int32_t exponent, const ScoreBlock& block,
-                                             const std::uint64_t* keep, std::uint8_t* weights) {
+template <class Isa, bool kMasked>
+INTFLASH_INLINE typename Isa::I32 weigh_lanes(const std::int16_t* x, std::int32_t largest,
+                                              const ScoreBlock& block, const std::uint64_t* keep,
+                                              std::uint8_t* weights) {
   using I16 = typename Isa::I16;
-  const Weigher<Isa, kUnit == Unit::kCoarse> weigh(
-      largest, kUnit == Unit::kFinest ? -kExponentBits : exponent);
+  const Weigher<Isa> weigh(largest);
   typename Isa::I32 sum[2] = {Isa::zero(), Isa::zero()};
   INTFLASH_UNROLL
   for (std::int32_t i = 0; i < kScoreBlock; i += 4 * Isa::kLanes) {
@@ -142,18 +118,6 @@ INTFLASH_INLINE typename Isa::I32 weigh_keys(const std::int16_t* x, std::int32_t
     Isa::store(weights + i, weigh.bytes(weight[0], weight[1]));
   }
   return Isa::add32(sum[0], sum[1]);
-}
-template <class Isa, bool kMasked>
-INTFLASH_INLINE typename Isa::I32 weigh_lanes(const std::int16_t* x, std::int32_t largest,
-                                              std::int32_t exponent, const ScoreBlock& block,
-                                              const std::uint64_t* keep, std::uint8_t* weights) {
-  if (exponent == -kExponentBits)
-    return weigh_keys<Isa, kMasked, Unit::kFinest>(x, largest, exponent, block, keep, weights);
-  if constexpr (Weigher<Isa, false>::kMaxFineExponent < kCoarsestExponent) {
-    if (exponent > Weigher<Isa, false>::kMaxFineExponent)
-      return weigh_keys<Isa, kMasked, Unit::kCoarse>(x, largest, exponent, block, keep, weights);
-  }
-  return weigh_keys<Isa, kMasked, Unit::kFine>(x, largest, exponent, block, keep, weights);
 }
 
 // The largest lane, or the sum of the lanes, of each row's vector. Lanes beyond the rows may be
@@ -179,16 +143,10 @@ INTFLASH_INLINE void sum_of_rows(const typename Isa::I32* lanes, std::int32_t ro
 
 // Adds the light keys of a row's block to its sum; their scores are looked up in x.
 template <class Isa>
-INTFLASH_NOINLINE float add_light_keys_of_row(float sum, std::int32_t largest, RowScale scale,
+INTFLASH_NOINLINE float add_light_keys_of_row(float sum, std::int32_t largest,
                                               const ScoreBlock& block, const std::uint64_t* keep,
                                               const std::int16_t* x) {
-  const float unit = power_of_two(scale.exponent);
-  const NarrowedOrder<Isa> position;
-  const auto distance = [&](std::int32_t key, std::int32_t log2) {
-    return static_cast<float>(largest - x[position(key)]) * unit +
-           static_cast<float>(log2) * 0x1p-9f;
-  };
-  return add_light_keys(sum, block, keep, position, distance);
+  return add_light_keys(sum, largest, block, keep, x, NarrowedOrder<Isa>{});
 }
 
 struct GeneralScratch {

@@ -115,11 +115,40 @@ INTFLASH_NOINLINE void write_digits(const float* INTFLASH_RESTRICT row, std::int
   for (std::int64_t c = dim; c < stride; ++c) digits[c] = 0;
 }
 
+// ---- Scales on a grid ----
+
+// 2^(k/64 - 1), a step of log2 in fixed point apart.
+constexpr std::int32_t kScaleSteps = 1 << kFractionBits;
+struct ScaleGrid {
+  float mantissa[kScaleSteps + 1];
+};
+constexpr ScaleGrid scale_grid() {
+  constexpr double kStep = 1.0108892860517005;  // 2^(1/64)
+  ScaleGrid grid{};
+  double mantissa = 0.5;
+  for (float& rounded : grid.mantissa) {
+    rounded = static_cast<float>(mantissa);
+    mantissa *= kStep;
+  }
+  return grid;
+}
+constexpr ScaleGrid kScaleGrid = scale_grid();
+
+// The smallest 2^(k/64) that is not below a scale: its log2 is exact in fixed point.
+INTFLASH_INLINE float scale_on_grid(float scale) {
+  const float mantissa = mantissa_of(scale);
+  const std::int32_t nearest =
+      kScaleSteps + round_to_int(log2_of_mantissa(mantissa) * static_cast<float>(kScaleSteps));
+  const std::int32_t step = nearest + (kScaleGrid.mantissa[nearest] < mantissa ? 1 : 0);
+  return kScaleGrid.mantissa[step] * power_of_two(exponent_of(scale));
+}
+
 // Rows whose largest magnitudes are found before the first is divided by its own: each step of a
 // row waits for the one before. Sixteen gain 1 %, and would take 64 KiB of stack.
 constexpr std::int32_t kRowsAtOnce = 8;
 
-// Symmetric per token: scale = max|x| / 127, code = round(x * (127 / max|x|)), to nearest even.
+// Symmetric per token: scale = max|x| / 127, code = round(x * (127 / max|x|)), to nearest even; on
+// the grid code = round(x * (1 / scale)).
 // Returns the bits of the largest magnitude met, at least 0x7f800000 where one is NaN or infinite.
 template <class Ops>
 std::uint32_t quantize_rows(const QuantizeTask& task) {
@@ -152,6 +181,11 @@ std::uint32_t quantize_rows(const QuantizeTask& task) {
       inverse[i] = select_float(none, 0.0f, 127.0f / largest);
       scale[i] = select_float(none, 0.0f, largest / 127.0f);
       largest_of_all = max_of(largest_of_all, magnitude[i]);
+    }
+    for (std::int32_t i = 0; task.on_grid && i < rows; ++i) {
+      if (scale[i] == 0.0f) continue;
+      scale[i] = scale_on_grid(scale[i]);
+      inverse[i] = 1.0f / scale[i];
     }
     for (std::int32_t i = 0; i < rows; ++i) {
       std::int8_t* codes = task.codes + (first + i) * task.code_stride;

@@ -13,12 +13,14 @@
 namespace intflash::internal {
 namespace {
 
+constexpr float kScoreUnit = 1.0f / (1 << kFractionBits);
+
 INTFLASH_INLINE bool key_is_kept(const std::uint64_t* keep, std::int32_t key) {
   return (keep[key / 64] >> (key % 64) & 1) != 0;
 }
 
 // Rounded product of two Q15 numbers: what pmulhrsw and sqrdmulh compute.
-INTFLASH_INLINE std::int32_t multiply_q15(std::int32_t a, std::int32_t b) {
+INTFLASH_INLINE constexpr std::int32_t multiply_q15(std::int32_t a, std::int32_t b) {
   return (a * b + (1 << 14)) >> 15;
 }
 
@@ -37,11 +39,13 @@ INTFLASH_INLINE std::int32_t gather_scales(const float* low, const float* high,
   return largest;
 }
 
-// log2(scale) - value_exponent in 2^-9 for the bits of a scale; scale 0 gives kValueLog2Min.
+// log2(scale) - value_exponent in 2^-6 for the bits of a scale, exact on the grid of values'
+// scales; scale 0 gives kValueLog2Min.
 INTFLASH_INLINE std::int32_t value_log2_of(std::int32_t scale_bits, std::int32_t value_exponent) {
   const float scale = bits_as<float>(scale_bits);
-  const std::int32_t fraction = round_to_int(512.0f * log2_of_mantissa(mantissa_of(scale)));
-  const std::int32_t log2 = (exponent_of(scale) - value_exponent) * 512 + fraction;
+  const std::int32_t fraction =
+      round_to_int(log2_of_mantissa(mantissa_of(scale)) * (1 << kFractionBits));
+  const std::int32_t log2 = (exponent_of(scale) - value_exponent) * (1 << kFractionBits) + fraction;
   return scale_bits == 0 ? kValueLog2Min : log2;
 }
 
@@ -53,7 +57,7 @@ INTFLASH_INLINE std::int32_t light_mask(std::int32_t value_log2) {
 // 256 * 2^-value_log2, rounded; 0 for a light key.
 INTFLASH_INLINE std::int32_t value_weight_of(std::int32_t value_log2) {
   const std::int32_t bounded = max_of(value_log2, kLightValueLog2);
-  const float power = exp2_of(static_cast<float>(-bounded) * 0x1p-9f);
+  const float power = exp2_of(static_cast<float>(-bounded) * kScoreUnit);
   return round_to_int(power * static_cast<float>(kValueWeightOne)) & ~light_mask(value_log2);
 }
 
@@ -139,12 +143,15 @@ INTFLASH_NOINLINE void fill_factors(ScoreBlock& block, const std::uint64_t* keep
   return false;
 }
 
-// The fixed point of one row in one score block: score = x * 2^exponent in units of log2.
+// The way of one row's products to their fixed point in one score block. They are shifted to the
+// finest unit, 2^exponent, in which any of them would fit, and multiplied into 2^-kFractionBits:
+// x = ((query . key) >> shift) * key_factor * multiplier / 2^30.
 struct RowScale {
-  std::int32_t exponent;          // >= -kExponentBits
-  std::int32_t shift;             // x = ((query . key) >> shift) * key_factor * multiplier / 2^30
-  std::int32_t value_multiplier;  // value_log2 * value_multiplier / 2^15 is in units of 2^exponent
+  std::int32_t exponent;  // >= kFinestExponent; above -kFractionBits scores do not fit: is_fixed
+  std::int32_t shift;
+  std::int32_t multiplier;
 };
+INTFLASH_INLINE bool is_fixed(std::int32_t exponent) { return exponent <= -kFractionBits; }
 
 // The largest key scale that the row sees in the block is key_mantissa * 2^key_exponent.
 INTFLASH_INLINE RowScale row_scale(const QueryTile& query, std::int32_t row,
@@ -153,14 +160,15 @@ INTFLASH_INLINE RowScale row_scale(const QueryTile& query, std::int32_t row,
   const std::int32_t both = query.exponent[row] + key_exponent;
   const std::int32_t bound = both - (query.mantissa[row] * key_mantissa < 0.5f ? 1 : 0);
   RowScale scale;
-  scale.exponent = max_of(max_of(-kExponentBits, both), query.score_bits[row] + bound - kScoreBits);
+  scale.exponent =
+      max_of(max_of(kFinestExponent, both), query.score_bits[row] + bound - kScoreBits);
   scale.shift = min_of(scale.exponent - both, 31);
-  const std::int32_t coarser = scale.exponent + kExponentBits;
-  scale.value_multiplier = min_of(32768 >> min_of(coarser, 16), 32767);
+  const std::int32_t coarser = max_of(-kFractionBits - scale.exponent, 0);
+  scale.multiplier = (query.multiplier[row] + ((1 << coarser) >> 1)) >> coarser;
   return scale;
 }
 
-// Whether a row whose unit is 2^exponent takes second digits in the block.
+// Whether a row takes second digits in the block; exponent: of its RowScale.
 INTFLASH_INLINE bool takes_digits(const QueryTile& query, const ScoreBlock& block,
                                   std::int32_t exponent) {
   return exponent > query.digits_above && block.half[0].key_digits != nullptr;
@@ -193,15 +201,15 @@ INTFLASH_INLINE std::int32_t exponent_limit(const QueryTile& query) {
 // An upper bound of the exponents of a query's rows in a block.
 INTFLASH_INLINE std::int32_t largest_exponent(const ScoreBlock& block,
                                               std::int32_t exponent_limit) {
-  return max_of(exponent_limit + block.key_exponent, -kExponentBits);
+  return max_of(exponent_limit + block.key_exponent, kFinestExponent);
 }
 
 // Whether all rows of a query with this exponent_limit, if they see the whole block, have their
 // scores in fixed point, by codes alone.
 INTFLASH_INLINE bool is_fixed_for_all(const QueryTile& query, const ScoreBlock& block,
                                       std::int32_t exponent_limit) {
-  return largest_exponent(block, exponent_limit) <= min_of(kCoarsestExponent, query.digits_above) &&
-         block.any_faint == 0;
+  const std::int32_t exponent = largest_exponent(block, exponent_limit);
+  return is_fixed(exponent) && exponent <= query.digits_above && block.any_faint == 0;
 }
 
 // Whether no row of the query takes second digits in some blocks, whatever it sees of them.
@@ -223,15 +231,19 @@ struct BlockWeight {
 };
 
 // Adds the light keys of a block, whose weight may exceed the block's folded maximum by any amount,
-// to the row's sum. distance(key) is log2 of the folded maximum over the key's unfolded weight.
-template <class Position, class Distance>
-INTFLASH_INLINE float add_light_keys(float sum, const ScoreBlock& block, const std::uint64_t* keep,
-                                     Position position, Distance distance) {
+// to the row's sum. x: folded scores, in the order that `position` says; largest: the largest.
+template <class Position>
+INTFLASH_INLINE float add_light_keys(float sum, std::int32_t largest, const ScoreBlock& block,
+                                     const std::uint64_t* keep, const std::int16_t* x,
+                                     Position position) {
   if (block.any_light == 0) return sum;
   for (std::int32_t key = 0; key < kScoreBlock; ++key) {
-    const std::int32_t log2 = block.value_log2[position(key)];
+    const std::int32_t at = position(key);
+    const std::int32_t log2 = block.value_log2[at];
     if (log2 >= kLightValueLog2 || (keep != nullptr && !key_is_kept(keep, key))) continue;
-    const float weight = exp2_of(min_of(-distance(key, log2), 96.0f));
+    // log2 of the key's unfolded weight over the folded maximum.
+    const float above = static_cast<float>(x[at] - largest - log2) * kScoreUnit;
+    const float weight = exp2_of(min_of(above, 96.0f));
     sum = fused(weight, static_cast<float>(kWeightOne * kValueWeightOne), sum);
   }
   return sum;

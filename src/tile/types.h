@@ -24,15 +24,15 @@ constexpr int kMaxHeadDim = 1024;
 constexpr float kRowSumOfOut = 4096.0f;
 
 // Fixed point of weights and exponents; docs/numerics.md derives each.
-constexpr int kExponentBits = 9;       // exponents are held in multiples of 2^-9 or coarser
-constexpr int kCoarsestExponent = -5;  // rows whose unit would be coarser have scores in f32
-constexpr int kScoreBits = 14;         // |x| <= 2^14 for a score x in its row's fixed point
-constexpr int kValueLog2Min = -12288;  // lowest log2(value_scale) beside its block's, in 2^-9: -24;
-                                       // what is below, and not 0, is faint
-constexpr int kLightValueLog2 =
-    -2048;                            // below -4 a value is light: its key joins the row sum in f32
-constexpr int kWeightOne = 4080;      // a weight of 1 in the row sum, 16 * 255
-constexpr int kValueWeightOne = 256;  // 2^-value_log2 = 1 in the row sum
+constexpr int kFractionBits = 6;     // of scores, and of all else that is in units of log2
+constexpr int kFinestExponent = -9;  // of the unit that products are shifted to, on their way there
+constexpr int kScoreBits = 14;       // |x| <= 2^14 for a score x in fixed point
+constexpr int kValueLog2Min = -24 << kFractionBits;  // lowest log2(value_scale) beside its block's;
+                                                     // what is below, and not 0, is faint
+constexpr int kLightValueLog2 = -4 << kFractionBits;  // what is below is light: its key joins the
+                                                      // row sum in f32
+constexpr int kWeightOne = 4080;                      // a weight of 1 in the row sum, 16 * 255
+constexpr int kValueWeightOne = 256;                  // 2^-value_log2 = 1 in the row sum
 // Rows and keys whose largest magnitude is below this count as zero: their products would be
 // denormal.
 constexpr float kTinyMagnitude = 0x1p-100f;
@@ -51,8 +51,7 @@ enum class Dtype : std::int32_t {
 // code . code + (code . digit + digit . code) / 256, and counts 2^digit_bits for one of codes
 // alone: 8, or 7 where it would leave int32.
 constexpr int kDigitBits = 8;
-constexpr int kDigitExponent = -6;  // rows whose unit is coarser take second digits where they may
-constexpr int kNoDigits = 1000;     // above any unit
+constexpr int kNoDigits = 1000;  // above any unit
 
 // 64 tokens of one kv head, as kernels read them: in page layout version 1 of codec int8. A page of
 // another codec has bytes of its own in place of codes, until they are expanded.
@@ -95,7 +94,7 @@ struct ScoreBlock {
   std::int32_t any_light;       // whether a value_log2 is below kLightValueLog2
   std::int32_t any_faint;       // whether one would be below kValueLog2Min
   alignas(64) std::int16_t key_factor[kScoreBlock];  // key_scale / 2^key_exponent in Q15
-  alignas(64) std::int16_t value_log2[kScoreBlock];  // log2(value_scale / 2^value_exponent) in 2^-9
+  alignas(64) std::int16_t value_log2[kScoreBlock];  // log2(value_scale / 2^value_exponent) in 2^-6
   alignas(64) std::int16_t value_weight[kScoreBlock];  // 256 * 2^-value_log2; 0 where light
 };
 
@@ -188,6 +187,7 @@ struct QuantizeTask {
   std::int8_t* digits;  // out: second digits as codes; nullptr = not asked for
   std::int64_t code_stride;
   float* scale;   // out: [rows]
+  bool on_grid;   // whether these are rounded up to powers of 2^(1/64), as those of values are
   RopeRows rope;  // of the rows as they come; what is centred and rotated is turned already
 };
 

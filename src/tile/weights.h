@@ -19,16 +19,16 @@ constexpr std::int32_t kExp2Square = 5660;
 constexpr std::int32_t kWeightPlaces = 2;   // kExp2One = 2^(2 + 1) * kWeightOne
 constexpr std::int32_t kWeightToU8 = 2048;  // 4080 to 255 in Q15
 
-// The fixed point of the general score form.
-constexpr RowScale kGeneralScale = {-kExponentBits, 0, 0};
+// kExp2One * 2^-f for f, a fraction in units of 2^-kFractionBits.
+constexpr std::int32_t exp2_of_fraction(std::int32_t fraction) {
+  const std::int32_t f = fraction << (15 - kFractionBits);
+  return kExp2One - multiply_q15(f, kExp2Linear - multiply_q15(f, kExp2Square));
+}
 
-// 4080 * 2^(-distance * 2^exponent) for 0 <= distance < 2^16 and exponent <= 0, rounded.
-INTFLASH_INLINE std::int32_t weight_of(std::int32_t distance, std::int32_t exponent) {
-  const std::int32_t places = -exponent;
-  const std::int32_t whole = distance >> places;
-  const std::int32_t fraction = (distance << (15 - places)) & 0x7fff;
-  const std::int32_t power =
-      kExp2One - multiply_q15(fraction, kExp2Linear - multiply_q15(fraction, kExp2Square));
+// 4080 * 2^-distance for a distance in units of 2^-kFractionBits, 0 <= distance < 2^16, rounded.
+INTFLASH_INLINE std::int32_t weight_of(std::int32_t distance) {
+  const std::int32_t whole = distance >> kFractionBits;
+  const std::int32_t power = exp2_of_fraction(distance & ((1 << kFractionBits) - 1));
   return whole > 13 ? 0 : ((power >> (whole + kWeightPlaces)) + 1) >> 1;
 }
 

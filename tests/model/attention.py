@@ -14,6 +14,7 @@ F32 = np.float32
 SCORE_BLOCK, SPAN, SUM_BLOCK = 128, 1024, 64
 LOG2_E, LN_2 = 1.44269504088896340736, 0.69314718055994530942
 TINY, WEIGHT_ONE, MOST = F32(2.0**-100), F32(4080 * 256), float(np.finfo(F32).max)
+UNIT, GRID = F32(2.0**-6), F32(2.0 ** (np.arange(-64, 1) / 64))  # of scores; of values' scales
 
 Codes = namedtuple("Codes", "codes scale digits", defaults=[None])  # [tokens, dim], [tokens], ...
 State = namedtuple("State", "reference sums")  # the accumulators, and behind them row_sum
@@ -61,8 +62,8 @@ def capped(score, cap):  # 7
         z = fma(fma(-cap, z, s), inverse, z)
     z2, decay = z * z, exp2(z * F32(-2.88539008))
     series = fma(polynomial(z2, -0.053968254, 0.13333333, -0.33333333) * z2, z, z)
-    tanh = np.where(z < F32(0.125), series, (F32(1) - decay) / (F32(1) + decay))
-    return np.copysign(cap * tanh, score)
+    quotient = (F32(1) - decay) / (F32(1) + decay)
+    return np.copysign(cap * np.where(z < F32(0.125), series, quotient), score)
 
 
 def ln(x):  # 7
@@ -101,16 +102,19 @@ def can_rotate(x):  # 1
     return not isinstance(x, Codes) and x.shape[-1] // (x.shape[-1] & -x.shape[-1]) <= 9
 
 
-def quantize(rows, center=None, rotated=False):  # 1
+def quantize(rows, center=None, rotated=False, on_grid=False):  # 1
     if isinstance(rows, Codes):
         return fitted(rows.codes, rows.scale)
     x = rows if center is None else rows - center
     x = transform(x * signs(x.shape[-1])) if rotated else x
     largest = np.abs(x).max(axis=1)
-    inverse = np.where(largest < TINY, F32(0), F32(127) / largest)
+    m, exponent = np.frexp(largest / F32(127))
+    scale = (GRID[np.searchsorted(GRID, m)] if on_grid else m) * power_of_two(exponent)
+    inverse = F32(1) / scale if on_grid else F32(127) / largest
+    scale, inverse = (np.where(largest < TINY, F32(0), of) for of in (scale, inverse))
     codes = np.rint(x * inverse[:, None])
     digits = np.clip(np.rint((x * inverse[:, None] - codes) * F32(256)), -127, 127).astype(int)
-    return Codes(codes.astype(int), np.where(inverse == 0, inverse, largest / F32(127)), digits)
+    return Codes(codes.astype(int), scale, digits)
 
 
 def fitted(codes, scale):  # 1
@@ -147,17 +151,16 @@ def weigh(row, keys, key_codes, key_scale, key_digits, value_scale):  # 2
     E = int(max(-9, K + e, n + e + K - int(g * f < F32(0.5)) - 14))
     V, value_log2, sees_faint = value_logs(value_scale)
     dot, bits = key_codes @ row.codes, min(8, 31 - n) if E > row.digits_above else 0
-    if bits > 0:
-        mixed = key_digits @ row.codes + key_codes @ row.digits
-        dot = (dot << bits) + (mixed >> (8 - bits))
-    if row.cap > 0 or row.slope != 0 or row.elements[keys].any() or E > -5 or sees_faint:
+    mixed = key_digits @ row.codes + key_codes @ row.digits
+    dot = (dot << bits) + (mixed >> (8 - bits)) if bits > 0 else dot
+    if row.cap > 0 or row.slope != 0 or row.elements[keys].any() or E > -6 or sees_faint:
         t = general_scores(row, keys, dot, key_scale, row.factor * power_of_two(-bits))
         return weigh_faint(t, value_scale) if sees_faint else weigh_general(t, V, value_log2)
     key_factor = np.minimum(32767, np.rint(key_scale * power_of_two(15 - K))).astype(int)
-    x = q15(q15(dot >> min(31, E - K - e + bits), key_factor), multiplier)
-    x = x + q15(value_log2, min(32767, 2 ** (15 - (E + 9))))
-    P, l_block = fixed_weights(x, E, value_log2)
-    return F32(x.max()) * power_of_two(E), l_block, power_of_two(V), P
+    multiplier = (multiplier + (1 << (-6 - E) >> 1)) >> (-6 - E)
+    x = q15(q15(dot >> min(31, E - K - e + bits), key_factor), multiplier) + value_log2
+    P, l_block = fixed_weights(x, value_log2)
+    return F32(x.max()) * UNIT, l_block, power_of_two(V), P
 
 
 def value_logs(scale):  # 2
@@ -165,21 +168,20 @@ def value_logs(scale):  # 2
         return 0, np.zeros(len(scale), int), False
     V = int(np.frexp(scale.max())[1])
     m, exponent = np.frexp(scale)
-    logs = (exponent - V) * 512 + np.rint(F32(512) * log2(m)).astype(int)
-    is_faint = (logs < -12288) & (scale > 0)
-    return V, np.where(scale > 0, np.clip(logs, -12288, 0), -12288), is_faint.any()
+    logs = (exponent - V) * 64 + np.rint(log2(m) * F32(64)).astype(int)
+    is_faint = (logs < -1536) & (scale > 0)
+    return V, np.where(scale > 0, np.clip(logs, -1536, 0), -1536), is_faint.any()
 
 
-def fixed_weights(x, E, value_log2):  # 3
+def fixed_weights(x, value_log2):  # 3
     d = x.max() - x
-    whole, f = np.minimum(d >> -E, 14), (d << (15 + E)) & 0x7FFF
+    whole, f = np.minimum(d >> 6, 14), (d & 63) << 9
     y = 32640 - q15(f, 21940 - q15(f, 5660))
     w = ((y >> (whole + 2)) + 1) >> 1
-    light = value_log2 < -2048
-    unfold = value_log2.astype(F32) * F32(-(2.0**-9))
-    r = np.rint(exp2(unfold[~light]) * F32(256)).astype(int)
+    light = value_log2 < -256
+    r = np.rint(exp2(-value_log2[~light].astype(F32) * UNIT) * F32(256)).astype(int)
     l_block = F32((w[~light] * r).sum())
-    for weight in exp2(np.minimum(unfold - d.astype(F32) * power_of_two(E), F32(96))[light]):
+    for weight in exp2(np.minimum(-(d + value_log2)[light].astype(F32) * UNIT, F32(96))):
         l_block = fma(weight, WEIGHT_ONE, l_block)
     return q15(w, 2048), l_block
 
@@ -193,13 +195,13 @@ def general_scores(row, keys, dot, key_scale, factor):  # 4
 
 
 def below_largest(t):  # 4
-    return np.rint(np.maximum((t - t.max()) * F32(512), F32(-20480))).astype(int)
+    return np.rint(np.maximum((t - t.max()) / UNIT, F32(-2560))).astype(int)
 
 
 def weigh_general(t, V, value_log2):  # 4
     x = below_largest(t) + value_log2
-    P, l_block = fixed_weights(x, -9, value_log2)
-    fold = exp2(F32(x.max()) * F32(2.0**-9))
+    P, l_block = fixed_weights(x, value_log2)
+    fold = exp2(F32(x.max()) * UNIT)
     return t.max(), l_block * fold, fold * power_of_two(V), P
 
 
@@ -209,7 +211,7 @@ def weigh_faint(t, value_scale):  # 4
     l_block = F32(0)
     for weight in exp2(t - t.max()):
         l_block = fma(weight, WEIGHT_ONE, l_block)
-    P, _ = fixed_weights(below_largest(f), -9, np.zeros(len(t), int))
+    P, _ = fixed_weights(below_largest(f), np.zeros(len(t), int))
     return t.max(), l_block, exp2(f.max()), P
 
 
@@ -254,9 +256,8 @@ def finish(state, sink, center_score, center, rotated):  # 4
     if sink > -np.inf:
         t = held(F32((float(sink) - center_score) * LOG2_E / 2))
         state = brought_to(max(state.reference, np.ceil(t)), state)
-        keys = state.sums[-1]
-        state.sums[-1] += exp2(t - state.reference) * WEIGHT_ONE
-        share = keys / state.sums[-1]
+        total = state.sums[-1] + exp2(t - state.reference) * WEIGHT_ONE
+        share, state.sums[-1] = state.sums[-1] / total, total
     out, row_sum, reference = state.sums[:-1], state.sums[-1], float(state.reference)
     if not row_sum > 0:
         return 0 * out, F32(-np.inf)
@@ -264,8 +265,7 @@ def finish(state, sink, center_score, center, rotated):  # 4
     if rotated:
         out, factor = transform(out * factor) * signs(len(out)), F32(1)
     out = out * factor if center is None else fma(out, factor, center * share)
-    if abs(reference) > 2.0**126:
-        reference = np.copysign(2 * (abs(reference) - 2.0**125), reference)
+    reference = np.copysign(max(abs(reference), 2 * (abs(reference) - 2.0**125)), reference)
     lse = ln(float(row_sum) / float(WEIGHT_ONE)) + reference * LN_2 + center_score
     return out, F32(np.clip(lse, -MOST, MOST))
 
@@ -279,10 +279,10 @@ def attend(query, key, value, sees, *, softmax_scale=None, cap=0, elements=None,
     """
     query_len, kv_len = sees.shape
     elements = np.zeros(sees.shape, F32) if elements is None else elements
-    rotates_values = rotate and can_rotate(value)
+    turns_value = rotate and can_rotate(value)
     rotate = rotate and can_rotate(query) and can_rotate(key)
     codes, scales, digits = quantize(query, None, rotate)
-    key, value = quantize(key, key_center, rotate), quantize(value, value_center, rotates_values)
+    key, value = quantize(key, key_center, rotate), quantize(value, value_center, turns_value, True)
     softmax_scale = float(F32(softmax_scale or F32(1) / np.sqrt(F32(codes.shape[1]))))
     factors, slope = scales * F32(softmax_scale * LOG2_E), F32(LOG2_E * float(slope))
     held_cap = F32(np.clip(float(F32(cap)) * LOG2_E, 2.0**-100, 3e38)) if cap > 0 else F32(0)
@@ -296,5 +296,5 @@ def attend(query, key, value, sees, *, softmax_scale=None, cap=0, elements=None,
         row = Row(codes[i], digits[i], digits_above, factors[i], held_cap, back, elements[i], slope,
                   kv_len - query_len + i)
         state = attend_node(row, sees[i], key, value, 0, spans)
-        results.append(finish(state, sink, taken, value_center, rotates_values))
+        results.append(finish(state, sink, taken, value_center, turns_value))
     return tuple(map(np.array, zip(*results)))

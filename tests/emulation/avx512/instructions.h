@@ -23,8 +23,10 @@
 #undef _mm512_setr_epi32
 #undef _mm512_shuffle_i32x4
 #undef _mm512_shuffle_i64x2
+#undef _mm512_slli_epi16
 #undef _mm512_slli_epi32
 #undef _mm512_srai_epi32
+#undef _mm512_srli_epi16
 #undef _mm512_ternarylogic_epi32
 
 namespace intflash::internal {
@@ -152,6 +154,14 @@ inline __m512i _mm512_slli_epi32(__m512i a, unsigned count) {
   const int bits = static_cast<int>(count);
   return {_mm256_slli_epi32(a.half[0], bits), _mm256_slli_epi32(a.half[1], bits)};
 }
+inline __m512i _mm512_slli_epi16(__m512i a, unsigned count) {
+  const int bits = static_cast<int>(count);
+  return {_mm256_slli_epi16(a.half[0], bits), _mm256_slli_epi16(a.half[1], bits)};
+}
+inline __m512i _mm512_srli_epi16(__m512i a, unsigned count) {
+  const int bits = static_cast<int>(count);
+  return {_mm256_srli_epi16(a.half[0], bits), _mm256_srli_epi16(a.half[1], bits)};
+}
 inline __m512i _mm512_srai_epi32(__m512i a, unsigned count) {
   const int bits = static_cast<int>(count);
   return {_mm256_srai_epi32(a.half[0], bits), _mm256_srai_epi32(a.half[1], bits)};
@@ -211,12 +221,6 @@ inline __m512i _mm512_setr_epi32(int a, int b, int c, int d, int e, int f, int g
   return {_mm256_setr_epi32(a, b, c, d, e, f, g, h), _mm256_setr_epi32(i, j, k, l, m, n, o, p)};
 }
 
-inline __m512i _mm512_sllv_epi16(__m512i a, __m512i count) {
-  return each_element<std::uint16_t>([&](std::int32_t i) -> std::uint16_t {
-    const std::uint16_t bits = element<std::uint16_t>(count, i);
-    return bits > 15 ? 0 : static_cast<std::uint16_t>(element<std::uint16_t>(a, i) << bits);
-  });
-}
 inline __m512i _mm512_srlv_epi16(__m512i a, __m512i count) {
   return each_element<std::uint16_t>([&](std::int32_t i) -> std::uint16_t {
     const std::uint16_t bits = element<std::uint16_t>(count, i);
@@ -261,6 +265,12 @@ inline __m512i _mm512_permutexvar_epi16(__m512i index, __m512i a) {
     return element<std::int16_t>(a, element<std::int16_t>(index, i) & 31);
   });
 }
+inline __m512i _mm512_permutex2var_epi16(__m512i a, __m512i index, __m512i b) {
+  return each_element<std::int16_t>([&](std::int32_t i) {
+    const std::int32_t place = element<std::int16_t>(index, i) & 63;
+    return element<std::int16_t>(place < 32 ? a : b, place & 31);
+  });
+}
 inline __m512i _mm512_permutexvar_epi8(__m512i index, __m512i a) {
   return each_element<std::uint8_t>([&](std::int32_t i) {
     return element<std::uint8_t>(a, element<std::uint8_t>(index, i) & 63);
@@ -289,11 +299,6 @@ inline __m512i _mm512_mask_sub_epi32(__m512i otherwise, __mmask16 some, __m512i 
   });
 }
 
-inline int _mm512_reduce_or_epi32(__m512i a) {
-  std::int32_t all = 0;
-  for (std::int32_t i = 0; i < 16; ++i) all |= element<std::int32_t>(a, i);
-  return all;
-}
 inline int _mm512_reduce_max_epi32(__m512i a) {
   std::int32_t largest = INT32_MIN;
   for (std::int32_t i = 0; i < 16; ++i) largest = max_of(largest, element<std::int32_t>(a, i));
