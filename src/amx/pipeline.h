@@ -104,7 +104,7 @@ struct WeighTick {
   ScoreRows scores;
   std::int32_t rows;
   Pace pace;
-  bool any_light = block.any_light != 0;
+  bool any_light = block.num_light > 0;
   WeighConstants constants{block};
 
   INTFLASH_INLINE void row(std::int32_t r) {

@@ -185,8 +185,8 @@ INTFLASH_NOINLINE void keep_16_in_reach(const AttentionState& state, std::int32_
 INTFLASH_INLINE void enter_16_rows(const ScoreBlock& block, const AttentionState& state,
                                    std::int32_t first, std::int32_t rows, std::int32_t head_dim_v,
                                    AmxScratch& scratch) {
-  const Amx::F32 sum = block.any_light != 0 ? Amx::load_f32(scratch.light_sum + first)
-                                            : Amx::to_f32(Amx::sum_of_16(scratch.lanes + first));
+  const Amx::F32 sum = block.num_light > 0 ? Amx::load_f32(scratch.light_sum + first)
+                                           : Amx::to_f32(Amx::sum_of_16(scratch.lanes + first));
   const Amx::I32 largest = Amx::sub32(Amx::high_half32(Amx::load(scratch.top + first)),
                                       Amx::broadcast32(kOctavesAbove >> 16));
   const Amx::F32 exponent = Amx::multiply_f32(Amx::to_f32(largest), Amx::broadcast_f32(kScoreUnit));

@@ -93,7 +93,7 @@ class RowWeigher {
       : scratch_(scratch),
         scores_(scores),
         block_(block),
-        any_light_(block.any_light != 0),
+        any_light_(block.num_light > 0),
         constants_(block) {}
 
   template <std::int32_t kRows>

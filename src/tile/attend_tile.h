@@ -208,7 +208,7 @@ INTFLASH_INLINE void weigh_rows(Rows rows, std::int32_t active, FetchBetween& fe
   for (std::int32_t a = 0; a < active; ++a) {
     scratch.weight_lanes[a] = weigh_lanes<Isa, Rows::kMasked>(
         scratch.x[a], scratch.largest[a], rows.factors(a), rows.keep(a), scratch.weights[a]);
-    any_light |= rows.factors(a).any_light;
+    any_light |= rows.factors(a).num_light;
     scratch.unit[a] = power_of_two(rows.factors(a).value_exponent);
   }
   fetch.step();

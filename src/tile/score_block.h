@@ -77,6 +77,15 @@ INTFLASH_INLINE LargestScales largest_scales(std::int32_t key_bits, std::int32_t
           value_bits > 0 ? exponent_of(bits_as<float>(value_bits)) : 0, value_bits > 0};
 }
 
+[[maybe_unused]] INTFLASH_NOINLINE void list_light_keys(ScoreBlock& block, const std::int32_t* kept,
+                                                        const std::int32_t* value_log2) {
+  std::int32_t count = 0;
+  for (std::int32_t key = 0; count < block.num_light; ++key) {
+    block.light[count] = static_cast<std::uint8_t>(key);
+    count -= kept[key] & light_mask(value_log2[key]);
+  }
+}
+
 // Factors of the kept keys of block.half beside the largest scales that a row sees. A key may be
 // kept that the row does not see: what stands at its place then is of no use, and of no harm.
 // Order::narrow puts 128 int32 into the port's order of int16.
@@ -100,15 +109,16 @@ INTFLASH_INLINE void fill_factors_beside(ScoreBlock& block, const std::int32_t* 
     least = min_of(least, log2);
     value_log2[key] = min_of(max_of(log2, kValueLog2Min), 0);
   }
-  std::int32_t any_light = 0;
+  std::int32_t num_light = 0;
   for (std::int32_t key = 0; key < kScoreBlock; ++key) {
-    any_light |= kept[key] & light_mask(value_log2[key]) & 1;
+    num_light -= kept[key] & light_mask(value_log2[key]);
     value_weight[key] = value_weight_of(value_log2[key]) & kept[key];
   }
   block.key_exponent = largest.key_exponent;
   block.key_mantissa = largest.key_mantissa;
   block.value_exponent = largest.value_exponent;
-  block.any_light = any_light;
+  block.num_light = num_light;
+  if (num_light > 0) list_light_keys(block, kept, value_log2);
   block.any_faint = least < kValueLog2Min ? 1 : 0;
   Order::narrow(key_factor, block.key_factor);
   Order::narrow(value_log2, block.value_log2);
@@ -236,13 +246,12 @@ template <class Position>
 INTFLASH_INLINE float add_light_keys(float sum, std::int32_t largest, const ScoreBlock& block,
                                      const std::uint64_t* keep, const std::int16_t* x,
                                      Position position) {
-  if (block.any_light == 0) return sum;
-  for (std::int32_t key = 0; key < kScoreBlock; ++key) {
-    const std::int32_t at = position(key);
-    const std::int32_t log2 = block.value_log2[at];
-    if (log2 >= kLightValueLog2 || (keep != nullptr && !key_is_kept(keep, key))) continue;
+  for (std::int32_t i = 0; i < block.num_light; ++i) {
+    const std::int32_t key = block.light[i];
+    if (keep != nullptr && !key_is_kept(keep, key)) continue;
     // log2 of the key's unfolded weight over the folded maximum.
-    const float above = static_cast<float>(x[at] - largest - log2) * kScoreUnit;
+    const std::int32_t at = position(key);
+    const float above = static_cast<float>(x[at] - largest - block.value_log2[at]) * kScoreUnit;
     const float weight = exp2_of(min_of(above, 96.0f));
     sum = fused(weight, static_cast<float>(kWeightOne * kValueWeightOne), sum);
   }

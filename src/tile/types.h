@@ -91,11 +91,12 @@ struct ScoreBlock {
       key_exponent;  // largest key_scale = key_mantissa * 2^key_exponent, mantissa in [0.5, 1)
   std::int32_t value_exponent;  // the same of value_scale; 0 where all are 0
   float key_mantissa;           // 0 where all key scales are 0
-  std::int32_t any_light;       // whether a value_log2 is below kLightValueLog2
+  std::int32_t num_light;       // keys whose value_log2 is below kLightValueLog2
   std::int32_t any_faint;       // whether one would be below kValueLog2Min
   alignas(64) std::int16_t key_factor[kScoreBlock];  // key_scale / 2^key_exponent in Q15
   alignas(64) std::int16_t value_log2[kScoreBlock];  // log2(value_scale / 2^value_exponent) in 2^-6
   alignas(64) std::int16_t value_weight[kScoreBlock];  // 256 * 2^-value_log2; 0 where light
+  std::uint8_t light[kScoreBlock];                     // [num_light]: those keys, in natural order
 };
 
 // Query rows of one tile. Row r of any array belongs to row r of the tile.
