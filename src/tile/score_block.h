@@ -204,6 +204,13 @@ INTFLASH_INLINE bool is_fixed_for_all(const QueryTile& query, const ScoreBlock& 
          block.any_faint == 0;
 }
 
+// Whether a row of queries with this exponent_limit may take second digits in the block, by what it
+// sees of it.
+INTFLASH_INLINE bool may_take_digits(const ScoreBlock& block, std::int32_t exponent_limit,
+                                     std::int32_t digits_above) {
+  return largest_exponent(block, exponent_limit) > digits_above;
+}
+
 // Whether no row of the query takes second digits in some blocks, whatever it sees of them.
 [[maybe_unused]] INTFLASH_NOINLINE bool takes_codes_alone(const QueryTile& query,
                                                           const ScoreBlock* blocks,
@@ -211,7 +218,7 @@ INTFLASH_INLINE bool is_fixed_for_all(const QueryTile& query, const ScoreBlock& 
   if (query.digits_above == kNoDigits) return true;
   const std::int32_t limit = exponent_limit(query);
   for (std::int32_t b = 0; b < num_blocks; ++b)
-    if (largest_exponent(blocks[b], limit) > query.digits_above) return false;
+    if (may_take_digits(blocks[b], limit, query.digits_above)) return false;
   return true;
 }
 
