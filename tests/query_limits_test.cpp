@@ -98,8 +98,11 @@ TEST(KeyDigits, AreAllThereWhereAllRowsTakeThem) {
 TEST(KeyDigits, MayBeTakenBeyondALimitOfTheUnit) {
   ScoreBlock block{};
   block.key_exponent = -4;
-  EXPECT_FALSE(may_take_digits(block, kDigitExponent + 4, kDigitExponent));
-  EXPECT_TRUE(may_take_digits(block, kDigitExponent + 5, kDigitExponent));
+  block.key_mantissa = 0.75f;
+  // The largest unit is 2^kDigitExponent where limit * key scale is below that.
+  const float limit = std::ldexp(1 / 0.75f, kDigitExponent + 4);
+  EXPECT_FALSE(may_take_digits(block, 0.999f * limit, kDigitExponent));
+  EXPECT_TRUE(may_take_digits(block, 1.001f * limit, kDigitExponent));
 }
 
 // Keys that are packed before queries are known have all their digits; where a whole run has left

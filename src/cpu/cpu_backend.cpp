@@ -125,7 +125,7 @@ bool bring_block(const void* user, const Worker& worker, const QueryTile& query,
                  std::int64_t kv_end, ScoreBlock& block) {
   DenseRun& run = *static_cast<DenseRun*>(const_cast<void*>(user));
   pack_score_block(run, worker, run.head_index(request, kv_head), {first_key, kv_end},
-                   exponent_limit(query), worker.pages, block);
+                   unit_limit(query), worker.pages, block);
   return is_sound(run, found(run)) || may_attend(run, [&] { return is_kv_sound(run); });
 }
 

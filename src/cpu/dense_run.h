@@ -66,8 +66,8 @@ struct DenseRun : Run {
     return args.value_center != nullptr ? args.value_center + head * problem().head_dim_v
                                         : computed_center(head) + problem().head_dim;
   }
-  std::int32_t* query_limits(std::int64_t head) const {
-    return reinterpret_cast<std::int32_t*>(workspace + dense_plan().limits_offset) +
+  float* query_limits(std::int64_t head) const {
+    return reinterpret_cast<float*>(workspace + dense_plan().limits_offset) +
            head * dense_plan().limits_per_head;
   }
   ScoreBlock* score_blocks(std::int64_t head) const {

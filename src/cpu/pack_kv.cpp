@@ -141,7 +141,7 @@ void compute_center(const DenseRun& run, const Worker& worker, std::int64_t head
 }
 
 void pack_score_block(DenseRun& run, const Worker& worker, std::int64_t head, KeyRange keys,
-                      std::int32_t query_limit, char* pages, ScoreBlock& score_block) {
+                      float query_limit, char* pages, ScoreBlock& score_block) {
   const PageLayout& page = run.dense_plan().page;
   const std::int64_t num_heads = run.problem().num_kv_heads;
   const bool has_digits = run.problem().has_digits();

@@ -15,7 +15,7 @@ namespace intflash::internal {
 // keys.end on are taken as absent, and second digits left out where queries of this limit take
 // none.
 void pack_score_block(DenseRun& run, const Worker& worker, std::int64_t head, KeyRange keys,
-                      std::int32_t query_limit, char* pages, ScoreBlock& score_block);
+                      float query_limit, char* pages, ScoreBlock& score_block);
 
 // Means of all keys or values that some query sees, where they are computed: sums first, of chunk
 // after chunk. A mean that would make the steps of most rows coarser is 0.

@@ -41,13 +41,13 @@ void limit_queries(const DenseRun& run, const Worker& worker, std::int64_t index
                   first, query.rows, p.head_dim, nullptr, p.rotation.keys, query.code_stride,
                   worker.codes, nullptr, scale);
   set_row_scales(run.kernels(), p.softmax_scale, scale, 0, query);
-  run.query_limits(head)[part] = exponent_limit(query);
+  run.query_limits(head)[part] = unit_limit(query);
 }
 
-std::int32_t query_limit(const DenseRun& run, std::int64_t head) {
+float query_limit(const DenseRun& run, std::int64_t head) {
   const std::int64_t count = run.dense_plan().limits_per_head;
   if (run.part != RunPart::kAll || count == 0) return kNoQueryLimit;
-  const std::int32_t* const limits = run.query_limits(head);
+  const float* const limits = run.query_limits(head);
   return *std::max_element(limits, limits + count);
 }
 
