@@ -10,6 +10,8 @@
 
 #include "attention_inputs.h"
 #include "call.h"
+#include "compare_inputs.h"
+#include "digit_report.h"
 #include "failure.h"
 #include "inputs/tensor.h"
 #include "npy.h"
@@ -23,8 +25,7 @@ struct Means {
 };
 
 // Over the tokens of all the batch, summed in double.
-Means means_of(const std::string& path) {
-  NpyArray array = read_npy(path);
+Means means_of(const NpyArray& array, const std::string& path) {
   const HeadAxes axes = head_axes(array, path);
   const std::int64_t tokens = axes.batch * axes.tokens;
   if (tokens == 0) throw Failure(fmt::format("{}: no tokens to take the mean of", path));
@@ -44,14 +45,39 @@ Means means_of(const std::string& path) {
   return means;
 }
 
-}  // namespace
-
-int run_calibrate(const CalibrateOptions& options) {
-  const Means key = means_of(options.key);
-  const Means value = means_of(options.value);
+void write_centers(const CalibrateOptions& options, const NpyArray& keys, const NpyArray& values) {
+  const Means key = means_of(keys, options.key);
+  const Means value = means_of(values, options.value);
   const NpyOutput outputs[] = {{options.key_center, key.shape, key.elements.data()},
                                {options.value_center, value.shape, value.elements.data()}};
   write_npy_files(outputs);
+}
+
+void report_digits(const CalibrateOptions& options, const AttentionInputs& inputs) {
+  CompareOptions scores;
+  scores.causal = options.causal;
+  scores.softmax_scale = options.softmax_scale;
+  const intflash_attend_desc desc = compare_desc(scores, inputs);
+  const Context context = create_context(0, "");
+  context.query_support(desc);
+  const DigitReport report = make_digit_report(context, desc, inputs);
+  if (options.json) {
+    fmt::print("{}\n", digits_json(report).dump(2));
+  } else {
+    print_digits(report);
+  }
+}
+
+}  // namespace
+
+int run_calibrate(const CalibrateOptions& options) {
+  if (options.query.empty()) {
+    write_centers(options, read_npy(options.key), read_npy(options.value));
+    return 0;
+  }
+  const AttentionInputs inputs = read_attention_inputs(options.query, options.key, options.value);
+  if (!options.key_center.empty()) write_centers(options, inputs.key, inputs.value);
+  report_digits(options, inputs);
   return 0;
 }
 

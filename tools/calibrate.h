@@ -1,7 +1,8 @@
 // Copyright 2026 The intflash Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// `intflash calibrate`: the centres of a cache, as means of sample keys and values from files.
+// `intflash calibrate`: what a cache for a model should be like, by samples of a layer from files:
+// its centres, as means of keys and values, and whether its keys should have second digits.
 #pragma once
 
 #include <string>
@@ -10,7 +11,11 @@ namespace intflash {
 
 struct CalibrateOptions {
   std::string key, value;                // paths of .npy files
-  std::string key_center, value_center;  // the same, to be written: [heads, dim] in float32
+  std::string query;                     // for second digits; "" = not asked for
+  std::string key_center, value_center;  // to be written, both or "": [heads, dim] in float32
+  bool causal = false;
+  float softmax_scale = 0;  // 0 = 1 / sqrt(head_dim)
+  bool json = false;
 };
 
 // The exit code; failures are thrown.

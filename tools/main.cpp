@@ -282,8 +282,8 @@ void add_plan(CLI::App& app, PlanOptions& options) {
 }
 
 void add_calibrate(CLI::App& app, CalibrateOptions& options) {
-  CLI::App& command =
-      *app.add_subcommand("calibrate", "centres of a cache: means of sample keys and values");
+  CLI::App& command = *app.add_subcommand(
+      "calibrate", "what a cache should be like, by samples: centres, and digits of keys");
   command
       .add_option("--key", options.key,
                   "[heads, tokens, head_dim] or [batch, heads, tokens, head_dim]; float16, float32 "
@@ -291,12 +291,26 @@ void add_calibrate(CLI::App& app, CalibrateOptions& options) {
       ->required()
       ->type_name("NPY");
   command.add_option("--value", options.value, "the same")->required()->type_name("NPY");
-  add_output(command, "--key-center", options.key_center, "written: [heads, head_dim], float32")
-      .required();
-  add_output(command, "--value-center", options.value_center, "the same").required();
+  CLI::Option& key_center = add_output(command, "--key-center", options.key_center,
+                                       "writes means of keys: [heads, head_dim], float32");
+  CLI::Option& value_center =
+      add_output(command, "--value-center", options.value_center, "writes means of values");
+  key_center.needs(&value_center);
+  value_center.needs(&key_center);
+  CLI::Option& query = *command.add_option(
+      "--query", options.query,
+      "the same as --key: prints which of its heads need a second INT8 digit of query and key");
+  query.type_name("NPY");
+  command.add_flag("--causal", options.causal, "a query sees no later keys; the last one sees all")
+      ->needs(&query);
+  command.add_option("--softmax-scale", options.softmax_scale, "default: 1 / sqrt(head_dim)")
+      ->check(check_positive)
+      ->needs(&query);
+  command.add_flag("--json", options.json, "prints one JSON object")->needs(&query);
   command.footer(
-      "Example:\n  intflash calibrate --key k.npy --value v.npy --key-center kc.npy "
-      "--value-center vc.npy");
+      "Examples:\n"
+      "  intflash calibrate --query q.npy --key k.npy --value v.npy --causal\n"
+      "  intflash calibrate --key k.npy --value v.npy --key-center kc.npy --value-center vc.npy");
 }
 
 struct Options {
@@ -343,6 +357,10 @@ void check_options(const CLI::App& app, const Options& options) {
   for (const std::string& isa :
        {options.attend.isa, options.bench.isa, options.plan.isa, options.serve_sim.isa}) {
     if (!isa.empty()) require_port_name(isa);
+  }
+  if (app.got_subcommand("calibrate") && options.calibrate.query.empty() &&
+      options.calibrate.key_center.empty()) {
+    throw UsageError("calibrate needs --query, or --key-center and --value-center");
   }
   require_two_files("--out", options.attend.out, "--lse", options.attend.lse);
   require_two_files("--key-center", options.calibrate.key_center, "--value-center",

@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Dense calls in mode int8 on the CPU's ports, in phases: means of keys and values, where they are
-// asked for; key and value packed into pages; the query scanned; then the schedule runs. Where one
-// tile reads the keys of a head they are packed as they are attended.
+// asked for; limits of few queries; key and value packed into pages; the query scanned; then the
+// schedule runs. Where one tile reads the keys of a head they are packed as they are attended.
 #include <algorithm>
 #include <cmath>
 #include <new>
@@ -13,11 +13,13 @@
 #include "cpu/batch.h"
 #include "cpu/dense_run.h"
 #include "cpu/pack_kv.h"
+#include "cpu/query_limits.h"
+#include "tile/score_block.h"
 
 namespace intflash::internal {
 namespace {
 
-enum Phase : std::int32_t { kSum, kCenter, kPack, kScan, kItems, kMerges, kNumPhases };
+enum Phase : std::int32_t { kSum, kCenter, kLimits, kPack, kScan, kItems, kMerges, kNumPhases };
 constexpr std::int32_t kNumPackPhases = kScan;
 
 HeadVectors centers(const DenseRun& run, bool is_used, const float* given, std::int64_t dim,
@@ -122,8 +124,8 @@ bool bring_block(const void* user, const Worker& worker, const QueryTile& query,
                  std::int64_t request, std::int64_t kv_head, std::int64_t first_key,
                  std::int64_t kv_end, ScoreBlock& block) {
   DenseRun& run = *static_cast<DenseRun*>(const_cast<void*>(user));
-  pack_score_block(run, worker, run.head_index(request, kv_head), {first_key, kv_end}, &query,
-                   worker.pages, block);
+  pack_score_block(run, worker, run.head_index(request, kv_head), {first_key, kv_end},
+                   unit_limit(query), worker.pages, block);
   return is_sound(run, found(run)) || may_attend(run, [&] { return is_kv_sound(run); });
 }
 
@@ -184,6 +186,8 @@ std::int64_t num_tasks(const intflash_plan& plan, std::int32_t phase) {
       return centers ? heads * ceil_div(p.kv_len, kSpanTokens) : 0;
     case kCenter:
       return centers ? heads : 0;
+    case kLimits:
+      return heads * dense.limits_per_head;
     case kPack:
       return heads * dense.blocks_per_head;
     case kScan:
@@ -235,6 +239,9 @@ void run_task(Run& any_run, std::int32_t phase, std::int64_t task, std::int32_t 
       return sum_chunk(run, task);
     case kCenter:
       if (run.sums_keys() || run.sums_values()) compute_center(run, run.worker(worker_index), task);
+      return;
+    case kLimits:
+      if (run.part == RunPart::kAll) limit_queries(run, run.worker(worker_index), task);
       return;
     case kPack:
       return pack_block(run, run.worker(worker_index), task);

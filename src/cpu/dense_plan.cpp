@@ -6,6 +6,7 @@
 #include <cstdio>
 
 #include "core/arena.h"
+#include "cpu/query_limits.h"
 #include "engine/attention.h"
 #include "pages/codec.h"
 
@@ -31,6 +32,7 @@ void lay_out(const KernelTable& kernels, std::int64_t run_bytes, DensePlan& plan
   plan.page = page_layout(problem.has_digits() ? kInt8WideCodec : kInt8Codec, problem.head_dim,
                           problem.head_dim_v, kBlockTokens);
   plan.blocks_per_head = ceil_div(problem.kv_len, kScoreBlock);
+  plan.limits_per_head = plan.packs_as_it_attends ? 0 : limits_per_head(problem);
   plan.pages_per_head = plan.blocks_per_head * (kScoreBlock / kBlockTokens);
   // Second digits are rarely read, unless all are.
   const bool reads_digits = problem.has_digits() && problem.digits_above < kFinestExponent;
@@ -53,6 +55,7 @@ void lay_out(const KernelTable& kernels, std::int64_t run_bytes, DensePlan& plan
       arena.take(problem.batch * problem.query_len * static_cast<std::int64_t>(sizeof(KeyRange)));
   plan.center_offset = arena.take(centered ? heads * dims * 4 : 0);
   plan.partial_offset = arena.take(centered ? heads * spans * (dims + 2) * 8 : 0);
+  plan.limits_offset = arena.take(heads * plan.limits_per_head * 4);
   plan.blocks_offset =
       arena.take(heads * plan.blocks_per_head * static_cast<std::int64_t>(sizeof(ScoreBlock)));
   plan.pages_offset = arena.take(heads * plan.pages_per_head * plan.page.bytes());

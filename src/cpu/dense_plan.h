@@ -17,6 +17,7 @@ struct DensePlan : intflash_plan {
   bool packs_as_it_attends;
   std::int64_t pages_per_head;
   std::int64_t blocks_per_head;
+  std::int64_t limits_per_head;  // of queries, taken before keys are packed; 0: none are
   std::int64_t spans_at_once;
   PageLayout page;
   TileShape tile;
@@ -27,6 +28,7 @@ struct DensePlan : intflash_plan {
   std::int64_t center_offset;  // computed means: float [batch][num_kv_heads][head_dim + head_dim_v]
   std::int64_t
       partial_offset;  // double [batch][num_kv_heads][spans], as DenseRun::partial_sums says
+  std::int64_t limits_offset;   // float [batch][num_kv_heads][limits_per_head]
   std::int64_t blocks_offset;   // ScoreBlock [batch][num_kv_heads][blocks_per_head]
   std::int64_t pages_offset;    // [batch][num_kv_heads][pages_per_head] pages
   std::int64_t slots_offset;    // of the schedule's states

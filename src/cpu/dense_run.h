@@ -66,6 +66,10 @@ struct DenseRun : Run {
     return args.value_center != nullptr ? args.value_center + head * problem().head_dim_v
                                         : computed_center(head) + problem().head_dim;
   }
+  float* query_limits(std::int64_t head) const {
+    return reinterpret_cast<float*>(workspace + dense_plan().limits_offset) +
+           head * dense_plan().limits_per_head;
+  }
   ScoreBlock* score_blocks(std::int64_t head) const {
     return reinterpret_cast<ScoreBlock*>(workspace + dense_plan().blocks_offset) +
            head * dense_plan().blocks_per_head;

@@ -7,6 +7,7 @@
 
 #include "core/limits.h"
 #include "core/mask.h"
+#include "cpu/query_limits.h"
 #include "inputs/token_rows.h"
 #include "tile/score_block.h"
 
@@ -140,10 +141,13 @@ void compute_center(const DenseRun& run, const Worker& worker, std::int64_t head
 }
 
 void pack_score_block(DenseRun& run, const Worker& worker, std::int64_t head, KeyRange keys,
-                      const QueryTile* query, char* pages, ScoreBlock& score_block) {
+                      float query_limit, char* pages, ScoreBlock& score_block) {
   const PageLayout& page = run.dense_plan().page;
   const std::int64_t num_heads = run.problem().num_kv_heads;
   const bool has_digits = run.problem().has_digits();
+  const std::int32_t digits_above = run.problem().digits_above;
+  const bool at_once =
+      has_digits && (query_limit == kNoQueryLimit || digits_above < -kExponentBits);
   std::uint64_t present[2];
   PackedTokens halves[2];
   for (std::int64_t i = 0; i < 2; ++i) {
@@ -163,11 +167,11 @@ void pack_score_block(DenseRun& run, const Worker& worker, std::int64_t head, Ke
     }
     std::fill_n(tokens.block.key_scale, kBlockTokens, 0.0f);
     std::fill_n(tokens.block.value_scale, kBlockTokens, 0.0f);
-    pack_key_tokens(run, worker, head, tokens, has_digits && query == nullptr);
+    pack_key_tokens(run, worker, head, tokens, at_once);
     pack_value_tokens(run, worker, head, tokens);
   }
   run.kernels().prepare_block(score_block, present);
-  if (query == nullptr || takes_codes_alone(*query, &score_block, 1)) return;
+  if (!has_digits || at_once || !may_take_digits(score_block, query_limit, digits_above)) return;
   for (const PackedTokens& tokens : halves)
     if (tokens.count > 0) pack_key_tokens(run, worker, head, tokens, true);
 }
@@ -179,8 +183,9 @@ void pack_block(DenseRun& run, const Worker& worker, std::int64_t index) {
   const bool tokens_first = run.args.key.stride_token > run.args.key.stride_head;
   const std::int64_t head = tokens_first ? index % heads : index / blocks;
   const std::int64_t block = tokens_first ? index / heads : index % blocks;
-  pack_score_block(run, worker, head, {block * kScoreBlock, run.problem().kv_len}, nullptr,
-                   run.page(head, 2 * block), run.score_blocks(head)[block]);
+  pack_score_block(run, worker, head, {block * kScoreBlock, run.problem().kv_len},
+                   query_limit(run, head), run.page(head, 2 * block),
+                   run.score_blocks(head)[block]);
 }
 
 bool is_sound(const Finding& key, const Finding& value) {

@@ -12,9 +12,10 @@
 namespace intflash::internal {
 
 // The score block of a head (b * num_kv_heads + h) at keys.begin into two pages. Tokens from
-// keys.end on are taken as absent. query: that alone will attend them; nullptr: any may.
+// keys.end on are taken as absent, and second digits left out where queries of this limit take
+// none.
 void pack_score_block(DenseRun& run, const Worker& worker, std::int64_t head, KeyRange keys,
-                      const QueryTile* query, char* pages, ScoreBlock& score_block);
+                      float query_limit, char* pages, ScoreBlock& score_block);
 
 // Means of all keys or values that some query sees, where they are computed: sums first, of chunk
 // after chunk. A mean that would make the steps of most rows coarser is 0.

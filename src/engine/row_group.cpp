@@ -201,22 +201,14 @@ void add_rows(const RowGroup& group, const TileShape& shape, std::int64_t first_
   query.head_dim = static_cast<std::int32_t>(group.head_dim);
   std::int8_t* codes = codes_of(tile);
 
-  const float to_log2 = static_cast<float>(static_cast<double>(group.softmax_scale) * kLog2E);
   float scales[kMaxTileRows];
   std::int8_t* digits = shape.has_digits() ? codes + shape.rows * shape.code_stride : nullptr;
   const std::int64_t at = begin * shape.code_stride;
   quantize_query_rows(group, shape, first_row, num_rows, codes + at,
                       digits == nullptr ? nullptr : digits + at, scales);
+  set_row_scales(*group.kernels, group.softmax_scale, scales, begin, query);
   for (std::int32_t r = begin; r < query.rows; ++r) {
     const RowPlace place = place_of(group, first_row + r - begin);
-    const std::int8_t* row_codes = codes + r * shape.code_stride;
-    set_row_factor(query, r, scales[r - begin] * to_log2);
-    // |query . key| < 128 * sum of |code| for every key, and with second digits, of which a key's
-    // are worth half a code at most, as the query's are, 64 more per channel.
-    const auto dim = static_cast<std::int32_t>(group.head_dim);
-    const std::int32_t bound = 128 * group.kernels->sum_magnitudes(row_codes, dim) + 64 * dim;
-    query.score_bits[r] =
-        static_cast<std::int32_t>(std::bit_width(static_cast<std::uint32_t>(bound)));
     tile.center_score[r] = center_score(group, place);
     query.score_term[r] = static_cast<float>(tile.center_score[r] * kLog2E);
     set_row_mask(group, place, r, tile);
@@ -227,6 +219,21 @@ void add_rows(const RowGroup& group, const TileShape& shape, std::int64_t first_
     tile.max_end = std::max(tile.max_end, tile.ranges[r].end);
   }
   pad_rows(query);
+}
+
+void set_row_scales(const KernelTable& kernels, float softmax_scale, const float* scale,
+                    std::int32_t begin, QueryTile& query) {
+  const float to_log2 = static_cast<float>(static_cast<double>(softmax_scale) * kLog2E);
+  for (std::int32_t r = begin; r < query.rows; ++r) {
+    set_row_factor(query, r, scale[r - begin] * to_log2);
+    // |query . key| < 128 * sum of |code| for every key, and with second digits, of which a key's
+    // are worth half a code at most, as the query's are, 64 more per channel.
+    const std::int32_t bound =
+        128 * kernels.sum_magnitudes(query.codes + r * query.code_stride, query.head_dim) +
+        64 * query.head_dim;
+    query.score_bits[r] =
+        static_cast<std::int32_t>(std::bit_width(static_cast<std::uint32_t>(bound)));
+  }
 }
 
 void add_seen_rows(const RowGroup& group, std::int64_t first_row, std::int64_t num_rows,

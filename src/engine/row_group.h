@@ -54,6 +54,9 @@ void begin_tile(const TileShape& shape, const StateStack& states, Tile& tile);
 // Groups of one tile have the same dims.
 void add_rows(const RowGroup& group, const TileShape& shape, std::int64_t first_row,
               std::int64_t num_rows, Tile& tile);
+// The fixed point of the query's rows from `begin` on, whose codes are there; scale: theirs.
+void set_row_scales(const KernelTable& kernels, float softmax_scale, const float* scale,
+                    std::int32_t begin, QueryTile& query);
 // What finish_tile wants to know of rows that are not to see any more keys.
 void add_seen_rows(const RowGroup& group, std::int64_t first_row, std::int64_t num_rows,
                    Tile& tile);

@@ -222,6 +222,26 @@ INTFLASH_INLINE bool is_fixed_for_all(const QueryTile& query, const ScoreBlock& 
   return is_fixed(exponent) && exponent <= query.digits_above && block.any_faint == 0;
 }
 
+// What bounds the units of a query's rows in any block, without the largest key scale there. With a
+// bit at the least, it is no less than what a row's exponent alone comes to.
+[[maybe_unused]] INTFLASH_NOINLINE float unit_limit(const QueryTile& query) {
+  float limit = 0.0f;
+  for (std::int32_t r = 0; r < query.rows; ++r) {
+    const std::int32_t bits = max_of(query.score_bits[r] - kScoreBits, 1);
+    limit = max_of(limit, max_of(query.factor[r], kTinyMagnitude) * power_of_two(bits));
+  }
+  return limit;
+}
+
+// Whether a row of queries with this unit_limit may take second digits in the block, whatever it
+// sees of it.
+[[maybe_unused]] INTFLASH_NOINLINE bool may_take_digits(const ScoreBlock& block, float unit_limit,
+                                                        std::int32_t digits_above) {
+  const std::int32_t carry = mantissa_of(unit_limit) * block.key_mantissa < 0.5f ? 1 : 0;
+  const std::int32_t exponent = exponent_of(unit_limit) + block.key_exponent - carry;
+  return max_of(exponent, -kExponentBits) > digits_above;
+}
+
 // Whether no row of the query takes second digits in some blocks, whatever it sees of them.
 [[maybe_unused]] INTFLASH_NOINLINE bool takes_codes_alone(const QueryTile& query,
                                                           const ScoreBlock* blocks,
