@@ -36,7 +36,8 @@ struct Quantizer {
   void quantize(const intflash_tensor& tensor, intflash_dtype dtype, std::int64_t b, std::int64_t h,
                 std::int64_t first, std::int64_t rows, float* scale) {
     internal::quantize_tokens(kernels, tensor, dtype, b, h, first, static_cast<std::int32_t>(rows),
-                              dim, nullptr, rotate, stride(), codes.data(), nullptr, scale);
+                              dim, {nullptr, rotate, false}, stride(), codes.data(), nullptr,
+                              scale);
   }
 };
 

@@ -97,7 +97,7 @@ void fill_info(const intflash_plan& plan, intflash_plan_info* target) {
   info.rotates_keys = plan.problem.rotation.keys ? 1 : 0;
   info.rotates_values = plan.problem.rotation.values ? 1 : 0;
   info.score_digits = !plan.problem.has_digits()                    ? 1
-                      : plan.problem.digits_above == -kFractionBits ? 0
+                      : plan.problem.digits_above == kDigitExponent ? 0
                                                                     : 2;
   write_struct(info, target);
 }

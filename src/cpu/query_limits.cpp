@@ -18,7 +18,7 @@ std::int64_t limits_per_query_head(const Problem& problem) {
 }  // namespace
 
 std::int64_t limits_per_head(const Problem& problem) {
-  const bool may_do_without = problem.has_digits() && problem.digits_above >= -kExponentBits;
+  const bool may_do_without = problem.has_digits() && problem.digits_above >= kFinestExponent;
   // To rotate and quantize a query once more costs about what second digits of two keys do.
   const bool are_few = 2 * problem.group_size * problem.query_len < problem.kv_len;
   return may_do_without && are_few ? problem.group_size * limits_per_query_head(problem) : 0;
@@ -38,8 +38,8 @@ void limit_queries(const DenseRun& run, const Worker& worker, std::int64_t index
   query.codes = worker.codes;
   float scale[kMaxTileRows];
   quantize_tokens(run.kernels(), run.args.query, p.query_dtype, head / p.num_kv_heads, query_head,
-                  first, query.rows, p.head_dim, nullptr, p.rotation.keys, query.code_stride,
-                  worker.codes, nullptr, scale);
+                  first, query.rows, p.head_dim, {nullptr, p.rotation.keys, false},
+                  query.code_stride, worker.codes, nullptr, scale);
   set_row_scales(run.kernels(), p.softmax_scale, scale, 0, query);
   run.query_limits(head)[part] = unit_limit(query);
 }

@@ -70,7 +70,7 @@ intflash_status choose_digits(std::int32_t score_digits, bool may_have_digits,
                 score_digits);
   }
   digits_above = kNoDigits;
-  if (may_have_digits && score_digits == 0) digits_above = -kFractionBits;
+  if (may_have_digits && score_digits == 0) digits_above = kDigitExponent;
   if (may_have_digits && score_digits == 2) digits_above = kFinestExponent - 1;
   return INTFLASH_OK;
 }

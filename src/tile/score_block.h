@@ -239,7 +239,7 @@ INTFLASH_INLINE bool is_fixed_for_all(const QueryTile& query, const ScoreBlock& 
                                                         std::int32_t digits_above) {
   const std::int32_t carry = mantissa_of(unit_limit) * block.key_mantissa < 0.5f ? 1 : 0;
   const std::int32_t exponent = exponent_of(unit_limit) + block.key_exponent - carry;
-  return max_of(exponent, -kExponentBits) > digits_above;
+  return max_of(exponent, kFinestExponent) > digits_above;
 }
 
 // Whether no row of the query takes second digits in some blocks, whatever it sees of them.

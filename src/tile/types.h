@@ -51,6 +51,8 @@ enum class Dtype : std::int32_t {
 // code . code + (code . digit + digit . code) / 256, and counts 2^digit_bits for one of codes
 // alone: 8, or 7 where it would leave int32.
 constexpr int kDigitBits = 8;
+constexpr int kDigitExponent = -kFractionBits;  // by default rows whose products have a coarser
+                                                // unit take second digits: those in f32
 constexpr int kNoDigits = 1000;  // above any unit
 
 // 64 tokens of one kv head, as kernels read them: in page layout version 1 of codec int8. A page of
