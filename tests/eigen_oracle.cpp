@@ -25,19 +25,29 @@ bool is_visible(const AttentionCase& c, std::int64_t i, std::int64_t j) {
          (c.window_right < 0 || after <= c.window_right);
 }
 
+double lowest_of(intflash_dtype dtype) {
+  if (dtype == INTFLASH_BOOL) return 0;
+  if (dtype == INTFLASH_F32) return -static_cast<double>(FLT_MAX);
+  return dtype == INTFLASH_F16 ? -65504.0 : -0x1.fep127;
+}
+
 // What the masks of args that are data add to a score: -infinity where one hides the key.
-double bias_of(const AttentionCase& c, const intflash_attend_args& args, std::int64_t b,
-               std::int64_t h, std::int64_t i, std::int64_t j) {
-  double bias = 0;
+struct Bias {
+  double slope, element;
+};
+Bias bias_of(const AttentionCase& c, const intflash_attend_args& args, std::int64_t b,
+             std::int64_t h, std::int64_t i, std::int64_t j) {
+  Bias bias{0, 0};
   const intflash_bit_mask& tree = args.bit_mask;
   const std::int64_t bit = j - (c.kv_len - tree.num_keys);
   if (tree.words != nullptr && bit >= 0) {
     const std::uint64_t word = tree.words[i * ((tree.num_keys + 63) / 64) + bit / 64];
-    if ((word & std::uint64_t{1} << (bit % 64)) == 0) return -kInfinity;
+    if ((word & std::uint64_t{1} << (bit % 64)) == 0) return {0, -kInfinity};
   }
   if (args.alibi_slopes != nullptr) {
     const std::int64_t position = c.kv_len - c.query_len + i;
-    bias -= static_cast<double>(args.alibi_slopes[h]) * static_cast<double>(std::abs(position - j));
+    bias.slope =
+        -static_cast<double>(args.alibi_slopes[h]) * static_cast<double>(std::abs(position - j));
   }
   const intflash_additive_mask& mask = args.additive_mask;
   if (mask.data == nullptr) return bias;
@@ -47,10 +57,12 @@ double bias_of(const AttentionCase& c, const intflash_attend_args& args, std::in
   elements.stride_head = mask.stride_head;
   elements.stride_token = mask.stride_query;
   const double element = element_of(elements, mask.dtype, b, h, i, j);
-  const double lowest = mask.dtype == INTFLASH_F32 ? -FLT_MAX : -65504.0;
-  if (element <= lowest) return -kInfinity;
   const float* scale = mask.head_scale;
-  return bias + element * (scale == nullptr ? 1.0 : static_cast<double>(scale[h]));
+  if (element <= lowest_of(mask.dtype))
+    bias.element = -kInfinity;
+  else if (mask.dtype != INTFLASH_BOOL)
+    bias.element = element * (scale == nullptr ? 1.0 : static_cast<double>(scale[h]));
+  return bias;
 }
 
 }  // namespace
@@ -86,10 +98,13 @@ OracleHead oracle_head(const AttentionCase& c, const CaseTensors& tensors, std::
   }
   head.sink = args.sinks == nullptr ? -kInfinity : static_cast<double>(args.sinks[query_head]);
   head.share = Eigen::MatrixXd::Zero(c.query_len, c.kv_len);
+  head.added = Eigen::MatrixXd::Zero(c.query_len, c.kv_len);
   head.lse = Eigen::VectorXd::Constant(c.query_len, -kInfinity);
   for (std::int64_t i = 0; i < c.query_len; ++i) {
     for (std::int64_t j = 0; j < c.kv_len; ++j) {
-      head.score(i, j) += bias_of(c, args, b, query_head, i, j);
+      const Bias bias = bias_of(c, args, b, query_head, i, j);
+      head.score(i, j) += bias.element + bias.slope;
+      head.added(i, j) = std::fabs(bias.element) + std::fabs(bias.slope);
       if (!is_visible(c, i, j)) head.score(i, j) = -kInfinity;
     }
     double largest = head.sink;

@@ -21,6 +21,7 @@ Eigen::MatrixXd matrix_of(const intflash_tensor& tensor, intflash_dtype dtype, s
 struct OracleHead {
   Eigen::MatrixXd query, key, value;
   Eigen::MatrixXd score;  // [query_len][kv_len], scaled and capped; -infinity where masked
+  Eigen::MatrixXd added;  // [query_len][kv_len]: magnitudes of what biases added to score
   double sink;            // a logit beside each row's scores; -infinity = none
   Eigen::MatrixXd share;  // [query_len][kv_len]: softmax of score; 0 in a row that sees no key
   Eigen::MatrixXd out;    // [query_len][head_dim_v]

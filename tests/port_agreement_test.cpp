@@ -308,6 +308,31 @@ TEST(PortMasks, RowsThatSeeNoKeyGiveTheBitsOfScalar) {
   expect_ports_agree(trial);
 }
 
+// Rows that do not share their factors with one that sees more: row i sees i + 1 keys, of which the
+// first has no value, and the last row's own has the largest.
+TEST(PortMasks, RowsThatSeeZeroValuesAloneLeaveOthersTheirFactors) {
+  AttentionCase c;
+  c.query_len = 5;
+  c.kv_len = 40;
+  c.mask = INTFLASH_MASK_CAUSAL_TOP_LEFT;
+  Memory memory;
+  CaseTensors tensors = make_tensors(c, memory);
+  auto* keys = static_cast<float*>(tensors.args.key.data);
+  auto* values = static_cast<float*>(tensors.args.value.data);
+  for (std::int64_t j = 0; j < c.kv_len; ++j) {
+    keys[j * c.head_dim] = 3;  // the largest, so that scales of keys have one exponent
+    // A largest element of 100 has a scale in [1/2, 1): of exponent 0, as none at all.
+    const float largest = j == 0 ? 0.0f : j < 4 ? 100.0f / static_cast<float>(1 << j) : 1e4f;
+    for (std::int64_t i = 0; i < c.head_dim_v; ++i)
+      values[j * c.head_dim_v + i] = i % 3 == 0 ? largest : -largest / 3;
+  }
+  std::fill_n(values + c.head_dim_v, c.head_dim_v, 100.0f);
+  const CaseResult expected = run_tensors(tensors, scalar_port(), {}, memory);
+  ASSERT_EQ(expected.status, INTFLASH_OK) << expected.error;
+  for (const PortEntry& port : ports_under_test())
+    EXPECT_EQ(difference(c, run_tensors(tensors, port, {}, memory), expected), "") << port.name;
+}
+
 // Keys whose values are 0, 1e-4 or 1e-30 of their neighbours', and which take from 1 % of the
 // weight to nearly all of it.
 TEST(PortSinks, SinksOfEveryWeightGiveTheBitsOfScalar) {

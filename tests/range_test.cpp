@@ -90,6 +90,16 @@ TEST(Ranges, LargeScoresThatAllKeysShareLeaveValuesOfAnySizeTheirShares) {
   }
 }
 
+TEST(Ranges, TinyQueriesSeeHugeKeys) {
+  AttentionCase c = range_case();
+  c.query.magnitude = 1e-20f;
+  c.key.magnitude = 1e28f;
+  c.softmax_scale = 1e-9f;
+  Memory memory;
+  CaseTensors tensors = make_tensors(c, memory);
+  expect_near_exact(c, tensors, memory, 0.05, 0.02);
+}
+
 TEST(Ranges, AllTheWeightOnATinyValueGivesThatValue) {
   const AttentionCase c = range_case();
   for (const float factor : {1e-2f, 1e-4f, 1e-7f, 1e-8f, 1e-10f, 1e-20f, 1e-28f}) {

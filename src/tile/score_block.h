@@ -69,12 +69,13 @@ struct LargestScales {
   std::int32_t value_exponent;
   bool any_value;
 };
-// Where no key has a scale all scores are 0, and only values' scales need a unit: the finest.
-constexpr std::int32_t kNoKeyExponent = -110;
+// Where no key has a scale all scores are 0, and only values' scales need a unit: the finest. No
+// scale has this exponent: factors that were made where all values are 0 serve no other row.
+constexpr std::int32_t kNoExponent = -110;
 INTFLASH_INLINE LargestScales largest_scales(std::int32_t key_bits, std::int32_t value_bits) {
   const float key = bits_as<float>(key_bits);
-  return {key_bits > 0 ? exponent_of(key) : kNoKeyExponent, key_bits > 0 ? mantissa_of(key) : 0.0f,
-          value_bits > 0 ? exponent_of(bits_as<float>(value_bits)) : 0, value_bits > 0};
+  return {key_bits > 0 ? exponent_of(key) : kNoExponent, key_bits > 0 ? mantissa_of(key) : 0.0f,
+          value_bits > 0 ? exponent_of(bits_as<float>(value_bits)) : kNoExponent, value_bits > 0};
 }
 
 [[maybe_unused]] INTFLASH_NOINLINE void list_light_keys(ScoreBlock& block, const std::int32_t* kept,

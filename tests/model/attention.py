@@ -145,7 +145,7 @@ def computed_center(rows, seen, rotated):  # 1
 def weigh(row, keys, key_codes, key_scale, key_digits, value_scale):  # 2
     """A row's score block: log2 of what a weight of one is, l_block, the unit of R beside it, P."""
     f, K = np.frexp(key_scale.max()) if key_scale.any() else (F32(0), -110)
-    g, e = np.frexp(row.factor) if row.factor >= TINY else (F32(0), -100)
+    g, e = np.frexp(row.factor) if row.factor >= F32(2.0**-126) else (F32(0), -126)
     multiplier = min(32767, int(np.rint(g * F32(2**15))))
     n = int(128 * np.abs(row.codes).sum() + 64 * len(row.codes)).bit_length()
     E = int(max(-9, K + e, n + e + K - int(g * f < F32(0.5)) - 14))
