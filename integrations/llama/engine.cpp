@@ -23,11 +23,30 @@ bool same_desc(const intflash_attend_desc& a, const intflash_attend_desc& b) {
 }
 
 void convert(const ggml_tensor& tensor, int num_threads, float* converted) {
-  const std::int64_t rows = tensor.ne[1] * tensor.ne[2] * tensor.ne[3];
+  const std::int64_t rows = ggml_nrows(&tensor);
 #if defined(_OPENMP)
 #pragma omp parallel for num_threads(num_threads)
 #endif
   for (std::int64_t i = 0; i < rows; ++i) convert_row(tensor, i, converted);
+}
+
+bool has_lowest_numbers(const ggml_tensor& mask, int num_threads) {
+  const std::int64_t rows = ggml_nrows(&mask);
+  bool found = false;
+#if defined(_OPENMP)
+#pragma omp parallel for num_threads(num_threads) reduction(|| : found) if (rows > 1)
+#endif
+  for (std::int64_t i = 0; i < rows; ++i) found = found || has_lowest_number(mask, i);
+  return found;
+}
+
+// Sets converted where the mask has to be; false without memory for it.
+bool convert_mask(const ggml_tensor* mask, int num_threads, Memory& memory, void*& converted) {
+  if (mask == nullptr || !has_lowest_numbers(*mask, num_threads)) return true;
+  if (!memory.grow_to(static_cast<std::size_t>(ggml_nelements(mask)) * sizeof(float))) return false;
+  convert(*mask, num_threads, static_cast<float*>(memory.data()));
+  converted = memory.data();
+  return true;
 }
 
 }  // namespace
@@ -106,8 +125,12 @@ ggml_status Engine::run(const ggml_tensor& op, Scratch& scratch, std::string& er
   const int threads = context_->num_threads();
   if (call.convert_key) convert(*op.src[1], threads, static_cast<float*>(scratch.key.data()));
   if (call.convert_value) convert(*op.src[2], threads, static_cast<float*>(scratch.value.data()));
-  const intflash_attend_args args =
-      arguments(op, call, scratch.key.data(), scratch.value.data(), scratch.slopes);
+  Converted converted = {scratch.key.data(), scratch.value.data(), nullptr};
+  if (!convert_mask(op.src[3], threads, scratch.mask, converted.mask)) {
+    error = "no memory for the mask";
+    return GGML_STATUS_ALLOC_FAILED;
+  }
+  const intflash_attend_args args = arguments(op, call, converted, scratch.slopes);
   try {
     check(intflash_run(plan_for(call.desc).get(), &args, scratch.workspace.data(),
                        scratch.workspace.bytes()));

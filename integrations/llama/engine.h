@@ -35,7 +35,7 @@ class Memory {
 
 // Shared by an engine's plans of all numbers of threads.
 struct Scratch {
-  Memory workspace, key, value;
+  Memory workspace, key, value, mask;
   std::vector<float> slopes;
 };
 

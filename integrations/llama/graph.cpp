@@ -56,6 +56,8 @@ bool sees(const Attention& a, std::int64_t token, std::int64_t key, std::mt19937
       return random() % 3 != 0 && token > 0;
     case MaskKind::kPadded:
       return key <= a.kv_len * 3 / 4 - a.query_len + token;
+    case MaskKind::kLowest:
+      return key <= a.kv_len - a.query_len + token && token > 0;
   }
   return true;
 }
@@ -63,13 +65,14 @@ bool sees(const Attention& a, std::int64_t token, std::int64_t key, std::mt19937
 std::vector<ggml_fp16_t> make_mask(const Attention& a, std::mt19937_64& random) {
   std::vector<ggml_fp16_t> mask;
   if (a.mask == MaskKind::kNone) return mask;
+  const float hidden =
+      a.mask == MaskKind::kLowest ? -65504.0f : -std::numeric_limits<float>::infinity();
   for (std::int64_t row = 0; row < a.streams * a.query_len; ++row) {
     const std::int64_t token = row % a.query_len;
     for (std::int64_t key = 0; key < a.kv_len; ++key) {
       const std::int64_t distance = std::abs(a.kv_len - a.query_len + token - key);
       const float bias = a.max_bias > 0 ? -static_cast<float>(distance) : 0;
-      mask.push_back(
-          ggml_fp32_to_fp16(sees(a, token, key, random) ? bias : -static_cast<float>(kInfinity)));
+      mask.push_back(ggml_fp32_to_fp16(sees(a, token, key, random) ? bias : hidden));
     }
   }
   return mask;

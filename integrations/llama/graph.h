@@ -18,7 +18,8 @@ enum class MaskKind {
   kNone,
   kCausal,
   kRandom,  // any key hidden or not; the first token sees none
-  kPadded   // causal over the first three quarters of the keys: cells of a cache not yet used
+  kPadded,  // causal over the first three quarters of the keys: cells of a cache not yet used
+  kLowest   // causal, with f16's lowest number added where others hide; the first token sees none
 };
 
 struct Attention {

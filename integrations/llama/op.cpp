@@ -150,14 +150,24 @@ void write_slopes(float max_bias, std::int64_t heads, std::vector<float>& slopes
   }
 }
 
-intflash_additive_mask mask_of(const ggml_tensor& mask) {
+intflash_additive_mask mask_of(const ggml_tensor& mask, void* converted) {
+  const intflash_tensor rows = converted != nullptr ? dense_rows(mask, converted) : rows_of(mask);
   intflash_additive_mask additive{};
-  additive.data = mask.data;
-  additive.dtype = INTFLASH_F16;
-  additive.stride_query = stride_of(mask, 1);
-  additive.stride_head = mask.ne[2] == 1 ? 0 : stride_of(mask, 2);
-  additive.stride_batch = mask.ne[3] == 1 ? 0 : stride_of(mask, 3);
+  additive.data = rows.data;
+  additive.dtype = converted != nullptr ? INTFLASH_F32 : INTFLASH_F16;
+  additive.stride_query = rows.stride_token;
+  additive.stride_head = mask.ne[2] == 1 ? 0 : rows.stride_head;
+  additive.stride_batch = mask.ne[3] == 1 ? 0 : rows.stride_batch;
   return additive;
+}
+
+const char* row_at(const ggml_tensor& tensor, std::int64_t i) {
+  const std::int64_t token = i % tensor.ne[1];
+  const std::int64_t head = i / tensor.ne[1] % tensor.ne[2];
+  const std::int64_t stream = i / tensor.ne[1] / tensor.ne[2];
+  return static_cast<const char*>(tensor.data) + token * static_cast<std::int64_t>(tensor.nb[1]) +
+         head * static_cast<std::int64_t>(tensor.nb[2]) +
+         stream * static_cast<std::int64_t>(tensor.nb[3]);
 }
 
 }  // namespace
@@ -212,17 +222,25 @@ bool gains(const ggml_tensor& op, std::string& reason) {
   return reason.empty();
 }
 
-intflash_attend_args arguments(const ggml_tensor& op, const Call& call, void* converted_key,
-                               void* converted_value, std::vector<float>& slopes) {
+bool has_lowest_number(const ggml_tensor& mask, std::int64_t i) {
+  constexpr ggml_fp16_t kLowest = 0xfbff;  // -65504
+  const ggml_fp16_t* row = reinterpret_cast<const ggml_fp16_t*>(row_at(mask, i));
+  ggml_fp16_t found = 0;
+  for (std::int64_t key = 0; key < mask.ne[0]; ++key) found |= row[key] == kLowest ? 1 : 0;
+  return found != 0;
+}
+
+intflash_attend_args arguments(const ggml_tensor& op, const Call& call, const Converted& converted,
+                               std::vector<float>& slopes) {
   const Inputs in = inputs_of(op);
   intflash_attend_args args{};
   args.struct_size = sizeof args;
   args.query = rows_of(in.query);
-  args.key = call.convert_key ? dense_rows(in.key, converted_key) : rows_of(in.key);
-  args.value = call.convert_value ? dense_rows(in.value, converted_value) : rows_of(in.value);
+  args.key = call.convert_key ? dense_rows(in.key, converted.key) : rows_of(in.key);
+  args.value = call.convert_value ? dense_rows(in.value, converted.value) : rows_of(in.value);
   args.out = rows_of(op);
   std::swap(args.out.stride_token, args.out.stride_head);  // ggml's result has tokens outside heads
-  if (in.mask != nullptr) args.additive_mask = mask_of(*in.mask);
+  if (in.mask != nullptr) args.additive_mask = mask_of(*in.mask, converted.mask);
   if (in.sinks != nullptr) args.sinks = static_cast<const float*>(in.sinks->data);
   if (const float max_bias = parameters_of(op).max_bias; max_bias > 0) {
     write_slopes(max_bias, in.query.ne[2], slopes);
@@ -232,14 +250,8 @@ intflash_attend_args arguments(const ggml_tensor& op, const Call& call, void* co
 }
 
 void convert_row(const ggml_tensor& tensor, std::int64_t i, float* converted) {
-  const std::int64_t token = i % tensor.ne[1];
-  const std::int64_t head = i / tensor.ne[1] % tensor.ne[2];
-  const std::int64_t stream = i / tensor.ne[1] / tensor.ne[2];
-  const char* row = static_cast<const char*>(tensor.data) +
-                    token * static_cast<std::int64_t>(tensor.nb[1]) +
-                    head * static_cast<std::int64_t>(tensor.nb[2]) +
-                    stream * static_cast<std::int64_t>(tensor.nb[3]);
-  ggml_get_type_traits(tensor.type)->to_float(row, converted + i * tensor.ne[0], tensor.ne[0]);
+  ggml_get_type_traits(tensor.type)
+      ->to_float(row_at(tensor, i), converted + i * tensor.ne[0], tensor.ne[0]);
 }
 
 }  // namespace intflash::llama

@@ -32,13 +32,23 @@ bool describe(const ggml_tensor& op, bool rotate, Call& call, std::string& reaso
 // not.
 bool gains(const ggml_tensor& op, std::string& reason);
 
-// The tensors of an op. converted_key and converted_value hold what Call says is converted; slopes
-// is written where the op has ALiBi, and is read by the call.
-intflash_attend_args arguments(const ggml_tensor& op, const Call& call, void* converted_key,
-                               void* converted_value, std::vector<float>& slopes);
+// Whether row i of a mask has f16's lowest number, which ggml adds to a score and intflash takes to
+// hide the key. In f32 it is a number to both: such a mask is converted.
+bool has_lowest_number(const ggml_tensor& mask, std::int64_t i);
 
-// Row i of a key or value tensor in f32, to its place in converted; rows are counted over tokens,
-// then heads, then streams.
+// What was converted to f32, rows densely packed; a mask where it is not nullptr.
+struct Converted {
+  void* key;
+  void* value;
+  void* mask;
+};
+
+// The tensors of an op. slopes is written where the op has ALiBi, and is read by the call.
+intflash_attend_args arguments(const ggml_tensor& op, const Call& call, const Converted& converted,
+                               std::vector<float>& slopes);
+
+// Row i of a tensor in f32, to its place in converted; rows are counted over tokens, then heads,
+// then streams.
 void convert_row(const ggml_tensor& tensor, std::int64_t i, float* converted);
 
 }  // namespace intflash::llama

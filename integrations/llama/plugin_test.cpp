@@ -2,6 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The plugin as ggml loads it, against ggml's own CPU backend and the definition.
+#include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <limits>
 #include <string>
@@ -65,6 +67,46 @@ class Plugin : public testing::Test {
 constexpr ggml_type kTypes[] = {GGML_TYPE_F32, GGML_TYPE_F16, GGML_TYPE_BF16, GGML_TYPE_Q8_0,
                                 GGML_TYPE_Q4_0};
 
+// Hides cells from every query.
+void hide_cells(const Attention& attention, std::int64_t begin, std::int64_t end, Data& data) {
+  for (std::size_t row = 0; row < data.mask.size();
+       row += static_cast<std::size_t>(attention.kv_len))
+    std::fill_n(data.mask.begin() + static_cast<std::int64_t>(row) + begin, end - begin,
+                ggml_fp32_to_fp16(-std::numeric_limits<float>::infinity()));
+}
+
+// Bits that are NaN in every type that is not all codes.
+void fill_cells(const Attention& attention, std::int64_t begin, std::int64_t end, Data& data) {
+  for (std::vector<char>* rows : {&data.key, &data.value}) {
+    const std::int64_t bytes = static_cast<std::int64_t>(rows->size()) / attention.kv_len;
+    std::fill_n(rows->begin() + begin * bytes, (end - begin) * bytes, '\xff');
+  }
+}
+
+// A constant in four pairs of channels of f16 keys, turned by position as rotary embedding does;
+// queries are small there, as those of models with a bias of their keys are (Qwen2).
+void add_turning_bias(const Attention& attention, float bias, std::int64_t first_pair, Data& data) {
+  const std::int64_t dim = attention.head_dim;
+  ggml_fp16_t* key = reinterpret_cast<ggml_fp16_t*>(data.key.data());
+  for (std::int64_t pair = first_pair; pair < first_pair + 20; pair += 5) {
+    const double turn = std::pow(1e6, -2.0 * static_cast<double>(pair) / static_cast<double>(dim));
+    for (std::int64_t row = 0; row < attention.kv_len * attention.num_kv_heads; ++row) {
+      const double angle = static_cast<double>(row / attention.num_kv_heads) * turn;
+      ggml_fp16_t* cosine = key + row * dim + pair;
+      ggml_fp16_t* sine = cosine + dim / 2;
+      const auto add = [&](ggml_fp16_t& element, double part) {
+        element = ggml_fp32_to_fp16(ggml_fp16_to_fp32(element) + bias * static_cast<float>(part));
+      };
+      add(*cosine, std::cos(angle));
+      add(*sine, std::sin(angle));
+    }
+    for (std::int64_t row = 0; row < attention.query_len * attention.num_heads(); ++row) {
+      data.query[static_cast<std::size_t>(row * dim + pair)] *= 0.1f;
+      data.query[static_cast<std::size_t>(row * dim + pair + dim / 2)] *= 0.1f;
+    }
+  }
+}
+
 TEST_F(Plugin, IsAnAcceleratorThatLeavesBuffersToTheCpu) {
   EXPECT_STREQ(ggml_backend_dev_name(device()), "intflash");
   EXPECT_EQ(ggml_backend_dev_type(device()), GGML_BACKEND_DEVICE_TYPE_ACCEL);
@@ -101,8 +143,8 @@ TEST_F(Plugin, ConvertsTypesThatTheLibraryDoesNotRead) {
 }
 
 TEST_F(Plugin, TakesMasksOfAnyContent) {
-  for (const MaskKind mask :
-       {MaskKind::kNone, MaskKind::kCausal, MaskKind::kRandom, MaskKind::kPadded}) {
+  for (const MaskKind mask : {MaskKind::kNone, MaskKind::kCausal, MaskKind::kRandom,
+                              MaskKind::kPadded, MaskKind::kLowest}) {
     for (const float max_bias : {0.0f, 8.0f}) {
       if (mask == MaskKind::kNone && max_bias > 0) continue;  // ggml has no such op
       Attention attention;
@@ -110,6 +152,40 @@ TEST_F(Plugin, TakesMasksOfAnyContent) {
       attention.mask = mask;
       attention.max_bias = max_bias;
       expect_close(attention, "mask " + std::to_string(static_cast<int>(mask)));
+    }
+  }
+}
+
+TEST_F(Plugin, CellsHiddenFromEveryQueryAreNowhereWhateverTheyHold) {
+  for (const ggml_type type : kTypes) {
+    for (const std::int64_t query_len : {1, 33}) {
+      Attention attention;
+      attention.query_len = query_len;
+      attention.kv_len = 1024;
+      attention.key_type = attention.value_type = type;
+      attention.mask = MaskKind::kPadded;
+      Data data = make_data(attention, kSeed);
+      hide_cells(attention, 100, 117, data);  // of another sequence
+      const std::vector<float> right = compute(backend, attention, data);
+      fill_cells(attention, 100, 117, data);
+      fill_cells(attention, 768, 1024, data);
+      EXPECT_FALSE(right.empty());
+      EXPECT_EQ(compute(backend, attention, data), right)
+          << ggml_type_name(type) << ", queries " << query_len;
+    }
+  }
+}
+
+TEST_F(Plugin, KeysWithALargeBiasThatRotaryEmbeddingTurnsAreNotCoarse) {
+  for (const float bias : {150.0f, 300.0f}) {
+    for (const std::int64_t first_pair : {2, 45}) {  // turned fast, and slowly
+      const Attention attention;
+      Data data = make_data(attention, kSeed);
+      add_turning_bias(attention, bias, first_pair, data);
+      const std::vector<float> found = compute(backend, attention, data);
+      ASSERT_FALSE(found.empty());
+      EXPECT_LT(relative_error(found, compute_exactly(attention, data)), 0.02)
+          << "bias " << bias << ", pairs from " << first_pair;
     }
   }
 }
