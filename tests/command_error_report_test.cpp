@@ -52,7 +52,7 @@ TEST_F(Command, ReportedPartsAddUpToTheLibrary) {
   EXPECT_LT(error_of(json, "QK, two digits"), error_of(json, "QK") / 50);
   EXPECT_NEAR(error_of(json, "int8, one digit") / joint, 1, 0.1);
   EXPECT_GT(error_of(json, "fixed point"), 0);
-  EXPECT_LT(error_of(json, "fixed point"), joint / 2);
+  EXPECT_LT(error_of(json, "fixed point"), joint);
 }
 
 TEST_F(Command, TheReportsLibraryIsThatOfCompare) {

@@ -25,32 +25,43 @@ struct Quantized {
   std::vector<double> scales;  // [tokens]
 };
 
+// What the codes of a row are: of queries and keys, perhaps with second digits; values have their
+// scales on a grid.
+enum class Form { kOneDigit, kTwoDigits, kOnGrid };
+
+// The smallest power of 2^(1/64) that is not below a scale.
+float scale_on_grid(float scale) {
+  return static_cast<float>(std::exp2(std::ceil(64 * std::log2(static_cast<double>(scale))) / 64));
+}
+
 // Replaces a row by what its codes stand for, and returns their scale.
-float quantize_row(std::vector<float>& row, int digits) {
+float quantize_row(std::vector<float>& row, Form form) {
   float largest = 0;
   for (const float element : row) largest = std::max(largest, std::fabs(element));
   if (largest < internal::kTinyMagnitude) {
     std::fill(row.begin(), row.end(), 0.0f);
     return 0;
   }
-  const float scale = largest / 127;
+  const bool on_grid = form == Form::kOnGrid;
+  const float scale = on_grid ? scale_on_grid(largest / 127) : largest / 127;
+  const float inverse = on_grid ? 1 / scale : 127 / largest;
   for (float& element : row) {
-    const float steps = element * (127 / largest);
+    const float steps = element * inverse;
     const float code = std::nearbyint(steps);
     const float digit = std::clamp(std::nearbyint((steps - code) * 256), -127.0f, 127.0f);
-    element = scale * (code + (digits == 2 ? digit / 256 : 0));
+    element = scale * (code + (form == Form::kTwoDigits ? digit / 256 : 0));
   }
   return scale;
 }
 
-Quantized quantize(const Matrix& x, bool rotated, int digits) {
+Quantized quantize(const Matrix& x, bool rotated, Form form) {
   Quantized result{Matrix(x.tokens, x.dim), {}};
   std::vector<float> row(static_cast<std::size_t>(x.dim));
   for (std::int64_t t = 0; t < x.tokens; ++t) {
     std::transform(x.row(t), x.row(t) + x.dim, row.begin(),
                    [](double element) { return static_cast<float>(element); });
     if (rotated) internal::rotate_row(internal::rotation_signs(rotated), row.data(), x.dim);
-    result.scales.push_back(static_cast<double>(quantize_row(row, digits)));
+    result.scales.push_back(static_cast<double>(quantize_row(row, form)));
     if (rotated) internal::rotate_back(row.data(), x.dim);
     std::copy(row.begin(), row.end(), result.rows.row(t));
   }
@@ -64,12 +75,12 @@ internal::Rotation rotation_of(const Head& head) {
 }
 
 Quantized quantized_value(const Head& head) {
-  return quantize(head.value, rotation_of(head).values, 1);
+  return quantize(head.value, rotation_of(head).values, Form::kOnGrid);
 }
 
-Head with_quantized_scores(const Head& head, int digits) {
+Head with_quantized_scores(const Head& head, Form form) {
   const bool rotated = rotation_of(head).keys;
-  return {quantize(head.query, rotated, digits).rows, quantize(head.key, rotated, digits).rows,
+  return {quantize(head.query, rotated, form).rows, quantize(head.key, rotated, form).rows,
           head.value, head.softmax_scale, head.causal};
 }
 
@@ -121,11 +132,11 @@ Matrix attend_rounding_weights(const Head& head, const std::vector<double>& scal
 }
 
 Matrix scores_of_one_digit(const Head& head) {
-  return attend_unrounded(with_quantized_scores(head, 1));
+  return attend_unrounded(with_quantized_scores(head, Form::kOneDigit));
 }
 
 Matrix scores_of_two_digits(const Head& head) {
-  return attend_unrounded(with_quantized_scores(head, 2));
+  return attend_unrounded(with_quantized_scores(head, Form::kTwoDigits));
 }
 
 Matrix values(const Head& head) {
@@ -138,8 +149,9 @@ Matrix weights(const Head& head) {
 
 Matrix joint(const Head& head) {
   Quantized value = quantized_value(head);
-  return attend_rounding_weights(with_value(with_quantized_scores(head, 1), std::move(value.rows)),
-                                 value.scales);
+  return attend_rounding_weights(
+      with_value(with_quantized_scores(head, Form::kOneDigit), std::move(value.rows)),
+      value.scales);
 }
 
 constexpr Pipeline kParts[] = {
