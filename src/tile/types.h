@@ -53,7 +53,7 @@ enum class Dtype : std::int32_t {
 constexpr int kDigitBits = 8;
 constexpr int kDigitExponent = -kFractionBits;  // by default rows whose products have a coarser
                                                 // unit take second digits: those in f32
-constexpr int kNoDigits = 1000;  // above any unit
+constexpr int kNoDigits = 1000;                 // above any unit
 
 // 64 tokens of one kv head, as kernels read them: in page layout version 1 of codec int8. A page of
 // another codec has bytes of its own in place of codes, until they are expanded.
