@@ -4,6 +4,7 @@
 // The intflash command's other subcommands: what they write and print.
 #include <cmath>
 #include <cstring>
+#include <map>
 #include <set>
 #include <string>
 #include <vector>
@@ -123,6 +124,32 @@ TEST_F(Command, BenchReportsEveryRowWithItsShare) {
     EXPECT_GT(row["seconds"], 0);
     EXPECT_GT(row["share"], 0);
   }
+}
+
+TEST_F(Command, BenchTimesCapturedTensorsBesideRandomOnesOfTheirShapes) {
+  const std::string inputs = write_inputs({4, 70, 32}, {2, 90, 32}, {2, 90, 32});
+  const Result result = run("bench --quick --isa scalar --causal --json - " + inputs);
+  ASSERT_EQ(result.code, 0) << result.err;
+  const Json report = Json::parse(result.out);
+  std::map<std::string, Json> rows;
+  for (const Json& row : report["rows"]) rows[row["name"]] = row;
+  ASSERT_EQ(rows.size(), 4u);
+  for (const std::string part : {"prefill", "end-to-end"}) {
+    const Json& captured = rows[part + "/captured"];
+    const Json& random = rows[part + "/random"];
+    // As many operations, over other numbers.
+    const auto operations = [](const Json& row) {
+      return row["gops"].get<double>() * row["seconds"].get<double>();
+    };
+    EXPECT_NEAR(operations(captured) / operations(random), 1, 1e-9);
+    EXPECT_NE(captured["rel_l1"], random["rel_l1"]);
+  }
+  EXPECT_NE(result.err.find("captured / random"), std::string::npos);
+  expect_failure("bench decode " + inputs, 2, "decode");
+  const std::string wide = write_inputs({4, 70, 32}, {2, 90, 32}, {2, 90, 40});
+  expect_failure("bench " + wide, 1, "40 dims where keys have 32");
+  const std::string batches = write_inputs({2, 4, 70, 32}, {2, 2, 90, 32}, {2, 2, 90, 32});
+  expect_failure("bench " + batches, 1, "2 batches");
 }
 
 TEST_F(Command, BenchFindsOutFirstThatItsReportCannotBeWritten) {

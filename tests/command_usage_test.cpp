@@ -47,6 +47,7 @@ TEST_F(Command, WrongUsageEndsInTwo) {
   expect_failure("bench --filter '('", 2, "--filter (");
   expect_failure("bench --filter no_such_case", 2, "no_such_case");
   expect_failure("bench --isa avx1024", 2, "avx1024");
+  expect_failure("bench --causal --query q.npy --key k.npy", 2, "--value");
 }
 
 TEST_F(Command, ErrorsHaveTheirExitCodeWhereStderrTakesNothing) {

@@ -14,6 +14,7 @@
 #include <nlohmann/json.hpp>
 
 #include "atomic_file.h"
+#include "attention_inputs.h"
 #include "bench_cases.h"
 #include "bench_measure.h"
 #include "bench_report.h"
@@ -53,14 +54,18 @@ std::vector<std::string> chosen_ports(const BenchOptions& options) {
   return ports;
 }
 
-std::vector<Step> steps_of(const std::string& port, const BenchOptions& options) {
+// inputs: captured ones, or nullptr.
+std::vector<Step> steps_of(const std::string& port, const BenchOptions& options,
+                           const std::shared_ptr<const AttentionInputs>& inputs) {
   const int max_threads = internal::this_machine().num_threads;
   std::vector<Step> steps;
   if (options.suite == "dense") {
     const BenchSize size = port == "scalar" ? BenchSize::kScalar
                            : options.quick  ? BenchSize::kQuick
                                             : BenchSize::kFull;
-    for (const BenchCase& c : bench_cases(size, options.threads, max_threads))
+    for (const BenchCase& c : inputs != nullptr
+                                  ? captured_cases(inputs, options.causal, options.threads)
+                                  : bench_cases(size, options.threads, max_threads))
       steps.push_back({c.name, [c](BenchPort& bench) { return bench.measure(c); }});
     return steps;
   }
@@ -76,11 +81,18 @@ std::vector<Step> steps_of(const std::string& port, const BenchOptions& options)
 
 std::vector<PortCases> select_cases(const BenchOptions& options) {
   const std::regex filter = compile_filter(options.filter);
+  std::shared_ptr<const AttentionInputs> inputs;
+  if (!options.query.empty()) {
+    if (options.suite != "dense")
+      throw UsageError(fmt::format("--query: of the suite dense alone, not of {}", options.suite));
+    inputs = std::make_shared<AttentionInputs>(
+        read_attention_inputs(options.query, options.key, options.value));
+  }
   std::vector<PortCases> selected;
   bool any = false;
   for (const std::string& port : chosen_ports(options)) {
     PortCases entry{port, {}};
-    for (Step& step : steps_of(port, options)) {
+    for (Step& step : steps_of(port, options, inputs)) {
       if (std::regex_search(step.name, filter)) entry.steps.push_back(std::move(step));
     }
     any = any || !entry.steps.empty();

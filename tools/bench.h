@@ -15,6 +15,9 @@ struct BenchOptions {
   std::string isa;     // a port's name; "" = every port that runs here
   int threads = 0;     // of every case; 0 = one thread, and some cases with two as well
   std::string json;    // path of a report; "" = none
+  // Paths of .npy files, all or none: they alone are timed, beside random tensors of their shapes.
+  std::string query, key, value;
+  bool causal = false;
 };
 
 // The exit code: 1 where a case gave a wrong answer. Other failures are thrown.

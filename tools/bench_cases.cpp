@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "call.h"
+#include "failure.h"
 
 namespace intflash {
 namespace {
@@ -148,7 +149,7 @@ double BenchCase::packed_bytes() const {
 }
 
 intflash_attend_desc BenchCase::desc() const {
-  intflash_attend_desc desc = attend_desc();
+  intflash_attend_desc desc = inputs != nullptr ? inputs->desc() : attend_desc();
   desc.num_query_heads = num_query_heads;
   desc.num_kv_heads = num_kv_heads;
   desc.query_len = query_len;
@@ -157,6 +158,31 @@ intflash_attend_desc BenchCase::desc() const {
   desc.mask = mask;
   desc.score_digits = score_digits;
   return desc;
+}
+
+std::vector<BenchCase> captured_cases(std::shared_ptr<const AttentionInputs> inputs, bool causal,
+                                      int threads) {
+  if (inputs->batch != 1)
+    throw Failure(fmt::format("--query: {} batches, must be one", inputs->batch));
+  if (inputs->head_dim_v != inputs->head_dim)
+    throw Failure(fmt::format("--value: {} dims where keys have {}: must be as many",
+                              inputs->head_dim_v, inputs->head_dim));
+  std::vector<BenchCase> cases;
+  for (const auto& [timed, part] :
+       {std::pair{Timed::kPacked, "prefill"}, {Timed::kWhole, "end-to-end"}}) {
+    for (const bool captured : {true, false}) {
+      BenchCase c =
+          with_heads(attention(fmt::format("{}/{}", part, captured ? "captured" : "random"), timed,
+                               causal ? INTFLASH_MASK_CAUSAL : INTFLASH_MASK_NONE, inputs->head_dim,
+                               inputs->kv_len),
+                     inputs->num_query_heads, inputs->num_kv_heads);
+      c.query_len = inputs->query_len;
+      if (captured) c.inputs = inputs;
+      if (threads > 0) set_threads(c, threads);
+      cases.push_back(std::move(c));
+    }
+  }
+  return cases;
 }
 
 std::vector<BenchCase> bench_cases(BenchSize size, int threads, int max_threads) {

@@ -5,9 +5,11 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
+#include "attention_inputs.h"
 #include "intflash/intflash.h"
 
 namespace intflash {
@@ -32,6 +34,7 @@ struct BenchCase {
   // causal mask.
   enum class Additive { kNone, kBiases, kCausal } additive = Additive::kNone;
   std::int32_t score_digits = 0;
+  std::shared_ptr<const AttentionInputs> inputs;  // of one batch; nullptr = random ones, in f32
   // Whether what counts is the time beyond that of the arithmetic: calls too short to reach any
   // rate.
   bool overhead = false;
@@ -51,5 +54,10 @@ enum class BenchSize {
 
 // threads 0: one thread, and the cases that show scaling with two where max_threads allows.
 std::vector<BenchCase> bench_cases(BenchSize size, int threads, int max_threads);
+
+// Packed and whole, over captured tensors and over random ones of the same shapes. Throws Failure
+// where there are several batches, or values have other dims than keys.
+std::vector<BenchCase> captured_cases(std::shared_ptr<const AttentionInputs> inputs, bool causal,
+                                      int threads);
 
 }  // namespace intflash

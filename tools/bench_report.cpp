@@ -46,6 +46,8 @@ constexpr Ratio kRatios[] = {
     {"1024 / 4096 keys", "prefill/full/d128/n1024", "prefill/full/d128/n{}", true},
     {"16384 / 4096 keys", "prefill/full/d128/n16384", "prefill/full/d128/n{}", true},
     {"65536 / 4096 keys", "prefill/full/d128/n65536", "prefill/full/d128/n{}", true},
+    {"captured / random", "prefill/captured", "prefill/random", false},
+    {"captured / random, end to end", "end-to-end/captured", "end-to-end/random", false},
     {"end to end / kernel, full", "end-to-end/full/d128/n{}/h8", "prefill/full/d128/n{}/h8", false},
     {"end to end / kernel, causal", "end-to-end/causal/d128/n{}/h8", "prefill/causal/d128/n{}/h8",
      false},

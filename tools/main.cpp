@@ -9,6 +9,7 @@
 #include <exception>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 #include <CLI/CLI.hpp>
 
@@ -202,6 +203,12 @@ void add_bench(CLI::App& app, BenchOptions& options) {
           "dense (default): calls over whole tensors; decode, append, batch: over a KV cache")
       ->check(CLI::IsMember({"dense", "decode", "append", "batch"}))
       ->type_name("SUITE");
+  add_inputs(command, options, false);
+  for (const char* name : {"--query", "--key", "--value", "--causal"}) {
+    for (const char* other : {"--query", "--key", "--value"})
+      if (name != std::string_view(other))
+        command.get_option(name)->needs(command.get_option(other));
+  }
   command.add_flag("--quick", options.quick, "fewer repeats, without the longest cases");
   command
       .add_option("--filter", options.filter, "regular expression that a case's name must contain")
@@ -212,6 +219,7 @@ void add_bench(CLI::App& app, BenchOptions& options) {
   command.footer(
       "Examples:\n"
       "  intflash bench --quick --filter 'd128/n4096' --isa avx512_vnni --json bench.json\n"
+      "  intflash bench --query q.npy --key k.npy --value v.npy --causal    these, beside random\n"
       "  intflash bench decode --quick --threads 1");
 }
 
