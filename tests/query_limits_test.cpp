@@ -75,7 +75,7 @@ TEST(KeyDigits, AreLeftOutWhereNoQueryOfTheHeadMayTakeThem) {
             (std::vector<std::vector<bool>>{none, {false, false, true, false, false}}));
 }
 
-TEST(KeyDigits, AreLeftOutByOneLargeQueryOfNoHeadButItsOwn) {
+TEST(KeyDigits, ArePackedOfTheHeadAloneThatHasOneLargeQuery) {
   const AttentionCase c = few_queries();
   Memory memory;
   CaseTensors tensors = make_tensors(c, memory);

@@ -269,6 +269,7 @@ void check_batch(std::uint64_t call, Random& random, Report& report) {
     Numbers found;
     if (!check_dense(call, *made.back(), found, report)) {
       if (r == 0) return;
+      made.pop_back();
       continue;
     }
     dense.push_back(found);
@@ -284,8 +285,8 @@ void check_batch(std::uint64_t call, Random& random, Report& report) {
   for (std::size_t r = 0; r < cases.size(); ++r) {
     ++report.batches;
     const std::string where = "request " + std::to_string(r) + " is not as in a dense call: ";
-    expect_equal(call, *made[0], where + "out", cases[r].found.out, dense[r].out);
-    expect_equal(call, *made[0], where + "lse", cases[r].found.lse, dense[r].lse);
+    expect_equal(call, *made[r], where + "out", cases[r].found.out, dense[r].out);
+    expect_equal(call, *made[r], where + "lse", cases[r].found.lse, dense[r].lse);
   }
 }
 
@@ -316,5 +317,6 @@ int main(int count, char** arguments) {
     try_call(call++, report);
   } while (std::chrono::steady_clock::now() - start < limit);
   print(report);
-  return 0;
+  // A bound that is hardly ever there would hold anything.
+  return report.unbounded * 100 > report.numbers ? 1 : 0;
 }

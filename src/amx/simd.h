@@ -27,9 +27,6 @@ struct Amx : Avx512 {
   static INTFLASH_INLINE Control repeat32(std::uint32_t a) {
     return _mm512_set1_epi32(static_cast<std::int32_t>(a));
   }
-  static INTFLASH_INLINE Control repeat64(std::uint64_t a) {
-    return _mm512_set1_epi64(static_cast<std::int64_t>(a));
-  }
   // By lane; 0 where count is above 15.
   using Avx512::shift_right;
   static INTFLASH_INLINE I16 shift_right(I16 a, I16 count) { return _mm512_srlv_epi16(a, count); }

@@ -83,13 +83,13 @@ constexpr std::int32_t kOctavesAbove = (kWeightPlaces << kFractionBits) * 0x1000
 struct Powers {
   std::int16_t of[1 << kFractionBits];
 };
-constexpr Powers powers() {
+constexpr Powers powers_of_fractions() {
   Powers powers{};
   for (std::int32_t fraction = 0; fraction < 1 << kFractionBits; ++fraction)
     powers.of[fraction] = static_cast<std::int16_t>(exp2_of_fraction(fraction));
   return powers;
 }
-alignas(64) constexpr Powers kPowers = powers();
+alignas(64) constexpr Powers kPowers = powers_of_fractions();
 
 // P's bytes come in the order of narrowing twice; the tiles of V have them in natural order.
 struct NaturalBytes {

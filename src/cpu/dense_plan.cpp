@@ -35,9 +35,8 @@ void lay_out(const KernelTable& kernels, std::int64_t run_bytes, DensePlan& plan
   plan.limits_per_head = plan.packs_as_it_attends ? 0 : limits_per_head(problem);
   plan.pages_per_head = plan.blocks_per_head * (kScoreBlock / kBlockTokens);
   // Second digits are rarely read, unless all are.
-  const bool reads_digits = problem.has_digits() && problem.digits_above < kFinestExponent;
-  const PageLayout read = page_layout(reads_digits ? kInt8WideCodec : kInt8Codec, problem.head_dim,
-                                      problem.head_dim_v, kBlockTokens);
+  const PageLayout read = page_layout(problem.all_take_digits() ? kInt8WideCodec : kInt8Codec,
+                                      problem.head_dim, problem.head_dim_v, kBlockTokens);
   plan.spans_at_once = spans_in_cache(read, plan.context->l2_bytes);
   plan.tile = tile_shape(plan.schedule.tile_rows, problem.head_dim, problem.head_dim_v,
                          problem.digits_above);

@@ -147,7 +147,7 @@ void pack_score_block(DenseRun& run, const Worker& worker, std::int64_t head, Ke
   const bool has_digits = run.problem().has_digits();
   const std::int32_t digits_above = run.problem().digits_above;
   const bool at_once =
-      has_digits && (query_limit == kNoQueryLimit || digits_above < kFinestExponent);
+      has_digits && (query_limit == kNoQueryLimit || run.problem().all_take_digits());
   std::uint64_t present[2];
   PackedTokens halves[2];
   for (std::int64_t i = 0; i < 2; ++i) {

@@ -18,7 +18,7 @@ std::int64_t limits_per_query_head(const Problem& problem) {
 }  // namespace
 
 std::int64_t limits_per_head(const Problem& problem) {
-  const bool may_do_without = problem.has_digits() && problem.digits_above >= kFinestExponent;
+  const bool may_do_without = problem.has_digits() && !problem.all_take_digits();
   // To rotate and quantize a query once more costs about what second digits of two keys do.
   const bool are_few = 2 * problem.group_size * problem.query_len < problem.kv_len;
   return may_do_without && are_few ? problem.group_size * limits_per_query_head(problem) : 0;

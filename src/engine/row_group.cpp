@@ -68,7 +68,7 @@ void pad_rows(QueryTile& query) {
 // query_scale * softmax_scale * log2(e) as the fixed point wants it.
 void set_row_factor(QueryTile& query, std::int32_t r, float factor) {
   query.factor[r] = factor;
-  if (factor < 0x1p-126f) {  // scores this small are all the same, beside the largest keys too
+  if (factor < kLeastFactor) {
     query.multiplier[r] = 0;
     query.mantissa[r] = 0.5f;
     query.exponent[r] = -126;

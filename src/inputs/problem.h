@@ -37,6 +37,7 @@ struct Problem {
   std::int32_t digits_above;  // as in QueryTile
 
   bool has_digits() const { return digits_above != kNoDigits; }
+  bool all_take_digits() const { return digits_above < kFinestExponent; }
   bool is_empty() const { return batch == 0 || query_len == 0; }
 };
 

@@ -69,8 +69,8 @@ struct LargestScales {
   std::int32_t value_exponent;
   bool any_value;
 };
-// Where no key has a scale all scores are 0, and only values' scales need a unit: the finest. No
-// scale has this exponent: factors that were made where all values are 0 serve no other row.
+// Where no key has a scale all scores are 0, whatever their unit. No scale has this exponent, so
+// that factors made where all values are 0 serve no other row.
 constexpr std::int32_t kNoExponent = -110;
 INTFLASH_INLINE LargestScales largest_scales(std::int32_t key_bits, std::int32_t value_bits) {
   const float key = bits_as<float>(key_bits);
@@ -229,7 +229,7 @@ INTFLASH_INLINE bool is_fixed_for_all(const QueryTile& query, const ScoreBlock& 
   float limit = 0.0f;
   for (std::int32_t r = 0; r < query.rows; ++r) {
     const std::int32_t bits = max_of(query.score_bits[r] - kScoreBits, 1);
-    limit = max_of(limit, max_of(query.factor[r], kTinyMagnitude) * power_of_two(bits));
+    limit = max_of(limit, max_of(query.factor[r], kLeastFactor) * power_of_two(bits));
   }
   return limit;
 }
@@ -273,7 +273,7 @@ INTFLASH_INLINE float add_light_keys(float sum, std::int32_t largest, const Scor
     // log2 of the key's unfolded weight over the folded maximum.
     const std::int32_t at = position(key);
     const float above = static_cast<float>(x[at] - largest - block.value_log2[at]) * kScoreUnit;
-    const float weight = exp2_of(min_of(above, 96.0f));
+    const float weight = exp2_of(above);
     sum = fused(weight, static_cast<float>(kWeightOne * kValueWeightOne), sum);
   }
   return sum;

@@ -36,6 +36,9 @@ constexpr int kValueWeightOne = 256;                  // 2^-value_log2 = 1 in th
 // Rows and keys whose largest magnitude is below this count as zero: their products would be
 // denormal.
 constexpr float kTinyMagnitude = 0x1p-100f;
+// A query's factor below this counts as zero: beside the largest keys too its scores are all the
+// same.
+constexpr float kLeastFactor = 0x1p-126f;
 
 enum class Dtype : std::int32_t {
   kF32 = 1,
@@ -85,13 +88,12 @@ using ExpandFn = KvBlock (*)(const KvBlock& packed, std::int32_t head_dim, std::
                              const WritableBlock& room);
 constexpr int kMaxCodecs = 8;
 
-// 128 keys and their factors in the fixed point of the score block, in the port's own key order
-// (key_position).
+// 128 keys and their factors in fixed point, in the port's own key order (NarrowedOrder).
 struct ScoreBlock {
   KvBlock half[2];
   std::int32_t
       key_exponent;  // largest key_scale = key_mantissa * 2^key_exponent, mantissa in [0.5, 1)
-  std::int32_t value_exponent;  // the same of value_scale; 0 where all are 0
+  std::int32_t value_exponent;  // the same of value_scale; kNoExponent where all are 0
   float key_mantissa;           // 0 where all key scales are 0
   std::int32_t num_light;       // keys whose value_log2 is below kLightValueLog2
   std::int32_t any_faint;       // whether one would be below kValueLog2Min

@@ -181,7 +181,7 @@ def fixed_weights(x, value_log2):  # 3
     light = value_log2 < -256
     r = np.rint(exp2(-value_log2[~light].astype(F32) * UNIT) * F32(256)).astype(int)
     l_block = F32((w[~light] * r).sum())
-    for weight in exp2(np.minimum(-(d + value_log2)[light].astype(F32) * UNIT, F32(96))):
+    for weight in exp2(-(d + value_log2)[light].astype(F32) * UNIT):
         l_block = fma(weight, WEIGHT_ONE, l_block)
     return q15(w, 2048), l_block
 
