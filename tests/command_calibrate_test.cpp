@@ -85,8 +85,8 @@ TEST_F(CalibrateCommand, ErrorsOfHeadsAreThoseOfCompare) {
   const Json report = calibrate(inputs);
   EXPECT_EQ(report["sampled_rows"], 60);
   const Json& head = report["heads"][0];
-  const Result compared = run("compare --json " + inputs);
-  for (const Json& row : Json::parse(compared.out)["rows"]) {
+  const Json compared = Json::parse(run("compare --json " + inputs).out);
+  for (const Json& row : compared["rows"]) {
     const double error = row["error"]["rel_l1"];
     if (row["name"] == "intflash int8") {
       EXPECT_NEAR(head["rel_l1_as_needed"], error, 1e-6);
