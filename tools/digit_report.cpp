@@ -100,12 +100,12 @@ DigitReport make_digit_report(const Context& context, const intflash_attend_desc
   const HeadOuts one = with(INTFLASH_MODE_INT8, 1);
   const HeadOuts as_needed = with(INTFLASH_MODE_INT8, 0);
   const HeadOuts both = with(INTFLASH_MODE_INT8, 2);
+  const std::vector<double> shares = digit_shares(context, desc, inputs);
   DigitReport report{};
   for (const RowRun& run : runs) report.sampled_rows += run.rows;
   for (std::size_t h = 0; h < reference.size(); ++h) {
-    report.heads.push_back({digit_share(context, desc, inputs, static_cast<std::int64_t>(h)),
-                            error_of(one[h], reference[h]), error_of(as_needed[h], reference[h]),
-                            error_of(both[h], reference[h])});
+    report.heads.push_back({shares[h], error_of(one[h], reference[h]),
+                            error_of(as_needed[h], reference[h]), error_of(both[h], reference[h])});
   }
   return report;
 }

@@ -75,12 +75,9 @@ void count_row(const internal::QueryTile& query, std::int32_t row,
   }
 }
 
-void count_batch(Quantizer& quantizer, const intflash_attend_desc& desc,
-                 const intflash_attend_args& args, std::int64_t b, std::int64_t head,
-                 Count& count) {
-  const std::int64_t group_size = desc.num_query_heads / desc.num_kv_heads;
-  const std::vector<float> largest =
-      largest_scales(quantizer, desc, args.key, b, head / group_size);
+void count_head(Quantizer& quantizer, const intflash_attend_desc& desc,
+                const intflash_tensor& queries, std::int64_t b, std::int64_t head,
+                const std::vector<float>& largest, Count& count) {
   for (std::int64_t first = 0; first < desc.query_len; first += kMaxTileRows) {
     internal::QueryTile query{};
     query.rows =
@@ -89,7 +86,7 @@ void count_batch(Quantizer& quantizer, const intflash_attend_desc& desc,
     query.code_stride = static_cast<std::int32_t>(quantizer.stride());
     query.codes = quantizer.codes.data();
     float scale[kMaxTileRows];
-    quantizer.quantize(args.query, desc.query_dtype, b, head, first, query.rows, scale);
+    quantizer.quantize(queries, desc.query_dtype, b, head, first, query.rows, scale);
     internal::set_row_scales(quantizer.kernels, desc.softmax_scale, scale, 0, query);
     for (std::int32_t r = 0; r < query.rows; ++r) {
       const std::int64_t causal = desc.kv_len - desc.query_len + first + r + 1;
@@ -101,14 +98,22 @@ void count_batch(Quantizer& quantizer, const intflash_attend_desc& desc,
 
 }  // namespace
 
-double digit_share(const Context& context, const intflash_attend_desc& desc,
-                   const AttentionInputs& inputs, std::int64_t query_head) {
+std::vector<double> digit_shares(const Context& context, const intflash_attend_desc& desc,
+                                 const AttentionInputs& inputs) {
   Quantizer quantizer(context, desc);
   const intflash_attend_args args = inputs.args();
-  Count count;
-  for (std::int64_t b = 0; b < desc.batch; ++b)
-    count_batch(quantizer, desc, args, b, query_head, count);
-  return count.all > 0 ? count.with_digits / count.all : 0;
+  const std::int64_t group_size = desc.num_query_heads / desc.num_kv_heads;
+  std::vector<Count> counts(static_cast<std::size_t>(desc.num_query_heads));
+  for (std::int64_t i = 0; i < desc.batch * desc.num_kv_heads; ++i) {
+    const std::int64_t b = i / desc.num_kv_heads, kv_head = i % desc.num_kv_heads;
+    const std::vector<float> largest = largest_scales(quantizer, desc, args.key, b, kv_head);
+    for (std::int64_t h = kv_head * group_size; h < (kv_head + 1) * group_size; ++h)
+      count_head(quantizer, desc, args.query, b, h, largest, counts[static_cast<std::size_t>(h)]);
+  }
+  std::vector<double> shares;
+  for (const Count& count : counts)
+    shares.push_back(count.all > 0 ? count.with_digits / count.all : 0);
+  return shares;
 }
 
 }  // namespace intflash
