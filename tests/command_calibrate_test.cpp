@@ -122,6 +122,18 @@ TEST_F(CalibrateCommand, SamplesRowsFromAllOverALongQuery) {
   EXPECT_NEAR(causal["heads"][0]["share_with_digits"], with_digits / (400.0 * 401 / 2), 0.01);
 }
 
+TEST_F(CalibrateCommand, SampledRowsSeeWhatTheMaskLeavesThem) {
+  const std::string inputs = write_inputs({1, 400, 64}, {1, 400, 64}, {1, 400, 64});
+  const NpyArray array = read_npy(path("k.npy"));
+  std::vector<float> keys(floats(array), floats(array) + array.num_elements());
+  // Only the last of eight runs of rows sees large keys.
+  for (std::size_t i = 384 * 64; i < keys.size(); ++i) keys[i] *= 100;
+  write_npy_files(std::vector<NpyOutput>{{path("k.npy"), array.shape, keys.data()}});
+  const double seen_by_few = calibrate("--causal " + inputs)["heads"][0]["rel_l1_one_digit"];
+  const double seen_by_all = calibrate(inputs)["heads"][0]["rel_l1_one_digit"];
+  EXPECT_LT(2 * seen_by_few, seen_by_all);
+}
+
 TEST_F(CalibrateCommand, WritesCentresBesideTheReport) {
   const std::string inputs = write_small_inputs();
   const Json report = calibrate(inputs + " --key-center '" + path("kc.npy") + "' --value-center '" +
