@@ -77,6 +77,10 @@ struct WideTiles : Avx2 {
   struct Sums {
     I32 at[kRows][2];
   };
+  // Compilers would add up products of two quads first, for which they have no registers.
+  static INTFLASH_INLINE void stay_in_registers(I32& low, I32& high) {
+    __asm__("" : "+x"(low), "+x"(high));
+  }
 
   // sums += pairs of kRows rows, each pair_stride apart, times the widened quads of a tile.
   template <std::int32_t kRows>
@@ -93,6 +97,7 @@ struct WideTiles : Avx2 {
           const I16 pair = broadcast_load32(pairs + r * pair_stride + parity * 2);
           sums.at[r][0] = add32(sums.at[r][0], _mm256_madd_epi16(pair, low));
           sums.at[r][1] = add32(sums.at[r][1], _mm256_madd_epi16(pair, high));
+          stay_in_registers(sums.at[r][0], sums.at[r][1]);
         }
       }
       pairs += 4;
