@@ -4,7 +4,8 @@
 // Q K^T and P V for AVX2 without VNNI. vpmaddubsw saturates (two products of 255 * 127 exceed
 // int16), so codes are widened to int16 and multiplied by vpmaddwd: two multiplies and two adds for
 // 32 products, 4/3 cycles on three ports, where the inexact mix of vpmaddubsw, vpmaddwd and vpaddd
-// takes 1. Widening costs three more for 32 codes, once per tile for all of its rows.
+// takes 1. Widening costs three more for 32 codes, once per tile for all of its rows; where rows
+// are few, the codes are widened beside the products, by the loads.
 #pragma once
 
 #include <cstdint>
@@ -35,26 +36,34 @@ struct WideTiles : Avx2 {
   struct Scratch {
     // A widened tile: per quad the even elements of 16 outputs, then the odd ones.
     alignas(64) std::int16_t tile[kMaxQuads][64];
-    // P of a strip, per row and quad: the even pair, then the odd pair.
+    // P of a strip, per row and quad: the even pair, then the odd pair; of few rows as they come.
     alignas(64) std::int16_t weights[kTileRows][kScoreBlock];
   };
-  // Query pairs follow the scratch: [strip][row][quad] of even pair and odd pair.
+  // Queries follow the scratch, [row][quad] in the same order.
   static std::size_t query_bytes(std::int32_t head_dim) {
     return sizeof(Scratch) + static_cast<std::size_t>(kMaxTileRows * head_dim) * 2;
   }
-  static std::int16_t* pairs_of(void* packed) {
+  static std::int16_t* quads_of(void* packed) {
     return reinterpret_cast<std::int16_t*>(static_cast<char*>(packed) + sizeof(Scratch));
+  }
+  // Whether there are registers for the sums of all rows with 16 keys or channels.
+  static INTFLASH_INLINE bool are_few(std::int32_t rows) { return rows <= 3; }
+  // Of each quad the even pair, then the odd pair.
+  static INTFLASH_INLINE __m128i in_pairs(__m128i a) {
+    return _mm_shufflehi_epi16(_mm_shufflelo_epi16(a, 0xd8), 0xd8);
+  }
+  static INTFLASH_INLINE I16 in_pairs(I16 a) {
+    return _mm256_shufflehi_epi16(_mm256_shufflelo_epi16(a, 0xd8), 0xd8);
   }
 
   static INTFLASH_INLINE void prepare_query(const QueryTile& query, void* packed) {
-    std::int16_t* pairs = pairs_of(packed);
+    std::int16_t* quads = quads_of(packed);
     for (std::int32_t r = 0; r < query.rows; ++r) {
       const std::int8_t* row = query.codes + r * query.code_stride;
-      for (std::int32_t c = 0; c < query.head_dim; c += 4, pairs += 4) {
-        pairs[0] = row[c];
-        pairs[1] = row[c + 2];
-        pairs[2] = row[c + 1];
-        pairs[3] = row[c + 3];
+      for (std::int32_t c = 0; c < query.head_dim; c += 8, quads += 8) {
+        const __m128i wide = _mm_cvtepi8_epi16(_mm_loadu_si64(row + c));
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(quads),
+                         are_few(query.rows) ? wide : in_pairs(wide));
       }
     }
   }
@@ -62,8 +71,9 @@ struct WideTiles : Avx2 {
   // Meanwhile asks for lines that will be read next.
   static INTFLASH_INLINE void widen_tile(const std::int8_t* codes, Fetch& fetch, std::int32_t quads,
                                          std::int16_t (*tile)[64]) {
+    Fetch next = fetch;  // which stays in registers
     for (std::int32_t quad = 0; quad < quads; ++quad) {
-      fetch.beside<1>(quad);
+      next.beside<1>(quad);
       const I16 low = load(codes + quad * 64);
       const I16 high = load(codes + quad * 64 + 32);
       store(tile[quad], even_signed(low));
@@ -71,6 +81,7 @@ struct WideTiles : Avx2 {
       store(tile[quad] + 32, odd_signed(low));
       store(tile[quad] + 48, odd_signed(high));
     }
+    fetch = next;
   }
 
   template <std::int32_t kRows>
@@ -104,6 +115,10 @@ struct WideTiles : Avx2 {
     }
   }
 
+  static INTFLASH_INLINE void add_scaled(I32 sums, float gain, float* out) {
+    store_f32(out, fma(to_f32(sums), broadcast_f32(gain), load_f32(out)));
+  }
+
   template <std::int32_t kRows>
   static INTFLASH_INLINE Sums<kRows> no_sums() {
     Sums<kRows> sums;
@@ -133,12 +148,84 @@ struct WideTiles : Avx2 {
     add_products<kRows>(sums, tile, num_keys / 4, weights, kScoreBlock);
     INTFLASH_UNROLL
     for (std::int32_t r = 0; r < kRows; ++r) {
-      const F32 factor = broadcast_f32(gain[r]);
       INTFLASH_UNROLL
-      for (std::int32_t v = 0; v < 2; ++v) {
-        float* out = accumulators[r] + channel + v * kLanes;
-        store_f32(out, fma(to_f32(sums.at[r][v]), factor, load_f32(out)));
+      for (std::int32_t v = 0; v < 2; ++v)
+        add_scaled(sums.at[r][v], gain[r], accumulators[r] + channel + v * kLanes);
+    }
+  }
+
+  // 16 sums of each of few rows: a vector holds two for each of four, side by side.
+  template <std::int32_t kRows>
+  struct FewSums {
+    I32 at[kRows][4];
+
+    INTFLASH_INLINE FewSums() {
+      INTFLASH_UNROLL
+      for (std::int32_t r = 0; r < kRows; ++r) {
+        INTFLASH_UNROLL
+        for (std::int32_t v = 0; v < 4; ++v) at[r][v] = zero();
       }
+    }
+    // The first eight, or the others.
+    INTFLASH_INLINE I32 eight(std::int32_t r, std::int32_t half) const {
+      const I32 sums = _mm256_hadd_epi32(at[r][2 * half], at[r][2 * half + 1]);
+      return _mm256_permute4x64_epi64(sums, 0xd8);
+    }
+  };
+
+  // sums += quads of kRows rows, each quad_stride apart, times codes, 64 for each quad.
+  template <std::int32_t kRows>
+  static INTFLASH_INLINE void add_few(FewSums<kRows>& sums, const std::int8_t* codes, Fetch& fetch,
+                                      std::int32_t num_quads, const std::int16_t* quads,
+                                      std::int64_t quad_stride) {
+    Fetch next = fetch;
+    for (std::int32_t quad = 0; quad < num_quads; ++quad) {
+      next.beside<1>(quad);
+      I16 wide[4];
+      INTFLASH_UNROLL
+      for (std::int32_t v = 0; v < 4; ++v) {
+        const std::int8_t* from = codes + quad * 64 + v * 16;
+        wide[v] = _mm256_cvtepi8_epi16(_mm_load_si128(reinterpret_cast<const __m128i*>(from)));
+      }
+      INTFLASH_UNROLL
+      for (std::int32_t r = 0; r < kRows; ++r) {
+        const I16 row = _mm256_set1_epi64x(load_as<std::int64_t>(quads + r * quad_stride));
+        INTFLASH_UNROLL
+        for (std::int32_t v = 0; v < 4; ++v)
+          sums.at[r][v] = multiply_add_pairs(sums.at[r][v], row, wide[v]);
+      }
+      quads += 4;
+    }
+    fetch = next;
+  }
+
+  // Products of 16 keys.
+  template <std::int32_t kRows>
+  static INTFLASH_NOINLINE void qk_few(const std::int16_t* quads, std::int32_t head_dim,
+                                       const std::int8_t* codes, Fetch& fetch, std::int32_t* dots) {
+    FewSums<kRows> sums;
+    add_few(sums, codes, fetch, head_dim / 4, quads, head_dim);
+    INTFLASH_UNROLL
+    for (std::int32_t r = 0; r < kRows; ++r) {
+      store(dots + r * kScoreBlock, sums.eight(r, 0));
+      store(dots + r * kScoreBlock + kLanes, sums.eight(r, 1));
+    }
+  }
+
+  // Sums of 16 channels.
+  template <std::int32_t kRows>
+  static INTFLASH_NOINLINE void pv_few(const Scratch& scratch, const ScoreBlock& block,
+                                       std::int32_t num_keys, std::int32_t channel, Fetch& fetch,
+                                       const float* gain, float* const* accumulators) {
+    FewSums<kRows> sums;
+    for (std::int32_t half = 0; half < num_keys / kBlockTokens; ++half) {
+      add_few(sums, block.half[half].value_codes + channel * kBlockTokens, fetch, kBlockTokens / 4,
+              scratch.weights[0] + half * kBlockTokens, kScoreBlock);
+    }
+    INTFLASH_UNROLL
+    for (std::int32_t r = 0; r < kRows; ++r) {
+      add_scaled(sums.eight(r, 0), gain[r], accumulators[r] + channel);
+      add_scaled(sums.eight(r, 1), gain[r], accumulators[r] + channel + kLanes);
     }
   }
 
@@ -148,30 +235,37 @@ struct WideTiles : Avx2 {
                                       std::int32_t* dots) {
     Scratch& scratch = *static_cast<Scratch*>(packed);
     const std::int32_t head_dim = query.head_dim;
-    const std::int16_t* pairs = pairs_of(packed);
+    const std::int16_t* quads = quads_of(packed);
     Fetch fetch = Fetch::keys(next);
     for (std::int32_t key = 0; key < num_keys; key += 16) {
-      const KvBlock& half = block.half[key / kBlockTokens];
-      const std::int32_t offset = key % kBlockTokens * head_dim;
-      widen_tile(half.key_codes + offset, fetch, head_dim / 4, scratch.tile);
+      const std::int8_t* codes =
+          block.half[key / kBlockTokens].key_codes + key % kBlockTokens * head_dim;
+      if (are_few(query.rows)) {
+        for_each_panel<3, 2, 1>(query.rows, [&](auto panel, std::int32_t) {
+          qk_few<decltype(panel)::kRows>(quads, head_dim, codes, fetch, dots + key);
+        });
+        continue;
+      }
+      widen_tile(codes, fetch, head_dim / 4, scratch.tile);
       for_each_panel<6, 5, 4, 3, 2, 1>(query.rows, [&](auto panel, std::int32_t r) {
-        qk_panel<decltype(panel)::kRows>(pairs + r * head_dim, head_dim, scratch.tile,
+        qk_panel<decltype(panel)::kRows>(quads + r * head_dim, head_dim, scratch.tile,
                                          dots + r * kScoreBlock + key);
       });
     }
   }
 
-  // P lies in NarrowedOrder<8>: of 32 keys, quad 2 v + l at place 4 l + v. Pairs go to natural
+  // P lies in NarrowedOrder<8>: of 32 keys the even quads, then the odd ones. Quads go to natural
   // order.
-  static INTFLASH_INLINE void widen_weights(const std::uint8_t* weights,
-                                            std::int16_t* INTFLASH_RESTRICT pairs) {
-    for (std::int32_t keys = 0; keys < kScoreBlock; keys += 32) {
-      for (std::int32_t place = 0; place < 8; ++place) {
-        const std::int32_t quad = keys / 4 + place % 4 * 2 + place / 4;
-        const std::uint32_t four = load_as<std::uint32_t>(weights + keys + place * 4);
-        store_as(pairs + quad * 4, four & 0x00ff00ffu);
-        store_as(pairs + quad * 4 + 2, four >> 8 & 0x00ff00ffu);
-      }
+  static INTFLASH_INLINE void widen_weights(const std::uint8_t* weights, bool as_pairs,
+                                            std::int16_t* quads) {
+    for (std::int32_t key = 0; key < kScoreBlock; key += 32) {
+      const auto* from = reinterpret_cast<const __m128i*>(weights + key);
+      const __m128i even = _mm_load_si128(from);
+      const __m128i odd = _mm_load_si128(from + 1);
+      const I16 low = _mm256_cvtepu8_epi16(_mm_unpacklo_epi32(even, odd));
+      const I16 high = _mm256_cvtepu8_epi16(_mm_unpackhi_epi32(even, odd));
+      store(quads + key, as_pairs ? in_pairs(low) : low);
+      store(quads + key + 16, as_pairs ? in_pairs(high) : high);
     }
   }
 
@@ -181,9 +275,16 @@ struct WideTiles : Avx2 {
                                       const float* gain, float* const* accumulators) {
     Scratch& scratch = *static_cast<Scratch*>(packed);
     for (std::int32_t r = 0; r < rows; ++r)
-      widen_weights(weights + r * kScoreBlock, scratch.weights[r]);
+      widen_weights(weights + r * kScoreBlock, !are_few(rows), scratch.weights[r]);
     Fetch fetch = Fetch::values(next, static_cast<std::int32_t>(round_up(head_dim_v, 16)));
     for (std::int32_t channel = 0; channel < head_dim_v; channel += 16) {
+      if (are_few(rows)) {
+        for_each_panel<3, 2, 1>(rows, [&](auto panel, std::int32_t) {
+          pv_few<decltype(panel)::kRows>(scratch, block, num_keys, channel, fetch, gain,
+                                         accumulators);
+        });
+        continue;
+      }
       for (std::int32_t half = 0; half < num_keys / kBlockTokens; ++half) {
         const std::int32_t offset = channel * kBlockTokens;
         widen_tile(block.half[half].value_codes + offset, fetch, kBlockTokens / 4,
