@@ -64,7 +64,11 @@ class WidePipeline {
     for (std::int32_t j = 1; j < count; ++j) {
       scores_.next_turn();
       const ScoreBlock& next = blocks[min_of(j + 1, count - 1)];
-      multiply_keys_and_weigh(blocks[j], blocks[j - 1], next, j > 1);
+      if (blocks[j - 1].num_light == 0) {
+        multiply_keys_and_weigh<false>(blocks[j], blocks[j - 1], next, j > 1);
+      } else {
+        multiply_keys_and_weigh<true>(blocks[j], blocks[j - 1], next, j > 1);
+      }
       if (j > 1 && spans_.begins_span(first + j - 1)) spans_.next_span();
       multiply_values_and_score(blocks[j], blocks[j - 1], next);
     }
@@ -167,14 +171,16 @@ class WidePipeline {
     finish_tops_of_16(scratch_, 0);
   }
 
-  // Q K^T of block and weights of the previous one; folds: what is left of the P V before.
+  // Q K^T of block and weights of the previous one, which has light keys or none; folds: what is
+  // left of the P V before.
+  template <bool kLight>
   INTFLASH_NOINLINE void multiply_keys_and_weigh(const ScoreBlock& block,
                                                  const ScoreBlock& previous, const ScoreBlock& next,
                                                  bool folds) {
     const KeyTiles keys = keys_of(block);
     const StreamedTiles after = kSlices == 1 ? first_keys(next) : ValueTiles{previous.half}.at(0);
     finish_tops_of_16(scratch_, kRowsPerTile);
-    RowWeigher weigher(scratch_, scores_, previous);
+    RowWeigher<kLight> weigher(scratch_, scores_, previous);
     for (std::int32_t at = 0; at < kWeighSteps; ++at) {
       const auto weigh = [&](auto tick) __attribute__((always_inline)) {
         weigher.template weigh<tick.share(kWeighRows)>();
@@ -241,7 +247,7 @@ class WidePipeline {
   INTFLASH_NOINLINE void weigh_last_block(const ScoreBlock& block, bool folds) {
     store_last_tile();
     finish_tops_of_16(scratch_, kRowsPerTile);
-    RowWeigher weigher(scratch_, scores_, block);
+    RowWeigher<true> weigher(scratch_, scores_, block);
     for (std::int32_t r = 0; r < kWideRows; ++r) weigher.weigh_row();
     if (folds) finish_folds();
   }

@@ -87,14 +87,12 @@ class RowScorer {
   std::uint32_t row_ = 0;
 };
 
+// kLight: of a block that has light keys. Without, no call keeps the constants out of registers.
+template <bool kLight>
 class RowWeigher {
  public:
   INTFLASH_INLINE RowWeigher(AmxScratch& scratch, const WideScores& scores, const ScoreBlock& block)
-      : scratch_(scratch),
-        scores_(scores),
-        block_(block),
-        any_light_(block.num_light > 0),
-        constants_(block) {}
+      : scratch_(scratch), scores_(scores), block_(block), constants_(block) {}
 
   template <std::int32_t kRows>
   INTFLASH_INLINE void weigh() {
@@ -108,7 +106,7 @@ class RowWeigher {
     const Amx::I32 sums =
         weigh_plain_row<kTileBytes>(folded, scratch_.top[r], constants_,
                                     scratch_.wide.weights[0][r], scratch_.wide.weights[1][r]);
-    if (any_light_) add_light_keys(row, sums, folded);
+    if constexpr (kLight) add_light_keys(row, sums, folded);
     Amx::store(scratch_.lanes + r, sums);
   }
 
@@ -123,7 +121,6 @@ class RowWeigher {
   AmxScratch& scratch_;
   const WideScores& scores_;
   const ScoreBlock& block_;
-  bool any_light_;
   WeighConstants constants_;
   std::uint32_t row_ = 0;
 };
