@@ -126,6 +126,20 @@ TEST_F(Command, BenchReportsEveryRowWithItsShare) {
   }
 }
 
+TEST_F(Command, BenchOfDecodingTellsTheShareOfHugePages) {
+  const Result result =
+      run("bench decode --quick --isa scalar --threads 1 --json - "
+          "--filter h8-8/n4096/hot");
+  ASSERT_EQ(result.code, 0) << result.err;
+  EXPECT_NE(result.err.find("huge pages"), std::string::npos);
+  std::ifstream smaps("/proc/self/smaps");
+  const std::string told((std::istreambuf_iterator<char>(smaps)), {});
+  if (told.find("AnonHugePages:") == std::string::npos) GTEST_SKIP() << "the system does not say";
+  const double share = Json::parse(result.out)["rows"][0]["huge_page_share"];
+  EXPECT_GE(share, 0);
+  EXPECT_LE(share, 1);
+}
+
 TEST_F(Command, BenchTimesCapturedTensorsBesideRandomOnesOfTheirShapes) {
   const std::string inputs = write_inputs({4, 70, 32}, {2, 90, 32}, {2, 90, 32});
   const Result result = run("bench --quick --isa scalar --causal --json - " + inputs);

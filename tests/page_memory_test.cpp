@@ -13,9 +13,12 @@
 #endif
 
 #include <cstdint>
+#include <cstdlib>
+#include <cstring>
 #include <fstream>
 #include <sstream>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -63,8 +66,8 @@ class PageMemory : public testing::Test {
 
 #if defined(__linux__)
 
-// The flags of the mapping that an address lies in, as in proc(5); "" where they are not shown.
-std::string mapping_flags(std::uintptr_t address) {
+// What is said of the mapping that an address lies in, as in proc(5); "" where it is not shown.
+std::string mapping_line(std::uintptr_t address, const std::string& key) {
   std::ifstream smaps("/proc/self/smaps");
   bool is_wanted = false;
   for (std::string line; std::getline(smaps, line);) {
@@ -74,10 +77,14 @@ std::string mapping_flags(std::uintptr_t address) {
     char dash = 0;
     if (words >> std::hex >> begin >> dash >> end && dash == '-')
       is_wanted = begin <= address && address < end;
-    else if (is_wanted && line.rfind("VmFlags:", 0) == 0)
-      return line + " ";
+    else if (is_wanted && line.rfind(key, 0) == 0)
+      return line.substr(key.size()) + " ";
   }
   return "";
+}
+std::string mapping_flags(std::uintptr_t address) { return mapping_line(address, "VmFlags:"); }
+long huge_kilobytes(std::uintptr_t address) {
+  return std::atol(mapping_line(address, "AnonHugePages:").c_str());
 }
 
 // Memory of the test's own: emulators, containers and small kernels keep to themselves what was
@@ -108,6 +115,55 @@ class OwnMemory {
   void* memory_;
 };
 
+// An allocator's memory that has been used before, with small pages.
+class UsedMemory {
+ public:
+  UsedMemory() = default;
+  ~UsedMemory() {
+    for (const auto& [memory, bytes] : mappings_) ::munmap(memory, bytes);
+  }
+  UsedMemory(const UsedMemory&) = delete;
+  UsedMemory& operator=(const UsedMemory&) = delete;
+
+  // Until this is destroyed; begins where a huge page may.
+  char* allocate(std::size_t size) {
+    const std::size_t bytes = (size / kHugePage + 2) * kHugePage;
+    void* const memory =
+        ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED) return nullptr;
+    mappings_.emplace_back(memory, bytes);
+    ::madvise(memory, bytes, MADV_NOHUGEPAGE);
+    std::memset(memory, 1, bytes);
+    const std::size_t beyond = reinterpret_cast<std::uintptr_t>(memory) % kHugePage;
+    return static_cast<char*>(memory) + (kHugePage - beyond) % kHugePage;
+  }
+  intflash_context_options options() {
+    intflash_context_options options{};
+    options.struct_size = sizeof options;
+    options.allocator_user = this;
+    options.allocate = [](void* user, std::size_t bytes, std::size_t) -> void* {
+      return static_cast<UsedMemory*>(user)->allocate(bytes);
+    };
+    options.deallocate = [](void*, void*) {};
+    return options;
+  }
+
+ private:
+  static constexpr std::size_t kHugePage = std::size_t{2} << 20;
+  std::vector<std::pair<void*, std::size_t>> mappings_;
+};
+
+// Whether small pages become huge ones when the kernel is asked, and smaps shows it.
+bool pages_can_be_joined() {
+  constexpr std::size_t kBytes = std::size_t{8} << 20;
+  constexpr int kCollapse = 25;  // MADV_COLLAPSE
+  UsedMemory used;
+  char* const memory = used.allocate(kBytes);
+  return memory != nullptr && ::madvise(memory, kBytes, MADV_HUGEPAGE) == 0 &&
+         ::madvise(memory, kBytes, kCollapse) == 0 &&
+         huge_kilobytes(reinterpret_cast<std::uintptr_t>(memory)) > 0;
+}
+
 bool flags_show_advice() {
   OwnMemory memory;
   return memory.advise(MADV_NOHUGEPAGE) &&
@@ -136,6 +192,21 @@ TEST_F(PageMemory, HugePagesArePreferredOrAvoided) {
     intflash_cache_destroy(cache);
     cache = nullptr;
   }
+}
+
+TEST_F(PageMemory, IsHugeWhereTheAllocatorHasUsedItBefore) {
+  if (!pages_can_be_joined()) GTEST_SKIP() << "the kernel makes no huge pages of small ones";
+  UsedMemory used;
+  const intflash_context_options own = used.options();
+  intflash_context* const before = context;
+  ASSERT_EQ(intflash_context_create(&own, &context), INTFLASH_OK) << intflash_last_error();
+  intflash_context_destroy(before);
+  ASSERT_EQ(create(INTFLASH_HUGE_PAGES_PREFER, INTFLASH_NUMA_DEFAULT), INTFLASH_OK);
+  EXPECT_GT(huge_kilobytes(middle_of_pages()), 0);
+  intflash_cache_destroy(cache);
+  cache = nullptr;
+  intflash_context_destroy(context);
+  context = nullptr;
 }
 
 TEST_F(PageMemory, LiesOnNodesByThePolicyAskedFor) {

@@ -357,6 +357,35 @@ TEST(Schedule, FewRowsOfAllHeadsReadKeysTogether) {
   EXPECT_EQ(schedule->num_merges, shape.num_kv_heads);
 }
 
+TEST(Schedule, HeadsArePartedNoMoreThanWorkersNeed) {
+  struct Case {
+    std::int32_t workers;
+    std::int64_t spans;
+    std::size_t batch;
+    std::int64_t most_heads;  // of an item
+  };
+  // Eight heads. Where all workers have 4 items of several heads they are equally busy, or cannot
+  // be by items of one head either.
+  for (const Case& c : {Case{2, 4, 1, 4},
+                        {2, 8, 1, 8},
+                        {2, 2, 4, 8},
+                        {3, 4, 1, 1},
+                        {4, 8, 1, 4},
+                        {8, 4, 1, 1},
+                        {64, 8, 1, 1},
+                        {64, 128, 1, 4},
+                        {192, 128, 1, 3}}) {
+    Shape shape;
+    shape.num_workers = c.workers;
+    const Made schedule(shape, std::vector<MaskRule>(c.batch, rule(1, c.spans * kSpanTokens)));
+    expect_covered(*schedule);
+    std::int64_t most = 0;
+    for (std::int64_t i = 0; i < schedule->num_items; ++i)
+      most = std::max<std::int64_t>(most, schedule->items[i].num_heads);
+    EXPECT_EQ(most, c.most_heads) << c.workers << " workers, " << c.spans << " spans";
+  }
+}
+
 // ---- Balance ----
 
 // Of all tiles and heads.

@@ -14,6 +14,8 @@ namespace intflash::internal {
 extern const KernelTable kernels_amx_int8_emulated;
 extern const KernelTable kernels_avx512_vnni_emulated;
 extern const KernelTable kernels_avx_vnni_emulated;
+
+void (*see_fetched_line)(const void* line) = nullptr;
 #endif
 
 namespace {

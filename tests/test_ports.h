@@ -21,6 +21,11 @@ const std::vector<PortEntry>& ports_under_test();
 // scalar_port() and ports_under_test().
 const std::vector<PortEntry>& all_test_ports();
 
+#if defined(INTFLASH_TEST_EMULATED_PORTS)
+// Emulated ports call it with each line of memory that they ask for ahead; nullptr: they do not.
+extern void (*see_fetched_line)(const void* line);
+#endif
+
 // Whether the environment asks for small cases: INTFLASH_TEST_QUICK=1.
 bool quick_tests();
 

@@ -220,7 +220,9 @@ void add_bench(CLI::App& app, BenchOptions& options) {
       "Examples:\n"
       "  intflash bench --quick --filter 'd128/n4096' --isa avx512_vnni --json bench.json\n"
       "  intflash bench --query q.npy --key k.npy --value v.npy --causal    these, beside random\n"
-      "  intflash bench decode --quick --threads 1");
+      "  intflash bench decode --quick --threads 1\n\n"
+      "Rows of decode end with the share of the caches' memory that lies in huge pages, where the\n"
+      "system says so: reading the same from small pages is slower.");
 }
 
 void add_serve_sim(CLI::App& app, ServeSimOptions& options) {

@@ -12,6 +12,8 @@
 
 #include "context/ports.h"
 #include "failure.h"
+#include "host/host_pages.h"
+#include "huge_pages.h"
 #include "intflash/cache.h"
 #include "stopwatch.h"
 
@@ -229,6 +231,13 @@ void finish(BenchRow& row, const Turns& turns, double work) {
   row.best_share = work / row.best_seconds / row.best_limit;
 }
 
+// Where a cache's pages lie.
+AddressRange pages_of(const Cache& cache) {
+  const internal::HostPages& pages = internal::host_pages(*cache.get());
+  const auto begin = reinterpret_cast<std::uintptr_t>(pages.page(0, 0, 0));
+  return {begin, begin + static_cast<std::uintptr_t>(cache.get()->num_pages * pages.page_bytes)};
+}
+
 // One request, one query. Hot: the same cache again and again. Cold: so many caches in turn that
 // none is still in the L3.
 BenchRow measure_decode(const CaseName& name, const Context& context, bool quick) {
@@ -260,6 +269,9 @@ BenchRow measure_decode(const CaseName& name, const Context& context, bool quick
   const double work = static_cast<double>(cache_bytes) / kGiga;
   finish(row, turns, work);
   row.gbps = work / row.seconds;
+  std::vector<AddressRange> ranges;
+  for (const Cache& cache : caches) ranges.push_back(pages_of(cache));
+  row.huge_page_share = huge_page_share(ranges);
   return row;
 }
 

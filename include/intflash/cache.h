@@ -48,7 +48,7 @@ typedef struct intflash_cache intflash_cache;
 // allocator or the context's own: of whole system pages within them, on Linux, and never more than
 // advice. Of an arena nothing is: it is its owner's.
 typedef enum intflash_huge_pages INTFLASH_INT {
-  // Fewer entries of the system's page tables to walk.
+  // Fewer page table entries to walk. Small pages of an earlier use are joined, from Linux 6.1 on.
   INTFLASH_HUGE_PAGES_PREFER = 0,
   // No memory before tokens are stored in it.
   INTFLASH_HUGE_PAGES_AVOID = 1

@@ -1,9 +1,9 @@
 // Copyright 2026 The intflash Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// attend_tile by vpdpbusd: for few rows, since AMX takes as long for them as for 16, one stage
-// after the other, and asks for nothing ahead (0.70 of the rate of reading at one row, against
-// 0.89, with 32768 keys); and for rows that take second digits.
+// attend_tile by vpdpbusd: for few rows, since AMX takes as long for them as for 16 (0.70 of the
+// rate of reading at one row, against 0.89, with 32768 keys, before tiles of up to 16 rows asked
+// for the next block's lines); and for rows that take second digits.
 #pragma once
 
 #include <cstddef>

@@ -6,8 +6,9 @@
 //   tiles     Q K^T of block j            P V of block j - 1
 //   vectors   weights of block j - 1      scores of block j, folding of P V
 //
-// and one stage after the other for blocks that are masked or capped. Tiles of 32 rows have a
-// pipeline of their own.
+// and one stage after the other for blocks that are masked or capped. Beside the products of a
+// block with one tile of rows, whose keys and values come from memory as a rule, lines of the next
+// block are asked for. Tiles of 32 rows have a pipeline of their own.
 #pragma once
 
 #include <cstddef>
@@ -18,6 +19,7 @@
 #include "amx/softmax.h"
 #include "amx/tile_products.h"
 #include "amx/wide_pipeline.h"
+#include "tile/fetch.h"
 
 namespace intflash::internal {
 namespace {
@@ -152,6 +154,48 @@ struct ScoreTick {
   }
 };
 
+// Work that asks for lines meanwhile, if there is but one tile of rows: one of each half at a time.
+template <std::int32_t kRowTiles, class Work>
+struct FetchTick {
+  Work& work;
+  Fetch fetch;
+  Pace pace;  // of pairs
+
+  INTFLASH_INLINE void row(std::int32_t) { fetch.pairs(1); }
+  template <class AnyTick>
+  INTFLASH_INLINE void operator()(AnyTick tick) {
+    if constexpr (kRowTiles == 1) pace.tick(*this);
+    work(tick);
+  }
+  // Half a block has fewer ticks.
+  INTFLASH_INLINE void finish() {
+    if constexpr (kRowTiles == 1) pace.finish(*this);
+  }
+};
+
+// Keys of the halves of the next block, beside Q K^T. nullptr: it is not known.
+template <std::int32_t kRowTiles, class Work>
+INTFLASH_INLINE FetchTick<kRowTiles, Work> fetching_keys(Work& work, const KvBlock* next,
+                                                         std::int32_t head_dim,
+                                                         std::int32_t ticks) {
+  if (next == nullptr) return {work, {}, Pace(0, ticks)};
+  return {work, Fetch::from(next[0].key_codes, next[1].key_codes, 0), Pace(head_dim, ticks)};
+}
+// Its values, beside P V.
+template <std::int32_t kRowTiles, class Work>
+INTFLASH_INLINE FetchTick<kRowTiles, Work> fetching_values(Work& work, const KvBlock* next,
+                                                           std::int32_t channel_tiles,
+                                                           std::int32_t ticks) {
+  if (next == nullptr) return {work, {}, Pace(0, ticks)};
+  return {work, Fetch::from(next[0].value_codes, next[1].value_codes, 0),
+          Pace(channel_tiles * 16, ticks)};
+}
+
+// The keys that are read after block b's; nullptr: nothing is known of them.
+INTFLASH_INLINE const KvBlock* keys_after(const TileTask& task, std::int32_t b) {
+  return b + 1 < task.num_blocks ? task.blocks[b + 1].half : task.after;
+}
+
 // ---- Blocks that all rows see whole ----
 
 template <std::int32_t kRowTiles, std::int32_t kSlices>
@@ -173,7 +217,9 @@ class Pipeline {
       scratch.tile.accumulators[r] = state_.accumulators + r * state_.accumulator_stride;
   }
 
-  INTFLASH_INLINE void run(const ScoreBlock* blocks, std::int32_t count) {
+  // after: the halves that are read after the last block; nullptr = unknown.
+  INTFLASH_INLINE void run(const ScoreBlock* blocks, std::int32_t count, const KvBlock* after) {
+    after_ = after;
     fold_.start(scratch_.tile.gain, scratch_.tile.accumulators, rows_);
     products_.begin_keys(blocks[0]);
     for (std::int32_t j = 0; j <= count; ++j) {
@@ -203,7 +249,10 @@ class Pipeline {
                               .pace = Pace(previous != nullptr ? kRows : 0, products_.key_ticks())};
     if (block != nullptr) {
       const DotPlaces dots = {buffers_.dots(0).tiles(), buffers_.dots(1).tiles()};
-      products_.multiply_keys(*block, kKeyTiles, dots, {next, previous}, weights_, tick);
+      auto fetching = fetching_keys<kRowTiles>(tick, next != nullptr ? next->half : after_,
+                                               query_.head_dim, products_.key_ticks());
+      products_.multiply_keys(*block, kKeyTiles, dots, {next, previous}, weights_, fetching);
+      fetching.finish();
     } else {
       products_.store_last_tile();
     }
@@ -235,7 +284,12 @@ class Pipeline {
         .pace = Pace(block != nullptr ? kRows : 0, products_.value_ticks(channel_tiles_))};
     if (previous != nullptr) {
       fold_.start(scratch_.tile.gain, scratch_.tile.accumulators, rows_);
-      products_.multiply_values(*previous, channel_tiles_, weights_, {next, nullptr}, fold_, tick);
+      auto fetching =
+          fetching_values<kRowTiles>(tick, block != nullptr ? block->half : after_, channel_tiles_,
+                                     products_.value_ticks(channel_tiles_));
+      products_.multiply_values(*previous, channel_tiles_, weights_, {next, nullptr}, fold_,
+                                fetching);
+      fetching.finish();
     } else {
       products_.store_last_tile();
     }
@@ -253,6 +307,7 @@ class Pipeline {
   TileProducts<kRowTiles, kSlices> products_;
   FoldQueue<kRowTiles> fold_;
   ScoreBuffers buffers_;
+  const KvBlock* after_ = nullptr;
 };
 
 // ---- Other blocks ----
@@ -271,13 +326,19 @@ INTFLASH_NOINLINE void attend_special_block(const TileTask& task, std::int32_t b
   const DotPlaces dots = {dot_tiles(tile, 0), dot_tiles(tile, kBlockTokens)};
   FoldQueue<kRowTiles> fold(scratch.products);
   FoldTick<kRowTiles> tick{fold};
+  const KvBlock* const next = keys_after(task, b);
+  auto keys = fetching_keys<kRowTiles>(tick, next, task.query->head_dim, products.key_ticks());
+  auto values =
+      fetching_values<kRowTiles>(tick, next, channel_tiles, products.value_ticks(channel_tiles));
   products.begin_keys(block);
-  products.multiply_keys(block, num_keys / 16, dots, {&block, nullptr}, weights, tick);
+  products.multiply_keys(block, num_keys / 16, dots, {&block, nullptr}, weights, keys);
+  keys.finish();
   products.store_last_tile();
   const std::int32_t active = weigh_special_block(task, b, exponent_limit, tile);
   fold.start(tile.gain, tile.accumulators, active);
   products.begin_values(block, weights);
-  products.multiply_values(block, channel_tiles, weights, {nullptr, nullptr}, fold, tick);
+  products.multiply_values(block, channel_tiles, weights, {nullptr, nullptr}, fold, values);
+  values.finish();
   products.store_last_tile();
   fold.drain();
 }
@@ -307,7 +368,8 @@ INTFLASH_NOINLINE void attend_rows(const TileTask& task) {
   for (std::int32_t b = 0; b < task.num_blocks;) {
     const std::int32_t plain = count_plain(task, b, limit);
     if (plain > 0) {
-      Pipeline<kRowTiles, kSlices>(own, scratch, products).run(task.blocks + b, plain);
+      Pipeline<kRowTiles, kSlices>(own, scratch, products)
+          .run(task.blocks + b, plain, keys_after(task, b + plain - 1));
       b += plain;
     } else {
       attend_special_block<kRowTiles, kSlices>(own, b, limit, scratch, products);

@@ -21,6 +21,9 @@ namespace {
 constexpr unsigned long kMaxNodes = 1024;
 constexpr unsigned long kBitsPerWord = 8 * sizeof(unsigned long);
 
+// MADV_COLLAPSE, of Linux 6.1: an unknown advice is refused.
+constexpr int kCollapse = 25;
+
 struct Range {
   char* begin;
   std::size_t bytes;
@@ -37,8 +40,14 @@ Range whole_pages(void* memory, std::size_t bytes) {
 
 void advise_huge_pages(void* memory, std::size_t bytes, intflash_huge_pages huge_pages) {
   const Range range = whole_pages(memory, bytes);
-  const int advice = huge_pages == INTFLASH_HUGE_PAGES_PREFER ? MADV_HUGEPAGE : MADV_NOHUGEPAGE;
-  if (range.bytes > 0) ::madvise(range.begin, range.bytes, advice);
+  if (range.bytes == 0) return;
+  if (huge_pages == INTFLASH_HUGE_PAGES_AVOID) {
+    ::madvise(range.begin, range.bytes, MADV_NOHUGEPAGE);
+    return;
+  }
+  ::madvise(range.begin, range.bytes, MADV_HUGEPAGE);
+  // Memory that the allocator hands out again has its small pages already.
+  ::madvise(range.begin, range.bytes, kCollapse);
 }
 
 void advise_numa(void* memory, std::size_t bytes, intflash_numa numa) {

@@ -12,13 +12,12 @@
 
 #include <cstdint>
 
+#include "tile/fetch_line.h"
 #include "tile/portability.h"
 #include "tile/types.h"
 
 namespace intflash::internal {
 namespace {
-
-INTFLASH_INLINE void fetch_line(const void* line) { __builtin_prefetch(line, 0, 2); }
 
 // Where the next lines of both halves are.
 struct Fetch {
