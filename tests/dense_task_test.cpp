@@ -182,7 +182,7 @@ TEST(DenseCalls, AskForCancellationWithinItemsOfManyTilesOrSpans) {
       return --*static_cast<std::atomic<std::int64_t>*>(user) == 0 ? 1 : 0;
     };
     --asked;
-    planned.call.expect_refusal(planned.run(), INTFLASH_CANCELLED, {"should_cancel"});
+    EXPECT_EQ(planned.run(), INTFLASH_CANCELLED);
     args.should_cancel = nullptr;
     ASSERT_EQ(planned.run(), INTFLASH_OK);
     EXPECT_EQ(planned.out(), expected);
