@@ -28,9 +28,65 @@ struct ManagedTensor {
 };
 constexpr std::uint64_t kReadOnly = 1;
 
-bool is_in_host_memory(std::int64_t device_type) {
+// Functions of a type that spare its objects the capsule, from version 1.3 on.
+struct ExchangeApi {
+  std::uint32_t major, minor;
+  const ExchangeApi* previous;
+  const void* allocate;
+  const void* export_managed;
+  const void* import_managed;
+  int (*borrow)(void* object, nb::dlpack::dltensor* tensor);
+};
+
+const ExchangeApi* exchange_api(nb::handle source) {
+  static const nb::handle name = nb::str("__dlpack_c_exchange_api__").release();
+  const nb::object capsule = nb::steal(PyObject_GetAttr(source.type().ptr(), name.ptr()));
+  const auto* api = static_cast<const ExchangeApi*>(
+      capsule.is_valid() ? PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api") : nullptr);
+  if (api == nullptr) PyErr_Clear();
+  while (api != nullptr && (api->major != 1 || api->borrow == nullptr)) api = api->previous;
+  return api;
+}
+
+nb::object capsule_of(nb::handle source) {
+  try {
+    return source.attr("__dlpack__")(nb::arg("max_version") = nb::make_tuple(1, 1));
+  } catch (nb::python_error& error) {
+    if (!error.matches(PyExc_TypeError)) throw;
+    return source.attr("__dlpack__")();  // made before DLPack 1.0
+  }
+}
+
+const nb::dlpack::dltensor* tensor_in(nb::handle capsule, bool& is_read_only) {
+  if (PyCapsule_IsValid(capsule.ptr(), kName)) {
+    const auto* managed =
+        static_cast<const ManagedTensor*>(PyCapsule_GetPointer(capsule.ptr(), kName));
+    is_read_only = (managed->flags & kReadOnly) != 0;
+    return &managed->tensor;
+  }
+  const auto* managed =
+      static_cast<const OldManagedTensor*>(PyCapsule_GetPointer(capsule.ptr(), kOldName));
+  if (managed == nullptr) throw nb::python_error();
+  return &managed->tensor;
+}
+
+// What an exporter's function returns; its exceptions become ours.
+template <class Call>
+auto exporting(const char* name, Call call) {
+  try {
+    return call();
+  } catch (nb::python_error& error) {
+    raise(INTFLASH_UNSUPPORTED,
+          std::string(name) + " cannot be read: " + nb::str(error.value()).c_str());
+  }
+}
+
+void want_host_memory(const char* name, nb::handle source, std::int64_t device_type) {
   constexpr std::int64_t kCpu = 1, kPinned = 3;
-  return device_type == kCpu || device_type == kPinned;
+  if (device_type == kCpu || device_type == kPinned) return;
+  const nb::object device = nb::getattr(source, "device", source.attr("__dlpack_device__")());
+  raise(INTFLASH_UNSUPPORTED, std::string(name) + " is on device " + nb::str(device).c_str() +
+                                  ": intflash computes on the CPU, so move it there first");
 }
 
 bool dtype_of_dlpack(const nb::dlpack::dtype& type, intflash_dtype& dtype) {
@@ -141,30 +197,22 @@ bool Array::read_custom_dtype() {
 
 void Array::read_dlpack() {
   const nb::object exported = detached(name_, source_);
-  const nb::object device = exported.attr("__dlpack_device__")();
-  if (!is_in_host_memory(nb::cast<std::int64_t>(nb::int_(device[0])))) {
-    const nb::object named = nb::getattr(source_, "device", device);
-    raise(INTFLASH_UNSUPPORTED, std::string(name_) + " is on device " + nb::str(named).c_str() +
-                                    ": intflash computes on the CPU, so move it there first");
-  }
-  try {
-    owner_ = exported.attr("__dlpack__")(nb::arg("max_version") = nb::make_tuple(1, 1));
-  } catch (nb::python_error& error) {
-    if (!error.matches(PyExc_TypeError)) throw;
-    owner_ = exported.attr("__dlpack__")();  // made before DLPack 1.0
-  }
-  const nb::dlpack::dltensor* tensor = nullptr;
-  if (PyCapsule_IsValid(owner_.ptr(), kName)) {
-    const auto* managed =
-        static_cast<const ManagedTensor*>(PyCapsule_GetPointer(owner_.ptr(), kName));
-    read_only_ = (managed->flags & kReadOnly) != 0;
-    tensor = &managed->tensor;
+  nb::dlpack::dltensor borrowed;
+  const nb::dlpack::dltensor* tensor = &borrowed;
+  if (const ExchangeApi* const api = exchange_api(exported); api != nullptr) {
+    exporting(name_, [&] {
+      if (api->borrow(exported.ptr(), &borrowed) != 0) throw nb::python_error();
+      return 0;
+    });
+    owner_ = exported;
   } else {
-    const auto* managed =
-        static_cast<const OldManagedTensor*>(PyCapsule_GetPointer(owner_.ptr(), kOldName));
-    if (managed == nullptr) throw nb::python_error();
-    tensor = &managed->tensor;
+    const nb::object device =
+        exporting(name_, [&] { return nb::object(exported.attr("__dlpack_device__")()); });
+    want_host_memory(name_, source_, nb::cast<std::int64_t>(nb::int_(device[0])));
+    owner_ = exporting(name_, [&] { return capsule_of(exported); });
+    tensor = tensor_in(owner_, read_only_);
   }
+  want_host_memory(name_, source_, tensor->device.device_type);
   if (!dtype_of_dlpack(tensor->dtype, dtype_)) refuse_dtype("unknown");
   rank_ = tensor->ndim;
   want_rank(1, kMaxRank);

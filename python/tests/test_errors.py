@@ -40,6 +40,14 @@ class OnDevice:
         raise AssertionError("nobody asks for it")
 
 
+class Unexportable(OnDevice):
+    def __dlpack_device__(self) -> tuple:
+        return (1, 0)
+
+    def __dlpack__(self, **options: object) -> object:
+        raise BufferError("not today")
+
+
 @pytest.mark.parametrize(
     ("changed", "error", "message"),
     [
@@ -59,6 +67,7 @@ class OnDevice:
         ({"key": np.zeros((1, 2, 6, 16), "i1")}, "UnsupportedError", "key has dtype int8"),
         ({"key": np.zeros((1, 2, 6, 16), "?")}, "UnsupportedError", "key has dtype bool"),
         ({"key": np.zeros((1, 2, 6, 16), ">f4")}, "UnsupportedError", "order of bytes"),
+        ({"key": Unexportable()}, "UnsupportedError", "key cannot be read: not today"),
         ({"key": OnDevice()}, "UnsupportedError", "key is on device cuda:0"),
         ({"key": DlpackOnly(np.zeros(3), device=(2, 1))}, "UnsupportedError", r"\(2, 1\)"),
         ({"key": DlpackOnly(np.zeros((1, 2)))}, "UnsupportedError", "key has dtype"),
