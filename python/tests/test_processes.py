@@ -74,7 +74,7 @@ def test_a_handler_that_returns_lets_the_call_go_on():
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-    assert ticks
+    assert len(ticks) >= 3  # and not one when the call has ended
     assert set(ticks) == {attend_small()}
 
 
