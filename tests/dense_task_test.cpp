@@ -3,6 +3,7 @@
 //
 // Dense calls that a host takes in tasks, or cancels.
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <limits>
 #include <numeric>
@@ -148,6 +149,42 @@ TEST(DenseCalls, EndWhereTheCallerCancels) {
         c.mode == INTFLASH_MODE_INT8 ? INTFLASH_CANCELLED : INTFLASH_OK, {});
     args.should_cancel = nullptr;
     EXPECT_EQ(planned.run(), INTFLASH_OK);
+    EXPECT_EQ(planned.out(), expected);
+  }
+}
+
+TEST(DenseCalls, AskForCancellationWithinItemsOfManyTilesOrSpans) {
+  struct Length {
+    std::int64_t query_len, kv_len;
+  };
+  for (const Length length :
+       {Length{600, 600}, Length{600, 6000}, Length{1, 6000}, Length{6, 6000}}) {
+    AttentionCase c = small_call();
+    c.query_len = length.query_len;
+    c.kv_len = length.kv_len;
+    SCOPED_TRACE(describe(c));
+    Planned planned(c);
+    const std::int32_t last_phase = intflash_plan_num_phases(planned.plan) - 1;
+    std::int64_t tasks = 0;
+    for (std::int32_t phase = 0; phase <= last_phase; ++phase)
+      tasks += intflash_plan_num_tasks(planned.plan, phase);
+    std::atomic<std::int64_t> asked = 0;
+    intflash_attend_args& args = planned.call.args();
+    args.should_cancel = [](void* user) {
+      ++*static_cast<std::atomic<std::int64_t>*>(user);
+      return 0;
+    };
+    args.cancel_user = &asked;
+    ASSERT_EQ(planned.run(), INTFLASH_OK);
+    const std::vector<std::byte> expected = planned.out();
+    EXPECT_GE(asked, tasks + 5);
+    args.should_cancel = [](void* user) {
+      return --*static_cast<std::atomic<std::int64_t>*>(user) == 0 ? 1 : 0;
+    };
+    --asked;
+    EXPECT_EQ(planned.run(), INTFLASH_CANCELLED);
+    args.should_cancel = nullptr;
+    ASSERT_EQ(planned.run(), INTFLASH_OK);
     EXPECT_EQ(planned.out(), expected);
   }
 }

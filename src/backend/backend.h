@@ -53,6 +53,9 @@ inline bool was_cancelled(Run& run) {
   run.cancelled.store(1, std::memory_order_relaxed);
   return true;
 }
+// The same for functions that are handed a Run as a pointer.
+inline bool is_run_cancelled(void* run) { return was_cancelled(*static_cast<Run*>(run)); }
+
 // What is_sound says once the phases before have looked at all inputs; it is asked as good as once.
 template <class IsSound>
 bool may_attend(Run& run, IsSound is_sound) {

@@ -219,6 +219,8 @@ intflash_status begin(const intflash_plan& plan, const intflash_cache& cache,
   reset_scan(run.query);
   run.first_bad_bias.store(INT64_MAX, std::memory_order_relaxed);
   run.attention = attention_of(run);
+  run.attention.is_cancelled = is_run_cancelled;
+  run.attention.cancel_user = static_cast<Run*>(&run);
   return INTFLASH_OK;
 }
 

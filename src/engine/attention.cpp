@@ -195,6 +195,7 @@ struct ItemHead {
         worker(at),
         handed(handed_tree(run, section)) {}
 
+  bool is_cancelled() const { return attention.is_cancelled(attention.cancel_user); }
   bool is_cut() const { return item.slot >= 0; }
   // Whether every span has its state, seen or not, since others count on it.
   bool enters_all() const { return is_cut() || section.hands_over(); }
@@ -264,6 +265,7 @@ void attend_tile(const ItemHead& head) {
   Tile& tile = head.begin(0, 0);
   KvBlock after[2];
   for (std::int64_t s = 0; s < item.num_spans; ++s) {
+    if (head.is_cancelled()) return;
     const std::int64_t span = item.first_span + s;
     const bool is_last = s + 1 == item.num_spans;
     const bool knows_next = !is_last && head.keys.halves((span + 1) * kSpanTokens, after);
@@ -303,10 +305,13 @@ void attend_tiles(const ItemHead& head) {
   for (std::int64_t first = 0; first < item.num_spans; first += at_once) {
     const std::int64_t end = std::min<std::int64_t>(first + at_once, item.num_spans);
     blocks = head.keys.blocks(item.first_span + first, end - first, head.worker);
-    for (std::int64_t i = 0; !is_one_pass && i < item.num_tiles; ++i)
+    for (std::int64_t i = 0; !is_one_pass && i < item.num_tiles; ++i) {
+      if (head.is_cancelled()) return;
       attend_spans(head, first, end, blocks, i, *head.worker.tile(i));
+    }
   }
   for (std::int64_t i = 0; i < item.num_tiles; ++i) {
+    if (head.is_cancelled()) return;
     Tile& tile = is_one_pass ? head.begin(i, 0) : *head.worker.tile(i);
     if (is_one_pass) attend_spans(head, 0, item.num_spans, blocks, i, tile);
     head.finish(i, tile);
@@ -354,6 +359,7 @@ void attend_heads(const Attention& attention, const Item& item, const Worker& wo
   }
   const Tile& any = *heads.tiles[0];
   for (std::int64_t s = 0; s < item.num_spans; ++s) {
+    if (attention.is_cancelled(attention.cancel_user)) return;
     const std::int64_t span = item.first_span + s;
     const KeyRange keys = keys_of_span(span);
     if (item.slot < 0 && !sees_keys(any, keys)) continue;

@@ -82,6 +82,10 @@ struct Attention {
   BringBlockFn bring_block;  // nullptr: keys are in pages
   const void* bring_user;
 
+  // Asked between tiles, and between spans: true = what is left of an item is not worth doing.
+  bool (*is_cancelled)(void* user);
+  void* cancel_user;
+
   std::int64_t spans_at_once;  // that stay in L2 while tiles pass over them
   char* slots;                 // [num_slots] of state_bytes()
   char* handed;                // [num_kv_heads] of handed_bytes()

@@ -1,0 +1,332 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+#include "cache.h"
+
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <optional>
+
+#include "contexts.h"
+#include "errors.h"
+#include "inputs.h"
+#include "parameters.h"
+#include "rows.h"
+#include "run.h"
+
+namespace intflash::python {
+namespace {
+
+constexpr std::size_t kAlignment = 64;
+
+intflash_codec codec_of(nb::handle codec) {
+  static constexpr Choice kCodecs[] = {{"int8", INTFLASH_CODEC_INT8},
+                                       {"int8_wide", INTFLASH_CODEC_INT8_WIDE}};
+  return static_cast<intflash_codec>(choice("codec", codec, kCodecs));
+}
+
+// [num_layers][num_kv_heads][dim], in f32 and contiguous.
+std::vector<float> center_of(const char* name, nb::handle source, const Extents& shape) {
+  std::vector<float> center;
+  if (source.is_none()) return center;
+  const Array array(name, source);
+  if (array.rank() != 3 || array.shape() != shape || array.dtype() != INTFLASH_F32) {
+    raise(INTFLASH_BAD_SHAPE, std::string(name) + " has shape " + array.shape_text() +
+                                  " and dtype " + dtype_name(array.dtype()) +
+                                  ": (layers, kv heads, dim) is " + shape_text(shape.data(), 3) +
+                                  ", in float32");
+  }
+  center.resize(static_cast<std::size_t>(array.num_elements()));
+  array.copy_to(center.data());
+  return center;
+}
+
+void want_rows(const char* name, const Rows& rows, std::int64_t count, std::int64_t heads,
+               std::int64_t dim) {
+  const std::int64_t given[] = {rows.count, rows.heads, rows.dim}, wanted[] = {count, heads, dim};
+  if (std::equal(given, given + 3, wanted)) return;
+  raise(INTFLASH_BAD_SHAPE, std::string(name) + " is " + shape_text(given, 3) +
+                                " in rows, heads and dimension: " + shape_text(wanted, 3) +
+                                " is wanted");
+}
+
+// ---- Sequences ----
+
+std::int32_t create(Cache& self) {
+  const Cache::Changing use(self);
+  std::int32_t sequence = -1;
+  check(intflash_sequence_create(use.get(), &sequence));
+  return sequence;
+}
+
+void free_sequence(Cache& self, std::int32_t sequence) {
+  const Cache::Changing use(self);
+  check(intflash_sequence_free(use.get(), sequence));
+}
+
+std::int32_t fork(Cache& self, std::int32_t sequence) {
+  const Cache::Changing use(self);
+  std::int32_t fork = -1;
+  check(intflash_sequence_fork(use.get(), sequence, &fork));
+  return fork;
+}
+
+void truncate(Cache& self, std::int32_t sequence, nb::handle kv_len) {
+  const Cache::Changing use(self);
+  check(intflash_sequence_truncate(use.get(), sequence, integer("kv_len", kv_len, 0)));
+}
+
+void drop_before(Cache& self, std::int32_t sequence, nb::handle position) {
+  const Cache::Changing use(self);
+  check(intflash_sequence_drop_before(use.get(), sequence, integer("position", position, 0)));
+}
+
+nb::tuple get_range(Cache& self, std::int32_t sequence) {
+  const Cache::Reading use(self);
+  std::int64_t first = 0, kv_len = 0;
+  check(intflash_sequence_get_range(use.get(), sequence, &first, &kv_len));
+  return nb::make_tuple(first, kv_len);
+}
+
+std::vector<std::int32_t> get_pages(Cache& self, std::int32_t sequence) {
+  const Cache::Reading use(self);
+  const std::int32_t* pages = nullptr;
+  std::int64_t count = 0;
+  check(intflash_sequence_get_pages(use.get(), sequence, &pages, &count));
+  return {pages, pages + count};
+}
+
+// ---- Tokens in and out ----
+
+void append(Cache& self, const std::vector<std::int32_t>& sequences, nb::handle key,
+            nb::handle value, nb::handle lengths, nb::handle layer) {
+  Array key_array("key", key), value_array("value", value);
+  const auto num_sequences = static_cast<std::int64_t>(sequences.size());
+  const Rows key_rows = rows_of(key_array, num_sequences);
+  const Rows value_rows = rows_of(value_array, num_sequences);
+  const std::vector<std::int64_t> indptr = row_indptr("key", key_rows, num_sequences, lengths);
+  want_rows("key", key_rows, key_rows.count, self.num_kv_heads(), self.head_dim());
+  want_rows("value", value_rows, key_rows.count, self.num_kv_heads(), self.head_dim_v());
+  intflash_append_args args{};
+  args.struct_size = sizeof args;
+  args.num_requests = num_sequences;
+  args.token_indptr = indptr.data();
+  args.key_dtype = key_array.dtype();
+  args.value_dtype = value_array.dtype();
+  args.key = key_rows.tensor;
+  args.value = value_rows.tensor;
+  args.layer = integer("layer", layer, 0);
+  const Cache::Changing use(self);
+  Run run;
+  run([&] { return intflash_sequences_append(use.get(), sequences.data(), &args); });
+}
+
+// Into arrays of the caller's, (layers, kv heads, tokens, dim) in float32; None = not wanted.
+void export_tokens(Cache& self, std::int32_t sequence, nb::handle begin, nb::handle end,
+                   nb::handle key, nb::handle value) {
+  const std::int64_t first = integer("begin", begin, 0), last = integer("end", end, 0);
+  const std::int64_t layers = self.info().num_layers;
+  std::optional<Array> arrays[2];
+  intflash_tensor tensors[2];
+  const intflash_tensor* wanted[2] = {};
+  for (const int i : {0, 1}) {
+    const nb::handle source = i == 0 ? key : value;
+    if (source.is_none()) continue;
+    Array& array = arrays[i].emplace(i == 0 ? "key" : "value", source);
+    const Extents shape = {layers, self.num_kv_heads(), last - first,
+                           i == 0 ? self.head_dim() : self.head_dim_v()};
+    if (array.rank() != kMaxRank || array.shape() != shape || array.dtype() != INTFLASH_F32) {
+      raise(INTFLASH_BAD_SHAPE, std::string(array.name()) + " has shape " + array.shape_text() +
+                                    " and dtype " + dtype_name(array.dtype()) + ": " +
+                                    shape_text(shape.data(), kMaxRank) + " in float32 is wanted");
+    }
+    array.want_writable();
+    tensors[i] = tensor_of(array);
+    wanted[i] = &tensors[i];
+  }
+  const Cache::Reading use(self);
+  Run run;
+  run([&] {
+    return intflash_sequence_export(use.get(), sequence, first, last, wanted[0], wanted[1]);
+  });
+}
+
+// ---- Saved sequences: through Python's functions, with the GIL held ----
+
+struct Stream {
+  nb::handle function;
+  bool failed = false;  // with Python's error set
+
+  template <class Step>
+  std::size_t perform(Step step) noexcept {
+    if (failed) return 0;
+    try {
+      return step();
+    } catch (nb::python_error& error) {
+      error.restore();
+      failed = true;
+      return 0;
+    }
+  }
+  void finish(intflash_status status) const {
+    if (failed) throw nb::python_error();
+    check(status);
+  }
+};
+
+std::size_t write_bytes(void* stream, const void* bytes, std::size_t num_bytes) {
+  Stream& self = *static_cast<Stream*>(stream);
+  return self.perform([&] {
+    self.function(nb::bytes(bytes, num_bytes));
+    return num_bytes;
+  });
+}
+
+std::size_t read_bytes(void* stream, void* bytes, std::size_t num_bytes) {
+  Stream& self = *static_cast<Stream*>(stream);
+  return self.perform([&] {
+    const nb::bytes read = nb::cast<nb::bytes>(self.function(num_bytes));
+    const std::size_t size = std::min(read.size(), num_bytes);
+    std::memcpy(bytes, read.data(), size);
+    return size;
+  });
+}
+
+void save(Cache& self, std::int32_t sequence, nb::handle write) {
+  const Cache::Reading use(self);
+  Stream stream{write};
+  stream.finish(intflash_sequence_save(use.get(), sequence, write_bytes, &stream));
+}
+
+std::int32_t load(Cache& self, nb::handle read) {
+  const Cache::Changing use(self);
+  Stream stream{read};
+  std::int32_t sequence = -1;
+  stream.finish(intflash_sequence_load(use.get(), read_bytes, &stream, &sequence));
+  return sequence;
+}
+
+nb::tuple info_tuple(Cache& self) {
+  const intflash_cache_info info = self.info();
+  return nb::make_tuple(info.num_layers, self.num_kv_heads(), self.head_dim(), self.head_dim_v(),
+                        info.page_size, info.num_pages, info.free_pages, info.num_sequences,
+                        info.page_bytes, info.bytes_per_token,
+                        info.codec == INTFLASH_CODEC_INT8 ? "int8" : "int8_wide",
+                        info.rotates_keys != 0, info.rotates_values != 0);
+}
+
+}  // namespace
+
+Cache::Cache(const Options& options)
+    : context_(context_of(options.threads)),
+      num_kv_heads_(options.num_kv_heads),
+      head_dim_(options.head_dim),
+      head_dim_v_(options.head_dim_v == 0 ? options.head_dim : options.head_dim_v) {
+  intflash_cache_options made{};
+  made.struct_size = sizeof made;
+  made.num_kv_heads = num_kv_heads_;
+  made.head_dim = head_dim_;
+  made.head_dim_v = head_dim_v_;
+  made.page_size = options.page_size;
+  made.num_pages = options.num_pages;
+  made.num_layers = options.num_layers;
+  made.codec = codec_of(options.codec);
+  made.rotation = options.rotate ? INTFLASH_ROTATION_AUTO : INTFLASH_ROTATION_NONE;
+  const std::vector<float> key_center =
+      center_of("key_center", options.key_center, {made.num_layers, num_kv_heads_, head_dim_});
+  const std::vector<float> value_center = center_of("value_center", options.value_center,
+                                                    {made.num_layers, num_kv_heads_, head_dim_v_});
+  made.key_center = key_center.empty() ? nullptr : key_center.data();
+  made.value_center = value_center.empty() ? nullptr : value_center.data();
+  check(intflash_cache_create(context_, &made, &cache_));
+}
+
+Cache::~Cache() { intflash_cache_destroy(cache_); }
+
+void Cache::close() {
+  if (cache_ == nullptr) return;
+  if (is_changing_ || readers_ != 0)
+    raise(INTFLASH_BUSY, "the cache is in use by another call: it is not closed");
+  intflash_cache_destroy(cache_);
+  cache_ = nullptr;
+  workspaces_.clear();
+}
+
+void Cache::want_open() const {
+  if (cache_ == nullptr) raise(INTFLASH_INVALID_ARGUMENT, "the cache is closed");
+}
+
+Cache::Reading::Reading(Cache& cache) : cache_(cache) {
+  cache.want_open();
+  if (cache.is_changing_)
+    raise(INTFLASH_BUSY, "another call is changing the cache: such calls must not overlap in time");
+  ++cache.readers_;
+}
+
+Cache::Changing::Changing(Cache& cache) : cache_(cache) {
+  cache.want_open();
+  if (cache.is_changing_ || cache.readers_ != 0)
+    raise(INTFLASH_BUSY, "another call is using the cache: a change must not overlap it in time");
+  cache.is_changing_ = true;
+}
+
+Cache::Borrowed::Borrowed(Cache& cache, std::size_t bytes) : cache_(cache) {
+  if (!cache.workspaces_.empty()) {
+    workspace_ = std::move(cache.workspaces_.back());
+    cache.workspaces_.pop_back();
+  }
+  if (workspace_.bytes >= bytes) return;
+  workspace_ = {};
+  const std::size_t rounded = (bytes + kAlignment - 1) / kAlignment * kAlignment;
+  workspace_.data = {std::aligned_alloc(kAlignment, rounded), std::free};
+  if (workspace_.data == nullptr)
+    raise(INTFLASH_OUT_OF_MEMORY,
+          "no memory for a workspace of " + std::to_string(bytes) + " bytes");
+  workspace_.bytes = rounded;
+}
+
+intflash_cache_info Cache::info() {
+  const Reading use(*this);
+  intflash_cache_info info{};
+  info.struct_size = sizeof info;
+  check(intflash_cache_get_info(use.get(), &info));
+  return info;
+}
+
+void add_cache(nb::module_& module) {
+  nb::class_<Cache>(module, "Cache")
+      .def(
+          "__init__",
+          [](Cache* self, nb::handle num_kv_heads, nb::handle head_dim, nb::handle head_dim_v,
+             nb::handle num_pages, nb::handle page_size, nb::handle num_layers, nb::handle codec,
+             bool rotate, nb::handle key_center, nb::handle value_center, nb::handle threads) {
+            new (self)
+                Cache({integer("kv_heads", num_kv_heads, 0), integer("head_dim", head_dim, 0),
+                       integer("head_dim_v", head_dim_v, 0), integer("pages", num_pages, 0),
+                       integer("page_size", page_size, 0), integer("layers", num_layers, 1), codec,
+                       key_center, value_center, threads, rotate});
+          },
+          nb::arg("kv_heads"), nb::arg("head_dim"), nb::arg("head_dim_v").none(), nb::arg("pages"),
+          nb::arg("page_size"), nb::arg("layers"), nb::arg("codec"), nb::arg("rotate"),
+          nb::arg("key_center").none(), nb::arg("value_center").none(), nb::arg("threads").none())
+      .def("close", &Cache::close)
+      .def("create", create)
+      .def("free", free_sequence)
+      .def("fork", fork)
+      .def("truncate", truncate)
+      .def("drop_before", drop_before)
+      .def("range", get_range)
+      .def("pages", get_pages)
+      .def("append", append, nb::arg("sequences"), nb::arg("key").none(), nb::arg("value").none(),
+           nb::arg("lengths").none(), nb::arg("layer"))
+      .def("export", export_tokens, nb::arg("sequence"), nb::arg("begin"), nb::arg("end"),
+           nb::arg("key").none(), nb::arg("value").none())
+      .def("save", save)
+      .def("load", load)
+      .def("info", info_tuple);
+}
+
+}  // namespace intflash::python

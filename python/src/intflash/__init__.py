@@ -1,0 +1,66 @@
+# Copyright 2026 The intflash Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Attention in integers on CPUs: INT8 products, and the same bits everywhere.
+
+`attend` takes NumPy's arrays, PyTorch's tensors, and whatever else has DLPack or the buffer
+protocol; `Cache` and `Batch` attend over a KV cache of INT8 pages. Neither NumPy nor PyTorch is
+imported, nor needed.
+"""
+
+from . import _core
+from ._attend import attend, merge_states
+from ._cache import Batch, Cache, CacheInfo, Sequence
+from ._errors import (
+    ArgumentError,
+    BadFileError,
+    BusyError,
+    CancelledError,
+    CopyWarning,
+    Error,
+    IsaUnavailableError,
+    NonfiniteInputError,
+    OutOfMemoryError,
+    PoolExhaustedError,
+    ScaleError,
+    ScoreOverflowError,
+    ShapeError,
+    SizeOverflowError,
+    StrideError,
+    UnknownIsaError,
+    UnsupportedError,
+    WorkspaceError,
+)
+from ._info import Info, Port, info
+
+__version__: str = _core.version
+
+__all__ = [
+    "ArgumentError",
+    "BadFileError",
+    "Batch",
+    "BusyError",
+    "Cache",
+    "CacheInfo",
+    "CancelledError",
+    "CopyWarning",
+    "Error",
+    "Info",
+    "IsaUnavailableError",
+    "NonfiniteInputError",
+    "OutOfMemoryError",
+    "PoolExhaustedError",
+    "Port",
+    "ScaleError",
+    "ScoreOverflowError",
+    "Sequence",
+    "ShapeError",
+    "SizeOverflowError",
+    "StrideError",
+    "UnknownIsaError",
+    "UnsupportedError",
+    "WorkspaceError",
+    "attend",
+    "info",
+    "merge_states",
+    "__version__",
+]

@@ -1,0 +1,62 @@
+# Copyright 2026 The intflash Authors
+# SPDX-License-Identifier: Apache-2.0
+"""PyTorch's tensors, where it is installed."""
+
+from __future__ import annotations
+
+import pytest
+
+import intflash
+
+torch = pytest.importorskip("torch")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_tensors_give_tensors_and_the_bits_of_arrays(dtype):
+    query = torch.randn(2, 4, 30, 64).to(dtype)
+    key = torch.randn(2, 50, 2, 64).to(dtype).transpose(1, 2)
+    out, lse = intflash.attend(query, key, key, causal=True, lse=True)  # which copies nothing
+    assert (type(out), out.dtype, lse.dtype) == (torch.Tensor, dtype, torch.float32)
+    wide = intflash.attend(*(tensor.float().numpy() for tensor in (query, key, key)), causal=True)
+    assert torch.equal(out, torch.from_numpy(wide).to(dtype))
+    mask = torch.ones(30, 50, dtype=torch.bool).tril(20)
+    assert torch.equal(intflash.attend(query, key, key, mask=mask), out)
+    given = torch.empty_like(out)
+    assert intflash.attend(query, key, key, causal=True, out=given) is given
+    assert torch.equal(given, out)
+
+
+def test_tensors_that_require_grad_are_refused_while_grad_is_on():
+    tensor = torch.randn(1, 2, 4, 8, requires_grad=True)
+    with pytest.raises(intflash.UnsupportedError, match="query requires grad"):
+        intflash.attend(tensor, tensor, tensor)
+    with torch.no_grad():
+        out = intflash.attend(tensor, tensor, tensor)
+    assert torch.equal(out, intflash.attend(*[tensor.detach()] * 3))
+
+
+def test_tensors_elsewhere_and_of_other_dtypes_are_refused():
+    tensor = torch.randn(1, 2, 4, 8)
+    with pytest.raises(intflash.UnsupportedError, match="query .*meta"):
+        intflash.attend(tensor.to("meta"), tensor, tensor)
+    with pytest.raises(intflash.UnsupportedError, match="key has dtype torch.float64"):
+        intflash.attend(tensor, tensor.double(), tensor)
+
+
+def test_the_number_of_threads_is_torchs():
+    before = torch.get_num_threads()
+    try:
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            assert intflash.info().threads == count
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_cache_takes_and_gives_tensors():
+    cache = intflash.Cache(kv_heads=2, head_dim=64, pages=9)
+    sequences = [cache.sequence(), cache.sequence()]
+    query, key = (torch.randn(2, 5, heads, 64).transpose(1, 2) for heads in (4, 2))
+    cache.append(sequences, key, key)
+    wanted = intflash.attend(query, key, key, causal=True, score_digits=1)
+    assert torch.equal(cache.attend(sequences, query), wanted)
