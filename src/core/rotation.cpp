@@ -40,7 +40,6 @@ intflash_status choose_rotation(intflash_rotation given, std::int64_t head_dim,
 
 const std::uint32_t* rotation_signs(bool rotated) { return rotated ? kSigns.data() : nullptr; }
 
-void rotate(float* row, std::int64_t dim) { rotate_row<RowLoops>(row, kSigns.data(), row, dim); }
 void rotate_back(float* row, std::int64_t dim) {
   unrotate_row<RowLoops>(row, 1.0f, kSigns.data(), row, dim);
 }

@@ -23,8 +23,7 @@ intflash_status choose_rotation(intflash_rotation given, std::int64_t head_dim,
 // Which channels change their signs before the transform, and after its inverse: bit 31 where they
 // do, [kMaxHeadDim]; nullptr: rows are not rotated.
 const std::uint32_t* rotation_signs(bool rotated);
-// Rotates a row, and undoes it; ports have their own ways.
-void rotate(float* row, std::int64_t dim);
+// Undoes the rotation of a row; ports have their own way.
 void rotate_back(float* row, std::int64_t dim);
 
 }  // namespace intflash::internal

@@ -111,11 +111,16 @@ INTFLASH_INLINE void transform(std::int64_t dim, float* between, Load load, Fini
   const std::int64_t block = dim & -dim;
   if (block >= 8 * Ops::kLanes) {
     transform_blocks<Ops, 8>(dim, block, between, load, finish);
-  } else if (block >= 4 * Ops::kLanes) {
-    transform_blocks<Ops, 4>(dim, block, between, load, finish);
-  } else {
-    transform_blocks<Ops, 1>(dim, block, between, load, finish);
+    return;
   }
+  // Shorter runs than that are rare.
+  if constexpr (4 * Ops::kLanes >= 32) {
+    if (block >= 4 * Ops::kLanes) {
+      transform_blocks<Ops, 4>(dim, block, between, load, finish);
+      return;
+    }
+  }
+  transform_blocks<Ops, 1>(dim, block, between, load, finish);
 }
 
 // What makes the transform orthonormal.
