@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Times of what surrounds the products, per port, on data in L2: scanning, quantizing, packing,
-// preparing; and of waking a second thread. For whole calls and their shares of the machine's limit
-// there is `intflash bench`.
+// writing out; and of waking a second thread. For whole calls and their shares of the machine's
+// limit there is `intflash bench`.
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
@@ -79,7 +79,8 @@ void sum(benchmark::State& state, const KernelTable& kernels) {
   });
 }
 
-void quantize_rows(benchmark::State& state, const KernelTable& kernels, const std::int8_t* signs) {
+void quantize_rows(benchmark::State& state, const KernelTable& kernels,
+                   const std::uint32_t* signs) {
   const Block block;
   time_blocks(state, [&](std::int64_t token) {
     kernels.quantize_rows({block.rows(token),
@@ -115,6 +116,23 @@ void pack_values(benchmark::State& state, const KernelTable& kernels) {
   time_blocks(state, [&](std::int64_t) {
     kernels.pack_values(block.codes.as<std::int8_t>(), kDim, kDim, block.tiles.as<std::int8_t>());
   });
+}
+
+// Calls write_row for rows of out in turn.
+void write_rows(benchmark::State& state, const KernelTable& kernels, const std::uint32_t* signs) {
+  const Block block;
+  time_blocks(state, [&](std::int64_t token) {
+    for (std::int64_t r = token; r < token + kBlockTokens; ++r) {
+      kernels.write_row(block.source.as<float>() + r * kDim, 1.0f, kDim, signs, nullptr,
+                        Dtype::kF32, block.tiles.as<float>());
+    }
+  });
+}
+void write_row(benchmark::State& state, const KernelTable& kernels) {
+  write_rows(state, kernels, nullptr);
+}
+void unrotate_and_write_row(benchmark::State& state, const KernelTable& kernels) {
+  write_rows(state, kernels, rotation_signs(true));
 }
 
 // Two workers that each wait for the other: both threads must be there. Where other programs take a
@@ -153,9 +171,11 @@ const int registered = [] {
     const char* name;
     PartFn part;
   };
-  const Named parts[] = {{"scan", scan},           {"sum", sum},
-                         {"quantize", quantize},   {"rotate_and_quantize", rotate_and_quantize},
-                         {"pack_keys", pack_keys}, {"pack_values", pack_values}};
+  const Named parts[] = {
+      {"scan", scan},           {"sum", sum},
+      {"quantize", quantize},   {"rotate_and_quantize", rotate_and_quantize},
+      {"pack_keys", pack_keys}, {"pack_values", pack_values},
+      {"write_row", write_row}, {"unrotate_and_write_row", unrotate_and_write_row}};
   for (const Named& named : parts) {
     for (const PortEntry& port : ports()) {
       const KernelTable* kernels = find_kernels(port.name);

@@ -3,6 +3,7 @@
 //
 // The default: query, key and value are rotated wherever they can be, no centre is computed, and so
 // a prompt's chunks give the bits of the whole.
+#include <bit>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -12,6 +13,7 @@
 #include <gtest/gtest.h>
 
 #include "attention_case.h"
+#include "core/rotation.h"
 #include "intflash/intflash.hpp"
 #include "relative_l1.h"
 #include "serving.h"
@@ -58,6 +60,41 @@ TEST(Rotation, IsTheDefaultOfCaches) {
   const Cache cache(context, options);
   EXPECT_EQ(cache.info().rotates_keys, 1);
   EXPECT_EQ(cache.info().rotates_values, 0);
+}
+
+// As docs/numerics.md defines it, addition by addition.
+std::vector<float> unrotated(std::vector<float> row) {
+  const std::size_t run = row.size() & -row.size();
+  for (std::size_t half = 1; half < run; half *= 2) {
+    for (std::size_t c = 0; c < row.size(); ++c) {
+      if ((c & half) != 0) continue;
+      const float a = row[c], b = row[c + half];
+      row[c] = a + b;
+      row[c + half] = a - b;
+    }
+  }
+  const int log2_run = std::countr_zero(run);
+  const float factor = std::ldexp(log2_run % 2 != 0 ? 0.70710678f : 1.0f, -(log2_run / 2));
+  for (std::size_t c = 0; c < row.size(); ++c) {
+    const std::uint32_t hash = static_cast<std::uint32_t>(c + 1) * 0x9e3779b1u;
+    row[c] *= ((hash ^ (hash << 7)) >> 31) != 0 ? -factor : factor;
+  }
+  return row;
+}
+
+TEST(Rotation, IsUndoneAdditionByAdditionAsDefinedOnEveryPort) {
+  for (const std::size_t dim :
+       {8u, 16u, 24u, 32u, 40u, 64u, 72u, 96u, 128u, 192u, 256u, 576u, 1024u}) {
+    std::vector<float> row(dim);
+    for (std::size_t c = 0; c < dim; ++c) row[c] = std::sin(static_cast<float>(c * c % 10007));
+    const std::vector<float> expected = unrotated(row);
+    for (const PortEntry& port : all_test_ports()) {
+      std::vector<float> out(dim);
+      port.kernels->write_row(row.data(), kRowSumOfOut, static_cast<std::int32_t>(dim),
+                              rotation_signs(true), nullptr, Dtype::kF32, out.data());
+      EXPECT_EQ(out, expected) << port.name << ", " << dim;
+    }
+  }
 }
 
 double error_of(AttentionCase c, bool rotate) {

@@ -60,7 +60,9 @@ Quantized quantize(const Matrix& x, bool rotated, Form form) {
   for (std::int64_t t = 0; t < x.tokens; ++t) {
     std::transform(x.row(t), x.row(t) + x.dim, row.begin(),
                    [](double element) { return static_cast<float>(element); });
-    if (rotated) internal::rotate_row(internal::rotation_signs(rotated), row.data(), x.dim);
+    if (rotated)
+      internal::rotate_row<internal::RowLoops>(row.data(), internal::rotation_signs(rotated),
+                                               row.data(), x.dim);
     result.scales.push_back(static_cast<double>(quantize_row(row, form)));
     if (rotated) internal::rotate_back(row.data(), x.dim);
     std::copy(row.begin(), row.end(), result.rows.row(t));

@@ -27,7 +27,12 @@ bool has_value(const char* variable, const char* wanted) {
   const char* value = std::getenv(variable);
   return value != nullptr && std::strcmp(value, wanted) == 0;
 }
-bool wants_rotation() { return !has_value("INTFLASH_LLAMA_ROTATE", "0"); }
+Rotation rotation() {
+  if (has_value("INTFLASH_LLAMA_ROTATE", "0")) return Rotation::kNever;
+  const char* const disabled = std::getenv("LLAMA_ATTN_ROT_DISABLE");  // as llama.cpp reads it
+  return disabled != nullptr && std::atoi(disabled) != 0 ? Rotation::kAlways
+                                                         : Rotation::kUnlessStored;
+}
 // Also what ggml does faster: for tests.
 bool takes_all() { return has_value("INTFLASH_LLAMA_ALL", "1"); }
 
@@ -43,7 +48,7 @@ struct BackendContext {
     for (const std::unique_ptr<Engine>& engine : engines) {
       if (engine->num_threads() == num_threads) return *engine;
     }
-    engines.push_back(std::make_unique<Engine>(num_threads, wants_rotation()));
+    engines.push_back(std::make_unique<Engine>(num_threads, rotation()));
     return *engines.back();
   }
 };
@@ -128,7 +133,7 @@ void log_once(const std::string& reason) {
 
 // Answers what can be served; never runs.
 const Engine& probe() {
-  static const Engine engine(1, wants_rotation());
+  static const Engine engine(1, rotation());
   return engine;
 }
 

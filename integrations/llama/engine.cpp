@@ -61,7 +61,8 @@ bool Memory::grow_to(std::size_t bytes) {
   return data_ != nullptr;
 }
 
-Engine::Engine(int num_threads, bool rotate) : num_threads_(num_threads), rotate_(rotate) {
+Engine::Engine(int num_threads, Rotation rotation)
+    : num_threads_(num_threads), rotation_(rotation) {
   intflash_context_options options = context_options();
   options.num_threads = num_threads;
 #if defined(_OPENMP)
@@ -79,7 +80,7 @@ bool Engine::is_served(const intflash_attend_desc& desc) const {
 }
 
 bool Engine::describe_served(const ggml_tensor& op, Call& call, std::string& reason) const {
-  if (!describe(op, rotate_, call, reason)) return false;
+  if (!describe(op, rotation_, call, reason)) return false;
   if (is_served(call.desc)) return true;
   reason = intflash_last_error();
   return false;

@@ -42,7 +42,7 @@ struct Scratch {
 class Engine {
  public:
   // num_threads = 0: as many as the library would take.
-  explicit Engine(int num_threads, bool rotate);
+  explicit Engine(int num_threads, Rotation rotation);
 
   bool is_valid() const { return context_.has_value(); }  // else intflash_last_error() has it
   int num_threads() const { return num_threads_; }        // as asked for
@@ -68,7 +68,7 @@ class Engine {
 
   std::optional<Context> context_;
   int num_threads_;
-  bool rotate_;
+  Rotation rotation_;
   std::vector<PlanEntry> plans_;  // the last used at the end
 };
 

@@ -58,6 +58,10 @@ intflash_dtype dtype_of(ggml_type type) {
   }
 }
 
+bool is_stored_rotated(const ggml_tensor& tensor) {
+  return ggml_is_quantized(tensor.type) && tensor.ne[0] % 64 == 0;
+}
+
 bool is_convertible(ggml_type type) { return ggml_get_type_traits(type)->to_float != nullptr; }
 
 // Rows contiguous, and strides in whole blocks.
@@ -180,7 +184,7 @@ std::size_t Call::value_bytes() const {
                        : 0;
 }
 
-bool describe(const ggml_tensor& op, bool rotate, Call& call, std::string& reason) {
+bool describe(const ggml_tensor& op, Rotation rotation, Call& call, std::string& reason) {
   reason = unfit_tensor(op);
   if (reason.empty()) reason = unfit_mask(op);
   if (reason.empty()) reason = unfit_parameters(op);
@@ -207,7 +211,10 @@ bool describe(const ggml_tensor& op, bool rotate, Call& call, std::string& reaso
   desc.score_cap = parameters.score_cap;
   // A mean over all keys would let a token's codes depend on the tokens after it.
   desc.center = INTFLASH_CENTER_NONE;
-  desc.rotation = rotate ? INTFLASH_ROTATION_AUTO : INTFLASH_ROTATION_NONE;
+  const bool rotates = rotation == Rotation::kAlways ||
+                       (rotation == Rotation::kUnlessStored &&
+                        !(is_stored_rotated(in.key) && is_stored_rotated(in.value)));
+  desc.rotation = rotates ? INTFLASH_ROTATION_AUTO : INTFLASH_ROTATION_NONE;
   return true;
 }
 

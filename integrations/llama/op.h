@@ -25,8 +25,12 @@ struct Call {
   std::size_t value_bytes() const;
 };
 
+// llama.cpp rotates keys, or values, before it stores them in quantized types where heads have a
+// multiple of 64 channels, queries and its result with them, unless it is told not to.
+enum class Rotation { kNever, kUnlessStored, kAlways };
+
 // Fills call, or says in reason why not. Reads shapes, strides and parameters, no data.
-bool describe(const ggml_tensor& op, bool rotate, Call& call, std::string& reason);
+bool describe(const ggml_tensor& op, Rotation rotation, Call& call, std::string& reason);
 
 // Whether an op that can be served is faster here than in ggml's CPU backend; else reason says why
 // not.

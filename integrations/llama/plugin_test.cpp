@@ -190,6 +190,31 @@ TEST_F(Plugin, KeysWithALargeBiasThatRotaryEmbeddingTurnsAreNotCoarse) {
   }
 }
 
+TEST_F(Plugin, RotatesWhatLlamaDoesNotStoreRotated) {
+  Attention attention;
+  const auto in_environment = [&](const char* variable, const char* value) {
+    setenv(variable, value, 1);
+    ggml_backend_t other = ggml_backend_dev_init(device(), nullptr);
+    const std::vector<float> result = compute(other, attention, make_data(attention, kSeed));
+    ggml_backend_free(other);
+    unsetenv(variable);
+    return result;
+  };
+  const auto is_rotated = [&] {
+    return compute(backend, attention, make_data(attention, kSeed)) !=
+           in_environment("INTFLASH_LLAMA_ROTATE", "0");
+  };
+  EXPECT_TRUE(is_rotated());
+  attention.key_type = GGML_TYPE_Q8_0;
+  EXPECT_TRUE(is_rotated());  // for its values
+  attention.value_type = GGML_TYPE_Q4_0;
+  EXPECT_FALSE(is_rotated());
+  EXPECT_NE(in_environment("LLAMA_ATTN_ROT_DISABLE", "1"),
+            in_environment("INTFLASH_LLAMA_ROTATE", "0"));
+  attention.head_dim = 96;
+  EXPECT_TRUE(is_rotated());
+}
+
 TEST_F(Plugin, TakesEveryShapeThatLlamaAsksFor) {
   ASSERT_EQ(setenv("INTFLASH_LLAMA_ALL", "1", 1), 0);  // also what the CPU does faster
   for (const std::int64_t query_len : {1, 2, 75}) {

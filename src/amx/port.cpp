@@ -51,7 +51,7 @@ extern constexpr KernelTable kernels_amx_int8 = {
     .attend_tile = attend_tile_by_either,
     .attend_spans = attend_spans_amx,
     .merge_states = merge_states,
-    .write_row = write_row,
+    .write_row = write_row<Avx512>,
     .integer_peak = integer_peak,
 };
 

@@ -194,31 +194,45 @@ struct Avx2 {
     }
   }
 
+  static INTFLASH_INLINE F32 load_halves(const std::uint16_t* p) {
+    return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  }
+  static INTFLASH_INLINE F32 load_bf16(const std::uint16_t* p) {
+    const __m128i eight = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(eight), 16));
+  }
+  static INTFLASH_INLINE F32 load_codes(const std::uint8_t* p) {
+    const __m128i eight = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(eight));
+  }
+  // Codes from i on of the 32 that pairs hold, as scale_nibbles takes them.
+  static INTFLASH_INLINE F32 load_nibbles(const std::uint8_t* pairs, std::int64_t i) {
+    const __m128i eight = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(pairs + i % 16));
+    const I32 both = _mm256_cvtepu8_epi32(eight);
+    const I32 codes = i < 16 ? _mm256_and_si256(both, broadcast32(15)) : _mm256_srli_epi32(both, 4);
+    return _mm256_cvtepi32_ps(_mm256_sub_epi32(codes, broadcast32(8)));
+  }
+  static INTFLASH_INLINE F32 broadcast_half(std::uint16_t half) {
+    return _mm256_cvtph_ps(_mm_set1_epi16(static_cast<std::int16_t>(half)));
+  }
+
   static INTFLASH_INLINE void widen_halves(const std::uint16_t* halves, std::int64_t count,
                                            float* elements) {
-    for (std::int64_t i = 0; i < count; i += 8) {
-      const __m128i eight = _mm_loadu_si128(reinterpret_cast<const __m128i*>(halves + i));
-      _mm256_storeu_ps(elements + i, _mm256_cvtph_ps(eight));
-    }
+    for (std::int64_t i = 0; i < count; i += 8)
+      _mm256_storeu_ps(elements + i, load_halves(halves + i));
   }
-  static INTFLASH_INLINE void scale_codes(const std::int8_t* codes, std::uint16_t half,
+  static INTFLASH_INLINE void scale_codes(const std::uint8_t* codes, std::uint16_t half,
                                           float* elements) {
-    const F32 scale = _mm256_cvtph_ps(_mm_set1_epi16(static_cast<std::int16_t>(half)));
-    for (std::int32_t i = 0; i < 32; i += 8) {
-      const __m128i some = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(codes + i));
-      const F32 numbers = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(some));
-      _mm256_storeu_ps(elements + i, _mm256_mul_ps(numbers, scale));
-    }
+    const F32 scale = broadcast_half(half);
+    for (std::int32_t i = 0; i < 32; i += 8)
+      _mm256_storeu_ps(elements + i, _mm256_mul_ps(load_codes(codes + i), scale));
   }
   static INTFLASH_INLINE void scale_nibbles(const std::uint8_t* pairs, std::uint16_t half,
                                             float* elements) {
-    const __m128i both = _mm_loadu_si128(reinterpret_cast<const __m128i*>(pairs));
-    const __m128i low = _mm_and_si128(both, _mm_set1_epi8(15));
-    const __m128i high = _mm_and_si128(_mm_srli_epi16(both, 4), _mm_set1_epi8(15));
-    alignas(16) std::int8_t codes[32];
-    _mm_store_si128(reinterpret_cast<__m128i*>(codes), _mm_sub_epi8(low, _mm_set1_epi8(8)));
-    _mm_store_si128(reinterpret_cast<__m128i*>(codes + 16), _mm_sub_epi8(high, _mm_set1_epi8(8)));
-    scale_codes(codes, half, elements);
+    const F32 scale = broadcast_half(half);
+    INTFLASH_UNROLL
+    for (std::int32_t i = 0; i < 32; i += 8)
+      _mm256_storeu_ps(elements + i, _mm256_mul_ps(load_nibbles(pairs, i), scale));
   }
   static INTFLASH_INLINE void quantize_64(const float* row, float inverse, std::int8_t* codes) {
     for (std::int32_t i = 0; i < 64; i += 32) {
@@ -239,6 +253,23 @@ struct Avx2 {
   static INTFLASH_INLINE F32 load_f32(const float* p) { return _mm256_load_ps(p); }
   static INTFLASH_INLINE void store_f32(float* p, F32 a) { _mm256_store_ps(p, a); }
   static INTFLASH_INLINE F32 broadcast_f32(float a) { return _mm256_set1_ps(a); }
+  static INTFLASH_INLINE F32 load_any_f32(const float* p) { return _mm256_loadu_ps(p); }
+  static INTFLASH_INLINE void store_any_f32(float* p, F32 a) { _mm256_storeu_ps(p, a); }
+  static INTFLASH_INLINE F32 add_f32(F32 a, F32 b) { return _mm256_add_ps(a, b); }
+  static INTFLASH_INLINE F32 sub_f32(F32 a, F32 b) { return _mm256_sub_ps(a, b); }
+  static INTFLASH_INLINE F32 mul_f32(F32 a, F32 b) { return _mm256_mul_ps(a, b); }
+  static INTFLASH_INLINE F32 add_signed(F32 sum, F32 a, F32 signs) { return fma(a, signs, sum); }
+  static INTFLASH_INLINE F32 flip_signs(F32 a, const std::uint32_t* bits) {
+    return _mm256_xor_ps(a, _mm256_castsi256_ps(load_any(bits)));
+  }
+  static INTFLASH_INLINE I32 magnitude_bits(F32 a) {
+    return _mm256_and_si256(_mm256_castps_si256(a), broadcast32(0x7fffffff));
+  }
+  template <std::int32_t kDistance>
+  static INTFLASH_INLINE F32 swapped(F32 a) {
+    if constexpr (kDistance == 4) return _mm256_permute2f128_ps(a, a, 0x01);
+    return _mm256_permute_ps(a, kDistance == 1 ? 0xb1 : 0x4e);
+  }
   static INTFLASH_INLINE F32 to_f32(I32 a) { return _mm256_cvtepi32_ps(a); }
   static INTFLASH_INLINE F32 fma(F32 a, F32 b, F32 c) { return _mm256_fmadd_ps(a, b, c); }
 };

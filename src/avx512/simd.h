@@ -221,6 +221,28 @@ struct Avx512 {
     store(rows + 3 * row_stride, _mm512_shuffle_i32x4(back, back2, 0xdd));
   }
 
+  static INTFLASH_INLINE F32 load_halves(const std::uint16_t* p) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  }
+  static INTFLASH_INLINE F32 load_bf16(const std::uint16_t* p) {
+    const __m256i sixteen = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(sixteen), 16));
+  }
+  static INTFLASH_INLINE F32 load_codes(const std::uint8_t* p) {
+    const __m128i sixteen = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(sixteen));
+  }
+  // Codes from i on of the 32 that pairs hold, as scale_nibbles takes them.
+  static INTFLASH_INLINE F32 load_nibbles(const std::uint8_t* pairs, std::int64_t i) {
+    const __m128i sixteen = _mm_loadu_si128(reinterpret_cast<const __m128i*>(pairs));
+    const I32 both = _mm512_cvtepu8_epi32(sixteen);
+    const I32 codes = i < 16 ? _mm512_and_si512(both, broadcast32(15)) : _mm512_srli_epi32(both, 4);
+    return _mm512_cvtepi32_ps(_mm512_sub_epi32(codes, broadcast32(8)));
+  }
+  static INTFLASH_INLINE F32 broadcast_half(std::uint16_t half) {
+    return _mm512_cvtph_ps(_mm256_set1_epi16(static_cast<std::int16_t>(half)));
+  }
+
   static INTFLASH_INLINE void widen_halves(const std::uint16_t* halves, std::int64_t count,
                                            float* elements) {
     for (std::int64_t i = 0; i < count; i += 16) {
@@ -229,24 +251,18 @@ struct Avx512 {
       _mm512_mask_storeu_ps(elements + i, some, _mm512_cvtph_ps(sixteen));
     }
   }
-  static INTFLASH_INLINE void scale_codes(const std::int8_t* codes, std::uint16_t half,
+  static INTFLASH_INLINE void scale_codes(const std::uint8_t* codes, std::uint16_t half,
                                           float* elements) {
-    const F32 scale = _mm512_cvtph_ps(_mm256_set1_epi16(static_cast<std::int16_t>(half)));
-    for (std::int32_t i = 0; i < 32; i += 16) {
-      const __m128i some = _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes + i));
-      const F32 numbers = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(some));
-      _mm512_storeu_ps(elements + i, _mm512_mul_ps(numbers, scale));
-    }
+    const F32 scale = broadcast_half(half);
+    for (std::int32_t i = 0; i < 32; i += 16)
+      _mm512_storeu_ps(elements + i, _mm512_mul_ps(load_codes(codes + i), scale));
   }
   static INTFLASH_INLINE void scale_nibbles(const std::uint8_t* pairs, std::uint16_t half,
                                             float* elements) {
-    const __m128i both = _mm_loadu_si128(reinterpret_cast<const __m128i*>(pairs));
-    const __m128i low = _mm_and_si128(both, _mm_set1_epi8(15));
-    const __m128i high = _mm_and_si128(_mm_srli_epi16(both, 4), _mm_set1_epi8(15));
-    alignas(16) std::int8_t codes[32];
-    _mm_store_si128(reinterpret_cast<__m128i*>(codes), _mm_sub_epi8(low, _mm_set1_epi8(8)));
-    _mm_store_si128(reinterpret_cast<__m128i*>(codes + 16), _mm_sub_epi8(high, _mm_set1_epi8(8)));
-    scale_codes(codes, half, elements);
+    const F32 scale = broadcast_half(half);
+    INTFLASH_UNROLL
+    for (std::int32_t i = 0; i < 32; i += 16)
+      _mm512_storeu_ps(elements + i, _mm512_mul_ps(load_nibbles(pairs, i), scale));
   }
   static INTFLASH_INLINE void quantize_64(const float* row, float inverse, std::int8_t* codes) {
     I32 part[4];
@@ -264,6 +280,23 @@ struct Avx512 {
   static INTFLASH_INLINE F32 load_f32(const float* p) { return _mm512_load_ps(p); }
   static INTFLASH_INLINE void store_f32(float* p, F32 a) { _mm512_store_ps(p, a); }
   static INTFLASH_INLINE F32 broadcast_f32(float a) { return _mm512_set1_ps(a); }
+  static INTFLASH_INLINE F32 load_any_f32(const float* p) { return _mm512_loadu_ps(p); }
+  static INTFLASH_INLINE void store_any_f32(float* p, F32 a) { _mm512_storeu_ps(p, a); }
+  static INTFLASH_INLINE F32 add_f32(F32 a, F32 b) { return _mm512_add_ps(a, b); }
+  static INTFLASH_INLINE F32 sub_f32(F32 a, F32 b) { return _mm512_sub_ps(a, b); }
+  static INTFLASH_INLINE F32 mul_f32(F32 a, F32 b) { return _mm512_mul_ps(a, b); }
+  static INTFLASH_INLINE F32 add_signed(F32 sum, F32 a, F32 signs) { return fma(a, signs, sum); }
+  static INTFLASH_INLINE F32 flip_signs(F32 a, const std::uint32_t* bits) {
+    return _mm512_castsi512_ps(_mm512_xor_si512(_mm512_castps_si512(a), load_any(bits)));
+  }
+  static INTFLASH_INLINE I32 magnitude_bits(F32 a) {
+    return _mm512_and_si512(_mm512_castps_si512(a), broadcast32(0x7fffffff));
+  }
+  template <std::int32_t kDistance>
+  static INTFLASH_INLINE F32 swapped(F32 a) {
+    if constexpr (kDistance >= 4) return _mm512_shuffle_f32x4(a, a, kDistance == 4 ? 0xb1 : 0x4e);
+    return _mm512_permute_ps(a, kDistance == 1 ? 0xb1 : 0x4e);
+  }
   static INTFLASH_INLINE F32 to_f32(I32 a) { return _mm512_cvtepi32_ps(a); }
   static INTFLASH_INLINE F32 fma(F32 a, F32 b, F32 c) { return _mm512_fmadd_ps(a, b, c); }
 };

@@ -13,15 +13,15 @@ namespace {
 
 // Bit 31 of a multiplicative hash of the channel, so that no natural pattern of channels (all
 // equal, alternating) turns into one large coefficient.
-constexpr std::array<std::int8_t, kMaxHeadDim> make_signs() {
-  std::array<std::int8_t, kMaxHeadDim> signs{};
+constexpr std::array<std::uint32_t, kMaxHeadDim> make_signs() {
+  std::array<std::uint32_t, kMaxHeadDim> signs{};
   for (std::uint32_t c = 0; c < kMaxHeadDim; ++c) {
     const std::uint32_t hash = (c + 1) * 0x9e3779b1u;
-    signs[c] = ((hash ^ (hash << 7)) >> 31) != 0 ? -1 : 1;
+    signs[c] = (hash ^ (hash << 7)) & 0x80000000u;
   }
   return signs;
 }
-alignas(64) constexpr std::array<std::int8_t, kMaxHeadDim> kSigns = make_signs();
+alignas(64) constexpr std::array<std::uint32_t, kMaxHeadDim> kSigns = make_signs();
 
 }  // namespace
 
@@ -38,8 +38,10 @@ intflash_status choose_rotation(intflash_rotation given, std::int64_t head_dim,
   return INTFLASH_OK;
 }
 
-const std::int8_t* rotation_signs(bool rotated) { return rotated ? kSigns.data() : nullptr; }
+const std::uint32_t* rotation_signs(bool rotated) { return rotated ? kSigns.data() : nullptr; }
 
-void rotate_back(float* row, std::int64_t dim) { unrotate_row(kSigns.data(), row, dim); }
+void rotate_back(float* row, std::int64_t dim) {
+  unrotate_row<RowLoops>(row, 1.0f, kSigns.data(), row, dim);
+}
 
 }  // namespace intflash::internal

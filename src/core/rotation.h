@@ -20,10 +20,10 @@ struct Rotation {
 intflash_status choose_rotation(intflash_rotation given, std::int64_t head_dim,
                                 std::int64_t head_dim_v, Rotation& rotation);
 
-// What rows are multiplied by before the transform, and after its inverse: 1 or -1, [kMaxHeadDim];
-// nullptr: they are not rotated.
-const std::int8_t* rotation_signs(bool rotated);
-// Undoes the rotation of a row.
+// Which channels change their signs before the transform, and after its inverse: bit 31 where they
+// do, [kMaxHeadDim]; nullptr: rows are not rotated.
+const std::uint32_t* rotation_signs(bool rotated);
+// Undoes the rotation of a row; ports have their own way.
 void rotate_back(float* row, std::int64_t dim);
 
 }  // namespace intflash::internal

@@ -142,6 +142,20 @@ struct Neon : RowLoops {
   static INTFLASH_INLINE F32 load_f32(const float* p) { return vld1q_f32(p); }
   static INTFLASH_INLINE void store_f32(float* p, F32 a) { vst1q_f32(p, a); }
   static INTFLASH_INLINE F32 broadcast_f32(float a) { return vdupq_n_f32(a); }
+  static INTFLASH_INLINE F32 load_any_f32(const float* p) { return vld1q_f32(p); }
+  static INTFLASH_INLINE void store_any_f32(float* p, F32 a) { vst1q_f32(p, a); }
+  static INTFLASH_INLINE F32 add_f32(F32 a, F32 b) { return vaddq_f32(a, b); }
+  static INTFLASH_INLINE F32 sub_f32(F32 a, F32 b) { return vsubq_f32(a, b); }
+  static INTFLASH_INLINE F32 mul_f32(F32 a, F32 b) { return vmulq_f32(a, b); }
+  static INTFLASH_INLINE F32 add_signed(F32 sum, F32 a, F32 signs) { return fma(a, signs, sum); }
+  static INTFLASH_INLINE F32 flip_signs(F32 a, const std::uint32_t* bits) {
+    return vreinterpretq_f32_u32(veorq_u32(vreinterpretq_u32_f32(a), vld1q_u32(bits)));
+  }
+  static INTFLASH_INLINE I32 magnitude_bits(F32 a) { return vreinterpretq_s32_f32(vabsq_f32(a)); }
+  template <std::int32_t kDistance>
+  static INTFLASH_INLINE F32 swapped(F32 a) {
+    return kDistance == 1 ? vrev64q_f32(a) : vextq_f32(a, a, 2);
+  }
   static INTFLASH_INLINE F32 to_f32(I32 a) { return vcvtq_f32_s32(a); }
   static INTFLASH_INLINE F32 fma(F32 a, F32 b, F32 c) { return vfmaq_f32(c, a, b); }
 };

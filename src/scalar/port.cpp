@@ -264,7 +264,7 @@ extern constexpr KernelTable kernels_scalar = {
     .attend_tile = attend_tile,
     .attend_spans = nullptr,
     .merge_states = merge_states,
-    .write_row = write_row,
+    .write_row = write_row<RowLoops>,
     .integer_peak = integer_peak,
 };
 

@@ -39,14 +39,9 @@ void write_result(const KernelTable& kernels, const AttentionState& state, std::
       scaled_center[c] = center[c] * share;
     if (center != nullptr) center = scaled_center;
   }
-  float* const accumulators = state.accumulators + row * state.accumulator_stride;
-  float row_sum = state.row_sum[row];
-  if (result.rotated && row_sum > 0) {
-    scale_row(accumulators, result.dim, kRowSumOfOut / row_sum);
-    rotate_back(accumulators, result.dim);
-    row_sum = kRowSumOfOut;
-  }
-  kernels.write_row(accumulators, row_sum, result.dim, center, result.out_dtype, result.out);
+  kernels.write_row(state.accumulators + row * state.accumulator_stride, state.row_sum[row],
+                    result.dim, rotation_signs(result.rotated), center, result.out_dtype,
+                    result.out);
   if (result.lse != nullptr)
     *result.lse = log_sum_exp(state.reference[row], state.row_sum[row], result.center_score);
 }

@@ -30,7 +30,7 @@ constexpr KernelTable make_kernel_table(const char* name) {
       .attend_tile = attend_tile<Isa>,
       .attend_spans = nullptr,
       .merge_states = merge_states,
-      .write_row = write_row,
+      .write_row = write_row<Isa>,
       .integer_peak = Isa::integer_peak,
   };
 }

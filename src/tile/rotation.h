@@ -1,98 +1,193 @@
 // Copyright 2026 The intflash Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// The Hadamard rotation of a row of channels, and its inverse.
+// The Hadamard rotation of a row of channels, and its inverse: the transform of each run of
+// 2^k channels, the largest power of two that divides dim (a multiple of 8), orthonormal and its
+// own inverse.
 #pragma once
 
 #include <cstdint>
 
 #include "tile/float_math.h"
+#include "tile/row_ops.h"
 
 namespace intflash::internal {
 namespace {
 
-// Eight channels, at any address. What an instruction set has no such vectors for, compilers take
-// apart.
-using Channels = float __attribute__((vector_size(32), aligned(4), may_alias));
-using ChannelBits = std::uint32_t __attribute__((vector_size(32), aligned(4), may_alias));
+// Lane by lane the largest magnitudes met, as bits.
+template <class Ops>
+struct LargestLanes {
+  typename Ops::I32 bits = Ops::zero();
 
-// (a, b) -> (a + b, a - b) for the pairs at distance kHalf of each 2 kHalf channels.
-template <int kHalf>
-INTFLASH_INLINE void turn_pairs(Channels& x) {
-  const Channels other = kHalf == 1   ? __builtin_shufflevector(x, x, 1, 0, 3, 2, 5, 4, 7, 6)
-                         : kHalf == 2 ? __builtin_shufflevector(x, x, 2, 3, 0, 1, 6, 7, 4, 5)
-                                      : __builtin_shufflevector(x, x, 4, 5, 6, 7, 0, 1, 2, 3);
-  constexpr std::uint32_t kSign = 0x80000000u;
-  constexpr ChannelBits kFlips = kHalf == 1   ? ChannelBits{0, kSign, 0, kSign, 0, kSign, 0, kSign}
-                                 : kHalf == 2 ? ChannelBits{0, 0, kSign, kSign, 0, 0, kSign, kSign}
-                                              : ChannelBits{0, 0, 0, 0, kSign, kSign, kSign, kSign};
-  x = other + (Channels)((ChannelBits)x ^ kFlips);
-}
-
-// The transform of 8 kVectors channels, times norm.
-template <int kVectors>
-INTFLASH_INLINE void transform_run(float* run, float norm) {
-  Channels x[kVectors];
-  INTFLASH_UNROLL
-  for (int i = 0; i < kVectors; ++i) {
-    x[i] = *reinterpret_cast<const Channels*>(run + 8 * i);
-    turn_pairs<1>(x[i]);
-    turn_pairs<2>(x[i]);
-    turn_pairs<4>(x[i]);
+  INTFLASH_INLINE void meet(typename Ops::F32 x) {
+    bits = Ops::max32(bits, Ops::magnitude_bits(x));
   }
-  INTFLASH_UNROLL
-  for (int half = 1; half < kVectors; half *= 2) {
+  INTFLASH_INLINE std::uint32_t largest() const {
+    return static_cast<std::uint32_t>(Ops::max_lane32(bits));
+  }
+};
+
+// 1, or -1 for the upper lane of a pair at kDistance.
+template <std::int32_t kDistance>
+struct PairSigns {
+  alignas(64) float lane[16] = {};
+  constexpr PairSigns() {
+    for (std::int32_t i = 0; i < 16; ++i) lane[i] = (i & kDistance) == 0 ? 1.0f : -1.0f;
+  }
+};
+template <std::int32_t kDistance>
+constexpr PairSigns<kDistance> kPairSigns;
+
+// (a, b) -> (a + b, a - b) for the pairs of lanes at kDistance of each vector, then at twice that.
+template <class Ops, std::int32_t kDistance, std::int32_t kVectors>
+INTFLASH_INLINE void turn_lanes(typename Ops::F32* x) {
+  if constexpr (kDistance < Ops::kLanes) {
+    const auto signs = Ops::load_f32(kPairSigns<kDistance>.lane);
     INTFLASH_UNROLL
-    for (int i = 0; i < kVectors; ++i) {
-      if ((i & half) != 0) continue;
-      const Channels a = x[i];
-      const Channels b = x[i + half];
-      x[i] = a + b;
-      x[i + half] = a - b;
-    }
+    for (std::int32_t i = 0; i < kVectors; ++i)
+      x[i] = Ops::add_signed(Ops::template swapped<kDistance>(x[i]), x[i], signs);
+    turn_lanes<Ops, 2 * kDistance, kVectors>(x);
   }
-  INTFLASH_UNROLL
-  for (int i = 0; i < kVectors; ++i) *reinterpret_cast<Channels*>(run + 8 * i) = x[i] * norm;
 }
 
-// Walsh-Hadamard transform of each run of `block` channels (the largest power of two that divides
-// dim, which is a multiple of 8), orthonormal and its own inverse.
-[[maybe_unused]] INTFLASH_NOINLINE void transform_row(float* row, std::int64_t dim) {
-  const std::int64_t block = dim & -dim;
-  const int log2_block = __builtin_ctzll(static_cast<unsigned long long>(block));
-  const float root = log2_block % 2 != 0 ? 0.70710678f : 1.0f;
-  const float norm = root * power_of_two(-(log2_block / 2));
-  const std::int64_t run = block < 64 ? 8 : 64;
-  for (std::int64_t first = 0; first < dim; first += run) {
-    const float scale = run == block ? norm : 1.0f;
-    if (run == 64) {
-      transform_run<8>(row + first, scale);
-    } else {
-      transform_run<1>(row + first, scale);
+// The same for pairs of vectors.
+template <class Ops, std::int32_t kVectors>
+INTFLASH_INLINE void turn_vectors(typename Ops::F32* x) {
+  INTFLASH_UNROLL
+  for (std::int32_t half = 1; half < kVectors; half *= 2) {
+    INTFLASH_UNROLL
+    for (std::int32_t i = 0; i < kVectors; ++i) {
+      if ((i & half) != 0) continue;
+      const auto a = x[i];
+      const auto b = x[i + half];
+      x[i] = Ops::add_f32(a, b);
+      x[i + half] = Ops::sub_f32(a, b);
     }
   }
-  for (std::int64_t half = run; half < block; half *= 2) {
-    const float scale = 2 * half == block ? norm : 1.0f;
+}
+
+// The transform of runs of `block` channels: kVectors at a time in registers, load(first, i) of
+// them being the channels from first + i on; what is left of it in memory. Its vectors go to
+// finish(channel, vector), which has yet to multiply.
+template <class Ops, std::int32_t kVectors, class Load, class Finish>
+INTFLASH_INLINE void transform_blocks(std::int64_t dim, std::int64_t block, float* between,
+                                      Load load, Finish finish) {
+  constexpr std::int64_t kRun = kVectors * Ops::kLanes;
+  for (std::int64_t first = 0; first < dim; first += kRun) {
+    typename Ops::F32 x[kVectors];
+    INTFLASH_UNROLL
+    for (std::int32_t i = 0; i < kVectors; ++i) x[i] = load(first, i * Ops::kLanes);
+    turn_lanes<Ops, 1, kVectors>(x);
+    turn_vectors<Ops, kVectors>(x);
+    INTFLASH_UNROLL
+    for (std::int32_t i = 0; i < kVectors; ++i) {
+      const std::int64_t c = first + i * Ops::kLanes;
+      if (block == kRun) {
+        finish(c, x[i]);
+      } else {
+        Ops::store_any_f32(between + c, x[i]);
+      }
+    }
+  }
+  for (std::int64_t half = kRun; half < block; half *= 2) {
     for (std::int64_t first = 0; first < dim; first += 2 * half) {
-      for (std::int64_t c = first; c < first + half; c += 8) {
-        const Channels a = *reinterpret_cast<const Channels*>(row + c);
-        const Channels b = *reinterpret_cast<const Channels*>(row + c + half);
-        *reinterpret_cast<Channels*>(row + c) = (a + b) * scale;
-        *reinterpret_cast<Channels*>(row + c + half) = (a - b) * scale;
+      for (std::int64_t c = first; c < first + half; c += Ops::kLanes) {
+        const auto a = Ops::load_any_f32(between + c);
+        const auto b = Ops::load_any_f32(between + c + half);
+        if (2 * half == block) {
+          finish(c, Ops::add_f32(a, b));
+          finish(c + half, Ops::sub_f32(a, b));
+        } else {
+          Ops::store_any_f32(between + c, Ops::add_f32(a, b));
+          Ops::store_any_f32(between + c + half, Ops::sub_f32(a, b));
+        }
       }
     }
   }
 }
 
-// signs: what rotation gives each channel, 1 or -1: core/rotation.h.
-INTFLASH_INLINE void rotate_row(const std::int8_t* signs, float* row, std::int64_t dim) {
-  for (std::int64_t c = 0; c < dim; ++c) row[c] *= static_cast<float>(signs[c]);
-  transform_row(row, dim);
+template <class Ops, class Load, class Finish>
+INTFLASH_INLINE void transform(std::int64_t dim, float* between, Load load, Finish finish) {
+  const std::int64_t block = dim & -dim;
+  if (block >= 8 * Ops::kLanes) {
+    transform_blocks<Ops, 8>(dim, block, between, load, finish);
+    return;
+  }
+  // Shorter runs than that are rare.
+  if constexpr (4 * Ops::kLanes >= 32) {
+    if (block >= 4 * Ops::kLanes) {
+      transform_blocks<Ops, 4>(dim, block, between, load, finish);
+      return;
+    }
+  }
+  transform_blocks<Ops, 1>(dim, block, between, load, finish);
 }
 
-INTFLASH_INLINE void unrotate_row(const std::int8_t* signs, float* row, std::int64_t dim) {
-  transform_row(row, dim);
-  for (std::int64_t c = 0; c < dim; ++c) row[c] *= static_cast<float>(signs[c]);
+// What makes the transform orthonormal.
+INTFLASH_INLINE float transform_factor(std::int64_t dim) {
+  const int log2_block = __builtin_ctzll(static_cast<unsigned long long>(dim));
+  const float root = log2_block % 2 != 0 ? 0.70710678f : 1.0f;
+  return root * power_of_two(-(log2_block / 2));
+}
+
+// row = the rotation of load's channels; returns the bits of its largest magnitude.
+// signs: core/rotation.h.
+template <class Ops, class Load>
+INTFLASH_INLINE std::uint32_t rotate_channels(Load load, const std::uint32_t* signs, float* row,
+                                              std::int64_t dim) {
+  using F32 = typename Ops::F32;
+  const F32 factor = Ops::broadcast_f32(transform_factor(dim));
+  LargestLanes<Ops> largest;
+  transform<Ops>(
+      dim, row,
+      [&](std::int64_t first, std::int64_t i) {
+        return Ops::flip_signs(load(first, i), signs + first + i);
+      },
+      [&](std::int64_t c, F32 x) {
+        x = Ops::mul_f32(x, factor);
+        Ops::store_any_f32(row + c, x);
+        largest.meet(x);
+      });
+  return largest.largest();
+}
+
+// The channels times a factor, and their rotation undone; both rows may be one.
+template <class Ops>
+INTFLASH_INLINE void unrotate_channels(const float* channels, float times,
+                                       const std::uint32_t* signs, float* row, std::int64_t dim) {
+  using F32 = typename Ops::F32;
+  const F32 all_times = Ops::broadcast_f32(times);
+  const F32 factor = Ops::broadcast_f32(transform_factor(dim));
+  transform<Ops>(
+      dim, row,
+      [&](std::int64_t first, std::int64_t i) {
+        return Ops::mul_f32(Ops::load_any_f32(channels + first + i), all_times);
+      },
+      [&](std::int64_t c, F32 x) {
+        Ops::store_any_f32(row + c, Ops::flip_signs(Ops::mul_f32(x, factor), signs + c));
+      });
+}
+
+// Whether Ops' vectors fit the transform's shortest runs.
+template <class Ops>
+INTFLASH_INLINE bool has_whole_vectors(std::int64_t dim) {
+  return Ops::kLanes <= 8 || dim % Ops::kLanes == 0;
+}
+
+// Both rows may be one.
+template <class Ops>
+INTFLASH_NOINLINE std::uint32_t rotate_row(const float* channels, const std::uint32_t* signs,
+                                           float* row, std::int64_t dim) {
+  if (!has_whole_vectors<Ops>(dim)) return rotate_row<RowLoops>(channels, signs, row, dim);
+  return rotate_channels<Ops>(
+      [&](std::int64_t first, std::int64_t i) { return Ops::load_any_f32(channels + first + i); },
+      signs, row, dim);
+}
+template <class Ops>
+INTFLASH_NOINLINE void unrotate_row(const float* channels, float times, const std::uint32_t* signs,
+                                    float* row, std::int64_t dim) {
+  if (!has_whole_vectors<Ops>(dim)) return unrotate_row<RowLoops>(channels, times, signs, row, dim);
+  unrotate_channels<Ops>(channels, times, signs, row, dim);
 }
 
 }  // namespace

@@ -23,16 +23,48 @@ INTFLASH_INLINE float widen_f16(std::uint16_t half) {
 
 // A class of an instruction set's operations that has ways of its own hides these.
 struct RowLoops {
+  // Vectors that every CPU has.
+  static constexpr std::int32_t kLanes = 4;
+  using F32 = float __attribute__((vector_size(16)));
+  using I32 = std::int32_t __attribute__((vector_size(16)));
+
+  static INTFLASH_INLINE I32 zero() { return I32{}; }
+  static INTFLASH_INLINE I32 max32(I32 a, I32 b) { return a > b ? a : b; }
+  static INTFLASH_INLINE std::int32_t max_lane32(I32 a) {
+    return max_of(max_of(a[0], a[1]), max_of(a[2], a[3]));
+  }
+  static INTFLASH_INLINE F32 load_f32(const float* p) { return load_as<F32>(p); }
+  static INTFLASH_INLINE F32 load_any_f32(const float* p) { return load_as<F32>(p); }
+  static INTFLASH_INLINE void store_any_f32(float* p, F32 a) { store_as(p, a); }
+  static INTFLASH_INLINE F32 broadcast_f32(float a) { return F32{a, a, a, a}; }
+  static INTFLASH_INLINE F32 add_f32(F32 a, F32 b) { return a + b; }
+  static INTFLASH_INLINE F32 sub_f32(F32 a, F32 b) { return a - b; }
+  static INTFLASH_INLINE F32 mul_f32(F32 a, F32 b) { return a * b; }
+  // sum + a * signs, each 1 or -1, so that the product is exact.
+  static INTFLASH_INLINE F32 add_signed(F32 sum, F32 a, F32 signs) { return sum + a * signs; }
+  // Bit 31 flips.
+  static INTFLASH_INLINE F32 flip_signs(F32 a, const std::uint32_t* bits) {
+    return bits_as<F32>(bits_as<I32>(a) ^ load_as<I32>(bits));
+  }
+  static INTFLASH_INLINE I32 magnitude_bits(F32 a) { return bits_as<I32>(a) & 0x7fffffff; }
+  // Lanes i and i ^ kDistance.
+  template <std::int32_t kDistance>
+  static INTFLASH_INLINE F32 swapped(F32 a) {
+    return kDistance == 1 ? __builtin_shufflevector(a, a, 1, 0, 3, 2)
+                          : __builtin_shufflevector(a, a, 2, 3, 0, 1);
+  }
+
   // count: a multiple of 8.
   static INTFLASH_INLINE void widen_halves(const std::uint16_t* halves, std::int64_t count,
                                            float* INTFLASH_RESTRICT elements) {
     for (std::int64_t i = 0; i < count; ++i) elements[i] = widen_f16(halves[i]);
   }
   // 32 codes times their scale, a half.
-  static INTFLASH_INLINE void scale_codes(const std::int8_t* codes, std::uint16_t half,
+  static INTFLASH_INLINE void scale_codes(const std::uint8_t* codes, std::uint16_t half,
                                           float* INTFLASH_RESTRICT elements) {
     const float scale = widen_f16(half);
-    for (std::int64_t i = 0; i < 32; ++i) elements[i] = static_cast<float>(codes[i]) * scale;
+    for (std::int64_t i = 0; i < 32; ++i)
+      elements[i] = static_cast<float>(static_cast<std::int8_t>(codes[i])) * scale;
   }
   // 32 codes of 4 bits plus 8 times their scale, a half: i in the lower bits, i + 16 in the upper.
   static INTFLASH_INLINE void scale_nibbles(const std::uint8_t* pairs, std::uint16_t half,

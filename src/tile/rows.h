@@ -17,11 +17,22 @@
 namespace intflash::internal {
 namespace {
 
-INTFLASH_INLINE std::uint32_t max_magnitude_of(const float* row, std::int64_t dim,
-                                               std::uint32_t magnitude) {
-  for (std::int64_t c = 0; c < dim; ++c) {
-    magnitude = max_of(magnitude, bits_as<std::uint32_t>(row[c]) & 0x7fffffffu);
+// Bits of the largest magnitude of a row. Four vectors of them: each step of one waits for the one
+// before.
+template <class Ops>
+INTFLASH_INLINE std::uint32_t max_magnitude_of(const float* row, std::int64_t dim) {
+  LargestLanes<Ops> largest[4];
+  std::int64_t c = 0;
+  for (; c + 4 * Ops::kLanes <= dim; c += 4 * Ops::kLanes) {
+    INTFLASH_UNROLL
+    for (std::int64_t i = 0; i < 4; ++i)
+      largest[i].meet(Ops::load_any_f32(row + c + i * Ops::kLanes));
   }
+  INTFLASH_UNROLL
+  for (std::int64_t i = 1; i < 4; ++i)
+    largest[0].bits = Ops::max32(largest[0].bits, largest[i].bits);
+  std::uint32_t magnitude = largest[0].largest();
+  for (; c < dim; ++c) magnitude = max_of(magnitude, bits_as<std::uint32_t>(row[c]) & 0x7fffffffu);
   return magnitude;
 }
 
@@ -30,8 +41,8 @@ std::uint32_t max_magnitude(const RowSource& source, std::int64_t rows, std::int
   alignas(64) float buffer[kMaxHeadDim];
   std::uint32_t magnitude = 0;
   for (std::int64_t r = 0; r < rows; ++r) {
-    magnitude = max_magnitude_of(widen_row<Ops>(row_of(source, r), source.dtype, dim, buffer), dim,
-                                 magnitude);
+    const float* row = widen_row<Ops>(row_of(source, r), source.dtype, dim, buffer);
+    magnitude = max_of(magnitude, max_magnitude_of<Ops>(row, dim));
   }
   return magnitude;
 }
@@ -70,13 +81,67 @@ INTFLASH_INLINE void prefetch_row(std::uintptr_t address, std::int64_t bytes) {
     __builtin_prefetch(reinterpret_cast<const void*>(address + static_cast<std::uintptr_t>(i)));
 }
 
-// Row r of a task in f32, turned, centred and rotated; in the buffer, unless it is taken as it
-// lies.
+// A row to be quantized, and the bits of its largest magnitude.
+struct PreparedRow {
+  const float* channels;
+  std::uint32_t magnitude;
+};
+
 template <class Ops>
-INTFLASH_INLINE const float* row_to_quantize(const QuantizeTask& task, std::int32_t r,
-                                             float* buffer) {
+INTFLASH_INLINE PreparedRow prepare_widened(const float* row, const std::uint32_t* signs,
+                                            std::int64_t dim, float* buffer) {
+  if (signs != nullptr) return {buffer, rotate_row<Ops>(row, signs, buffer, dim)};
+  return {row, max_magnitude_of<Ops>(row, dim)};
+}
+
+// The same of a row of kDtype and whole runs of 64 channels, which are widened on their way.
+template <class Ops, Dtype kDtype>
+INTFLASH_NOINLINE PreparedRow prepare_narrow(const void* row, const std::uint32_t* signs,
+                                             std::int64_t dim, float* buffer) {
+  const auto load = [row](std::int64_t first, std::int64_t i) {
+    return widened<Ops, kDtype>(row, first, i);
+  };
+  INTFLASH_ASSUME((dim & -dim) >= 64);
+  if (signs != nullptr) return {buffer, rotate_channels<Ops>(load, signs, buffer, dim)};
+  constexpr std::int64_t kVectors = 64 / Ops::kLanes;
+  LargestLanes<Ops> largest;
+  for (std::int64_t first = 0; first < dim; first += 64) {
+    // All are loaded before the first is stored: blocks' scales once.
+    typename Ops::F32 x[kVectors];
+    INTFLASH_UNROLL
+    for (std::int64_t i = 0; i < kVectors; ++i) x[i] = load(first, i * Ops::kLanes);
+    INTFLASH_UNROLL
+    for (std::int64_t i = 0; i < kVectors; ++i) {
+      Ops::store_any_f32(buffer + first + i * Ops::kLanes, x[i]);
+      largest.meet(x[i]);
+    }
+  }
+  return {buffer, largest.largest()};
+}
+
+// Row r of a task, turned, centred and rotated; in the buffer, unless it is taken as it lies.
+template <class Ops>
+INTFLASH_INLINE PreparedRow prepare_row(const QuantizeTask& task, std::int32_t r, float* buffer) {
   const std::int64_t dim = task.dim;
-  const float* row = widen_row<Ops>(row_of(task.source, r), task.source.dtype, dim, buffer);
+  const void* const source = row_of(task.source, r);
+  const bool is_changed = task.rope.cos != nullptr || task.center != nullptr;
+  if constexpr (requires { &Ops::load_halves; }) {
+    if (dim % 64 == 0 && !is_changed) {
+      switch (task.source.dtype) {
+        case Dtype::kF16:
+          return prepare_narrow<Ops, Dtype::kF16>(source, task.signs, dim, buffer);
+        case Dtype::kBf16:
+          return prepare_narrow<Ops, Dtype::kBf16>(source, task.signs, dim, buffer);
+        case Dtype::kQ8_0:
+          return prepare_narrow<Ops, Dtype::kQ8_0>(source, task.signs, dim, buffer);
+        case Dtype::kQ4_0:
+          return prepare_narrow<Ops, Dtype::kQ4_0>(source, task.signs, dim, buffer);
+        default:
+          break;
+      }
+    }
+  }
+  const float* row = widen_row<Ops>(source, task.source.dtype, dim, buffer);
   if (task.rope.cos != nullptr) {
     row = copied_row(row, dim, buffer);
     embed_row(task.rope, r, buffer);
@@ -85,11 +150,7 @@ INTFLASH_INLINE const float* row_to_quantize(const QuantizeTask& task, std::int3
     for (std::int64_t c = 0; c < dim; ++c) buffer[c] = row[c] - task.center[c];
     row = buffer;
   }
-  if (task.signs != nullptr) {
-    row = copied_row(row, dim, buffer);
-    rotate_row(task.signs, buffer, dim);
-  }
-  return row;
+  return prepare_widened<Ops>(row, task.signs, dim, buffer);
 }
 
 // codes = round(row * inverse), and zeros up to the stride.
@@ -120,7 +181,7 @@ INTFLASH_NOINLINE void write_digits(const float* INTFLASH_RESTRICT row, std::int
 // 2^(k/64 - 1), a step of log2 in fixed point apart.
 constexpr std::int32_t kScaleSteps = 1 << kFractionBits;
 struct ScaleGrid {
-  float mantissa[kScaleSteps + 1];
+  float mantissa[kScaleSteps + 2];  // one more than there are is looked up, and not used
 };
 constexpr ScaleGrid scale_grid() {
   constexpr double kStep = 1.0108892860517005;  // 2^(1/64)
@@ -134,18 +195,30 @@ constexpr ScaleGrid scale_grid() {
 }
 constexpr ScaleGrid kScaleGrid = scale_grid();
 
-// The smallest 2^(k/64) that is not below a scale: its log2 is exact in fixed point.
-INTFLASH_INLINE float scale_on_grid(float scale) {
-  const float mantissa = mantissa_of(scale);
-  const std::int32_t nearest =
-      kScaleSteps + round_to_int(log2_of_mantissa(mantissa) * static_cast<float>(kScaleSteps));
-  const std::int32_t step = nearest + (kScaleGrid.mantissa[nearest] < mantissa ? 1 : 0);
-  return kScaleGrid.mantissa[step] * power_of_two(exponent_of(scale));
-}
-
 // Rows whose largest magnitudes are found before the first is divided by its own: each step of a
 // row waits for the one before. Sixteen gain 1 %, and would take 64 KiB of stack.
 constexpr std::int32_t kRowsAtOnce = 8;
+
+// The smallest 2^(k/64) that are not below the scales: their log2 is exact in fixed point. Loops
+// of their own around the look-ups, so that they vectorize.
+INTFLASH_INLINE void put_on_grid(float* scale, float* inverse) {
+  std::int32_t nearest[kRowsAtOnce];
+  float below[kRowsAtOnce], above[kRowsAtOnce];
+  for (std::int32_t i = 0; i < kRowsAtOnce; ++i) {
+    const float log2 = log2_of_mantissa(mantissa_of(scale[i]));
+    nearest[i] = kScaleSteps + round_to_int(log2 * static_cast<float>(kScaleSteps));
+  }
+  for (std::int32_t i = 0; i < kRowsAtOnce; ++i) {
+    below[i] = kScaleGrid.mantissa[nearest[i]];
+    above[i] = kScaleGrid.mantissa[nearest[i] + 1];
+  }
+  for (std::int32_t i = 0; i < kRowsAtOnce; ++i) {
+    const float mantissa = select_float(below[i] < mantissa_of(scale[i]), above[i], below[i]);
+    const float on_grid = mantissa * power_of_two(exponent_of(scale[i]));
+    inverse[i] = select_float(scale[i] == 0.0f, 0.0f, 1.0f / on_grid);
+    scale[i] = select_float(scale[i] == 0.0f, 0.0f, on_grid);
+  }
+}
 
 // Symmetric per token: scale = max|x| / 127, code = round(x * (127 / max|x|)), to nearest even; on
 // the grid code = round(x * (1 / scale)).
@@ -169,8 +242,9 @@ std::uint32_t quantize_rows(const QuantizeTask& task) {
     std::uint32_t magnitude[kRowsAtOnce] = {};
     for (std::int32_t i = 0; i < rows; ++i) {
       prefetch_row(ahead + static_cast<std::uintptr_t>(first + i) * step, row_bytes);
-      row[i] = row_to_quantize<Ops>(task, first + i, buffer + i * stride);
-      magnitude[i] = max_magnitude_of(row[i], dim, 0);
+      const PreparedRow prepared = prepare_row<Ops>(task, first + i, buffer + i * stride);
+      row[i] = prepared.channels;
+      magnitude[i] = prepared.magnitude;
     }
     float scale[kRowsAtOnce];
     float inverse[kRowsAtOnce];
@@ -182,11 +256,7 @@ std::uint32_t quantize_rows(const QuantizeTask& task) {
       scale[i] = select_float(none, 0.0f, largest / 127.0f);
       largest_of_all = max_of(largest_of_all, magnitude[i]);
     }
-    for (std::int32_t i = 0; task.on_grid && i < rows; ++i) {
-      if (scale[i] == 0.0f) continue;
-      scale[i] = scale_on_grid(scale[i]);
-      inverse[i] = 1.0f / scale[i];
-    }
+    if (task.on_grid) put_on_grid(scale, inverse);
     for (std::int32_t i = 0; i < rows; ++i) {
       std::int8_t* codes = task.codes + (first + i) * task.code_stride;
       task.scale[first + i] = scale[i];
@@ -211,13 +281,18 @@ std::int32_t sum_magnitudes(const std::int8_t* codes, std::int64_t dim) {
   return sum;
 }
 
-void write_row(const float* accumulators, float row_sum, std::int32_t dim, const float* center,
-               Dtype dtype, void* out) {
+template <class Ops>
+void write_row(const float* accumulators, float row_sum, std::int32_t dim,
+               const std::uint32_t* signs, const float* center, Dtype dtype, void* out) {
   alignas(64) float buffer[kMaxHeadDim];
   float* INTFLASH_RESTRICT row = dtype == Dtype::kF32 ? static_cast<float*>(out) : buffer;
   // A row that saw no key has row_sum 0: its out is 0, where dividing would give NaN.
   const float factor = row_sum > 0.0f ? kRowSumOfOut / row_sum : 0.0f;
-  if (center != nullptr && row_sum > 0.0f) {
+  const bool is_centered = center != nullptr && row_sum > 0.0f;
+  if (signs != nullptr && row_sum > 0.0f) {
+    unrotate_row<Ops>(accumulators, factor, signs, row, dim);
+    for (std::int32_t c = 0; is_centered && c < dim; ++c) row[c] += center[c];
+  } else if (is_centered) {
     for (std::int32_t c = 0; c < dim; ++c) row[c] = fused(accumulators[c], factor, center[c]);
   } else {
     for (std::int32_t c = 0; c < dim; ++c) row[c] = accumulators[c] * factor;

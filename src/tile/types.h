@@ -184,12 +184,10 @@ struct QuantizeTask {
   RowSource source;
   std::int32_t rows;
   std::int32_t dim;
-  const float* center;  // [dim], subtracted; nullptr = none
-  // Of the Hadamard rotation of blocks of the largest power of two that divides dim: [dim], as
-  // tile/rotation.h takes them; nullptr = none
-  const std::int8_t* signs;
-  std::int8_t* codes;   // out: [rows][code_stride], zero beyond dim
-  std::int8_t* digits;  // out: second digits as codes; nullptr = not asked for
+  const float* center;         // [dim], subtracted; nullptr = none
+  const std::uint32_t* signs;  // of the rotation: core/rotation.h; nullptr = none
+  std::int8_t* codes;          // out: [rows][code_stride], zero beyond dim
+  std::int8_t* digits;         // out: second digits as codes; nullptr = not asked for
   std::int64_t code_stride;
   float* scale;   // out: [rows]
   bool on_grid;   // whether these are rounded up to powers of 2^(1/64), as those of values are
@@ -234,10 +232,10 @@ struct KernelTable {
   // total = total merged with part; rows x dim accumulators.
   void (*merge_states)(const AttentionState& part, const AttentionState& total, std::int32_t rows,
                        std::int32_t dim);
-  // out row r = accumulators / row_sum (+ center), rounded to dtype; 0 where the row
-  // saw no key.
-  void (*write_row)(const float* accumulators, float row_sum, std::int32_t dim, const float* center,
-                    Dtype dtype, void* out);
+  // out = accumulators / row_sum, their rotation undone where signs says so (+ center), rounded to
+  // dtype; 0 where the row saw no key.
+  void (*write_row)(const float* accumulators, float row_sum, std::int32_t dim,
+                    const std::uint32_t* signs, const float* center, Dtype dtype, void* out);
   // A register-only loop of the port's integer multiply-add; returns the operations done, 2 per
   // multiply-add.
   double (*integer_peak)(std::int64_t repeats);

@@ -47,12 +47,28 @@ constexpr std::int64_t kQ4_0BlockBytes = 2 + 16;
 
 template <class Ops>
 INTFLASH_INLINE void widen_q8_0(const std::uint8_t* block, float* elements) {
-  Ops::scale_codes(reinterpret_cast<const std::int8_t*>(block + 2), load_as<std::uint16_t>(block),
-                   elements);
+  Ops::scale_codes(block + 2, load_as<std::uint16_t>(block), elements);
 }
 template <class Ops>
 INTFLASH_INLINE void widen_q4_0(const std::uint8_t* block, float* elements) {
   Ops::scale_nibbles(block + 2, load_as<std::uint16_t>(block), elements);
+}
+
+// Of a row of kDtype the vector of channels from first + i on, first a multiple of 64.
+template <class Ops, Dtype kDtype>
+INTFLASH_INLINE typename Ops::F32 widened(const void* row, std::int64_t first, std::int64_t i) {
+  if constexpr (kDtype == Dtype::kF16) {
+    return Ops::load_halves(static_cast<const std::uint16_t*>(row) + first + i);
+  } else if constexpr (kDtype == Dtype::kBf16) {
+    return Ops::load_bf16(static_cast<const std::uint16_t*>(row) + first + i);
+  } else {
+    constexpr std::int64_t kBytes = kDtype == Dtype::kQ8_0 ? kQ8_0BlockBytes : kQ4_0BlockBytes;
+    const std::uint8_t* block = static_cast<const std::uint8_t*>(row) +
+                                first / kGgmlBlock * kBytes + i / kGgmlBlock * kBytes;
+    const auto codes = kDtype == Dtype::kQ8_0 ? Ops::load_codes(block + 2 + i % kGgmlBlock)
+                                              : Ops::load_nibbles(block + 2, i % kGgmlBlock);
+    return Ops::mul_f32(codes, Ops::broadcast_half(load_as<std::uint16_t>(block)));
+  }
 }
 
 // Bytes of consecutive elements: of whole blocks where the type has them.

@@ -18,15 +18,18 @@
 #undef _mm512_cmpge_epu16_mask
 #undef _mm512_cmpge_epu32_mask
 #undef _mm512_extracti64x4_epi64
+#undef _mm512_permute_ps
 #undef _mm512_rol_epi32
 #undef _mm512_roundscale_ps
 #undef _mm512_setr_epi32
+#undef _mm512_shuffle_f32x4
 #undef _mm512_shuffle_i32x4
 #undef _mm512_shuffle_i64x2
 #undef _mm512_slli_epi16
 #undef _mm512_slli_epi32
 #undef _mm512_srai_epi32
 #undef _mm512_srli_epi16
+#undef _mm512_srli_epi32
 #undef _mm512_ternarylogic_epi32
 
 namespace intflash::internal {
@@ -150,6 +153,9 @@ inline __m512i _mm512_or_si512(__m512i a, __m512i b) {
 inline __m512i _mm512_and_si512(__m512i a, __m512i b) {
   return {_mm256_and_si256(a.half[0], b.half[0]), _mm256_and_si256(a.half[1], b.half[1])};
 }
+inline __m512i _mm512_xor_si512(__m512i a, __m512i b) {
+  return {_mm256_xor_si256(a.half[0], b.half[0]), _mm256_xor_si256(a.half[1], b.half[1])};
+}
 inline __m512i _mm512_slli_epi32(__m512i a, unsigned count) {
   const int bits = static_cast<int>(count);
   return {_mm256_slli_epi32(a.half[0], bits), _mm256_slli_epi32(a.half[1], bits)};
@@ -161,6 +167,10 @@ inline __m512i _mm512_slli_epi16(__m512i a, unsigned count) {
 inline __m512i _mm512_srli_epi16(__m512i a, unsigned count) {
   const int bits = static_cast<int>(count);
   return {_mm256_srli_epi16(a.half[0], bits), _mm256_srli_epi16(a.half[1], bits)};
+}
+inline __m512i _mm512_srli_epi32(__m512i a, unsigned count) {
+  const int bits = static_cast<int>(count);
+  return {_mm256_srli_epi32(a.half[0], bits), _mm256_srli_epi32(a.half[1], bits)};
 }
 inline __m512i _mm512_srai_epi32(__m512i a, unsigned count) {
   const int bits = static_cast<int>(count);
@@ -175,6 +185,9 @@ inline __m512i _mm512_dpbusd_epi32(__m512i sum, __m512i a, __m512i b) {
           dot_bytes(sum.half[1], a.half[1], b.half[1])};
 }
 
+inline __m512 _mm512_add_ps(__m512 a, __m512 b) {
+  return {_mm256_add_ps(a.half[0], b.half[0]), _mm256_add_ps(a.half[1], b.half[1])};
+}
 inline __m512 _mm512_sub_ps(__m512 a, __m512 b) {
   return {_mm256_sub_ps(a.half[0], b.half[0]), _mm256_sub_ps(a.half[1], b.half[1])};
 }
@@ -188,6 +201,9 @@ inline __m512 _mm512_roundscale_ps(__m512 a, int rounding) {
 }
 inline __m512 _mm512_castsi512_ps(__m512i a) {
   return {_mm256_castsi256_ps(a.half[0]), _mm256_castsi256_ps(a.half[1])};
+}
+inline __m512i _mm512_castps_si512(__m512 a) {
+  return {_mm256_castps_si256(a.half[0]), _mm256_castps_si256(a.half[1])};
 }
 inline __m512 _mm512_mul_ps(__m512 a, __m512 b) {
   return {_mm256_mul_ps(a.half[0], b.half[0]), _mm256_mul_ps(a.half[1], b.half[1])};
@@ -209,6 +225,14 @@ inline __m512 _mm512_cvtph_ps(__m256i a) {
 }
 inline __m512i _mm512_cvtepi8_epi32(__m128i a) {
   return {_mm256_cvtepi8_epi32(a), _mm256_cvtepi8_epi32(_mm_srli_si128(a, 8))};
+}
+
+inline __m512i _mm512_cvtepu8_epi32(__m128i a) {
+  return {_mm256_cvtepu8_epi32(a), _mm256_cvtepu8_epi32(_mm_srli_si128(a, 8))};
+}
+inline __m512i _mm512_cvtepu16_epi32(__m256i a) {
+  return {_mm256_cvtepu16_epi32(_mm256_castsi256_si128(a)),
+          _mm256_cvtepu16_epi32(_mm256_extracti128_si256(a, 1))};
 }
 
 inline __m256i _mm512_castsi512_si256(__m512i a) { return a.half[0]; }
@@ -254,6 +278,17 @@ inline __m512i _mm512_shuffle_i32x4(__m512i a, __m512i b, int lanes) {
 }
 inline __m512i _mm512_shuffle_i64x2(__m512i a, __m512i b, int lanes) {
   return _mm512_shuffle_i32x4(a, b, lanes);
+}
+inline __m512 _mm512_shuffle_f32x4(__m512 a, __m512 b, int lanes) {
+  return _mm512_castsi512_ps(
+      _mm512_shuffle_i32x4(_mm512_castps_si512(a), _mm512_castps_si512(b), lanes));
+}
+// Within each 128 bits: two bits of an element each.
+inline __m512 _mm512_permute_ps(__m512 a, int order) {
+  const __m512i bits = _mm512_castps_si512(a);
+  return _mm512_castsi512_ps(each_element<std::int32_t>([&](std::int32_t i) {
+    return element<std::int32_t>(bits, (i & ~3) + (order >> 2 * (i & 3) & 3));
+  }));
 }
 inline __m512i _mm512_permutexvar_epi32(__m512i index, __m512i a) {
   return each_element<std::int32_t>([&](std::int32_t i) {
