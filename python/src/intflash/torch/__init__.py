@@ -5,7 +5,8 @@
 Nothing of PyTorch's changes by importing this.
 """
 
+from ._activate import activate, active, deactivate, is_active
 from ._reason import last_reason
 from ._sdpa import sdpa
 
-__all__ = ["last_reason", "sdpa"]
+__all__ = ["activate", "active", "deactivate", "is_active", "last_reason", "sdpa"]
