@@ -6,7 +6,21 @@ Nothing of PyTorch's changes by importing this.
 """
 
 from ._activate import activate, active, deactivate, is_active
+from ._flash_attn import flash_attn_func, flash_attn_varlen_func, flash_attn_with_kvcache
 from ._reason import last_reason
+from ._sage import sageattn, sageattn_varlen
 from ._sdpa import sdpa
 
-__all__ = ["activate", "active", "deactivate", "is_active", "last_reason", "sdpa"]
+__all__ = [
+    "activate",
+    "active",
+    "deactivate",
+    "flash_attn_func",
+    "flash_attn_varlen_func",
+    "flash_attn_with_kvcache",
+    "is_active",
+    "last_reason",
+    "sageattn",
+    "sageattn_varlen",
+    "sdpa",
+]
