@@ -5,6 +5,7 @@
 Nothing of transformers changes by importing this: `register` adds a name.
 """
 
+from ._cache import IntflashCache
 from ._register import NAME, register
 
-__all__ = ["NAME", "register"]
+__all__ = ["NAME", "IntflashCache", "register"]

@@ -10,6 +10,7 @@ from torch import Tensor
 import intflash
 
 from ..torch import _ops
+from ._cache import Handle
 
 # By which servers say where keys are that they did not hand over.
 _PAGES = ("block_table", "cache", "k_cache", "v_cache", "read_index", "write_index")
@@ -59,11 +60,15 @@ def attention(
         is_causal = getattr(module, "is_causal", True)
     causal = "bottom_right" if is_causal and attention_mask is None else ""
     window_left = sliding_window - 1 if causal and sliding_window is not None else -1
+    mask = _biased(attention_mask, position_bias)
+    if isinstance(key, Handle):
+        how = (bool(causal), window_left, scaling, softcap or 0.0, s_aux)
+        return key.layer.attend(query, mask, *how), None
     out, _ = _ops.attend(
         query,
         key,
         value,
-        _biased(attention_mask, position_bias),
+        mask,
         causal,
         window_left,
         0 if window_left >= 0 else -1,
