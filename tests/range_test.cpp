@@ -12,6 +12,7 @@
 #include <gtest/gtest.h>
 
 #include "attention_case.h"
+#include "core/limits.h"
 #include "eigen_oracle.h"
 #include "test_ports.h"
 
@@ -87,6 +88,26 @@ TEST(Ranges, LargeScoresThatAllKeysShareLeaveValuesOfAnySizeTheirShares) {
     for (std::int64_t j = 1; j < c.kv_len; ++j)
       std::copy_n(row_of(tensors.args.key, 0), c.head_dim, row_of(tensors.args.key, j));
     expect_near_exact(c, tensors, memory, 0.02, 0.5);
+  }
+}
+
+TEST(Ranges, TheLargestValuesHaveFiniteSumsWhateverScoresComeLater) {
+  const AttentionCase c = range_case();
+  // Octaves that the scores of each block of 128 keys are above those of the block before.
+  for (const float octaves : {4.0f, 7.9f, 12.0f, 31.0f, 60.0f}) {
+    SCOPED_TRACE(octaves);
+    Memory memory;
+    CaseTensors tensors = make_tensors(c, memory);
+    for (std::int64_t i = 0; i < c.query_len; ++i)
+      scale_row_of(tensors.args.query, i, c.head_dim, 0);
+    std::vector<float> elements;
+    for (std::int64_t j = 0; j < c.kv_len; ++j) {
+      elements.push_back(static_cast<float>(j / kScoreBlock) * octaves /
+                         static_cast<float>(kLog2E));
+      std::fill_n(row_of(tensors.args.value, j), c.head_dim_v, 0x1p84f);
+    }
+    tensors.args.additive_mask = {elements.data(), INTFLASH_F32, 0, 0, 0, nullptr};
+    expect_near_exact(c, tensors, memory, 0.02, 1e-3);
   }
 }
 

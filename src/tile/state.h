@@ -31,9 +31,9 @@ INTFLASH_INLINE void scale_row(float* accumulators, std::int64_t dim, float fact
 }
 
 // Blocks may exceed the reference by this many powers of two before the state is scaled down to a
-// new one. f32 carries the range, and P is scaled per block, so any bound that keeps the
-// accumulators finite will do.
-constexpr float kMaxOverReference = 32.0f;
+// new one. An accumulator is at most 2^8 times the number of keys times that times the largest
+// value, which is below 2^91: so those of 2^20 keys are finite.
+constexpr float kMaxOverReference = 8.0f;
 
 // Prepares a row for a block whose largest folded weight is 2^exponent: gives it a reference, or a
 // new one.

@@ -222,7 +222,7 @@ def brought_to(reference, state, other=F32(-0.0)):  # 4
 
 
 def enter(state, exponent, l_block, unit, products):  # 4
-    if state.reference == -np.inf or exponent - state.reference > F32(32):
+    if state.reference == -np.inf or exponent - state.reference > F32(8):
         state = brought_to(np.ceil(exponent), state)
     alpha = exp2(exponent - state.reference)
     accumulators = fma(products.astype(F32), alpha * unit, state.sums[:-1])
