@@ -48,7 +48,8 @@ typedef struct intflash_cache intflash_cache;
 // allocator or the context's own: of whole system pages within them, on Linux, and never more than
 // advice. Of an arena nothing is: it is its owner's.
 typedef enum intflash_huge_pages INTFLASH_INT {
-  // Fewer page table entries to walk. Small pages of an earlier use are joined, from Linux 6.1 on.
+  // Fewer page table entries to walk. From Linux 6.1 on, small pages of an earlier use are joined
+  // when the cache is made, which copies them.
   INTFLASH_HUGE_PAGES_PREFER = 0,
   // No memory before tokens are stored in it.
   INTFLASH_HUGE_PAGES_AVOID = 1
@@ -341,8 +342,7 @@ typedef struct intflash_batch_args {
   float* lse;                            // [num_query_heads][total query_len], contiguous; or NULL
   intflash_page_table pages;             // of all requests; NULL where sequences are given
   intflash_rope rope;                    // of query, at its rows' positions; not of INT8
-  int32_t (*should_cancel)(void* user);  // asked now and then by every worker: not 0 ends the run
-                                         // with INTFLASH_CANCELLED; NULL = never
+  int32_t (*should_cancel)(void* user);  // as in intflash_attend_args; states may be written too
   void* cancel_user;
   const float* sinks;           // [num_query_heads], as in intflash_attend_args; or NULL
   const float* alibi_slopes;    // [num_query_heads], the same; or NULL

@@ -4,12 +4,13 @@
 // The C interface of intflash: attention computed in integers on CPUs.
 //
 // Every call returns an intflash_status. A call that fails leaves its outputs and the objects
-// involved as they were; intflash_last_error() then names the argument, its value and the rule it
-// broke. Structs that are passed by pointer begin with struct_size, to be set to sizeof of the
-// struct as the caller knows it; beside an array of structs is the sizeof of one. Optional fields
-// that are zero mean "the default". Sizes are counted in elements, not in bytes, unless a name ends
-// in _bytes. A length of 0 is nothing to do, and no error; pointers to what is then not read may be
-// NULL. Every pointer has the natural alignment of what it points to.
+// involved as they were, but for outputs of a run that was cancelled; intflash_last_error() then
+// names the argument, its value and the rule it broke. Structs that are passed by pointer begin
+// with struct_size, to be set to sizeof of the struct as the caller knows it; beside an array of
+// structs is the sizeof of one. Optional fields that are zero mean "the default". Sizes are counted
+// in elements, not in bytes, unless a name ends in _bytes. A length of 0 is nothing to do, and no
+// error; pointers to what is then not read may be NULL. Every pointer has the natural alignment of
+// what it points to.
 //
 // What may change. INTFLASH_ABI_VERSION is the shared library's SONAME: it grows where a program
 // that was compiled against an older header would break. While it stays, structs with such a size
@@ -288,8 +289,9 @@ typedef struct intflash_attend_args {
                               // the score of the query at position p = kv_len - query_len + i
                               // (ALiBi, arXiv 2108.12409 section 3); NULL = none
   intflash_bit_mask bit_mask;
-  int32_t (*should_cancel)(void* user);  // asked now and then by every worker: not 0 ends the run
-                                         // with INTFLASH_CANCELLED; NULL = never
+  int32_t (*should_cancel)(void* user);  // asked now and then by every worker, several at a time:
+                                         // not 0 ends the run with INTFLASH_CANCELLED, with a part
+                                         // of out and lse written; NULL = never
   void* cancel_user;
 } intflash_attend_args;
 

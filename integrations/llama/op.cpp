@@ -61,6 +61,12 @@ intflash_dtype dtype_of(ggml_type type) {
 bool is_stored_rotated(const ggml_tensor& tensor) {
   return ggml_is_quantized(tensor.type) && tensor.ne[0] % 64 == 0;
 }
+// Values that are a part of the keys (MLA) are not.
+bool are_stored_rotated(const ggml_tensor& key, const ggml_tensor& value) {
+  const bool is_part =
+      value.view_src != nullptr && (value.view_src == &key || value.view_src == key.view_src);
+  return is_stored_rotated(key) && is_stored_rotated(value) && !is_part;
+}
 
 bool is_convertible(ggml_type type) { return ggml_get_type_traits(type)->to_float != nullptr; }
 
@@ -211,9 +217,8 @@ bool describe(const ggml_tensor& op, Rotation rotation, Call& call, std::string&
   desc.score_cap = parameters.score_cap;
   // A mean over all keys would let a token's codes depend on the tokens after it.
   desc.center = INTFLASH_CENTER_NONE;
-  const bool rotates = rotation == Rotation::kAlways ||
-                       (rotation == Rotation::kUnlessStored &&
-                        !(is_stored_rotated(in.key) && is_stored_rotated(in.value)));
+  const bool rotates = rotation == Rotation::kAlways || (rotation == Rotation::kUnlessStored &&
+                                                         !are_stored_rotated(in.key, in.value));
   desc.rotation = rotates ? INTFLASH_ROTATION_AUTO : INTFLASH_ROTATION_NONE;
   return true;
 }

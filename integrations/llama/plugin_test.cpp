@@ -213,6 +213,10 @@ TEST_F(Plugin, RotatesWhatLlamaDoesNotStoreRotated) {
             in_environment("INTFLASH_LLAMA_ROTATE", "0"));
   attention.head_dim = 96;
   EXPECT_TRUE(is_rotated());
+  attention.value_type = attention.key_type;
+  attention.head_dim = 128;
+  attention.value_in_key = true;
+  EXPECT_TRUE(is_rotated());
 }
 
 TEST_F(Plugin, TakesEveryShapeThatLlamaAsksFor) {

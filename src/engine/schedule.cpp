@@ -204,8 +204,8 @@ class Cutter {
     }
   }
 
-  // The fewest groups of heads, each with every span for an item, that keep so many workers equally
-  // busy; where none do, that leave the busiest of them least.
+  // The fewest groups of heads, each with every span for an item, that give each of so many workers
+  // kLeastItemsPerWorker and keep them equally busy; where none do, that leave the busiest least.
   std::int64_t count_groups(std::int64_t num_spans, float workers) const {
     constexpr float kRounding = 1e-3f;  // of a share that is a whole number
     const float spans_per_worker = static_cast<float>(num_spans) / workers;
