@@ -76,8 +76,8 @@ auto exporting(const char* name, Call call) {
   try {
     return call();
   } catch (nb::python_error& error) {
-    raise(INTFLASH_UNSUPPORTED,
-          std::string(name) + " cannot be read: " + nb::str(error.value()).c_str());
+    if (!error.matches(PyExc_Exception)) throw;
+    raise(INTFLASH_UNSUPPORTED, std::string(name) + " cannot be read: " + text_of(error.value()));
   }
 }
 
@@ -85,7 +85,7 @@ void want_host_memory(const char* name, nb::handle source, std::int64_t device_t
   constexpr std::int64_t kCpu = 1, kPinned = 3;
   if (device_type == kCpu || device_type == kPinned) return;
   const nb::object device = nb::getattr(source, "device", source.attr("__dlpack_device__")());
-  raise(INTFLASH_UNSUPPORTED, std::string(name) + " is on device " + nb::str(device).c_str() +
+  raise(INTFLASH_UNSUPPORTED, std::string(name) + " is on device " + text_of(device) +
                                   ": intflash computes on the CPU, so move it there first");
 }
 
@@ -146,14 +146,14 @@ std::string shape_text(const std::int64_t* shape, int rank) {
   return text + ")";
 }
 
-Array::Array(const char* name, nb::handle source) : name_(name), source_(source) {
+Array::Array(const char* name, nb::handle source) : name_(name), source_(nb::borrow(source)) {
   if (PyObject_CheckBuffer(source.ptr())) {
     read_buffer();
   } else if (nb::hasattr(source, "__dlpack__")) {
     read_dlpack();
   } else {
     raise(INTFLASH_INVALID_ARGUMENT,
-          std::string(name) + " is a " + nb::type_name(source.type()).c_str() +
+          std::string(name) + " is a " + text_of(nb::type_name(source.type())) +
               ": an array is wanted, with DLPack or the buffer protocol");
   }
 }
@@ -161,7 +161,7 @@ Array::Array(const char* name, nb::handle source) : name_(name), source_(source)
 void Array::refuse_dtype(const char* format) const {
   const nb::object dtype = nb::getattr(source_, "dtype", nb::str(format));
   raise(INTFLASH_UNSUPPORTED,
-        std::string(name_) + " has dtype " + nb::str(dtype).c_str() +
+        std::string(name_) + " has dtype " + text_of(dtype) +
             ": float32, float16 and bfloat16 in this machine's order of bytes are served");
 }
 

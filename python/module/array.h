@@ -75,7 +75,7 @@ class Array {
   std::size_t last() const { return static_cast<std::size_t>(rank_ - 1); }
 
   const char* name_;
-  nb::handle source_;
+  nb::object source_;
   intflash_dtype dtype_ = INTFLASH_F32;
   bool read_only_ = false;
   int rank_ = 0;

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <exception>
 #include <optional>
 
 #include "contexts.h"
@@ -156,6 +157,11 @@ void export_tokens(Cache& self, std::int32_t sequence, nb::handle begin, nb::han
 
 // ---- Saved sequences: through Python's functions, with the GIL held ----
 
+[[noreturn]] void refuse(PyObject* type, const char* message) {
+  PyErr_SetString(type, message);
+  throw nb::python_error();
+}
+
 struct Stream {
   nb::handle function;
   bool failed = false;  // with Python's error set
@@ -167,9 +173,11 @@ struct Stream {
       return step();
     } catch (nb::python_error& error) {
       error.restore();
-      failed = true;
-      return 0;
+    } catch (const std::exception& error) {
+      PyErr_SetString(PyExc_RuntimeError, error.what());
     }
+    failed = true;
+    return 0;
   }
   void finish(intflash_status status) const {
     if (failed) throw nb::python_error();
@@ -180,7 +188,10 @@ struct Stream {
 std::size_t write_bytes(void* stream, const void* bytes, std::size_t num_bytes) {
   Stream& self = *static_cast<Stream*>(stream);
   return self.perform([&] {
-    self.function(nb::bytes(bytes, num_bytes));
+    const nb::object written = self.function(nb::bytes(bytes, num_bytes));
+    const bool is_counted = nb::isinstance<nb::int_>(written);
+    if (is_counted && nb::cast<std::int64_t>(written) < static_cast<std::int64_t>(num_bytes))
+      refuse(PyExc_OSError, "write took a part of the bytes alone");
     return num_bytes;
   });
 }
@@ -188,9 +199,12 @@ std::size_t write_bytes(void* stream, const void* bytes, std::size_t num_bytes) 
 std::size_t read_bytes(void* stream, void* bytes, std::size_t num_bytes) {
   Stream& self = *static_cast<Stream*>(stream);
   return self.perform([&] {
-    const nb::bytes read = nb::cast<nb::bytes>(self.function(num_bytes));
-    const std::size_t size = std::min(read.size(), num_bytes);
-    std::memcpy(bytes, read.data(), size);
+    const nb::object read = self.function(num_bytes);
+    if (!nb::isinstance<nb::bytes>(read))
+      refuse(PyExc_TypeError, "read returned something else than bytes");
+    const nb::bytes some = nb::borrow<nb::bytes>(read);
+    const std::size_t size = std::min(some.size(), num_bytes);
+    std::memcpy(bytes, some.data(), size);
     return size;
   });
 }

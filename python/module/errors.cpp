@@ -18,6 +18,17 @@ void raise(intflash_status status, const std::string& message) {
   throw nb::python_error();
 }
 
+std::string text_of(nb::handle object) {
+  const nb::object text = nb::steal(PyObject_Str(object.ptr()));
+  const nb::object bytes =
+      text.is_valid()
+          ? nb::steal(PyUnicode_AsEncodedString(text.ptr(), "utf-8", "backslashreplace"))
+          : nb::object();
+  if (bytes.is_valid()) return PyBytes_AsString(bytes.ptr());
+  PyErr_Clear();
+  return "?";
+}
+
 void warn_of_copy(const std::string& message) {
   constexpr int kCallerOfThePackage = 2;
   const nb::object category = errors().attr("CopyWarning");

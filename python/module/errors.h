@@ -19,6 +19,9 @@ nb::object error_class(intflash_status status);
 
 [[noreturn]] void raise(intflash_status status, const std::string& message);
 
+// What str gives, for messages; what is no UTF-8 comes escaped.
+std::string text_of(nb::handle object);
+
 // Raises what the library says of this thread's last call, unless that was INTFLASH_OK.
 inline void check(intflash_status status) {
   if (status != INTFLASH_OK) raise(status, intflash_last_error());

@@ -47,7 +47,8 @@ nb::object merge_states(nb::handle outs, nb::handle lses) {
   for (std::size_t i = 0; i < out_arrays.size(); ++i) {
     Array& out = *out_arrays[i];
     const Array& lse = *lse_arrays[i];
-    if (out.shape() != shape || lse.shape() != lse_shape) {
+    if (out.rank() != rank || out.shape() != shape || lse.rank() != rank - 1 ||
+        lse.shape() != lse_shape) {
       raise(INTFLASH_BAD_SHAPE, "outs[" + std::to_string(i) + "] has shape " + out.shape_text() +
                                     " and lses[" + std::to_string(i) + "] " + lse.shape_text() +
                                     ": " + shape_text(shape.data(), rank) + " and " +

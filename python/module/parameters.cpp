@@ -2,7 +2,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "parameters.h"
 
-#include <cstring>
 #include <string>
 
 #include "errors.h"
@@ -12,7 +11,7 @@ namespace {
 
 [[noreturn]] void refuse(const char* name, nb::handle value, const std::string& rule) {
   raise(INTFLASH_INVALID_ARGUMENT,
-        std::string(name) + " is " + nb::repr(value).c_str() + ": " + rule);
+        std::string(name) + " is " + text_of(nb::repr(value)) + ": " + rule);
 }
 
 double to_double(const char* name, nb::handle value) {
@@ -48,10 +47,10 @@ float number(const char* name, nb::handle value, float fallback) {
 }
 
 int choice(const char* name, nb::handle value, std::span<const Choice> choices) {
-  const char* text = nb::isinstance<nb::str>(value) ? nb::borrow<nb::str>(value).c_str() : "";
+  const std::string text = nb::isinstance<nb::str>(value) ? text_of(value) : "";
   std::string names;
   for (const Choice& choice : choices) {
-    if (std::strcmp(text, choice.first) == 0) return choice.second;
+    if (text == choice.first) return choice.second;
     names += (names.empty() ? "" : ", ") + std::string(choice.first);
   }
   refuse(name, value, "one of " + names + " is wanted");
@@ -80,20 +79,21 @@ std::int32_t score_digits_of(nb::handle digits) {
 float softmax_scale_of(nb::handle scale) {
   const float result = number("scale", scale, 0);
   if (!scale.is_none() && result == 0)
-    raise(INTFLASH_BAD_SCALE, std::string("scale is ") + nb::repr(scale).c_str() +
+    raise(INTFLASH_BAD_SCALE, "scale is " + text_of(nb::repr(scale)) +
                                   ": a number above 0 is wanted, in float32, or None");
   return result;
 }
 
 Mask mask_of(nb::handle causal, nb::handle window, nb::handle prefix) {
   Mask mask;
-  const bool is_named = nb::isinstance<nb::str>(causal);
   static constexpr Choice kAlignments[] = {{"bottom_right", INTFLASH_MASK_CAUSAL},
                                            {"top_left", INTFLASH_MASK_CAUSAL_TOP_LEFT}};
-  if (is_named) {
+  if (nb::isinstance<nb::str>(causal)) {
     mask.kind = static_cast<intflash_mask>(choice("causal", causal, kAlignments));
-  } else if (PyObject_IsTrue(causal.ptr()) == 1) {
-    mask.kind = INTFLASH_MASK_CAUSAL;
+  } else {
+    const int is_causal = PyObject_IsTrue(causal.ptr());
+    if (is_causal < 0) throw nb::python_error();
+    if (is_causal == 1) mask.kind = INTFLASH_MASK_CAUSAL;
   }
   if (!prefix.is_none()) {
     if (mask.kind != INTFLASH_MASK_CAUSAL || !window.is_none())

@@ -36,8 +36,17 @@ std::vector<std::int64_t> row_indptr(const char* name, const Rows& rows, std::in
                                      nb::handle lengths) {
   std::vector<std::int64_t> indptr = {0};
   if (!lengths.is_none()) {
-    for (const nb::handle length : lengths)
-      indptr.push_back(indptr.back() + integer("lengths", length, 0));
+    for (const nb::handle length : lengths) {
+      const std::int64_t rows_of_one = integer("lengths", length, 0);
+      if (rows_of_one < 0 || rows_of_one > rows.count - indptr.back() ||
+          (rows.has_requests && rows_of_one * num_requests != rows.count)) {
+        raise(INTFLASH_BAD_SHAPE, std::string(name) + " has " + std::to_string(rows.count) +
+                                      " rows, of which lengths give " +
+                                      std::to_string(rows_of_one) + " to sequence " +
+                                      std::to_string(indptr.size() - 1));
+      }
+      indptr.push_back(indptr.back() + rows_of_one);
+    }
   } else if (rows.has_requests || num_requests <= 1 || rows.count == num_requests) {
     const std::int64_t each = num_requests == 0 ? 0 : rows.count / num_requests;
     for (std::int64_t i = 0; i < num_requests; ++i) indptr.push_back(indptr.back() + each);

@@ -404,3 +404,69 @@ def test_a_reader_finds_a_cache_busy_that_is_changed():
 
     assert len(cache.load(Reentrant(saved))) == 10
     assert refused
+
+
+@pytest.mark.parametrize("read", [lambda _: "text", lambda _: None, lambda _: bytearray(8)])
+def test_reading_something_else_than_bytes_is_an_error(read):
+    class File:
+        def __init__(self) -> None:
+            self.read = read
+
+    with make_cache() as cache, pytest.raises(TypeError, match="bytes"):
+        cache.load(File())
+
+
+def test_a_file_that_takes_a_part_of_the_bytes_is_an_error():
+    class Short(io.RawIOBase):
+        def write(self, bytes_: bytes) -> int:
+            return min(len(bytes_), 7)
+
+    with make_cache() as cache:
+        sequence = cache.sequence()
+        _, key, value = tokens(5, 0)
+        for layer in range(LAYERS):
+            cache.append([sequence], key[layer], value[layer], layer=layer)
+        with pytest.raises(OSError, match="a part"):
+            sequence.save(Short())
+
+
+def test_a_number_dropped_while_others_are_freed_is_freed_once():
+    with make_cache() as cache:
+        kept, first, second = (cache.sequence() for _ in range(3))
+        free = cache._core.free
+
+        class Core:
+            def __getattr__(self, name: str) -> object:
+                return getattr(core, name)
+
+            def free(self, number: int) -> None:
+                free(number)
+                if number == numbers[0]:
+                    cache._dropped.append(numbers[1])  # as __del__ on another thread
+
+        core, numbers = cache._core, [first._number, second._number]
+        first._open_number = second._open_number = None
+        cache._core = Core()
+        cache._dropped.append(numbers[0])
+        assert cache.info().sequences == 1
+        assert len(kept) == 0
+        cache._core = core
+
+
+def test_lengths_of_rows_by_sequence_are_all_the_same():
+    with make_cache() as cache:
+        both = [cache.sequence(), cache.sequence()]
+        key, value = (np.ones((2, KV_HEADS, 4, dim), np.float32) for dim in (DIM, DIM_V))
+        with (
+            pytest.warns(intflash.CopyWarning),
+            pytest.raises(intflash.ShapeError, match="lengths"),
+        ):
+            cache.append(both, key, value, lengths=[1, 7])
+
+
+def test_lengths_beyond_any_integer_are_refused():
+    with make_cache() as cache:
+        both = [cache.sequence(), cache.sequence()]
+        _, key, value = tokens(4, 0)
+        with pytest.raises(intflash.ShapeError, match="lengths"):
+            cache.append(both, key[0], value[0], lengths=[2**62, 2**62])

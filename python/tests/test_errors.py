@@ -183,3 +183,54 @@ def test_states_that_do_not_belong_together_are_refused():
     ):
         with pytest.raises(getattr(intflash, error)):
             intflash.merge_states(outs, lses)
+
+
+@pytest.mark.parametrize("name", ["mode", "causal", "center"])
+def test_text_that_is_no_utf_8_is_named_in_the_message(name):
+    with pytest.raises(intflash.ArgumentError, match=name):
+        intflash.attend(**GOOD, **{name: "\ud800"})
+
+
+def test_what_an_exporter_says_may_be_no_utf_8():
+    class Broken:
+        def __dlpack__(self, **options: object) -> object:
+            raise OSError("\ud800")
+
+        def __dlpack_device__(self) -> tuple:
+            return (1, 0)
+
+    with pytest.raises(intflash.UnsupportedError, match="query cannot be read"):
+        intflash.attend(Broken(), GOOD["key"], GOOD["value"])
+
+
+def test_a_signal_during_an_export_is_raised_as_it_is():
+    class Interrupted:
+        def __dlpack__(self, **options: object) -> object:
+            raise KeyboardInterrupt
+
+        def __dlpack_device__(self) -> tuple:
+            return (1, 0)
+
+    with pytest.raises(KeyboardInterrupt):
+        intflash.attend(Interrupted(), GOOD["key"], GOOD["value"])
+
+
+def test_causal_without_a_truth_is_refused():
+    with pytest.raises(ValueError, match="ambiguous"):
+        intflash.attend(**GOOD, causal=np.array([1, 2]))
+
+
+def test_states_of_other_ranks_are_refused():
+    out, lse = np.ones((2, 3, 8), np.float32), np.ones((2, 3), np.float32)
+    with pytest.raises(intflash.ShapeError):
+        intflash.merge_states([out, np.ones((2, 3, 8, 0), np.float32)], [lse, lse])
+    with pytest.raises(intflash.ShapeError):
+        intflash.merge_states([out], [np.ones((2, 3, 0), np.float32)])
+
+
+def test_states_may_come_from_an_iterator():
+    out, lse = random(2, 3, 8, seed=0), random(2, 3, seed=1)
+    merged, _ = intflash.merge_states(
+        (DlpackOnly(out.copy()) for _ in range(2)), (DlpackOnly(lse.copy()) for _ in range(2))
+    )
+    np.testing.assert_allclose(np.asarray(merged), out, rtol=1e-5)

@@ -234,3 +234,13 @@ def test_varlen_attn_computes_on_the_cpu_while_it_is_active(ragged):
             block_table=table,
         )
     assert torch.equal(out, flash_attn_varlen_func(*ragged))
+
+
+@pytest.mark.parametrize("lens", [16, 99, -3, None])
+def test_a_cache_without_room_for_new_tokens_is_refused_and_left_as_it_is(lens):
+    k_cache, v_cache = (torch.zeros(1, 16, 2, 64) for _ in range(2))
+    q, new = normal(1, 1, 2, 64, seed=1), normal(1, 1, 2, 64, seed=2)
+    with pytest.raises(intflash.ArgumentError, match="cache_seqlens"):
+        flash_attn_with_kvcache(q, k_cache, v_cache, new, new, cache_seqlens=lens)
+    assert not k_cache.any()
+    assert not v_cache.any()

@@ -205,6 +205,8 @@ def test_what_is_not_served_raises_with_the_reason():
         model(ids)
     with pytest.raises(intflash.UnsupportedError, match="cu_seq_lens_q"):
         model(ids, cu_seq_lens_q=torch.tensor([0, 10, 20]))
+    with pytest.raises(intflash.UnsupportedError, match="sinks is given"):
+        model(ids, sinks=torch.zeros(4))
     model.config.attention_dropout = 0.5
     dropping = transformers.AutoModelForCausalLM.from_config(model.config)
     dropping.set_attn_implementation(NAME)

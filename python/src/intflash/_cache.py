@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, Literal
 
 from . import _core
 from ._attend import Array, Causal, Mode, Window
-from ._errors import ArgumentError
+from ._errors import ArgumentError, BusyError
 
 Path = str | os.PathLike[str]
 
@@ -215,8 +215,12 @@ class Cache:
     def _collect(self) -> None:
         """Free the sequences that nobody has any more, which need not be at a good time."""
         while self._dropped:
-            self._core.free(self._dropped[-1])
-            self._dropped.pop()
+            number = self._dropped.pop()  # others append meanwhile
+            try:
+                self._core.free(number)
+            except BusyError:
+                self._dropped.append(number)
+                return
 
     def _numbers(self, sequences: abc.Sequence[Sequence]) -> list[int]:
         for sequence in sequences:

@@ -193,6 +193,13 @@ def flash_attn_with_kvcache(
     if cache_seqlens is None:
         cache_seqlens = capacity
     lens = [cache_seqlens] * batch if isinstance(cache_seqlens, int) else cache_seqlens.tolist()
+    new_tokens = 0 if k is None else k.shape[1]
+    for pad, length in zip(pads, lens, strict=True):
+        if not 0 <= pad <= length <= capacity - new_tokens:
+            raise intflash.ArgumentError(
+                f"cache_seqlens has {length}, behind cache_leftpad {pad}: with {new_tokens} new "
+                f"tokens, a cache of {capacity} does not hold them"
+            )
     outs, sums = [], []
     for i in range(batch):
         if block_table is None:
@@ -206,7 +213,7 @@ def flash_attn_with_kvcache(
                 continue
             written = places[lens[i] : lens[i] + new.shape[1]]
             pool[written // page_size, written % page_size] = new[i].to(pool.dtype)
-        end = lens[i] + (0 if k is None else k.shape[1])
+        end = lens[i] + new_tokens
         seen = places[pads[i] : end]
         of_key, of_value = (
             pool[caches[i], pads[i] : end]

@@ -14,6 +14,7 @@ from ._cache import Handle
 
 # By which servers say where keys are that they did not hand over.
 _PAGES = ("block_table", "cache", "k_cache", "v_cache", "read_index", "write_index")
+_OTHERS = ("sinks", "block_indices")  # which would be lost
 
 
 def attention(
@@ -104,6 +105,9 @@ def _want_served(
     for name in _PAGES:
         if options.get(name) is not None:
             _refuse(f"{name} is given: keys in pages of transformers' own are not read")
+    for name in _OTHERS:
+        if options.get(name) is not None:
+            _refuse(f"{name} is given: it is not served")
     if attention_mask is None and options.get("cu_seq_lens_q") is not None:
         _refuse("cu_seq_lens_q is given without a mask: pack sequences by position_ids alone")
     if attention_mask is not None and attention_mask.dim() != 4:
