@@ -26,8 +26,9 @@ struct Call {
 };
 
 // llama.cpp rotates keys, or values, before it stores them in quantized types where heads have a
-// multiple of 64 channels, queries and its result with them, unless it is told not to; but not where
-// values are a part of the keys (MLA), or heads differ in size by layer, which an op does not show.
+// multiple of 64 channels, queries and its result with them, unless it is told not to; but not
+// where values are a part of the keys (MLA), or heads differ in size by layer, which an op does not
+// show.
 enum class Rotation { kNever, kUnlessStored, kAlways };
 
 // Fills call, or says in reason why not. Reads shapes, strides and parameters, no data.

@@ -32,8 +32,9 @@ def activate() -> None:
 
     That is the operator ``aten::_scaled_dot_product_flash_attention_for_cpu``, to which PyTorch
     hands dense inputs of one head dimension, without dropout. Calls that ``sdpa`` would hand over
-    go to the original kernel; so do those whose gradient is wanted. Code that torch.compile has
-    compiled is taken as well, unless its attention was fused or decomposed.
+    go to the original kernel; so do those whose gradient is wanted, except where torch.compile or
+    torch.func hides that: do not train under it there. Code that torch.compile has compiled is
+    taken as well, unless its attention was fused or decomposed.
 
     ``aten::_flash_attention_forward`` is served too, by which
     ``torch.nn.attention.varlen.varlen_attn`` computes: PyTorch has it for GPUs alone.
