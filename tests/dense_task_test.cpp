@@ -177,15 +177,19 @@ TEST(DenseCalls, AskForCancellationWithinItemsOfManyTilesOrSpans) {
     args.cancel_user = &asked;
     ASSERT_EQ(planned.run(), INTFLASH_OK);
     const std::vector<std::byte> expected = planned.out();
-    EXPECT_GE(asked, tasks + 5);
-    args.should_cancel = [](void* user) {
-      return --*static_cast<std::atomic<std::int64_t>*>(user) == 0 ? 1 : 0;
-    };
-    --asked;
-    EXPECT_EQ(planned.run(), INTFLASH_CANCELLED);
-    args.should_cancel = nullptr;
-    ASSERT_EQ(planned.run(), INTFLASH_OK);
-    EXPECT_EQ(planned.out(), expected);
+    const std::int64_t all = asked;
+    EXPECT_GE(all, tasks + 5);
+    for (const std::int64_t last : {all / 4, all / 2, all - 1}) {
+      asked = last;
+      args.should_cancel = [](void* user) {
+        return --*static_cast<std::atomic<std::int64_t>*>(user) == 0 ? 1 : 0;
+      };
+      EXPECT_EQ(planned.run(), INTFLASH_CANCELLED);
+      args.should_cancel = nullptr;
+      planned.poison();
+      ASSERT_EQ(planned.run(), INTFLASH_OK);
+      EXPECT_EQ(planned.out(), expected);
+    }
   }
 }
 

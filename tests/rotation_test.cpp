@@ -86,13 +86,23 @@ TEST(Rotation, IsUndoneAdditionByAdditionAsDefinedOnEveryPort) {
   for (const std::size_t dim :
        {8u, 16u, 24u, 32u, 40u, 64u, 72u, 96u, 128u, 192u, 256u, 576u, 1024u}) {
     std::vector<float> row(dim);
-    for (std::size_t c = 0; c < dim; ++c) row[c] = std::sin(static_cast<float>(c * c % 10007));
+    std::vector<float> center(dim), four_times(dim);
+    for (std::size_t c = 0; c < dim; ++c) {
+      row[c] = std::sin(static_cast<float>(c * c % 10007));
+      four_times[c] = 4 * row[c];
+      center[c] = static_cast<float>(c % 7);
+    }
     const std::vector<float> expected = unrotated(row);
+    std::vector<float> expected_beside_center = unrotated(four_times);
+    for (std::size_t c = 0; c < dim; ++c) expected_beside_center[c] += center[c];
     for (const PortEntry& port : all_test_ports()) {
       std::vector<float> out(dim);
       port.kernels->write_row(row.data(), kRowSumOfOut, static_cast<std::int32_t>(dim),
                               rotation_signs(true), nullptr, Dtype::kF32, out.data());
       EXPECT_EQ(out, expected) << port.name << ", " << dim;
+      port.kernels->write_row(row.data(), kRowSumOfOut / 4, static_cast<std::int32_t>(dim),
+                              rotation_signs(true), center.data(), Dtype::kF32, out.data());
+      EXPECT_EQ(out, expected_beside_center) << port.name << ", " << dim;
     }
   }
 }

@@ -3,7 +3,9 @@
 //
 // Shared prefixes of a batch: declared or not, the same bits.
 #include <algorithm>
+#include <atomic>
 #include <cmath>
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
@@ -75,6 +77,32 @@ class Forest {
     EXPECT_EQ(server_.attend(requests_, score_cap, prefixes_), flat);
     EXPECT_EQ(server_.attend_by_tasks(requests_, 3, score_cap, prefixes_), flat);
   }
+  // A run that is cancelled when it asks for the last time before the end, or earlier.
+  void expect_all_usable_after_cancelling() {
+    BatchCall call(server_.shape(), requests_);
+    call.share(prefixes_);
+    ASSERT_EQ(call.make_plan(server_.context(), server_.cache()), INTFLASH_OK);
+    std::atomic<std::int64_t> left = INT64_MAX;
+    call.args.should_cancel = [](void* user) {
+      return --*static_cast<std::atomic<std::int64_t>*>(user) == 0 ? 1 : 0;
+    };
+    call.args.cancel_user = &left;
+    ASSERT_EQ(call.run(server_.cache()), INTFLASH_OK);
+    const std::int64_t asked = INT64_MAX - left;
+    std::int64_t tasks = 0;
+    for (std::int32_t phase = 0; phase < intflash_plan_num_phases(call.plan); ++phase)
+      tasks += intflash_plan_num_tasks(call.plan, phase);
+    EXPECT_GE(asked, tasks + 20);
+    const std::vector<Result> expected = call.results();
+    for (const std::int64_t last : {asked / 4, asked / 2, asked - asked / 8, asked - 1}) {
+      left = last;
+      EXPECT_EQ(call.run(server_.cache()), INTFLASH_CANCELLED) << last << " of " << asked;
+      std::fill(call.out.begin(), call.out.end(), -1.0f);
+      left = INT64_MAX;
+      ASSERT_EQ(call.run(server_.cache()), INTFLASH_OK);
+      EXPECT_EQ(call.results(), expected);
+    }
+  }
 
  private:
   std::int32_t grow(std::int32_t sequence, std::int64_t count) {
@@ -98,6 +126,16 @@ Shape shape_of(std::int64_t page_size, std::int32_t num_threads, std::int64_t nu
   shape.num_pages = num_tokens / page_size;
   shape.num_threads = num_threads;
   return shape;
+}
+
+TEST(SharedPrefix, ACancelledRunLeavesAllUsable) {
+  Forest forest(shape_of(64, 3, 1 << 15), seed_from_test_name());
+  const std::int32_t root = forest.plant(5000);
+  const std::size_t prefix = forest.open_prefix(5000);
+  for (const std::int64_t own : {1, 70, 3000}) forest.attend_last(forest.branch(root, own), 30);
+  forest.close_prefix(prefix);
+  forest.attend_last(forest.plant(6000), 1);
+  forest.expect_all_usable_after_cancelling();
 }
 
 // Rows of one tile then have masks of several requests, each with its own keys and dtype.

@@ -28,10 +28,6 @@ struct WideTiles : Avx2 {
     return _mm256_srai_epi16(_mm256_slli_epi16(a, 8), 8);
   }
   static INTFLASH_INLINE I16 odd_signed(I16 a) { return _mm256_srai_epi16(a, 8); }
-  static INTFLASH_INLINE I16 even_unsigned(I16 a) {
-    return _mm256_and_si256(a, _mm256_set1_epi16(255));
-  }
-  static INTFLASH_INLINE I16 odd_unsigned(I16 a) { return _mm256_srli_epi16(a, 8); }
 
   struct Scratch {
     // A widened tile: per quad the even elements of 16 outputs, then the odd ones.

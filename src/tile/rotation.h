@@ -151,10 +151,26 @@ INTFLASH_INLINE std::uint32_t rotate_channels(Load load, const std::uint32_t* si
   return largest.largest();
 }
 
-// The channels times a factor, and their rotation undone; both rows may be one.
+// Whether Ops' vectors fit the transform's shortest runs.
 template <class Ops>
-INTFLASH_INLINE void unrotate_channels(const float* channels, float times,
-                                       const std::uint32_t* signs, float* row, std::int64_t dim) {
+INTFLASH_INLINE bool has_whole_vectors(std::int64_t dim) {
+  return Ops::kLanes <= 8 || dim % Ops::kLanes == 0;
+}
+
+// Here and below both rows may be one.
+template <class Ops>
+INTFLASH_NOINLINE std::uint32_t rotate_row(const float* channels, const std::uint32_t* signs,
+                                           float* row, std::int64_t dim) {
+  if (!has_whole_vectors<Ops>(dim)) return rotate_row<RowLoops>(channels, signs, row, dim);
+  return rotate_channels<Ops>(
+      [&](std::int64_t first, std::int64_t i) { return Ops::load_any_f32(channels + first + i); },
+      signs, row, dim);
+}
+// The channels times a factor, and their rotation undone.
+template <class Ops>
+INTFLASH_NOINLINE void unrotate_row(const float* channels, float times, const std::uint32_t* signs,
+                                    float* row, std::int64_t dim) {
+  if (!has_whole_vectors<Ops>(dim)) return unrotate_row<RowLoops>(channels, times, signs, row, dim);
   using F32 = typename Ops::F32;
   const F32 all_times = Ops::broadcast_f32(times);
   const F32 factor = Ops::broadcast_f32(transform_factor(dim));
@@ -166,28 +182,6 @@ INTFLASH_INLINE void unrotate_channels(const float* channels, float times,
       [&](std::int64_t c, F32 x) {
         Ops::store_any_f32(row + c, Ops::flip_signs(Ops::mul_f32(x, factor), signs + c));
       });
-}
-
-// Whether Ops' vectors fit the transform's shortest runs.
-template <class Ops>
-INTFLASH_INLINE bool has_whole_vectors(std::int64_t dim) {
-  return Ops::kLanes <= 8 || dim % Ops::kLanes == 0;
-}
-
-// Both rows may be one.
-template <class Ops>
-INTFLASH_NOINLINE std::uint32_t rotate_row(const float* channels, const std::uint32_t* signs,
-                                           float* row, std::int64_t dim) {
-  if (!has_whole_vectors<Ops>(dim)) return rotate_row<RowLoops>(channels, signs, row, dim);
-  return rotate_channels<Ops>(
-      [&](std::int64_t first, std::int64_t i) { return Ops::load_any_f32(channels + first + i); },
-      signs, row, dim);
-}
-template <class Ops>
-INTFLASH_NOINLINE void unrotate_row(const float* channels, float times, const std::uint32_t* signs,
-                                    float* row, std::int64_t dim) {
-  if (!has_whole_vectors<Ops>(dim)) return unrotate_row<RowLoops>(channels, times, signs, row, dim);
-  unrotate_channels<Ops>(channels, times, signs, row, dim);
 }
 
 }  // namespace
