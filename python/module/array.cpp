@@ -185,7 +185,8 @@ void Array::read_buffer() {
 bool Array::read_custom_dtype() {
   const nb::object dtype = nb::getattr(source_, "dtype", nb::none());
   const nb::object dtype_text = nb::getattr(dtype, "name", nb::none());
-  if (!nb::isinstance<nb::str>(dtype_text) || nb::cast<std::string>(dtype_text) != "bfloat16")
+  if (!nb::isinstance<nb::str>(dtype_text) || nb::cast<std::string>(dtype_text) != "bfloat16" ||
+      !nb::cast<bool>(nb::getattr(dtype, "isnative", nb::bool_(true))))
     return false;
   PyBuffer_Release(&buffer_.view);
   owner_ = source_.attr("view")("uint16");

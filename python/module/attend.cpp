@@ -64,7 +64,7 @@ intflash_attend_desc make_desc(const DenseInputs& inputs, const DenseOptions& op
   desc.window_right = mask.window_right;
   desc.prefix_len = mask.prefix_len;
   desc.softmax_scale = softmax_scale_of(options.scale);
-  desc.score_cap = number("cap", options.cap, 0);
+  desc.score_cap = cap_of(options.cap);
   desc.center = center_of(options.center);
   desc.rotation = options.rotate ? INTFLASH_ROTATION_AUTO : INTFLASH_ROTATION_NONE;
   desc.score_digits = score_digits_of(options.score_digits);

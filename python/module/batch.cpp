@@ -216,8 +216,8 @@ void add_batch(nb::module_& module) {
              nb::handle kv_lens, nb::handle causal, nb::handle window, nb::handle prefix,
              nb::handle scale, nb::handle cap, nb::handle score_digits, nb::handle mode) {
             new (self) Batch(cache, std::move(sequences), query_lens, kv_lens,
-                             mask_of(causal, window, prefix), softmax_scale_of(scale),
-                             number("cap", cap, 0), score_digits_of(score_digits), mode_of(mode));
+                             mask_of(causal, window, prefix), softmax_scale_of(scale), cap_of(cap),
+                             score_digits_of(score_digits), mode_of(mode));
           },
           nb::arg("cache"), nb::arg("sequences"), nb::arg("query_lens").none(),
           nb::arg("kv_lens").none(), nb::arg("causal").none(), nb::arg("window").none(),

@@ -91,8 +91,13 @@ nb::object imported_torch() {
 }
 
 nb::object detached(const char* name, nb::handle source) {
-  if (!is_of(source, torch_maker()) || !nb::cast<bool>(source.attr("requires_grad")))
-    return nb::borrow(source);
+  if (!is_of(source, torch_maker())) return nb::borrow(source);
+  if (nb::cast<bool>(source.attr("is_neg")())) {
+    raise(INTFLASH_UNSUPPORTED, std::string(name) +
+                                    " is a view of numbers that are yet to be negated: pass its "
+                                    "resolve_neg()");
+  }
+  if (!nb::cast<bool>(source.attr("requires_grad"))) return nb::borrow(source);
   if (nb::cast<bool>(imported_torch().attr("is_grad_enabled")())) {
     raise(INTFLASH_UNSUPPORTED, std::string(name) +
                                     " requires grad, and intflash has no gradients: pass its "
@@ -108,14 +113,16 @@ nb::object make_output(const Array& like, const std::int64_t* shape, int rank,
   if (!is_of(source, maker)) maker = torch_maker();
   if (!is_of(source, maker)) return make_plain_output(like, shape, rank, dtype);
   static const nb::handle dtype_name = nb::str("dtype").release();
+  static const nb::handle device = nb::str("cpu").release();  // of PyTorch, which has a default one
   static const nb::handle keywords = nb::make_tuple(dtype_name).release();
+  static const nb::handle torch_keywords = nb::make_tuple(dtype_name, nb::str("device")).release();
   const nb::object type = dtype == like.dtype()
                               ? nb::steal(PyObject_GetAttr(source.ptr(), dtype_name.ptr()))
                               : nb::borrow(maker->float32);
   const nb::object extents = shape_tuple(shape, rank);
-  PyObject* const arguments[] = {extents.ptr(), type.ptr()};
-  nb::object array =
-      nb::steal(PyObject_Vectorcall(maker->empty.ptr(), arguments, 1, keywords.ptr()));
+  PyObject* const arguments[] = {extents.ptr(), type.ptr(), device.ptr()};
+  const nb::handle names = maker == torch_maker() ? torch_keywords : keywords;
+  nb::object array = nb::steal(PyObject_Vectorcall(maker->empty.ptr(), arguments, 1, names.ptr()));
   if (!array.is_valid()) throw nb::python_error();
   return array;
 }

@@ -84,6 +84,14 @@ float softmax_scale_of(nb::handle scale) {
   return result;
 }
 
+float cap_of(nb::handle cap) {
+  const float result = number("cap", cap, 0);
+  if (result == 0 && !cap.is_none() && to_double("cap", cap) != 0)
+    raise(INTFLASH_BAD_SCALE,
+          "cap is " + text_of(nb::repr(cap)) + ": that is 0 in float32, which is no cap");
+  return result;
+}
+
 Mask mask_of(nb::handle causal, nb::handle window, nb::handle prefix) {
   Mask mask;
   static constexpr Choice kAlignments[] = {{"bottom_right", INTFLASH_MASK_CAUSAL},

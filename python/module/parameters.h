@@ -31,6 +31,8 @@ intflash_center center_of(nb::handle center);
 std::int32_t score_digits_of(nb::handle digits);
 // 0, which the C interface takes for its default, only where value is None.
 float softmax_scale_of(nb::handle scale);
+// 0, which is no cap, only where value is None or 0.
+float cap_of(nb::handle cap);
 
 // Which keys a query sees, by its position alone.
 struct Mask {

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 
+import ml_dtypes
 import numpy as np
 import pytest
 from oracle import random
@@ -234,3 +235,15 @@ def test_states_may_come_from_an_iterator():
         (DlpackOnly(out.copy()) for _ in range(2)), (DlpackOnly(lse.copy()) for _ in range(2))
     )
     np.testing.assert_allclose(np.asarray(merged), out, rtol=1e-5)
+
+
+def test_a_cap_that_is_zero_in_float32_is_refused():
+    with pytest.raises(intflash.ScaleError, match="cap is 1e-60"):
+        intflash.attend(**GOOD, cap=1e-60)
+
+
+def test_bfloat16_of_the_other_order_of_bytes_is_refused():
+    swapped = GOOD["query"].astype(ml_dtypes.bfloat16)
+    swapped = swapped.view(swapped.dtype.newbyteorder())
+    with pytest.raises(intflash.UnsupportedError, match="order of bytes"):
+        intflash.attend(swapped, GOOD["key"], GOOD["value"])

@@ -5,10 +5,11 @@
 from __future__ import annotations
 
 import pytest
+from packages import package
 
-import intflash
+torch = package("torch")
 
-torch = pytest.importorskip("torch")
+import intflash  # noqa: E402
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -60,3 +61,19 @@ def test_a_cache_takes_and_gives_tensors():
     cache.append(sequences, key, key)
     wanted = intflash.attend(query, key, key, causal=True, score_digits=1)
     assert torch.equal(cache.attend(sequences, query), wanted)
+
+
+def test_views_that_are_yet_to_be_negated_are_refused():
+    tensor = torch.randn(1, 2, 4, 8)
+    with pytest.raises(intflash.UnsupportedError, match="resolve_neg"):
+        intflash.attend(torch._neg_view(tensor), tensor, tensor)
+
+
+def test_results_are_on_the_cpu_whatever_the_default_device_is():
+    tensor = torch.randn(1, 2, 4, 8)
+    torch.set_default_device("meta")
+    try:
+        out, lse = intflash.attend(tensor, tensor, tensor, lse=True)
+    finally:
+        torch.set_default_device(None)
+    assert (out.device.type, lse.device.type) == ("cpu", "cpu")

@@ -140,3 +140,15 @@ def test_modules_are_taken():
             out, _ = module(rows[:, :9], rows, rows, need_weights=False)
     assert not torch.equal(out, original)
     assert (out - original).abs().sum() / original.abs().sum() < 0.03
+
+
+def test_the_log_of_a_row_without_keys_is_the_originals():
+    tensor = torch.randn(1, 2, 4, 8)
+    mask = torch.zeros(4, 4)
+    mask[1] = -torch.inf
+    operator = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
+    _, wanted = operator(tensor, tensor, tensor, attn_mask=mask)
+    with active():
+        _, lse = operator(tensor, tensor, tensor, attn_mask=mask)
+    assert last_reason() is None
+    assert torch.equal(lse[:, :, 1], wanted[:, :, 1])

@@ -180,14 +180,34 @@ def test_what_would_be_lost_is_refused(inputs, ragged):
         flash_attn_func(*inputs, alibi_slopes=torch.ones(2, 4))
     with pytest.raises(refused, match="rotary_cos"):
         flash_attn_with_kvcache(*inputs, rotary_cos=torch.ones(90, 32))
-    with pytest.raises(refused, match="query requires grad"):
+    with pytest.raises(refused, match="an input requires grad"):
         flash_attn_func(q.clone().requires_grad_(), k, v)
-    with pytest.raises(intflash.ArgumentError, match="attn_mask"):
-        sageattn(*inputs, attn_mask=None)
+    sageattn(*inputs, tensor_layout="NHD", attn_mask=None, dropout_p=0.0)  # nothing is lost
+    with pytest.raises(intflash.ArgumentError, match="dropout_p"):
+        sageattn(*inputs, dropout_p=0.5)
     with pytest.raises(intflash.ArgumentError, match="tensor_layout"):
         sageattn(*inputs, tensor_layout="HDN")
     with pytest.raises(intflash.ShapeError, match="as many queries as keys"):
         sageattn(*inputs, tensor_layout="NHD", is_causal=True)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own use of itself
+def test_compiled_code_refuses_inputs_whose_gradient_is_wanted(inputs, ragged):
+    torch._dynamo.reset()
+    for function, arguments in ((flash_attn_func, inputs), (flash_attn_varlen_func, ragged)):
+        wanting = [arguments[0].clone().requires_grad_(), *arguments[1:]]
+        compiled = torch.compile(function, fullgraph=True)
+        with pytest.raises(Exception, match="requires grad"):
+            compiled(*wanting)
+        with torch.no_grad():
+            assert torch.equal(compiled(*wanting), function(*arguments))
+
+
+@pytest.mark.parametrize("begins", [[0, 30, 20, 38], [0, 30, 31], [1, 30, 31, 38], [0, 38, 39]])
+def test_sequences_that_do_not_cover_the_rows_are_refused(ragged, begins):
+    q, k, v, _, *others = ragged
+    with pytest.raises(intflash.ShapeError):
+        flash_attn_varlen_func(q, k, v, torch.tensor(begins, dtype=torch.int32), *others)
 
 
 def test_operators_keep_the_dispatchers_rules(ragged):

@@ -191,6 +191,30 @@ def test_what_integers_do_not_serve_goes_to_the_original(inputs):
     assert last_reason() is None
 
 
+@pytest.mark.parametrize("scale", [1e-60, 1e39, float("inf")])
+def test_scales_beyond_float32_are_the_originals(inputs, scale):
+    wanted = F.scaled_dot_product_attention(*inputs, scale=scale)
+    torch.testing.assert_close(sdpa(*inputs, scale=scale), wanted, equal_nan=True)
+    assert "scale" in last_reason()
+
+
+def test_no_heads_are_the_originals():
+    none = torch.zeros(1, 0, 5, 64)
+    assert sdpa(none, none, none).shape == none.shape
+    assert "heads" in last_reason()
+
+
+def test_a_dropout_that_is_no_share_raises_the_originals_error(inputs):
+    with pytest.raises(RuntimeError, match="dropout"):
+        sdpa(*inputs, dropout_p=-0.5)
+
+
+def test_autocast_computes_in_its_own_dtype(inputs):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert sdpa(*inputs).dtype == torch.bfloat16
+    assert "autocast" in last_reason()
+
+
 def test_gradients_are_the_originals(inputs):
     query, key, value = inputs
     for name, which in (("query", 0), ("key", 1), ("value", 2)):

@@ -215,7 +215,10 @@ class Cache:
     def _collect(self) -> None:
         """Free the sequences that nobody has any more, which need not be at a good time."""
         while self._dropped:
-            number = self._dropped.pop()  # others append meanwhile
+            try:
+                number = self._dropped.pop()  # others append and take meanwhile
+            except IndexError:
+                return
             try:
                 self._core.free(number)
             except BusyError:

@@ -106,7 +106,7 @@ def _sdpa_for_cpu(
         )
     batch, heads, tokens = sums.shape
     lse = sums.new_empty(batch, tokens, heads).transpose(1, 2)  # the strides of the original
-    return out, lse.copy_(sums)
+    return out, lse.copy_(sums.masked_fill_(sums == -torch.inf, 0))  # where no key is seen, too
 
 
 def _flash_attention_forward(
@@ -129,7 +129,7 @@ def _flash_attention_forward(
     block_table: Tensor | None = None,
     num_splits: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    if dropout_p > 0 or return_debug_mask or cum_seq_q is None:
+    if dropout_p != 0 or return_debug_mask or cum_seq_q is None:
         raise intflash.UnsupportedError(
             "_flash_attention_forward serves sequences by cum_seq_q, without dropout_p and "
             "return_debug_mask"

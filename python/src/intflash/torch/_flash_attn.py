@@ -59,7 +59,7 @@ def flash_attn_func(
     Returns:
         ``(batch, tokens, heads, head_dim)``, or a tuple of it, ``(batch, heads, tokens)`` and None.
     """
-    if dropout_p > 0:
+    if dropout_p != 0:
         _refuse(f"dropout_p is {dropout_p}: there is no dropout")
     out, lse = attend(
         q.transpose(1, 2),
@@ -117,7 +117,7 @@ def flash_attn_varlen_func(
         return_attn_probs: see `flash_attn_func`; the log-sum-exp is ``(heads, tokens)``.
         block_table: ``(sequences, pages)``: each sequence's pages.
     """
-    if dropout_p > 0:
+    if dropout_p != 0:
         _refuse(f"dropout_p is {dropout_p}: there is no dropout")
     out, lse = ragged(
         q,

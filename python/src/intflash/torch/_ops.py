@@ -9,6 +9,7 @@ and for mutation, of which there is none.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -114,6 +115,24 @@ def _sdpa_fake(query: Tensor, key: Tensor, value: Tensor, *options: object) -> T
     return _empty_out(query, value)
 
 
+def _below_autograd(name: str, *arguments: object) -> object:
+    """Refuse what wants a gradient, which compiled code would lose in silence."""
+    wants_grad = torch.is_grad_enabled()
+    for argument in arguments:
+        if isinstance(argument, Tensor) and wants_grad and argument.requires_grad:
+            raise intflash.UnsupportedError(
+                f"{name}: an input requires grad, and there are no gradients: call it under "
+                "torch.no_grad()"
+            )
+    with torch._C._AutoDispatchBelowAutograd():
+        return getattr(torch.ops.intflash, name.partition("::")[2]).default(*arguments)
+
+
+def refuse_gradients(name: str) -> None:
+    """Have the operator refuse inputs whose gradient is wanted."""
+    torch.library.impl(name, "Autograd", partial(_below_autograd, name))
+
+
 def define(signature: str, function: Callable, fake: Callable) -> None:
     name = "intflash::" + signature.partition("(")[0]
     torch.library.define(
@@ -136,6 +155,8 @@ define(
     compute,
     _attend_fake,
 )
+
+refuse_gradients("intflash::attend")  # sdpa looks itself, which takes less time
 
 sdpa = torch.ops.intflash.sdpa.default
 attend = torch.ops.intflash.attend.default

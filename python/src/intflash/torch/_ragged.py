@@ -11,7 +11,17 @@ from torch import Tensor
 
 import intflash
 
-from ._ops import define, rows
+from ._ops import define, refuse_gradients, rows
+
+
+def _begins(name: str, begins: Tensor | None, num_rows: int) -> list[int]:
+    """Read where sequences begin, and the last one ends."""
+    read = [] if begins is None else begins.tolist()
+    if not read or read[0] != 0 or read[-1] > num_rows or sorted(read) != read:
+        raise intflash.ShapeError(
+            f"{name}: sequences begin at {read}: at 0, in order, within {num_rows} rows is wanted"
+        )
+    return read
 
 
 def _parts(
@@ -22,7 +32,7 @@ def _parts(
     pages: Tensor | None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Give each sequence's keys and values, (heads, tokens, dim)."""
-    begins = None if key_begins is None else key_begins.tolist()
+    begins = [] if pages is not None else _begins("key", key_begins, key.shape[0])
     lens = None if key_lens is None else key_lens.tolist()
     for i in range(len(begins) - 1 if pages is None else pages.shape[0]):
         if pages is None:
@@ -50,10 +60,17 @@ def _ragged(
     alibi: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     out, sums = _ragged_fake(query, key, value)
-    begins = query_begins.tolist()
+    begins = _begins("query", query_begins, query.shape[0])
+    if begins[-1] != query.shape[0]:
+        raise intflash.ShapeError(f"query has {query.shape[0]} rows, of sequences of {begins[-1]}")
     slopes = None if alibi is None else alibi.tolist()
     query = rows(query)
-    for i, (of_key, of_value) in enumerate(_parts(key, value, key_begins, key_lens, pages)):
+    parts = list(_parts(key, value, key_begins, key_lens, pages))
+    if len(parts) != len(begins) - 1:
+        raise intflash.ShapeError(
+            f"there are {len(begins) - 1} sequences of queries, and {len(parts)} of keys"
+        )
+    for i, (of_key, of_value) in enumerate(parts):
         part = slice(begins[i], begins[i + 1])
         _, lse = intflash.attend(
             query[part].transpose(0, 1),
@@ -86,6 +103,8 @@ define(
     _ragged,
     _ragged_fake,
 )
+
+refuse_gradients("intflash::ragged")
 
 # (rows, heads, dim) and (heads, rows) of sequences whose rows begin at query_begins, and whose keys
 # at key_begins, or are in pages, (pages, tokens, heads, dim). key_lens: how many of them there are.

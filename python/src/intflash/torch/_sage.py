@@ -37,12 +37,13 @@ def sageattn(
         is_causal: whether query i sees keys up to i, with as many queries as keys.
         sm_scale: of scores; by default ``1 / sqrt(head_dim)``.
         return_lse: whether to return the log-sum-exp too, ``(batch, heads, tokens)``.
-        options: smooth_k, smooth_v, qk_quant_gran and pv_accum_dtype change nothing.
+        options: smooth_k, smooth_v, qk_quant_gran and pv_accum_dtype change nothing; nor do others
+            that are None, 0 or False.
 
     Raises:
         ArgumentError: another option, which would be lost.
     """
-    unknown = sorted(options.keys() - _ROUNDING)
+    unknown = sorted(name for name in options.keys() - _ROUNDING if options[name])
     if unknown:
         raise intflash.ArgumentError(f"{unknown[0]}: sageattn here has no such option")
     if tensor_layout not in ("HND", "NHD"):

@@ -11,6 +11,7 @@ from torch import Tensor
 from . import _ops
 from ._reason import note
 
+_LEAST_SCALE, _MOST_SCALE = 2.0**-126, 2.0**127
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -24,10 +25,12 @@ def why_not(
     enable_gqa: bool,
 ) -> str | None:
     """Say why PyTorch's own attention has to serve, or refuse, the call; None where it has not."""
-    if dropout_p > 0:
+    if dropout_p != 0:
         return f"dropout_p is {dropout_p}: there is no dropout"
-    if scale is not None and not scale > 0:
-        return f"scale is {scale}: it must be above 0"
+    if scale is not None and not _LEAST_SCALE <= scale <= _MOST_SCALE:
+        return f"scale is {scale}: it must be above 0, and a number of float32's"
+    if torch.is_autocast_enabled("cpu"):
+        return "autocast is on, and says in which dtype to compute"
     dtype, wants_grad = query.dtype, torch.is_grad_enabled()
     for tensor in (query, key, value) if mask is None else (query, key, value, mask):
         # Each look takes its time, where calls are short: which it was is asked afterwards.
@@ -68,6 +71,8 @@ def _why_not_shapes(
             return f"a head dimension is {dim}: multiples of 8 from 8 to 1024 are served"
     if of_key[-1] != of_query[-1] or of_key[-2] != of_value[-2]:
         return "shapes of query, key and value do not belong together"
+    if of_query[-3] == 0:
+        return "there are no heads"
     if of_query[:-2] == of_key[:-2] == of_value[:-2]:
         return None
     for extents in zip(of_query[:-3], of_key[:-3], of_value[:-3], strict=True):
@@ -132,16 +137,17 @@ def sdpa(
 
     What integers do not serve goes to the original, which also raises what there is to raise:
     inputs that require grad under an enabled grad mode, dropout, float64, nested tensors, other
-    devices, head dimensions that are no multiple of 8 up to 1024, NaN and infinity. Then
-    `last_reason` says why.
+    devices, head dimensions that are no multiple of 8 up to 1024, NaN and infinity, and calls under
+    autocast. Then `last_reason` says why.
 
     Args:
         query: ``(batch, query_heads, query_tokens, head_dim)``, or without batch, in float32,
             float16 or bfloat16.
         key: ``(batch, kv_heads, key_tokens, head_dim)``.
         value: ``(batch, kv_heads, key_tokens, value_dim)``.
-        attn_mask: of booleans, of which True keeps a key, or of numbers that are added to scores.
-            Broadcasts to ``(batch, query_heads, query_tokens, key_tokens)``.
+        attn_mask: of booleans, of which True keeps a key, or of numbers that are added to scores,
+            of which the lowest of their dtype hides a key, as -inf does. Broadcasts to
+            ``(batch, query_heads, query_tokens, key_tokens)``.
         dropout_p: 0 alone is served.
         is_causal: whether query i sees keys up to i (aligned at the top left).
         scale: of scores; by default ``1 / sqrt(head_dim)``.
