@@ -20,10 +20,6 @@ struct Amx : Avx512 {
 
   using Control = __m512i;  // per byte of a result, the bit of its 64-bit word where it starts
 
-  // A vector that stays what it is: constants would be rebuilt from general registers at each use,
-  // a shuffle every time.
-  static INTFLASH_INLINE I32 held(I32 a) { return opaque(a); }
-
   static INTFLASH_INLINE Control repeat32(std::uint32_t a) {
     return _mm512_set1_epi32(static_cast<std::int32_t>(a));
   }

@@ -38,6 +38,12 @@ struct Avx2 {
     return _mm256_set1_epi32(load_as<std::int32_t>(p));
   }
 
+  // A vector that stays where it is.
+  static INTFLASH_INLINE I32 held(I32 a) {
+    __asm__("" : "+x"(a));
+    return a;
+  }
+
   static INTFLASH_INLINE I32 add32(I32 a, I32 b) { return _mm256_add_epi32(a, b); }
   static INTFLASH_INLINE I32 minus_128_times(I32 a) {
     return _mm256_sub_epi32(_mm256_setzero_si256(), _mm256_slli_epi32(a, 7));

@@ -28,6 +28,11 @@ struct Avx512 {
     return _mm512_set1_epi16(static_cast<std::int16_t>(a));
   }
 
+  // A vector that stays what and where it is. Constants would be rebuilt from general registers at
+  // each use, a shuffle every time; and the sums of a panel converted all at once, where those of
+  // its last rows are not done yet.
+  static INTFLASH_INLINE I32 held(I32 a) { return opaque(a); }
+
   static INTFLASH_INLINE I32 add32(I32 a, I32 b) { return _mm512_add_epi32(a, b); }
   static INTFLASH_INLINE I32 shift_right32(I32 a, I32 count) { return _mm512_srav_epi32(a, count); }
   static INTFLASH_INLINE I16 pack16(I32 a, I32 b) { return _mm512_packs_epi32(a, b); }

@@ -399,7 +399,7 @@ SpanTree part_tree(const Merge& merge, std::int64_t part, const Section& section
 
 std::int64_t spans_in_cache(const PageLayout& layout, std::int64_t l2_bytes) {
   const std::int64_t span_bytes = layout.bytes() / layout.page_size * kSpanTokens;
-  return std::max<std::int64_t>(1, l2_bytes * 5 / 8 / span_bytes);
+  return std::max<std::int64_t>(1, l2_bytes / 2 / span_bytes);
 }
 
 ScoreBias score_bias(const Attention& attention, std::int64_t request) {

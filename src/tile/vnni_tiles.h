@@ -106,10 +106,12 @@ INTFLASH_INLINE void pv_panel(const std::uint8_t* weights, const KvBlock* half,
   INTFLASH_UNROLL
   for (std::int32_t r = 0; r < kRows; ++r) {
     const typename Isa::F32 factor = Isa::broadcast_f32(gain[r]);
+    float* const out = accumulators[r] + channel;
     INTFLASH_UNROLL
     for (std::int32_t v = 0; v < kVectors; ++v) {
-      float* out = accumulators[r] + channel + v * Isa::kLanes;
-      Isa::store_f32(out, Isa::fma(Isa::to_f32(sum[r][v]), factor, Isa::load_f32(out)));
+      float* const lanes = out + v * Isa::kLanes;
+      const typename Isa::F32 product = Isa::to_f32(Isa::held(sum[r][v]));
+      Isa::store_f32(lanes, Isa::fma(product, factor, Isa::load_f32(lanes)));
     }
   }
 }
