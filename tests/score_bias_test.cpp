@@ -83,6 +83,31 @@ TEST(ScoreBias, AMaskOfZerosAndHiddenKeysIsTheMaskThatItDraws) {
   }
 }
 
+TEST(ScoreBias, AMaskOfZerosChangesNoBitOfALiBiOverTheLeastScores) {
+  AttentionCase c = causal_case();
+  c.mask = INTFLASH_MASK_NONE;
+  c.kv_len = 64;
+  c.query_len = 64;
+  c.bias = CaseBias::kAlibi;
+  c.query.magnitude = c.key.magnitude = 6e-16;
+  c.softmax_scale = 1e-15f;  // scores around the least number of f32
+  // Two keys are hidden in the middle, by bits and by elements: no run of keys is left without any.
+  const std::uint64_t word = ~(std::uint64_t{1} << 20 | std::uint64_t{1} << 40);
+  const std::vector<std::uint64_t> words(64, word);
+  std::vector<float> elements(64, 0.0f);
+  elements[20] = elements[40] = -INFINITY;
+  for (const PortEntry& port : all_test_ports()) {
+    Memory memory;
+    CaseTensors tensors = make_tensors(c, memory);
+    tensors.args.bit_mask = {words.data(), 64};
+    const CaseResult expected = run_tensors(tensors, port, {}, memory);
+    tensors.args.bit_mask = {};
+    tensors.args.additive_mask.data = elements.data();
+    tensors.args.additive_mask.dtype = INTFLASH_F32;
+    EXPECT_EQ(difference(c, run_tensors(tensors, port, {}, memory), expected), "") << port.name;
+  }
+}
+
 // A mask in bytes or bf16, and in f32, of what either can say.
 struct TwoMasks {
   std::vector<std::uint8_t> bytes;

@@ -118,7 +118,8 @@ INTFLASH_INLINE float over_cap(float score, float cap, float inverse) {
 // ---- Biases ----
 
 // Adds biases, and leaves -infinity where a key is not kept. The first key's position is `ahead` of
-// the row's.
+// the row's. Where there is a slope alone scores are halved as well, which rounds the least numbers
+// of f32: elements of 0 change nothing.
 template <bool kElements, bool kSlope>
 INTFLASH_NOINLINE void bias_scores(const BiasRow* bias, std::int32_t ahead,
                                    const float* INTFLASH_RESTRICT elements,
@@ -128,7 +129,9 @@ INTFLASH_NOINLINE void bias_scores(const BiasRow* bias, std::int32_t ahead,
   const float slope = kSlope ? bias->slope : 0.0f;
   for (std::int32_t key = 0; key < kScoreBlock; ++key) {
     float score = bits_as<float>(scores[key]);
-    if (kElements) score = held_log2(fused(elements[key], half_factor, 0.5f * score));
+    const float half = 0.5f * score;
+    if (kElements) score = held_log2(fused(elements[key], half_factor, half));
+    if (!kElements && kSlope) score = half + half;  // what is held of it: none is beyond 2^126
     if (kSlope) score = fused(__builtin_fabsf(static_cast<float>(ahead + key)), -slope, score);
     scores[key] = bits_as<std::int32_t>(select_float(kept[key] != 0, score, kNegativeInfinity));
   }

@@ -189,7 +189,7 @@ def fixed_weights(x, value_log2):  # 3
 def general_scores(row, keys, dot, key_scale, factor):  # 4
     t = fma(dot.astype(F32) * key_scale, factor, row.centring)
     t = capped(t, row.cap) if row.cap > 0 else t
-    if row.elements[keys].any():
+    if row.elements[keys].any() or row.slope != 0:
         t = held(fma(row.elements[keys], F32(0.5) * F32(LOG2_E), F32(0.5) * t))
     return fma(np.abs(keys - row.position).astype(F32), -row.slope, t)
 
