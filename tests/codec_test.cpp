@@ -118,10 +118,10 @@ TEST(Codec, ThatIsNotThereIsRefusedWithWhatThereIs) {
     EXPECT_STREQ(intflash_last_error(), message);
     EXPECT_EQ(cache, nullptr);
   };
-  options.codec = static_cast<intflash_codec>(2);
-  expect(INTFLASH_INVALID_ARGUMENT, "codec = 2: must be one of 0 (int8), 1 (int8_wide)");
+  options.codec = static_cast<intflash_codec>(3);
+  expect(INTFLASH_INVALID_ARGUMENT, "codec = 3: must be one of 0 (int8), 1 (int8_wide), 2 (k8v4)");
   options.codec = static_cast<intflash_codec>(-1);
-  expect(INTFLASH_INVALID_ARGUMENT, "codec = -1: must be one of 0 (int8), 1 (int8_wide)");
+  expect(INTFLASH_INVALID_ARGUMENT, "codec = -1: must be one of 0 (int8), 1 (int8_wide), 2 (k8v4)");
   options.codec = INTFLASH_CODEC_INT8;
   options.page_layout_version = 2;
   expect(INTFLASH_UNSUPPORTED,

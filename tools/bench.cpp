@@ -71,7 +71,7 @@ std::vector<Step> steps_of(const std::string& port, const BenchOptions& options,
   }
   if (port == "scalar" && options.isa.empty()) return steps;  // nobody serves with it
   for (const std::string& name :
-       serving_cases(options.suite, options.quick, options.threads, max_threads)) {
+       serving_cases(options.suite, options.codec, options.quick, options.threads, max_threads)) {
     steps.push_back({name, [name, port, quick = options.quick](BenchPort&) {
                        return measure_serving(name, port, quick);
                      }});
@@ -88,6 +88,8 @@ std::vector<PortCases> select_cases(const BenchOptions& options) {
     inputs = std::make_shared<AttentionInputs>(
         read_attention_inputs(options.query, options.key, options.value));
   }
+  if (options.suite == "dense" && options.codec != "int8")
+    throw UsageError("--codec: of the suites decode and append alone, not of dense");
   std::vector<PortCases> selected;
   bool any = false;
   for (const std::string& port : chosen_ports(options)) {

@@ -39,6 +39,7 @@ struct BenchRow {
   // is quantizing and packing as well.
   std::optional<double> overhead_seconds;
   std::size_t workspace_bytes = 0;
+  std::optional<double> times_int8;       // how many times as fast as over a cache of codec int8
   std::optional<double> huge_page_share;  // of the memory of the caches that are read
   double rel_l1 = 0;                      // relative L1 error of the rows that were checked
 };

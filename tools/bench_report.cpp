@@ -71,18 +71,20 @@ std::optional<double> ratio_of(std::span<const BenchRow> rows, const std::string
 }  // namespace
 
 void print_table_head() {
-  fmt::print("{:<36}{:<13}{:>3}{:>12}{:>16}{:>15}{:>7}{:>7}{:>12}{:>12}\n", "case", "port", "thr",
-             "time", "rate", "limit", "share", "best", "overhead", "huge pages");
+  fmt::print("{:<36}{:<13}{:>3}{:>12}{:>16}{:>15}{:>7}{:>7}{:>12}{:>12}{:>12}\n", "case", "port",
+             "thr", "time", "rate", "limit", "share", "best", "overhead", "huge pages",
+             "times int8");
 }
 
 void print_table_row(const BenchRow& row) {
   const char* unit = row.gops ? "GOP/s" : "GB/s";
   const auto rate = [&](double value) { return fmt::format("{:.4g} {:<5}", value, unit); };
-  fmt::print("{:<36}{:<13}{:>3}{:>12}{:>16}{:>15}{:>7.3f}{:>7.3f}{:>12}{:>12}\n", row.name,
+  fmt::print("{:<36}{:<13}{:>3}{:>12}{:>16}{:>15}{:>7.3f}{:>7.3f}{:>12}{:>12}{:>12}\n", row.name,
              row.port, row.threads, time_text(row.seconds), rate(row.gops ? *row.gops : *row.gbps),
              rate(row.limit), row.share, row.best_share,
              row.overhead_seconds ? time_text(*row.overhead_seconds) : "",
-             row.huge_page_share ? fmt::format("{:.2f}", *row.huge_page_share) : "");
+             row.huge_page_share ? fmt::format("{:.2f}", *row.huge_page_share) : "",
+             row.times_int8 ? fmt::format("{:.3f}", *row.times_int8) : "");
   std::fflush(stdout);
 }
 
@@ -130,6 +132,7 @@ nlohmann::ordered_json report_row(const BenchRow& row) {
       {"rel_l1", row.rel_l1},
   };
   if (row.overhead_seconds) report["overhead_seconds"] = *row.overhead_seconds;
+  if (row.times_int8) report["times_int8"] = *row.times_int8;
   if (row.huge_page_share) report["huge_page_share"] = *row.huge_page_share;
   return report;
 }

@@ -213,6 +213,12 @@ void add_bench(CLI::App& app, BenchOptions& options) {
   command
       .add_option("--filter", options.filter, "regular expression that a case's name must contain")
       ->type_name("REGEX");
+  command
+      .add_option(
+          "--codec", options.codec,
+          "of decode's and append's caches: int8 (default), int8_wide or k8v4, in turn with "
+          "int8")
+      ->type_name("NAME");
   add_port(command, options.threads, options.isa);
   add_output(command, "--json", options.json,
              "writes a report; - is stdout, and the table then goes to stderr");
@@ -220,7 +226,8 @@ void add_bench(CLI::App& app, BenchOptions& options) {
       "Examples:\n"
       "  intflash bench --quick --filter 'd128/n4096' --isa avx512_vnni --json bench.json\n"
       "  intflash bench --query q.npy --key k.npy --value v.npy --causal    these, beside random\n"
-      "  intflash bench decode --quick --threads 1\n\n"
+      "  intflash bench decode --quick --threads 1\n"
+      "  intflash bench decode --quick --codec k8v4\n\n"
       "Rows of decode end with the share of the caches' memory that lies in huge pages, where the\n"
       "system says so: reading the same from small pages is slower.");
 }

@@ -8,6 +8,7 @@
 #include <functional>
 #include <memory>
 #include <numeric>
+#include <optional>
 #include <random>
 
 #include "context/ports.h"
@@ -15,6 +16,7 @@
 #include "host/host_pages.h"
 #include "huge_pages.h"
 #include "intflash/cache.h"
+#include "pages/codec.h"
 #include "stopwatch.h"
 
 namespace intflash {
@@ -48,12 +50,22 @@ intflash_tensor token_major(float* data, std::int64_t heads, std::int64_t dim) {
   return tensor;
 }
 
-Cache create_cache(const Context& context, const Heads& heads, std::int64_t num_pages) {
+// The codec of a name; empty: there is none.
+std::optional<intflash_codec> find_codec(const std::string& name) {
+  for (std::uint32_t id = 0; id < internal::kMaxCodecs; ++id) {
+    if (name == internal::codec_name(id)) return static_cast<intflash_codec>(id);
+  }
+  return std::nullopt;
+}
+
+Cache create_cache(const Context& context, const Heads& heads, std::int64_t num_pages,
+                   intflash_codec codec = INTFLASH_CODEC_INT8) {
   intflash_cache_options options = cache_options();
   options.num_kv_heads = heads.kv;
   options.head_dim = heads.dim;
   options.page_size = kPageSize;
   options.num_pages = num_pages;
+  options.codec = codec;
   return Cache(context, options);
 }
 
@@ -183,12 +195,13 @@ class Batch {
 
 // ---- Cases ----
 
-// The parts of a name such as decode/d128/h32-8/n4096/hot/t2.
+// The parts of a name such as decode/d128/h32-8/n4096/hot/k8v4/t2.
 struct CaseName {
   std::string suite;
   Heads heads{32, 8, 128};
   std::int64_t tokens = 0;
   std::string variant;
+  intflash_codec codec = INTFLASH_CODEC_INT8;
   int threads = 1;
 
   explicit CaseName(const std::string& name) {
@@ -215,6 +228,8 @@ struct CaseName {
     } else if (numbered && part[0] == 'h') {
       heads.query = number(1);
       heads.kv = number(part.find('-') + 1);
+    } else if (const auto found = find_codec(part)) {
+      codec = *found;
     } else {
       variant = part;
     }
@@ -240,38 +255,66 @@ AddressRange pages_of(const Cache& cache) {
 
 // One request, one query. Hot: the same cache again and again. Cold: so many caches in turn that
 // none is still in the L3.
-BenchRow measure_decode(const CaseName& name, const Context& context, bool quick) {
-  const std::int64_t pages = (name.tokens + kPageSize - 1) / kPageSize;
-  std::vector<Cache> caches;
-  std::size_t cache_bytes = 0, all_bytes = 0;
-  const std::size_t wanted = name.variant == "cold" ? dram_test_bytes() : 1;
-  while (all_bytes < wanted) {
-    caches.push_back(create_cache(context, name.heads, pages));
-    filled_sequence(caches.back().get(), name.heads, name.tokens);
-    const intflash_cache_info info = caches.back().info();
-    cache_bytes = info.bytes_per_token * static_cast<std::size_t>(name.tokens);
-    all_bytes += cache_bytes;
+class Decoding {
+ public:
+  Decoding(const CaseName& name, const Context& context, intflash_codec codec)
+      : caches_(make_caches(name, context, codec)),
+        batch_(context, caches_[0], name.heads, {{1, name.tokens}}, {0}) {}
+
+  void run() {
+    batch_.run(caches_[next_]);
+    next_ = (next_ + 1) % caches_.size();
   }
-  Batch batch(context, caches[0], name.heads, {{1, name.tokens}}, {0});
-  MemoryRate memory(name.variant == "cold" ? dram_test_bytes() : cache_bytes);
-  std::size_t next = 0;
-  const Turns turns = time_by_turns(
-      [&] {
-        batch.run(caches[next]);
-        next = (next + 1) % caches.size();
-      },
-      [&] {
-        if (name.variant == "hot") memory.read(name.threads);  // back into the caches
-        return memory.read(name.threads) / kGiga;
-      },
-      [] { return 0.0; }, quick);
-  BenchRow row = batch.row();
-  const double work = static_cast<double>(cache_bytes) / kGiga;
+  // Of one cache.
+  std::size_t bytes() const { return bytes_; }
+  BenchRow row() const {
+    BenchRow row = batch_.row();
+    std::vector<AddressRange> ranges;
+    for (const Cache& cache : caches_) ranges.push_back(pages_of(cache));
+    row.huge_page_share = huge_page_share(ranges);
+    return row;
+  }
+
+ private:
+  std::vector<Cache> make_caches(const CaseName& name, const Context& context,
+                                 intflash_codec codec) {
+    const std::int64_t pages = (name.tokens + kPageSize - 1) / kPageSize;
+    const std::size_t wanted = name.variant == "cold" ? dram_test_bytes() : 1;
+    std::vector<Cache> caches;
+    do {
+      caches.push_back(create_cache(context, name.heads, pages, codec));
+      filled_sequence(caches.back().get(), name.heads, name.tokens);
+      bytes_ = caches.back().info().bytes_per_token * static_cast<std::size_t>(name.tokens);
+    } while (caches.size() * bytes_ < wanted);
+    return caches;
+  }
+
+  std::size_t bytes_ = 0;
+  std::vector<Cache> caches_;
+  Batch batch_;
+  std::size_t next_ = 0;
+};
+
+BenchRow measure_decode(const CaseName& name, const Context& context, bool quick) {
+  Decoding decoding(name, context, name.codec);
+  std::optional<Decoding> by_int8;
+  if (name.codec != INTFLASH_CODEC_INT8) by_int8.emplace(name, context, INTFLASH_CODEC_INT8);
+  MemoryRate memory(name.variant == "cold" ? dram_test_bytes() : decoding.bytes());
+  const auto read = [&] {
+    if (name.variant == "hot") memory.read(name.threads);  // back into the caches
+    return memory.read(name.threads) / kGiga;
+  };
+  const auto run_int8 = [&] {
+    if (!by_int8) return 0.0;
+    if (name.variant == "hot") by_int8->run();
+    return seconds_of([&] { by_int8->run(); });
+  };
+  const Turns turns = time_by_turns([&] { decoding.run(); }, read, run_int8, quick);
+  BenchRow row = decoding.row();
+  const double work = static_cast<double>(decoding.bytes()) / kGiga;
   finish(row, turns, work);
   row.gbps = work / row.seconds;
-  std::vector<AddressRange> ranges;
-  for (const Cache& cache : caches) ranges.push_back(pages_of(cache));
-  row.huge_page_share = huge_page_share(ranges);
+  if (by_int8) row.times_int8 = median(turns.long_call_seconds) / row.seconds;
   return row;
 }
 
@@ -283,22 +326,33 @@ BenchRow measure_append(const CaseName& name, const Context& context, bool quick
       decode ? std::vector<std::int64_t>(64, 1) : std::vector<std::int64_t>{name.tokens};
   const std::int64_t tokens = decode ? 64 : name.tokens;
   const std::int64_t held = decode ? 200 : 0;
-  const Cache cache = create_cache(context, name.heads, tokens / kPageSize + 64 * 4 + 1);
-  std::vector<std::int32_t> sequences;
-  for (std::size_t i = 0; i < counts.size(); ++i)
-    sequences.push_back(filled_sequence(cache.get(), name.heads, held));
   Tokens fresh(name.heads, counts);
+  struct Appending {
+    Cache cache;
+    std::vector<std::int32_t> sequences;
+  };
+  const auto make = [&](intflash_codec codec) {
+    Appending made{create_cache(context, name.heads, tokens / kPageSize + 64 * 4 + 1, codec), {}};
+    for (std::size_t i = 0; i < counts.size(); ++i)
+      made.sequences.push_back(filled_sequence(made.cache.get(), name.heads, held));
+    return made;
+  };
+  const auto append = [&](const Appending& to) {
+    fresh.append(to.cache.get(), to.sequences);
+    for (const std::int32_t sequence : to.sequences)
+      check(intflash_sequence_truncate(to.cache.get(), sequence, held));
+  };
+  const Appending appending = make(name.codec);
+  std::optional<Appending> by_int8;
+  if (name.codec != INTFLASH_CODEC_INT8) by_int8.emplace(make(INTFLASH_CODEC_INT8));
   const double token_bytes =
       static_cast<double>(name.heads.kv) * (2.0 * static_cast<double>(name.heads.dim) * 5 + 12);
   const double work = token_bytes * static_cast<double>(tokens) / kGiga;
   MemoryRate memory(static_cast<std::size_t>(work * kGiga));
-  const Turns turns = time_by_turns(
-      [&] {
-        fresh.append(cache.get(), sequences);
-        for (const std::int32_t sequence : sequences)
-          check(intflash_sequence_truncate(cache.get(), sequence, held));
-      },
-      [&] { return memory.copy(name.threads) / kGiga; }, [] { return 0.0; }, quick);
+  const auto append_int8 = [&] { return by_int8 ? seconds_of([&] { append(*by_int8); }) : 0.0; };
+  const Turns turns =
+      time_by_turns([&] { append(appending); }, [&] { return memory.copy(name.threads) / kGiga; },
+                    append_int8, quick);
   BenchRow row;
   row.port = context.port();
   row.kernel = "append";
@@ -306,6 +360,7 @@ BenchRow measure_append(const CaseName& name, const Context& context, bool quick
   row.threads = name.threads;
   finish(row, turns, work);
   row.gbps = work / row.seconds;
+  if (by_int8) row.times_int8 = median(turns.long_call_seconds) / row.seconds;
   return row;
 }
 
@@ -418,8 +473,12 @@ BenchRow measure_overhead(const CaseName& name, const Context& context, bool qui
 
 }  // namespace
 
-std::vector<std::string> serving_cases(const std::string& suite, bool quick, int threads,
-                                       int max_threads) {
+std::vector<std::string> serving_cases(const std::string& suite, const std::string& codec,
+                                       bool quick, int threads, int max_threads) {
+  if (!find_codec(codec))
+    throw UsageError(fmt::format("--codec {}: there is no such codec", codec));
+  if (suite == "batch" && codec != "int8")
+    throw UsageError("--codec: of the suites decode and append alone, not of batch");
   std::vector<std::string> names;
   if (suite == "decode") {
     std::vector<int> lengths = {4096, 32768};
@@ -441,6 +500,9 @@ std::vector<std::string> serving_cases(const std::string& suite, bool quick, int
              "batch/d128/h8-8/n1/tiny",
              fmt::format("batch/d128/h32-8/n{}/cascade", quick ? 4096 : 16384),
              fmt::format("batch/d128/h8-8/n{}/cascade", quick ? 4096 : 16384)};
+  }
+  if (codec != "int8") {
+    for (std::string& name : names) name += '/' + codec;
   }
   const std::vector<std::string> one_thread = names;
   if (threads > 1) names.clear();

@@ -13,8 +13,9 @@
 namespace intflash {
 
 // The names of a suite's cases; empty for a suite that is not one of these.
-std::vector<std::string> serving_cases(const std::string& suite, bool quick, int threads,
-                                       int max_threads);
+// Throws UsageError where there is no such codec, or the suite's caches are of int8 alone.
+std::vector<std::string> serving_cases(const std::string& suite, const std::string& codec,
+                                       bool quick, int threads, int max_threads);
 
 // Times a case by turns with its limit. Throws Failure where the library refuses.
 BenchRow measure_serving(const std::string& name, const std::string& port, bool quick);

@@ -71,7 +71,12 @@ typedef enum intflash_codec INTFLASH_INT {
   // The same with a second digit of each key, for score_digits = 0 and 2: head_dim + 4 bytes more a
   // token, kv head and layer. For models whose scores are large, such as those whose keys have a
   // bias.
-  INTFLASH_CODEC_INT8_WIDE = 1
+  INTFLASH_CODEC_INT8_WIDE = 1,
+  // Keys as int8 has them, values in four bits: (head_dim_v padded to 16) / 2 bytes less a token,
+  // kv
+  // head and layer. A value is one of 16 levels times its token's scale (docs/numerics.md, section
+  // 8), for values that are rotated: 6 to 7 % off, which out averages over.
+  INTFLASH_CODEC_K8V4 = 2
 } intflash_codec;
 
 typedef struct intflash_cache_options {

@@ -9,6 +9,7 @@
 #include "tile/pack.h"
 #include "tile/rows.h"
 #include "tile/state.h"
+#include "tile/value_levels.h"
 
 namespace intflash::internal {
 namespace {
@@ -53,6 +54,8 @@ extern constexpr KernelTable kernels_amx_int8 = {
     .merge_states = merge_states,
     .write_row = write_row<Avx512>,
     .integer_peak = integer_peak,
+    .code_values = code_values,
+    .expand = {nullptr, nullptr, expand_k8v4<Avx512>},
 };
 
 }  // namespace intflash::internal

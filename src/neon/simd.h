@@ -48,6 +48,17 @@ struct Neon : RowLoops {
     return vdupq_n_s16(static_cast<std::int16_t>(a));
   }
 
+  static INTFLASH_INLINE void look_up_nibbles(const std::uint8_t* bytes, const std::int8_t* table,
+                                              std::int8_t* low, std::int8_t* high) {
+    const int8x16_t looked_up = load(table);
+    INTFLASH_UNROLL
+    for (std::int32_t i = 0; i < 64; i += 16) {
+      const uint8x16_t both = load(bytes + i);
+      store(low + i, vqtbl1q_s8(looked_up, vandq_u8(both, vdupq_n_u8(15))));
+      store(high + i, vqtbl1q_s8(looked_up, vshrq_n_u8(both, 4)));
+    }
+  }
+
   static INTFLASH_INLINE I32 add32(I32 a, I32 b) { return vaddq_s32(a, b); }
   static INTFLASH_INLINE I32 times_128(I32 a) { return vshlq_n_s32(a, 7); }
   static INTFLASH_INLINE I32 shift_right32(I32 a, I32 count) {

@@ -55,6 +55,7 @@ struct Codec {
 
 extern const Codec kInt8Codec;
 extern const Codec kInt8WideCodec;
+extern const Codec kK8v4Codec;
 
 PageLayout page_layout(const Codec& codec, std::int64_t head_dim, std::int64_t head_dim_v,
                        std::int64_t page_size);

@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "pages/codec.h"
+#include "pages/int8_blocks.h"
 
 namespace intflash::internal {
 namespace {
@@ -142,18 +143,10 @@ const void* find_damaged_key(const PageLayout& layout, const std::int8_t* codes,
   return nullptr;
 }
 
-const void* find_damage(const PageLayout& layout, const KvBlock& block, std::int64_t tokens) {
-  const void* damaged = find_damaged_key(layout, block.key_codes, block.key_sum, tokens);
-  if (damaged == nullptr && layout.has_digits)
-    damaged = find_damaged_key(layout, block.key_digits, block.digit_sum, tokens);
-  if (damaged == nullptr) damaged = find_minus_128(block.value_codes, layout.value_bytes());
-  if (damaged != nullptr) return damaged;
-  for (std::int64_t at = 0; at < kBlockTokens; ++at) {
-    if (!is_scale(block.key_scale[at], at < tokens ? kMaxKeyScale : 0.0f))
-      return block.key_scale + at;
-    if (!is_scale(block.value_scale[at], at < tokens ? kMaxValueScale : 0.0f))
-      return block.value_scale + at;
-  }
+// Tokens that are absent have no values, and none have channels that there are not.
+const void* find_damaged_values(const PageLayout& layout, const KvBlock& block,
+                                std::int64_t tokens) {
+  if (const void* found = find_minus_128(block.value_codes, layout.value_bytes())) return found;
   std::int8_t codes[kMaxHeadDim];
   for (std::int64_t at = tokens; at < kBlockTokens; ++at) {
     load_value(layout, block, at, codes);
@@ -167,7 +160,30 @@ const void* find_damage(const PageLayout& layout, const KvBlock& block, std::int
   return nullptr;
 }
 
+const void* find_damage(const PageLayout& layout, const KvBlock& block, std::int64_t tokens) {
+  const void* damaged = find_damaged_keys(layout, block, tokens);
+  if (damaged == nullptr) damaged = find_damaged_scale(block, tokens);
+  return damaged != nullptr ? damaged : find_damaged_values(layout, block, tokens);
+}
+
 }  // namespace
+
+const void* find_damaged_keys(const PageLayout& layout, const KvBlock& block, std::int64_t tokens) {
+  const void* damaged = find_damaged_key(layout, block.key_codes, block.key_sum, tokens);
+  return damaged != nullptr || !layout.has_digits
+             ? damaged
+             : find_damaged_key(layout, block.key_digits, block.digit_sum, tokens);
+}
+
+const void* find_damaged_scale(const KvBlock& block, std::int64_t tokens) {
+  for (std::int64_t at = 0; at < kBlockTokens; ++at) {
+    if (!is_scale(block.key_scale[at], at < tokens ? kMaxKeyScale : 0.0f))
+      return block.key_scale + at;
+    if (!is_scale(block.value_scale[at], at < tokens ? kMaxValueScale : 0.0f))
+      return block.value_scale + at;
+  }
+  return nullptr;
+}
 
 const Codec kInt8Codec = {
     .id = INTFLASH_CODEC_INT8,

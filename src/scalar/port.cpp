@@ -9,6 +9,7 @@
 #include "tile/rows.h"
 #include "tile/score_block.h"
 #include "tile/state.h"
+#include "tile/value_levels.h"
 #include "tile/weights.h"
 
 namespace intflash::internal {
@@ -266,6 +267,8 @@ extern constexpr KernelTable kernels_scalar = {
     .merge_states = merge_states,
     .write_row = write_row<RowLoops>,
     .integer_peak = integer_peak,
+    .code_values = code_values,
+    .expand = {nullptr, nullptr, expand_k8v4<RowLoops>},
 };
 
 }  // namespace intflash::internal

@@ -8,6 +8,7 @@
 #include "tile/mask_words.h"
 #include "tile/pack.h"
 #include "tile/rows.h"
+#include "tile/value_levels.h"
 
 namespace intflash::internal {
 namespace {
@@ -32,6 +33,8 @@ constexpr KernelTable make_kernel_table(const char* name) {
       .merge_states = merge_states,
       .write_row = write_row<Isa>,
       .integer_peak = Isa::integer_peak,
+      .code_values = code_values,
+      .expand = {nullptr, nullptr, expand_k8v4<Isa>},
   };
 }
 

@@ -112,6 +112,14 @@ struct RowLoops {
       }
     }
   }
+  // Of 64 bytes the table's bytes at their low and at their high four bits.
+  static INTFLASH_INLINE void look_up_nibbles(const std::uint8_t* bytes, const std::int8_t* table,
+                                              std::int8_t* low, std::int8_t* high) {
+    for (std::int32_t i = 0; i < 64; ++i) {
+      low[i] = table[bytes[i] & 15];
+      high[i] = table[bytes[i] >> 4];
+    }
+  }
 };
 
 }  // namespace

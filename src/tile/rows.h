@@ -11,6 +11,7 @@
 #include "tile/float_math.h"
 #include "tile/rope.h"
 #include "tile/rotation.h"
+#include "tile/scale_grid.h"
 #include "tile/types.h"
 #include "tile/widen.h"
 
@@ -177,23 +178,6 @@ INTFLASH_NOINLINE void write_digits(const float* INTFLASH_RESTRICT row, std::int
 }
 
 // ---- Scales on a grid ----
-
-// 2^(k/64 - 1), a step of log2 in fixed point apart.
-constexpr std::int32_t kScaleSteps = 1 << kFractionBits;
-struct ScaleGrid {
-  float mantissa[kScaleSteps + 2];  // one more than there are is looked up, and not used
-};
-constexpr ScaleGrid scale_grid() {
-  constexpr double kStep = 1.0108892860517005;  // 2^(1/64)
-  ScaleGrid grid{};
-  double mantissa = 0.5;
-  for (float& rounded : grid.mantissa) {
-    rounded = static_cast<float>(mantissa);
-    mantissa *= kStep;
-  }
-  return grid;
-}
-constexpr ScaleGrid kScaleGrid = scale_grid();
 
 // Rows whose largest magnitudes are found before the first is divided by its own: each step of a
 // row waits for the one before. Sixteen gain 1 %, and would take 64 KiB of stack.

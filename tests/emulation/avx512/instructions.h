@@ -113,6 +113,9 @@ inline __m512i _mm512_set1_epi8(char a) { return both_halves(_mm256_set1_epi8(a)
 inline __m512i _mm512_set1_epi16(short a) { return both_halves(_mm256_set1_epi16(a)); }
 inline __m512i _mm512_set1_epi32(int a) { return both_halves(_mm256_set1_epi32(a)); }
 inline __m512i _mm512_set1_epi64(long long a) { return both_halves(_mm256_set1_epi64x(a)); }
+inline __m512i _mm512_broadcast_i32x4(__m128i a) {
+  return both_halves(_mm256_broadcastsi128_si256(a));
+}
 inline __m512 _mm512_set1_ps(float a) { return {_mm256_set1_ps(a), _mm256_set1_ps(a)}; }
 
 // ---- By halves ---------------------------------------------------------------------------------
@@ -149,6 +152,10 @@ INTFLASH_BY_HALVES(unpacklo_epi64)
 
 inline __m512i _mm512_or_si512(__m512i a, __m512i b) {
   return {_mm256_or_si256(a.half[0], b.half[0]), _mm256_or_si256(a.half[1], b.half[1])};
+}
+inline __m512i _mm512_shuffle_epi8(__m512i a, __m512i index) {
+  return {_mm256_shuffle_epi8(a.half[0], index.half[0]),
+          _mm256_shuffle_epi8(a.half[1], index.half[1])};
 }
 inline __m512i _mm512_and_si512(__m512i a, __m512i b) {
   return {_mm256_and_si256(a.half[0], b.half[0]), _mm256_and_si256(a.half[1], b.half[1])};
