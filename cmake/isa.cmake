@@ -4,8 +4,8 @@
 # intflash_add_port(<name> ARCH x86_64|aarch64|any SOURCES ... [FLAGS ...])
 # compiles one port, the kernels of one instruction set, as an object library that exports a single
 # symbol, intflash::internal::kernels_<name>. A port of another architecture is left out; so is one that this
-# compiler cannot build, and a message says so. Call it best port first: built_ports.inc keeps the
-# order.
+# compiler cannot build, or a sanitized one that this machine cannot run, and a message says so. Call
+# it best port first: built_ports.inc keeps the order.
 include(CheckCXXCompilerFlag)
 
 # -fno-trapping-math lets loops with comparisons vectorize; it changes no result.
@@ -31,6 +31,14 @@ function(intflash_add_port name)
   string(REGEX REPLACE "^(ARM64|arm64)$" "aarch64" processor "${processor}")
   if(NOT port_ARCH STREQUAL "any" AND NOT port_ARCH STREQUAL processor)
     return()
+  endif()
+  # Sanitized, the AMX port takes a minute to compile, and is there for this machine's tests alone.
+  if(INTFLASH_SANITIZE AND port_ARCH STREQUAL "x86_64" AND EXISTS /proc/cpuinfo)
+    file(STRINGS /proc/cpuinfo cpu_flags REGEX "^flags" LIMIT_COUNT 1)
+    if(NOT "${cpu_flags} " MATCHES " ${name} ")
+      message(STATUS "port ${name} is not built: sanitized, it needs a CPU that runs it")
+      return()
+    endif()
   endif()
   if(port_FLAGS)
     string(REPLACE ";" " " flags "${port_FLAGS}")
