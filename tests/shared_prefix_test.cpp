@@ -171,11 +171,14 @@ TEST(SharedPrefix, RequestsKeepTheirOwnMasksThatAreData) {
   }
 }
 
+// Of few cases each length is in one, and so are each page size and number of threads.
 TEST(SharedPrefix, EndsAnywhere) {
+  int count = 0;
   for (const std::int64_t page_size : {64, 128, 256}) {
     for (const std::int32_t threads : {1, 3}) {
       for (const std::int64_t length :
            {0, 1, 127, 128, 129, 192, 256, 1000, 1023, 1024, 1025, 1152, 2047, 2048, 2200}) {
+        if (quick_tests() && count++ % 4 != 0) continue;
         SCOPED_TRACE(testing::Message() << "page_size " << page_size << " threads " << threads
                                         << " prefix_len " << length);
         Forest forest(shape_of(page_size, threads, 1 << 13), seed_from_test_name());
