@@ -233,10 +233,12 @@ double error_of(AttentionCase c, intflash_center center, std::int64_t massive, f
 }
 
 TEST(ComputedCenters, MakeNoErrorATenthLarger) {
+  int count = 0;
   for (const CaseData data : {CaseData::kNormal, CaseData::kOutliers, CaseData::kChannelBias}) {
     for (const bool rotate : {false, true}) {
       for (const std::int64_t massive : {1, 3, 30, 150}) {
         for (const float magnitude : {10.0f, 100.0f, 1000.0f}) {
+          if (quick_tests() && count++ % 5 != 0) continue;
           AttentionCase c;
           c.num_kv_heads = 4;
           c.query_len = 64;
