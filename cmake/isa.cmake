@@ -19,6 +19,11 @@ set(INTFLASH_PORT_OPTIONS
 if(INTFLASH_SANITIZE)
   list(APPEND INTFLASH_PORT_OPTIONS -O1)
 endif()
+# Three checks of each address, in loops of products: where one would fail AddressSanitizer stops the
+# access itself, and without them the scalar port is twice as fast.
+if(INTFLASH_SANITIZE MATCHES "address,undefined")
+  list(APPEND INTFLASH_PORT_OPTIONS -fno-sanitize=null,object-size,pointer-overflow)
+endif()
 # g++ 12 warns of its own AVX-512 headers, whose "undefined" vectors are uninitialized on purpose.
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   list(APPEND INTFLASH_PORT_OPTIONS -Wno-uninitialized -Wno-maybe-uninitialized)
