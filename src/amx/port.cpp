@@ -54,7 +54,6 @@ extern constexpr KernelTable kernels_amx_int8 = {
     .merge_states = merge_states,
     .write_row = write_row<Avx512>,
     .integer_peak = integer_peak,
-    .code_values = code_values,
     .expand = {nullptr, nullptr, expand_k8v4<Avx512>},
 };
 

@@ -48,6 +48,89 @@ float nearest_on_grid(float scale) {
   return kScaleGrid.mantissa[kScaleSteps + steps] * power_of_two(exponent_of(scale));
 }
 
+// Levels stand for INT8 codes that are 1, 2^-0.15 or 2^-0.3 times as large, in 128ths: the best of
+// three for a row is taken, whatever the scale that then fits it best.
+constexpr std::int32_t kNumSteps = 3;
+constexpr std::int32_t kSteps[kNumSteps] = {128, 115, 104};
+
+// Codes above bound[s][i] are nearer to step s times level i + 1 than to that of level i.
+struct LevelBounds {
+  std::int8_t bound[kNumSteps][kNumLevels - 1];
+};
+constexpr LevelBounds level_bounds() {
+  LevelBounds bounds{};
+  for (std::int32_t s = 0; s < kNumSteps; ++s) {
+    for (std::int32_t i = 0; i + 1 < kNumLevels; ++i) {
+      const std::int32_t sum = kSortedLevels[i] + kSortedLevels[i + 1];
+      bounds.bound[s][i] = static_cast<std::int8_t>(sum * kSteps[s] >> 8);
+    }
+  }
+  return bounds;
+}
+constexpr LevelBounds kLevelBounds = level_bounds();
+
+// Of each code the level that is nearest. Loops over all levels, so that they vectorize.
+void levels_of(const std::int8_t* INTFLASH_RESTRICT codes, std::int64_t count,
+               const std::int8_t* bound, std::int8_t* INTFLASH_RESTRICT levels) {
+  for (std::int64_t c = 0; c < count; ++c) {
+    std::int8_t level = kSortedLevels[0];
+    INTFLASH_UNROLL
+    for (std::int32_t i = 0; i + 1 < kNumLevels; ++i) {
+      const std::int32_t height = kSortedLevels[i + 1] - kSortedLevels[i];
+      level = static_cast<std::int8_t>(level + (-(codes[c] > bound[i]) & height));
+    }
+    levels[c] = level;
+  }
+}
+// Their codes.
+void codes_of(const std::int8_t* INTFLASH_RESTRICT levels, std::int64_t count,
+              std::uint8_t* INTFLASH_RESTRICT nibbles) {
+  for (std::int64_t c = 0; c < count; ++c) {
+    std::int8_t index = 0;
+    INTFLASH_UNROLL
+    for (std::int32_t i = 0; i + 1 < kNumLevels; ++i)
+      index = static_cast<std::int8_t>(index + (levels[c] > kSortedLevels[i]));
+    nibbles[c] = static_cast<std::uint8_t>(index ^ kZeroLevel);
+  }
+}
+
+// codes . levels and levels . levels.
+struct LevelFit {
+  std::int32_t product;
+  std::int32_t square;
+};
+LevelFit fit_levels(const std::int8_t* INTFLASH_RESTRICT codes,
+                    const std::int8_t* INTFLASH_RESTRICT levels, std::int64_t count) {
+  LevelFit fit = {0, 0};
+  for (std::int64_t c = 0; c < count; ++c) fit.product += codes[c] * levels[c];
+  for (std::int64_t c = 0; c < count; ++c) fit.square += levels[c] * levels[c];
+  return fit;
+}
+
+// Codes of four bits, in bytes of their own, for a row of INT8 codes whose largest magnitude is
+// near 127; returns the factor of the row's scale. Of the three steps the one whose levels, with
+// the scale that fits them best, are nearest to the codes: by the largest product^2 / square, the
+// first of equals. 0: all codes are 0.
+float code_values(const std::int8_t* codes, std::int64_t count, std::uint8_t* nibbles) {
+  std::int8_t levels[2][kMaxHeadDim];
+  std::int32_t chosen = 0;
+  double most = 0;
+  float factor = 0;
+  for (std::int32_t s = 0; s < kNumSteps; ++s) {
+    const std::int32_t other = s == 0 ? 0 : 1 - chosen;
+    levels_of(codes, count, kLevelBounds.bound[s], levels[other]);
+    const LevelFit fit = fit_levels(codes, levels[other], count);
+    const double product = fit.product;
+    const double merit = fit.square == 0 ? 0 : product * product / fit.square;
+    if (merit <= most) continue;
+    most = merit;
+    factor = static_cast<float>(product / fit.square);
+    chosen = other;
+  }
+  codes_of(levels[chosen], count, nibbles);
+  return factor;
+}
+
 // Rows that came as INT8 may have small codes: these are stretched to 127, by the returned factor.
 float stretch(const std::int8_t* codes, std::int64_t count, std::int8_t* stretched) {
   std::int32_t largest = 0;
@@ -63,11 +146,10 @@ float stretch(const std::int8_t* codes, std::int64_t count, std::int8_t* stretch
 }
 
 // Of one token; its scale becomes that of its levels.
-void code_token(const KernelTable& kernels, const std::int8_t* codes, std::int64_t count,
-                float& scale, std::uint8_t* nibbles) {
+void code_token(const std::int8_t* codes, std::int64_t count, float& scale, std::uint8_t* nibbles) {
   std::int8_t stretched[kMaxHeadDim];
   const float stretching = stretch(codes, count, stretched);
-  const float factor = kernels.code_values(stretched, count, nibbles);
+  const float factor = code_values(stretched, count, nibbles);
   scale = factor == 0 || scale == 0 ? 0 : nearest_on_grid(scale / stretching * factor);
 }
 
@@ -85,8 +167,8 @@ void store_quads(const std::uint8_t (*nibbles)[kMaxHeadDim], std::int64_t channe
   }
 }
 
-void store_values(const KernelTable& kernels, const PageLayout& layout, const WritableBlock& block,
-                  const TokenCodes& tokens) {
+void store_values(const KernelTable& /*kernels*/, const PageLayout& layout,
+                  const WritableBlock& block, const TokenCodes& tokens) {
   std::uint8_t nibbles[4][kMaxHeadDim];
   const std::int64_t channels = round_up(layout.head_dim_v, 16);
   const std::int64_t end = tokens.at + tokens.count;
@@ -98,7 +180,7 @@ void store_values(const KernelTable& kernels, const PageLayout& layout, const Wr
       std::fill_n(nibbles[t], channels, std::uint8_t{0});
       if (at < tokens.at || at >= end) continue;
       stored |= 15u << (8 * t);
-      code_token(kernels, tokens.codes + (at - tokens.at) * tokens.stride, layout.head_dim_v,
+      code_token(tokens.codes + (at - tokens.at) * tokens.stride, layout.head_dim_v,
                  block.value_scale[at], nibbles[t]);
     }
     auto* const row = reinterpret_cast<std::uint8_t*>(block.value_codes) + value_offset(first);

@@ -267,7 +267,6 @@ extern constexpr KernelTable kernels_scalar = {
     .merge_states = merge_states,
     .write_row = write_row<RowLoops>,
     .integer_peak = integer_peak,
-    .code_values = code_values,
     .expand = {nullptr, nullptr, expand_k8v4<RowLoops>},
 };
 

@@ -33,7 +33,6 @@ constexpr KernelTable make_kernel_table(const char* name) {
       .merge_states = merge_states,
       .write_row = write_row<Isa>,
       .integer_peak = Isa::integer_peak,
-      .code_values = code_values,
       .expand = {nullptr, nullptr, expand_k8v4<Isa>},
   };
 }

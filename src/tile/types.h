@@ -239,9 +239,6 @@ struct KernelTable {
   // A register-only loop of the port's integer multiply-add; returns the operations done, 2 per
   // multiply-add.
   double (*integer_peak)(std::int64_t repeats);
-  // Four bits for each of the INT8 codes of a row of values, in bytes of their own; returns the
-  // factor of its scale: value_levels.h.
-  float (*code_values)(const std::int8_t* codes, std::int64_t count, std::uint8_t* nibbles);
   ExpandFn expand[kMaxCodecs] = {};  // by codec; nullptr: of int8, and of what the port lacks
 };
 
