@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "batch.h"
 
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/vector.h>
 
 #include <memory>
@@ -32,17 +33,26 @@ struct RunOptions {
 // The plan is made when query's heads and types are known, at the first run, and kept.
 class Batch {
  public:
-  Batch(Cache& cache, std::vector<std::int32_t> sequences, nb::handle query_lens,
-        nb::handle kv_lens, const Mask& mask, float scale, float cap, std::int32_t score_digits,
-        intflash_mode mode)
+  using Table = std::vector<std::int32_t>;  // pages of a request
+
+  // Of sequences of the cache, or of tables of the caller's.
+  Batch(Cache& cache, std::vector<std::int32_t> sequences,
+        const std::optional<std::vector<Table>>& tables, nb::handle query_lens, nb::handle kv_lens,
+        nb::handle first_positions, const Mask& mask, float scale, float cap,
+        std::int32_t score_digits, intflash_mode mode)
       : cache_(cache),
         sequences_(std::move(sequences)),
         cap_(cap),
         score_digits_(score_digits),
         mode_(mode) {
-    for (const std::int32_t sequence : sequences_) add_request(sequence, mask, scale);
+    for (const std::int32_t sequence : sequences_) add_request(mask, scale, sequence);
+    if (tables.has_value()) add_tables(*tables, mask, scale);
     set_lengths("query_lens", query_lens, &intflash_request::query_len);
     set_lengths("kv_lens", kv_lens, &intflash_request::kv_len);
+    set_lengths("first_positions", first_positions, &intflash_request::first_key_position);
+    if (tables.has_value() && kv_lens.is_none())
+      raise(INTFLASH_INVALID_ARGUMENT,
+            "kv_lens is None: pages do not say how many tokens there are");
   }
 
   Batch(const Batch&) = delete;
@@ -60,7 +70,8 @@ class Batch {
  private:
   using Kind = std::tuple<std::int64_t, intflash_dtype, intflash_dtype>;
 
-  void add_request(std::int32_t sequence, const Mask& mask, float scale);
+  void add_request(const Mask& mask, float scale, std::optional<std::int32_t> sequence);
+  void add_tables(const std::vector<Table>& tables, const Mask& mask, float scale);
   void set_lengths(const char* name, nb::handle lengths, std::int64_t intflash_request::*length);
   const intflash_plan* plan_for(const Kind& kind);
   std::int64_t num_rows() const {
@@ -71,6 +82,8 @@ class Batch {
 
   Cache& cache_;
   std::vector<std::int32_t> sequences_;
+  std::vector<std::int64_t> page_indptr_;  // of tables; empty where sequences are attended
+  Table page_ids_;
   std::vector<intflash_request> requests_;
   float cap_;
   std::int32_t score_digits_;
@@ -78,18 +91,29 @@ class Batch {
   std::vector<std::pair<Kind, std::unique_ptr<intflash_plan, DestroyPlan>>> plans_;
 };
 
-void Batch::add_request(std::int32_t sequence, const Mask& mask, float scale) {
+void Batch::add_request(const Mask& mask, float scale, std::optional<std::int32_t> sequence) {
   intflash_request request{};
   request.query_len = 1;
-  const Cache::Reading use(cache_);
-  check(intflash_sequence_get_range(use.get(), sequence, &request.first_key_position,
-                                    &request.kv_len));
+  if (sequence.has_value()) {
+    const Cache::Reading use(cache_);
+    check(intflash_sequence_get_range(use.get(), *sequence, &request.first_key_position,
+                                      &request.kv_len));
+  }
   request.mask = mask.kind;
   request.window_left = mask.window_left;
   request.window_right = mask.window_right;
   request.prefix_len = mask.prefix_len;
   request.softmax_scale = scale;
   requests_.push_back(request);
+}
+
+void Batch::add_tables(const std::vector<Table>& tables, const Mask& mask, float scale) {
+  page_indptr_.push_back(0);
+  for (const Table& table : tables) {
+    add_request(mask, scale, std::nullopt);
+    page_ids_.insert(page_ids_.end(), table.begin(), table.end());
+    page_indptr_.push_back(static_cast<std::int64_t>(page_ids_.size()));
+  }
 }
 
 void Batch::set_lengths(const char* name, nb::handle lengths,
@@ -177,7 +201,10 @@ nb::object Batch::run(nb::handle query, nb::handle layer, const RunOptions& opti
   args.out.stride_token = out_array.stride(0);
   args.out.stride_head = out_array.stride(1);
   args.layer = integer("layer", layer, 0);
-  args.sequences = sequences_.data();
+  if (page_indptr_.empty())
+    args.sequences = sequences_.data();
+  else
+    args.pages = {page_indptr_.data(), page_ids_.data()};
   const std::vector<float> sinks = floats("sinks", options.sinks, query_rows.heads);
   const std::vector<float> slopes = floats("alibi", options.alibi, query_rows.heads);
   args.sinks = sinks.empty() ? nullptr : sinks.data();
@@ -212,15 +239,19 @@ void add_batch(nb::module_& module) {
   nb::class_<Batch>(module, "Batch")
       .def(
           "__init__",
-          [](Batch* self, Cache& cache, std::vector<std::int32_t> sequences, nb::handle query_lens,
-             nb::handle kv_lens, nb::handle causal, nb::handle window, nb::handle prefix,
-             nb::handle scale, nb::handle cap, nb::handle score_digits, nb::handle mode) {
-            new (self) Batch(cache, std::move(sequences), query_lens, kv_lens,
-                             mask_of(causal, window, prefix), softmax_scale_of(scale), cap_of(cap),
-                             score_digits_of(score_digits), mode_of(mode));
+          [](Batch* self, Cache& cache, std::vector<std::int32_t> sequences,
+             std::optional<std::vector<Batch::Table>> tables, nb::handle query_lens,
+             nb::handle kv_lens, nb::handle first_positions, nb::handle causal, nb::handle window,
+             nb::handle prefix, nb::handle scale, nb::handle cap, nb::handle score_digits,
+             nb::handle mode) {
+            new (self)
+                Batch(cache, std::move(sequences), tables, query_lens, kv_lens, first_positions,
+                      mask_of(causal, window, prefix), softmax_scale_of(scale), cap_of(cap),
+                      score_digits_of(score_digits), mode_of(mode));
           },
-          nb::arg("cache"), nb::arg("sequences"), nb::arg("query_lens").none(),
-          nb::arg("kv_lens").none(), nb::arg("causal").none(), nb::arg("window").none(),
+          nb::arg("cache"), nb::arg("sequences"), nb::arg("tables").none(),
+          nb::arg("query_lens").none(), nb::arg("kv_lens").none(),
+          nb::arg("first_positions").none(), nb::arg("causal").none(), nb::arg("window").none(),
           nb::arg("prefix").none(), nb::arg("scale").none(), nb::arg("cap").none(),
           nb::arg("score_digits").none(), nb::arg("mode"), nb::keep_alive<1, 2>())
       .def_prop_ro("query_lens",

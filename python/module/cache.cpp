@@ -45,6 +45,26 @@ std::vector<float> center_of(const char* name, nb::handle source, const Extents&
   return center;
 }
 
+// [num_layers]: where each layer's pages lie, all in equally many bytes.
+std::vector<Memory> memory_of(nb::handle arrays) {
+  std::vector<Memory> memory;
+  if (arrays.is_none()) return memory;
+  for (const nb::handle array : arrays) {
+    if (!nb::try_cast(array, memory.emplace_back(), false)) {
+      raise(INTFLASH_INVALID_ARGUMENT,
+            "memory is " + text_of(nb::repr(array.type())) +
+                ": an array without gaps is wanted, on the CPU, that can be written to");
+    }
+    if (memory.back().nbytes() != memory.front().nbytes()) {
+      raise(INTFLASH_BAD_SHAPE, "memory has " + std::to_string(memory.back().nbytes()) +
+                                    " bytes for layer " + std::to_string(memory.size() - 1) +
+                                    ", and " + std::to_string(memory.front().nbytes()) +
+                                    " for layer 0");
+    }
+  }
+  return memory;
+}
+
 void want_rows(const char* name, const Rows& rows, std::int64_t count, std::int64_t heads,
                std::int64_t dim) {
   const std::int64_t given[] = {rows.count, rows.heads, rows.dim}, wanted[] = {count, heads, dim};
@@ -123,6 +143,35 @@ void append(Cache& self, const std::vector<std::int32_t>& sequences, nb::handle 
   const Cache::Changing use(self);
   Run run;
   run([&] { return intflash_sequences_append(use.get(), sequences.data(), &args); });
+}
+
+// Where each token goes, by slots of the caller's.
+void store(Cache& self, nb::handle key, nb::handle value, nb::handle slots, nb::handle layer) {
+  Array key_array("key", key), value_array("value", value);
+  key_array.want_rank(3, 3);
+  const Rows key_rows = rows_of(key_array, 1), value_rows = rows_of(value_array, 1);
+  want_rows("key", key_rows, key_rows.count, self.num_kv_heads(), self.head_dim());
+  want_rows("value", value_rows, key_rows.count, self.num_kv_heads(), self.head_dim_v());
+  nb::ndarray<const std::int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu> numbers;
+  if (!nb::try_cast(slots, numbers, false) ||
+      static_cast<std::int64_t>(numbers.size()) != key_rows.count) {
+    raise(INTFLASH_BAD_SHAPE, "slots: an array of " + std::to_string(key_rows.count) +
+                                  " numbers in int64 is wanted, one for each token of key");
+  }
+  const std::int64_t indptr[] = {0, key_rows.count};
+  intflash_append_args args{};
+  args.struct_size = sizeof args;
+  args.num_requests = 1;
+  args.token_indptr = indptr;
+  args.key_dtype = key_array.dtype();
+  args.value_dtype = value_array.dtype();
+  args.key = key_rows.tensor;
+  args.value = value_rows.tensor;
+  args.layer = integer("layer", layer, 0);
+  args.slots = numbers.data();
+  const Cache::Changing use(self);
+  Run run;
+  run([&] { return intflash_cache_append(use.get(), &args); });
 }
 
 // Into arrays of the caller's, (layers, kv heads, tokens, dim) in float32; None = not wanted.
@@ -255,6 +304,13 @@ Cache::Cache(const Options& options)
                                                     {made.num_layers, num_kv_heads_, head_dim_v_});
   made.key_center = key_center.empty() ? nullptr : key_center.data();
   made.value_center = value_center.empty() ? nullptr : value_center.data();
+  memory_ = memory_of(options.memory);
+  std::vector<void*> arenas;
+  for (const Memory& memory : memory_) arenas.push_back(memory.data());
+  if (!arenas.empty()) {
+    made.layer_arenas = arenas.data();
+    made.arena_bytes = memory_.front().nbytes();
+  }
   check(intflash_cache_create(context_, &made, &cache_));
 }
 
@@ -267,6 +323,7 @@ void Cache::close() {
   intflash_cache_destroy(cache_);
   cache_ = nullptr;
   workspaces_.clear();
+  memory_.clear();
 }
 
 void Cache::want_open() const {
@@ -316,16 +373,18 @@ void add_cache(nb::module_& module) {
           "__init__",
           [](Cache* self, nb::handle num_kv_heads, nb::handle head_dim, nb::handle head_dim_v,
              nb::handle num_pages, nb::handle page_size, nb::handle num_layers, nb::handle codec,
-             bool rotate, nb::handle key_center, nb::handle value_center, nb::handle threads) {
+             bool rotate, nb::handle key_center, nb::handle value_center, nb::handle threads,
+             nb::handle memory) {
             new (self)
                 Cache({integer("kv_heads", num_kv_heads, 0), integer("head_dim", head_dim, 0),
                        integer("head_dim_v", head_dim_v, 0), integer("pages", num_pages, 0),
                        integer("page_size", page_size, 0), integer("layers", num_layers, 1), codec,
-                       key_center, value_center, threads, rotate});
+                       key_center, value_center, threads, memory, rotate});
           },
           nb::arg("kv_heads"), nb::arg("head_dim"), nb::arg("head_dim_v").none(), nb::arg("pages"),
           nb::arg("page_size"), nb::arg("layers"), nb::arg("codec"), nb::arg("rotate"),
-          nb::arg("key_center").none(), nb::arg("value_center").none(), nb::arg("threads").none())
+          nb::arg("key_center").none(), nb::arg("value_center").none(), nb::arg("threads").none(),
+          nb::arg("memory").none())
       .def("close", &Cache::close)
       .def("create", create)
       .def("free", free_sequence)
@@ -336,6 +395,8 @@ void add_cache(nb::module_& module) {
       .def("pages", get_pages)
       .def("append", append, nb::arg("sequences"), nb::arg("key").none(), nb::arg("value").none(),
            nb::arg("lengths").none(), nb::arg("layer"))
+      .def("store", store, nb::arg("key").none(), nb::arg("value").none(), nb::arg("slots").none(),
+           nb::arg("layer"))
       .def("export", export_tokens, nb::arg("sequence"), nb::arg("begin"), nb::arg("end"),
            nb::arg("key").none(), nb::arg("value").none())
       .def("save", save)

@@ -1,12 +1,13 @@
 // Copyright 2026 The intflash Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// intflash.Cache: an intflash_cache, its sequences by number, and who is using it. Calls that
-// change it exclude all others, and the second one raises BusyError: threads that hold no GIL
-// cannot meet in it.
+// intflash.Cache and intflash.Pages: an intflash_cache, its sequences by number, and who is using
+// it. Calls that change it exclude all others, and the second one raises BusyError: threads that
+// hold no GIL cannot meet in it.
 #pragma once
 
 #include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
 
 #include <cstdint>
 #include <memory>
@@ -17,6 +18,9 @@
 namespace intflash::python {
 
 namespace nb = nanobind;
+
+// A layer's pages in memory of the caller's.
+using Memory = nb::ndarray<nb::c_contig, nb::device::cpu>;
 
 // Memory of a run, aligned as the library wants it.
 struct Workspace {
@@ -29,6 +33,7 @@ class Cache {
   struct Options {
     std::int64_t num_kv_heads, head_dim, head_dim_v, num_pages, page_size, num_layers;
     nb::handle codec, key_center, value_center, threads;
+    nb::handle memory;  // None, or of each layer an array of the caller's
     bool rotate;
   };
   explicit Cache(const Options& options);
@@ -92,6 +97,7 @@ class Cache {
   int readers_ = 0;
   bool is_changing_ = false;
   std::vector<Workspace> workspaces_;
+  std::vector<Memory> memory_;
 };
 
 void add_cache(nb::module_& module);

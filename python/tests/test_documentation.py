@@ -20,8 +20,8 @@ EXAMPLES = [
 ]
 
 
-def test_there_are_five_examples_and_one_in_the_readme():
-    assert len(EXAMPLES) == 6
+def test_there_are_six_examples_and_one_in_the_readme():
+    assert len(EXAMPLES) == 7
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
@@ -32,7 +32,7 @@ def test_the_example_runs(example):
 
 def members() -> list:
     listed = [getattr(intflash, name) for name in intflash.__all__ if name != "__version__"]
-    for owner in (intflash.Cache, intflash.Sequence, intflash.Batch):
+    for owner in (intflash.Cache, intflash.Pages, intflash.Sequence, intflash.Batch):
         listed += [member for name, member in vars(owner).items() if not name.startswith("_")]
     return listed
 

@@ -3,13 +3,13 @@
 """Attention in integers on CPUs: INT8 products, and the same bits everywhere.
 
 `attend` takes NumPy's arrays, PyTorch's tensors, and whatever else has DLPack or the buffer
-protocol; `Cache` and `Batch` attend over a KV cache of INT8 pages. Neither NumPy nor PyTorch is
-imported, nor needed.
+protocol; `Cache` and `Batch` attend over a KV cache of INT8 pages, and `Pages` are those of a
+server that has memory and tables of its own. Neither NumPy nor PyTorch is imported, nor needed.
 """
 
 from . import _core
 from ._attend import attend, merge_states
-from ._cache import Batch, Cache, CacheInfo, Sequence
+from ._cache import Batch, Cache, CacheInfo, Pages, Sequence
 from ._errors import (
     ArgumentError,
     BadFileError,
@@ -48,6 +48,7 @@ __all__ = [
     "IsaUnavailableError",
     "NonfiniteInputError",
     "OutOfMemoryError",
+    "Pages",
     "PoolExhaustedError",
     "Port",
     "ScaleError",

@@ -1,6 +1,6 @@
 # Copyright 2026 The intflash Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The KV cache of INT8 pages, and attention of batches over it."""
+"""The KV cache of INT8 pages, its pages in memory of others, and attention of batches over it."""
 
 from __future__ import annotations
 
@@ -95,6 +95,7 @@ class Cache:
             key_center,
             value_center,
             threads,
+            None,
         )
 
     def close(self) -> None:
@@ -323,15 +324,109 @@ class Sequence:
             self._cache._dropped.append(number)
 
 
+class Pages:
+    """Keys and values in pages of the caller's memory, by page tables that the caller keeps.
+
+    For servers that have a pool of blocks. A page holds page_size tokens of all kv heads, in
+    ``page_size * kv_heads * (head_dim + head_dim_v + 12)`` bytes, with codec ``"int8_wide"`` in
+    ``page_size * kv_heads * (head_dim + 4)`` more; page p of a layer begins at p times that. Which
+    pages are a request's is said in each `Batch`. Pages may be copied and moved as bytes; what else
+    a `Cache` promises holds here as well.
+
+    Args:
+        memory: of each layer a contiguous array that can be written to, on the CPU, of any type,
+            and aligned at 64 bytes. It is not cleared.
+        kv_heads: as in `Cache`; so are head_dim, head_dim_v, page_size, codec, rotate, key_center,
+            value_center and threads.
+        head_dim: see `Cache`.
+        pages: how many there are in each layer.
+        head_dim_v: see `Cache`.
+        page_size: see `Cache`.
+        codec: see `Cache`.
+        rotate: see `Cache`.
+        key_center: see `Cache`.
+        value_center: see `Cache`.
+        threads: see `Cache`.
+
+    Raises:
+        ArgumentError: a value that breaks a rule, or memory that is too small or not aligned.
+    """
+
+    def __init__(
+        self,
+        memory: abc.Sequence[Any],
+        *,
+        kv_heads: int,
+        head_dim: int,
+        pages: int,
+        head_dim_v: int | None = None,
+        page_size: int = 64,
+        codec: Literal["int8", "int8_wide"] = "int8",
+        rotate: bool = True,
+        key_center: Array | None = None,
+        value_center: Array | None = None,
+        threads: int | None = None,
+    ) -> None:
+        if len(memory) == 0:
+            raise ArgumentError("memory is empty: an array for each layer is wanted")
+        self._core = _core.Cache(
+            kv_heads,
+            head_dim,
+            head_dim_v,
+            pages,
+            page_size,
+            len(memory),
+            codec,
+            rotate,
+            key_center,
+            value_center,
+            threads,
+            memory,
+        )
+
+    def close(self) -> None:
+        """Let go of the memory. Every later call is an ArgumentError.
+
+        Raises:
+            BusyError: a call is using the pages.
+        """
+        self._core.close()
+
+    def info(self) -> CacheInfo:
+        """Tell their shape. No sequence holds any of them: all are free."""
+        return CacheInfo(*self._core.info())
+
+    def append(self, key: Array, value: Array, slots: Array, *, layer: int = 0) -> None:
+        """Store tokens in one layer.
+
+        Args:
+            key: ``(tokens, kv_heads, head_dim)``; float32, float16 or bfloat16.
+            value: the same, of head_dim_v.
+            slots: where each token goes, ``page * page_size + its place in the page``, or -1 for
+                nowhere: ``(tokens,)`` in int64. None twice. What goes to a place that is a multiple
+                of 64 makes that and the 63 after it empty: tokens of a page come in order.
+            layer: of the pages.
+
+        Raises:
+            ArgumentError: a slot that is not there, or named twice; nothing is stored.
+            NonfiniteInputError: NaN or infinity; the same.
+            BusyError: another thread is using the pages; the same.
+        """
+        self._core.store(key, value, slots, layer)
+
+
 class Batch:
     """Attention of some sequences, planned once a step and run for each layer.
 
     Args:
-        cache: that has the tokens.
-        sequences: that are attended, in the order of query's rows.
+        cache: that has the tokens, a `Cache` or `Pages`.
+        sequences: that are attended, in the order of query's rows. Of `Pages`, the numbers of each
+            one's pages, in order; there may be more of them than kv_lens need.
         query_lens: query rows of each, the last of which stands at its last token; by default 1.
-        kv_lens: tokens of each; by default those that it has now. A step that plans before it
-            appends says how many there will be.
+        kv_lens: tokens of each; by default those that it has now, which `Pages` do not know. A step
+            that plans before it appends says how many there will be.
+        first_positions: of the first token in each one's first page, a multiple of page_size, where
+            the pages before are gone, as a window lets them; by default 0. Of `Pages` alone.
         causal: as in `attend`, here True by default; so are window, prefix, scale and cap.
         window: see `attend`.
         prefix: see `attend`.
@@ -346,11 +441,12 @@ class Batch:
 
     def __init__(
         self,
-        cache: Cache,
-        sequences: abc.Sequence[Sequence],
+        cache: Cache | Pages,
+        sequences: abc.Sequence[Sequence] | abc.Sequence[abc.Sequence[int]],
         query_lens: abc.Sequence[int] | None = None,
         kv_lens: abc.Sequence[int] | None = None,
         *,
+        first_positions: abc.Sequence[int] | None = None,
         causal: Causal = True,
         window: Window | None = None,
         prefix: int | None = None,
@@ -359,13 +455,19 @@ class Batch:
         score_digits: Literal[1, 2] | None = None,
         mode: Mode = "int8",
     ) -> None:
+        of_pages = isinstance(cache, Pages)
+        if first_positions is not None and not of_pages:
+            raise ArgumentError("first_positions: a Cache knows those of its sequences")
         self._cache = cache
-        self._sequences = tuple(sequences)  # their numbers are not given to others meanwhile
+        # Their numbers are not given to others meanwhile.
+        self._sequences = () if of_pages else tuple(sequences)
         self._core = _core.Batch(
             cache._core,
-            cache._numbers(self._sequences),
+            [] if of_pages else cache._numbers(self._sequences),
+            sequences if of_pages else None,
             query_lens,
             kv_lens,
+            first_positions,
             causal,
             window,
             prefix,
@@ -419,7 +521,8 @@ class Batch:
             ArgumentError: a sequence that has not the planned tokens in this layer.
             BusyError: another thread is changing the cache.
         """
-        self._cache._numbers(self._sequences)  # all of them are open
+        if self._sequences:
+            self._cache._numbers(self._sequences)  # all of them are open
         result = self._core.run(query, layer, masks, sinks, alibi, lse, out)
         if len(query.shape) == 3 or out is not None:
             return result

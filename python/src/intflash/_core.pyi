@@ -45,6 +45,7 @@ class Cache:
         key_center: Any,
         value_center: Any,
         threads: int | None,
+        memory: Iterable[Any] | None,
     ) -> None: ...
     def close(self) -> None: ...
     def create(self) -> int: ...
@@ -62,6 +63,7 @@ class Cache:
         lengths: Iterable[int] | None,
         layer: int,
     ) -> None: ...
+    def store(self, key: Any, value: Any, slots: Any, layer: int) -> None: ...
     def export(self, sequence: int, begin: int, end: int, key: Any, value: Any) -> None: ...
     def save(self, sequence: int, write: Callable[[bytes], Any]) -> None: ...
     def load(self, read: Callable[[int], bytes]) -> int: ...
@@ -74,8 +76,10 @@ class Batch:
         self,
         cache: Cache,
         sequences: list[int],
+        tables: list[list[int]] | None,
         query_lens: Iterable[int] | None,
         kv_lens: Iterable[int] | None,
+        first_positions: Iterable[int] | None,
         causal: bool | str,
         window: tuple[int | None, int | None] | None,
         prefix: int | None,
