@@ -133,18 +133,23 @@ class StepBuilder(AttentionMetadataBuilder[Step]):
         self.layer_indices = {name: index for index, name in enumerate(layer_names)}
 
     @cached_property
-    def pages(self) -> intflash.Pages:
-        """The group's blocks. vLLM binds a layer's memory after it has made the builder."""
+    def memory(self) -> list[torch.Tensor]:
+        """Each layer's blocks, which vLLM gives them after it has made the builder."""
         layers = self.vllm_config.compilation_config.static_forward_context
-        memory = [layers[name].kv_cache for name in self.layer_names]
-        blocks, heads, block_size, _ = memory[0].shape
-        if not all(layer.is_contiguous() for layer in memory):
+        return [layers[name].kv_cache for name in self.layer_names]
+
+    @cached_property
+    def pages(self) -> intflash.Pages:
+        """The same as pages, made in the first step, when PyTorch's threads are there."""
+        blocks, heads, block_size, _ = self.memory[0].shape
+        if not all(layer.is_contiguous() for layer in self.memory):
             raise intflash.UnsupportedError(
                 f"blocks of {block_size} tokens have bytes between them, as where layers differ in "
                 "the size of their heads"
             )
+        _start_threads()
         return intflash.Pages(
-            memory,
+            self.memory,
             kv_heads=heads,
             head_dim=self.kv_cache_spec.head_size,
             head_dim_v=self.kv_cache_spec.head_size_v,
@@ -162,7 +167,7 @@ class StepBuilder(AttentionMetadataBuilder[Step]):
         common = common_attn_metadata
         if isinstance(common.causal, torch.Tensor) or common.mm_req_doc_ranges is not None:
             raise intflash.UnsupportedError("requests of one step with masks of several kinds")
-        count, block_size = common.num_reqs, self.pages.info().page_size
+        count, block_size = common.num_reqs, self.memory[0].shape[2]
         starts = common.query_start_loc_cpu[: count + 1].tolist()
         query_lens = [end - begin for begin, end in zip(starts, starts[1:], strict=False)]
         kv_lens = common.seq_lens[:count].tolist()
@@ -297,6 +302,24 @@ class Attention(AttentionImpl[Step]):
             out=output[rows].view(len(step.slots), self.num_heads, -1),
         )
         return output
+
+
+def _start_threads() -> None:
+    """Start the threads that attend where PyTorch's are.
+
+    vLLM binds each of PyTorch's to a CPU, this one as well, and a new thread may run where the one
+    that starts it may: all of ours would share one CPU.
+    """
+    own = os.sched_getaffinity(0)
+    cpus = set().union(*(os.sched_getaffinity(int(task)) for task in os.listdir("/proc/self/task")))
+    if cpus == own:
+        return
+    os.sched_setaffinity(0, cpus)
+    try:
+        heads = torch.zeros(8 * torch.get_num_threads(), 64, 64)
+        intflash.attend(heads, heads, heads)
+    finally:
+        os.sched_setaffinity(0, own)
 
 
 def _has_prefix_masks() -> bool:
