@@ -25,7 +25,8 @@ constexpr std::size_t kAlignment = 64;
 
 intflash_codec codec_of(nb::handle codec) {
   static constexpr Choice kCodecs[] = {{"int8", INTFLASH_CODEC_INT8},
-                                       {"int8_wide", INTFLASH_CODEC_INT8_WIDE}};
+                                       {"int8_wide", INTFLASH_CODEC_INT8_WIDE},
+                                       {"k8v4", INTFLASH_CODEC_K8V4}};
   return static_cast<intflash_codec>(choice("codec", codec, kCodecs));
 }
 

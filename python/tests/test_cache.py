@@ -262,6 +262,19 @@ def test_centres_and_wide_codes_make_large_keys_near():
     assert np.abs(out.swapaxes(0, 1) - exact).max() < 0.1
 
 
+def test_values_in_four_bits_take_less_and_are_near():
+    small = make_cache(codec="k8v4")
+    assert small.info().codec == "k8v4"
+    assert small.info().bytes_per_token < make_cache().info().bytes_per_token
+    sequence, (query, key, value) = fill(small, 100, 1)
+    exact = intflash.attend(
+        *(array[1].swapaxes(0, 1) for array in (query, key, value)), causal=True, mode="exact"
+    )
+    out = small.attend([sequence], query[1], layer=1, query_lens=[100])
+    error = np.abs(out.swapaxes(0, 1) - exact).sum() / np.abs(exact).sum()
+    assert 0.02 < error < 0.12
+
+
 def test_sequences_that_nobody_has_give_their_pages_back():
     cache = make_cache()
     sequence, _ = fill(cache, 100, 1)
@@ -282,7 +295,7 @@ def test_sequences_that_nobody_has_give_their_pages_back():
         ({"page_size": 100}, "ArgumentError", "page_size"),
         ({"pages": 2**50}, "ShapeError", "num_pages"),
         ({"kv_heads": 0}, "ShapeError", "num_kv_heads"),
-        ({"codec": "int4"}, "ArgumentError", "codec is 'int4': one of int8, int8_wide"),
+        ({"codec": "int4"}, "ArgumentError", "codec is 'int4': one of int8, int8_wide, k8v4"),
         ({"layers": "x"}, "ArgumentError", "layers is 'x'"),
         ({"key_center": np.zeros((2, 2), "f4")}, "ShapeError", "key_center has shape"),
         (

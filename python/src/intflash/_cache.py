@@ -55,7 +55,8 @@ class Cache:
         head_dim_v: of values; by default head_dim.
         page_size: 64, 128 or 256 tokens.
         codec: ``"int8"``, or ``"int8_wide"``, which keeps a second digit of each key for models
-            whose scores are large, in ``head_dim + 4`` bytes more.
+            whose scores are large, in ``head_dim + 4`` bytes more, or ``"k8v4"``, which keeps
+            values in four bits, in ``head_dim_v / 2`` bytes less (docs/codecs.md).
         rotate: whether keys and values are turned by a Hadamard matrix before they are quantized.
         key_center: ``(layers, kv_heads, head_dim)`` in float32, taken off keys before they are
             quantized.
@@ -76,7 +77,7 @@ class Cache:
         pages: int,
         head_dim_v: int | None = None,
         page_size: int = 64,
-        codec: Literal["int8", "int8_wide"] = "int8",
+        codec: Literal["int8", "int8_wide", "k8v4"] = "int8",
         rotate: bool = True,
         key_center: Array | None = None,
         value_center: Array | None = None,
@@ -329,9 +330,10 @@ class Pages:
 
     For servers that have a pool of blocks. A page holds page_size tokens of all kv heads, in
     ``page_size * kv_heads * (head_dim + head_dim_v + 12)`` bytes, with codec ``"int8_wide"`` in
-    ``page_size * kv_heads * (head_dim + 4)`` more; page p of a layer begins at p times that. Which
-    pages are a request's is said in each `Batch`. Pages may be copied and moved as bytes; what else
-    a `Cache` promises holds here as well.
+    ``page_size * kv_heads * (head_dim + 4)`` more, and with ``"k8v4"`` in
+    ``page_size * kv_heads * head_dim_v / 2`` less, head_dim_v padded to 16; page p of a layer
+    begins at p times that. Which pages are a request's is said in each `Batch`. Pages may be copied
+    and moved as bytes; what else a `Cache` promises holds here as well.
 
     Args:
         memory: of each layer a contiguous array that can be written to, on the CPU, of any type,
@@ -361,7 +363,7 @@ class Pages:
         pages: int,
         head_dim_v: int | None = None,
         page_size: int = 64,
-        codec: Literal["int8", "int8_wide"] = "int8",
+        codec: Literal["int8", "int8_wide", "k8v4"] = "int8",
         rotate: bool = True,
         key_center: Array | None = None,
         value_center: Array | None = None,

@@ -54,7 +54,8 @@ class IntflashCache(transformers.Cache):
         config: the model's.
         tokens: room for so many of all sequences together, whose last pages may be part-filled.
         page_size: 64, 128 or 256 tokens.
-        codec: ``"int8"``, or ``"int8_wide"`` for models whose scores are large.
+        codec: ``"int8"``, ``"int8_wide"`` for models whose scores are large, or ``"k8v4"``, whose
+            values have four bits.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class IntflashCache(transformers.Cache):
         tokens: int,
         *,
         page_size: int = 64,
-        codec: Literal["int8", "int8_wide"] = "int8",
+        codec: Literal["int8", "int8_wide", "k8v4"] = "int8",
     ) -> None:
         config = config.get_text_config(decoder=True)
         heads = config.num_attention_heads
