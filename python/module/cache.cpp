@@ -23,10 +23,12 @@ namespace {
 
 constexpr std::size_t kAlignment = 64;
 
+// By id.
+constexpr Choice kCodecs[] = {{"int8", INTFLASH_CODEC_INT8},
+                              {"int8_wide", INTFLASH_CODEC_INT8_WIDE},
+                              {"k8v4", INTFLASH_CODEC_K8V4}};
+
 intflash_codec codec_of(nb::handle codec) {
-  static constexpr Choice kCodecs[] = {{"int8", INTFLASH_CODEC_INT8},
-                                       {"int8_wide", INTFLASH_CODEC_INT8_WIDE},
-                                       {"k8v4", INTFLASH_CODEC_K8V4}};
   return static_cast<intflash_codec>(choice("codec", codec, kCodecs));
 }
 
@@ -277,8 +279,7 @@ nb::tuple info_tuple(Cache& self) {
   const intflash_cache_info info = self.info();
   return nb::make_tuple(info.num_layers, self.num_kv_heads(), self.head_dim(), self.head_dim_v(),
                         info.page_size, info.num_pages, info.free_pages, info.num_sequences,
-                        info.page_bytes, info.bytes_per_token,
-                        info.codec == INTFLASH_CODEC_INT8 ? "int8" : "int8_wide",
+                        info.page_bytes, info.bytes_per_token, kCodecs[info.codec].first,
                         info.rotates_keys != 0, info.rotates_values != 0);
 }
 
