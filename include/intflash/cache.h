@@ -73,9 +73,8 @@ typedef enum intflash_codec INTFLASH_INT {
   // bias.
   INTFLASH_CODEC_INT8_WIDE = 1,
   // Keys as int8 has them, values in four bits: (head_dim_v padded to 16) / 2 bytes less a token,
-  // kv
-  // head and layer. A value is one of 16 levels times its token's scale (docs/numerics.md, section
-  // 8), for values that are rotated: 6 to 7 % off, which out averages over.
+  // kv head and layer. A value is one of 16 levels times its token's scale (docs/numerics.md,
+  // section 8), for values that are rotated: docs/codecs.md has the error.
   INTFLASH_CODEC_K8V4 = 2
 } intflash_codec;
 

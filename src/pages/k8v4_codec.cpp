@@ -3,10 +3,8 @@
 //
 // Codec k8v4: keys as codec int8 has them, values in four bits.
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
 #include <cstdlib>
-#include <cstring>
 
 #include "pages/codec.h"
 #include "pages/int8_blocks.h"

@@ -14,9 +14,8 @@
 // and of codec int8_wide, whose blocks of values are the same:
 //   keys         those of int8, their second digits likewise, and i32 [64], the digits' sums
 // and of codec k8v4, whose blocks of keys are those of int8, codes of four bits (value_levels.h):
-//   values       [head_dim_v padded to 16 / 16][8 token quads][16 channels][4], low: of the first
-//   32
-//                tokens, high: of the others
+//   values       [head_dim_v padded to 16 / 16][8 token quads][16 channels][4], low bits of the
+//                first 32 tokens, high ones of the others
 #pragma once
 
 #include <cstdint>
