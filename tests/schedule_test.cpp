@@ -315,6 +315,18 @@ TEST(Schedule, ItemsOfFewRowsHaveOneSpanWhereSpansArePartedAndStayBalanced) {
   }
 }
 
+TEST(Schedule, KeysOfADecodingBatchAreReadWhereTheyLie) {
+  NumaNodes nodes;
+  for (std::int32_t i = 0; i < 4; ++i) nodes.add(i, CpuSet().set(static_cast<std::size_t>(i)));
+  Shape shape;
+  shape.num_workers = 8;
+  const std::vector<MaskRule> masks(64, rule(1, 4096));
+  EXPECT_LE(local_share(*Made(shape, masks), nodes), 0.6) << "two spans an item";
+  shape.parts_spans = true;
+  const Made schedule(shape, masks);
+  EXPECT_GE(local_share(*schedule, nodes), 0.97);
+}
+
 TEST(Schedule, SectionsOfSharedPrefixesAreCoveredToo) {
   const std::vector<MaskRule> masks = {rule(1, 9000), rule(5, 7000), rule(300, 8000), rule(1, 6001),
                                        rule(2, 3000)};
