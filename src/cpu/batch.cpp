@@ -105,7 +105,7 @@ Attention attention_of(const BatchRun& run) {
   pages.page_stride = host.page_bytes;
   pages.head_stride = plan.cache.layout.bytes();
   pages.cache = &cache;
-  pages.expand = attention.kernels->expand[plan.cache.codec->id];
+  pages.expand = attention.kernels->rows->expand[plan.cache.codec->id];
   pages.expanded = kernel_block(plan.cache.layout);
   pages.args = &args;
   attention.spans_at_once = plan.spans_at_once;

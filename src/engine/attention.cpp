@@ -97,8 +97,9 @@ struct MergedStates {
       : group(rows_of), rows(num_rows), tree(before) {}
 
   void merge(std::int32_t left) {
-    group.kernels->merge_states(states[left + 1], states[left], static_cast<std::int32_t>(rows),
-                                static_cast<std::int32_t>(group.head_dim_v));
+    group.kernels->rows->merge_states(states[left + 1], states[left],
+                                      static_cast<std::int32_t>(rows),
+                                      static_cast<std::int32_t>(group.head_dim_v));
   }
   void push(std::int64_t span, const AttentionState& state) {
     tree.push(span, [this](std::int32_t left) { merge(left); });
