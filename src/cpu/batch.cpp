@@ -106,6 +106,7 @@ Attention attention_of(const BatchRun& run) {
   pages.head_stride = plan.cache.layout.bytes();
   pages.cache = &cache;
   pages.expand = attention.kernels->rows->expand[plan.cache.codec->id];
+  pages.packed_rows = attention.kernels->packed_rows[plan.cache.codec->id];
   pages.expanded = kernel_block(plan.cache.layout);
   pages.args = &args;
   attention.spans_at_once = plan.spans_at_once;

@@ -251,7 +251,7 @@ struct ItemHead {
 
 void attend_span(const ItemHead& head, std::int64_t span, std::int64_t i, const ScoreBlock* blocks,
                  const KvBlock* after, Tile& tile) {
-  const SpanKeys keys = {keys_of_span(span), blocks, after};
+  const SpanKeys keys = {keys_of_span(span), blocks, after, false};
   const bool is_seen = sees_keys(tile, keys.keys);
   if (!is_seen && !head.enters_all()) return;
   const AttentionState part = state_stack(head.attention.tile, head.worker.part).first;
@@ -269,7 +269,7 @@ void attend_tile(const ItemHead& head) {
     if (head.is_cancelled()) return;
     const std::int64_t span = item.first_span + s;
     const bool is_last = s + 1 == item.num_spans;
-    const bool knows_next = !is_last && head.keys.halves((span + 1) * kSpanTokens, after);
+    const bool knows_next = !is_last && head.keys.halves((span + 1) * kSpanTokens, false, after);
     if (knows_next) head.keys.announce_scales(span + 1);
     const bool is_seen = sees_keys(tile, keys_of_span(span));
     const ScoreBlock* const blocks = is_seen ? head.keys.blocks(span, 1, head.worker) : nullptr;
@@ -339,11 +339,12 @@ void attend_block(const Attention& attention, const Section& section, const Item
   if (block == nullptr) return;
   // The next head's block lies behind this one; behind the last head's there is the next block's.
   KvBlock after[2];
+  const bool is_packed = attention.pages.are_packed_for(tile.query.rows);
   const bool is_last = h + 1 == heads.item->num_heads;
   const bool knows_next =
       SectionKeys(attention, section, is_last ? heads.item->first_head : kv_head + 1)
-          .halves(is_last ? first + kScoreBlock : first, after);
-  attend_into(heads.groups[h], worker, {keys, block, knows_next ? after : nullptr}, tile,
+          .halves(is_last ? first + kScoreBlock : first, is_packed, after);
+  attend_into(heads.groups[h], worker, {keys, block, knows_next ? after : nullptr, is_packed}, tile,
               heads.states[h]);
 }
 

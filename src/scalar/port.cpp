@@ -254,6 +254,7 @@ extern constexpr KernelTable kernels_scalar = {
     .prepare_block = prepare_block,
     .scratch_bytes = scratch_bytes,
     .attend_tile = attend_tile,
+    .packed_rows = {},
     .attend_spans = nullptr,
     .integer_peak = integer_peak,
 };

@@ -149,6 +149,7 @@ struct TileTask {
   std::int32_t num_blocks;
   const ScoreBlock* blocks;  // [num_blocks]
   const KvBlock* after;      // [2]: keys that are read after the last block; nullptr = unknown
+  bool packed_values;        // values are in four bits (codec k8v4), and so are those of after
   const std::uint64_t* const* keep;  // [num_blocks]: nullptr = all keys visible to all rows, else
                                      // [rows][2] keep words; nullptr: that is so of all blocks
   const std::uint32_t* biased;  // [num_blocks]: a bit per row that has a bias there, none where
@@ -244,6 +245,8 @@ struct KernelTable {
   void (*prepare_block)(ScoreBlock& block, const std::uint64_t* keep);
   std::size_t (*scratch_bytes)(std::int32_t head_dim, std::int32_t head_dim_v, bool has_digits);
   void (*attend_tile)(const TileTask& task);
+  // By codec: up to so many rows attend_tile takes values in its own bytes, not expanded.
+  std::int32_t packed_rows[kMaxCodecs];
   // The same for a tile of tile_rows rows and several whole spans, each of which has a state of its
   // own: the first task.state, others those behind it. nullptr: the port gains nothing by it.
   void (*attend_spans)(const TileTask& task);
