@@ -22,7 +22,8 @@ namespace {
 struct WideTiles : Avx2 {
   static constexpr std::int32_t kTileRows = 24;  // as many as share a widened tile
   static constexpr bool kFetches = true;
-  static constexpr std::int32_t kPackedRows = kFewRows;
+  // Looking codes up is of the port that widens them: no gain over expanded blocks.
+  static constexpr std::int32_t kPackedRows = 0;
   static constexpr std::int32_t kMaxQuads = kMaxHeadDim / 4;
 
   // Elements 0 and 2 of each group of four bytes, and elements 1 and 3, as int16.
@@ -66,38 +67,14 @@ struct WideTiles : Avx2 {
     }
   }
 
-  // Codes of a quad. kPacked: of values that lie in four bits.
-  struct Quad {
-    I16 low, high;
-  };
-  template <bool kPacked>
-  static INTFLASH_INLINE Quad load_quad(const std::int8_t* codes, std::int32_t quad) {
-    if constexpr (!kPacked) return {load(codes + quad * 64), load(codes + quad * 64 + 32)};
-    const std::int8_t* row = codes + quad % kNibbleRows * 64;
-    const I32 levels = load_table(kLevels.level);
-    const bool high = quad >= kNibbleRows;
-    return {look_up_nibbles(levels, load(row), high),
-            look_up_nibbles(levels, load(row + 32), high)};
-  }
-  // Of 16 channels from this one on, in a half's values.
-  template <bool kPacked>
-  static constexpr std::int64_t offset_of(std::int32_t channel) {
-    return std::int64_t{channel} / 16 * (kPacked ? kNibbleBytes : 16 * kBlockTokens);
-  }
-  // Packed lines are read twice.
-  template <bool kPacked>
-  static INTFLASH_INLINE void ask_beside(Fetch& fetch, std::int32_t quad) {
-    if (!kPacked || quad < kNibbleRows) fetch.beside<1>(quad);
-  }
-
   // Meanwhile asks for lines that will be read next.
-  template <bool kPacked>
   static INTFLASH_INLINE void widen_tile(const std::int8_t* codes, Fetch& fetch, std::int32_t quads,
                                          std::int16_t (*tile)[64]) {
     Fetch next = fetch;  // which stays in registers
     for (std::int32_t quad = 0; quad < quads; ++quad) {
-      ask_beside<kPacked>(next, quad);
-      const auto [low, high] = load_quad<kPacked>(codes, quad);
+      next.beside<1>(quad);
+      const I16 low = load(codes + quad * 64);
+      const I16 high = load(codes + quad * 64 + 32);
       store(tile[quad], even_signed(low));
       store(tile[quad] + 16, even_signed(high));
       store(tile[quad] + 32, odd_signed(low));
@@ -196,26 +173,18 @@ struct WideTiles : Avx2 {
   };
 
   // sums += quads of kRows rows, each quad_stride apart, times codes, 64 for each quad.
-  template <bool kPacked, std::int32_t kRows>
+  template <std::int32_t kRows>
   static INTFLASH_INLINE void add_few(FewSums<kRows>& sums, const std::int8_t* codes, Fetch& fetch,
                                       std::int32_t num_quads, const std::int16_t* quads,
                                       std::int64_t quad_stride) {
     Fetch next = fetch;
     for (std::int32_t quad = 0; quad < num_quads; ++quad) {
-      ask_beside<kPacked>(next, quad);
+      next.beside<1>(quad);
       I16 wide[4];
-      if constexpr (kPacked) {
-        const auto [low, high] = load_quad<true>(codes, quad);
-        wide[0] = _mm256_cvtepi8_epi16(_mm256_castsi256_si128(low));
-        wide[1] = _mm256_cvtepi8_epi16(_mm256_extracti128_si256(low, 1));
-        wide[2] = _mm256_cvtepi8_epi16(_mm256_castsi256_si128(high));
-        wide[3] = _mm256_cvtepi8_epi16(_mm256_extracti128_si256(high, 1));
-      } else {
-        INTFLASH_UNROLL
-        for (std::int32_t v = 0; v < 4; ++v) {
-          const std::int8_t* from = codes + quad * 64 + v * 16;
-          wide[v] = _mm256_cvtepi8_epi16(_mm_load_si128(reinterpret_cast<const __m128i*>(from)));
-        }
+      INTFLASH_UNROLL
+      for (std::int32_t v = 0; v < 4; ++v) {
+        const std::int8_t* from = codes + quad * 64 + v * 16;
+        wide[v] = _mm256_cvtepi8_epi16(_mm_load_si128(reinterpret_cast<const __m128i*>(from)));
       }
       INTFLASH_UNROLL
       for (std::int32_t r = 0; r < kRows; ++r) {
@@ -234,7 +203,7 @@ struct WideTiles : Avx2 {
   static INTFLASH_NOINLINE void qk_few(const std::int16_t* quads, std::int32_t head_dim,
                                        const std::int8_t* codes, Fetch& fetch, std::int32_t* dots) {
     FewSums<kRows> sums;
-    add_few<false>(sums, codes, fetch, head_dim / 4, quads, head_dim);
+    add_few(sums, codes, fetch, head_dim / 4, quads, head_dim);
     INTFLASH_UNROLL
     for (std::int32_t r = 0; r < kRows; ++r) {
       store(dots + r * kScoreBlock, sums.eight(r, 0));
@@ -243,14 +212,14 @@ struct WideTiles : Avx2 {
   }
 
   // Sums of 16 channels.
-  template <std::int32_t kRows, bool kPacked>
+  template <std::int32_t kRows>
   static INTFLASH_NOINLINE void pv_few(const Scratch& scratch, const ScoreBlock& block,
                                        std::int32_t num_keys, std::int32_t channel, Fetch& fetch,
                                        const float* gain, float* const* accumulators) {
     FewSums<kRows> sums;
     for (std::int32_t half = 0; half < num_keys / kBlockTokens; ++half) {
-      add_few<kPacked>(sums, block.half[half].value_codes + offset_of<kPacked>(channel), fetch,
-                       kBlockTokens / 4, scratch.weights[0] + half * kBlockTokens, kScoreBlock);
+      add_few(sums, block.half[half].value_codes + channel * kBlockTokens, fetch, kBlockTokens / 4,
+              scratch.weights[0] + half * kBlockTokens, kScoreBlock);
     }
     INTFLASH_UNROLL
     for (std::int32_t r = 0; r < kRows; ++r) {
@@ -276,7 +245,7 @@ struct WideTiles : Avx2 {
         });
         continue;
       }
-      widen_tile<false>(codes, fetch, head_dim / 4, scratch.tile);
+      widen_tile(codes, fetch, head_dim / 4, scratch.tile);
       for_each_panel<6, 5, 4, 3, 2, 1>(query.rows, [&](auto panel, std::int32_t r) {
         qk_panel<decltype(panel)::kRows>(quads + r * head_dim, head_dim, scratch.tile,
                                          dots + r * kScoreBlock + key);
@@ -299,51 +268,32 @@ struct WideTiles : Avx2 {
     }
   }
 
-  template <bool kPacked>
-  static INTFLASH_INLINE void multiply_values(void* packed, const std::uint8_t* weights,
-                                              std::int32_t rows, const ScoreBlock& block,
-                                              const KvBlock* next, std::int32_t num_keys,
-                                              std::int32_t head_dim_v, const float* gain,
-                                              float* const* accumulators) {
+  static INTFLASH_INLINE void pv_tile(void* packed, const std::uint8_t* weights, std::int32_t rows,
+                                      const ScoreBlock& block, const KvBlock* next,
+                                      std::int32_t num_keys, std::int32_t head_dim_v,
+                                      const float* gain, float* const* accumulators) {
     Scratch& scratch = *static_cast<Scratch*>(packed);
     for (std::int32_t r = 0; r < rows; ++r)
       widen_weights(weights + r * kScoreBlock, !are_few(rows), scratch.weights[r]);
-    Fetch fetch =
-        Fetch::values(next, (head_dim_v + 15) / 16 * (kPacked ? kPackedValueLines : kValueLines));
+    Fetch fetch = Fetch::values(next, (head_dim_v + 15) / 16 * kValueLines);
     for (std::int32_t channel = 0; channel < head_dim_v; channel += 16) {
       if (are_few(rows)) {
         for_each_panel<3, 2, 1>(rows, [&](auto panel, std::int32_t) {
-          pv_few<decltype(panel)::kRows, kPacked>(scratch, block, num_keys, channel, fetch, gain,
-                                                  accumulators);
+          pv_few<decltype(panel)::kRows>(scratch, block, num_keys, channel, fetch, gain,
+                                         accumulators);
         });
         continue;
       }
       for (std::int32_t half = 0; half < num_keys / kBlockTokens; ++half) {
-        widen_tile<kPacked>(block.half[half].value_codes + offset_of<kPacked>(channel), fetch,
-                            kBlockTokens / 4, scratch.tile + half * 16);
+        const std::int32_t offset = channel * kBlockTokens;
+        widen_tile(block.half[half].value_codes + offset, fetch, kBlockTokens / 4,
+                   scratch.tile + half * 16);
       }
       for_each_panel<6, 5, 4, 3, 2, 1>(rows, [&](auto panel, std::int32_t r) {
         pv_panel<decltype(panel)::kRows>(scratch.weights[r], scratch.tile, num_keys, gain + r,
                                          accumulators + r, channel);
       });
     }
-  }
-
-  static INTFLASH_INLINE void pv_tile(void* packed, const std::uint8_t* weights, std::int32_t rows,
-                                      const ScoreBlock& block, const KvBlock* next,
-                                      std::int32_t num_keys, std::int32_t head_dim_v,
-                                      const float* gain, float* const* accumulators) {
-    multiply_values<false>(packed, weights, rows, block, next, num_keys, head_dim_v, gain,
-                           accumulators);
-  }
-  // Of up to kPackedRows rows.
-  static INTFLASH_INLINE void pv_packed_tile(void* packed, const std::uint8_t* weights,
-                                             std::int32_t rows, const ScoreBlock& block,
-                                             const KvBlock* next, std::int32_t num_keys,
-                                             std::int32_t head_dim_v, const float* gain,
-                                             float* const* accumulators) {
-    multiply_values<true>(packed, weights, rows, block, next, num_keys, head_dim_v, gain,
-                          accumulators);
   }
 
   static double integer_peak(std::int64_t repeats) {

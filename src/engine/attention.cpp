@@ -269,7 +269,7 @@ void attend_tile(const ItemHead& head) {
     if (head.is_cancelled()) return;
     const std::int64_t span = item.first_span + s;
     const bool is_last = s + 1 == item.num_spans;
-    const bool knows_next = !is_last && head.keys.halves((span + 1) * kSpanTokens, false, after);
+    const bool knows_next = !is_last && head.keys.halves((span + 1) * kSpanTokens, after);
     if (knows_next) head.keys.announce_scales(span + 1);
     const bool is_seen = sees_keys(tile, keys_of_span(span));
     const ScoreBlock* const blocks = is_seen ? head.keys.blocks(span, 1, head.worker) : nullptr;
@@ -343,7 +343,7 @@ void attend_block(const Attention& attention, const Section& section, const Item
   const bool is_last = h + 1 == heads.item->num_heads;
   const bool knows_next =
       SectionKeys(attention, section, is_last ? heads.item->first_head : kv_head + 1)
-          .halves(is_last ? first + kScoreBlock : first, is_packed, after);
+          .halves(is_last ? first + kScoreBlock : first, after);
   attend_into(heads.groups[h], worker, {keys, block, knows_next ? after : nullptr, is_packed}, tile,
               heads.states[h]);
 }

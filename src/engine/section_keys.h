@@ -53,11 +53,12 @@ class SectionKeys {
     return worker.blocks;
   }
 
-  // The halves of the score block at a position, where it has some of the keys and they will be
-  // read as they lie. packed: by rows that attend those of any codec so.
-  bool halves(std::int64_t first, bool packed, KvBlock* halves) const {
-    if (attention_.bring_block != nullptr || (attention_.pages.expand != nullptr && !packed) ||
-        first + kScoreBlock <= present_.begin || first >= present_.end)
+  // The halves of the score block at a position as they lie in the pages, where it has some of the
+  // keys and nobody brings them. Of a codec that will be expanded values take fewer bytes: who asks
+  // for those of codec int8 asks for what lies behind them too, which is the next head's.
+  bool halves(std::int64_t first, KvBlock* halves) const {
+    if (attention_.bring_block != nullptr || first + kScoreBlock <= present_.begin ||
+        first >= present_.end)
       return false;
     const std::int64_t middle = first + kBlockTokens;
     const bool has_low = middle > present_.begin;
