@@ -34,7 +34,7 @@ void require(bool good, const char* what) {
 using File = std::vector<char>;
 
 // Gives every whole record its checksum, so that what lies behind it is reached.
-void seal(std::int64_t num_layers, File& file) {
+void seal(const Codec& codec, std::int64_t num_layers, File& file) {
   std::size_t at = 0;
   const auto record = [&](std::size_t size) {
     if (file.size() < at + size + 8) return false;
@@ -51,13 +51,13 @@ void seal(std::int64_t num_layers, File& file) {
     const std::int64_t heads = (header.centers & center) != 0 ? num_layers * kHeads : 0;
     for (std::int64_t h = 0; h < heads; ++h) record(kDim * 4);
   }
-  const PageLayout page = page_layout(kInt8Codec, kDim, kDim, kBlockTokens);
+  const PageLayout page = page_layout(codec, kDim, kDim, kBlockTokens);
   while (record(static_cast<std::size_t>(page.bytes()))) {
   }
 }
 
 struct Owner {
-  explicit Owner(std::int64_t layers) : num_layers(layers) {
+  Owner(const Codec& codec, std::int64_t layers) : num_layers(layers) {
     intflash_context_options context_options{};
     context_options.struct_size = sizeof context_options;
     context_options.num_threads = 1;
@@ -68,6 +68,7 @@ struct Owner {
     options.head_dim = kDim;
     options.num_pages = kPages;
     options.num_layers = num_layers;
+    options.codec = codec.id;
     options.rotation = INTFLASH_ROTATION_NONE;  // so that codes can be appended
     if (intflash_cache_create(context, &options, &cache) != INTFLASH_OK) stop("cache");
   }
@@ -203,11 +204,13 @@ void attend(const Owner& owner, std::int32_t sequence, std::int64_t layer) {
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   if (size == 0) return 0;
-  // The last byte says whether the checksums are made to fit, and how many layers there are.
+  // The last byte says whether the checksums are made to fit, how many layers there are, and what
+  // codec's.
   File file(data, data + size - 1);
   const std::int64_t num_layers = 1 + data[size - 1] / 2 % 2;
-  if (data[size - 1] % 2 == 1) seal(num_layers, file);
-  Owner owner(num_layers);
+  const Codec& codec = data[size - 1] / 4 % 2 == 0 ? kInt8Codec : kK8v4Codec;
+  if (data[size - 1] % 2 == 1) seal(codec, num_layers, file);
+  Owner owner(codec, num_layers);
   Reader reader{file};
   std::int32_t sequence = -1;
   const intflash_status status =
