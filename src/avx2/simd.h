@@ -9,12 +9,13 @@
 
 #include <cstdint>
 
+#include "avx2/code_levels.h"
 #include "tile/portability.h"
 
 namespace intflash::internal {
 namespace {
 
-struct Avx2 {
+struct Avx2 : LevelsByAvx2 {
   using I32 = __m256i;  // 8 x int32
   using I16 = __m256i;  // 16 x int16
   using F32 = __m256;

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 
+#include "avx2/code_levels.h"
 #include "avx512/instructions.h"
 #include "tile/mask_words.h"
 #include "tile/portability.h"
@@ -13,7 +14,7 @@
 namespace intflash::internal {
 namespace {
 
-struct Avx512 {
+struct Avx512 : LevelsByAvx2 {
   using I32 = __m512i;  // 16 x int32
   using I16 = __m512i;  // 32 x int16
   using F32 = __m512;

@@ -48,6 +48,33 @@ struct Neon : RowLoops {
     return vdupq_n_s16(static_cast<std::int16_t>(a));
   }
 
+  static INTFLASH_INLINE LevelFit code_levels(const std::int8_t* codes, std::int64_t padded,
+                                              const LevelBounds& bounds, std::uint8_t* levels) {
+    const uint8x16_t below = vld1q_u8(bounds.below);
+    const uint8x16_t first = vld1q_u8(bounds.first);
+    const uint8x16_t second = vld1q_u8(bounds.second);
+    const int8x16_t level_of = load(kLevels.level);
+    int32x4_t products = vdupq_n_s32(0), squares = vdupq_n_s32(0);
+    for (std::int64_t c = 0; c < padded; c += 16) {
+      const int8x16_t code = load(codes + c);
+      const uint8x16_t above = veorq_u8(vreinterpretq_u8_s8(code), vdupq_n_u8(128));
+      const uint8x16_t low = vandq_u8(above, vdupq_n_u8(15));
+      const uint8x16_t high = vshrq_n_u8(above, 4);
+      // A comparison gives -1.
+      uint8x16_t index = vqtbl1q_u8(below, high);
+      index = vsubq_u8(index, vcgtq_u8(low, vqtbl1q_u8(first, high)));
+      index = vsubq_u8(index, vcgtq_u8(low, vqtbl1q_u8(second, high)));
+      index = veorq_u8(index, vdupq_n_u8(kZeroLevel));
+      vst1q_u8(levels + c, index);
+      const int8x16_t level = vqtbl1q_s8(level_of, index);
+      const int8x8_t low_code = vget_low_s8(code), low_level = vget_low_s8(level);
+      products = vpadalq_s16(products, vmull_s8(low_code, low_level));
+      products = vpadalq_s16(products, vmull_high_s8(code, level));
+      squares = vpadalq_s16(squares, vmull_s8(low_level, low_level));
+      squares = vpadalq_s16(squares, vmull_high_s8(level, level));
+    }
+    return {vaddvq_s32(products), vaddvq_s32(squares)};
+  }
   static INTFLASH_INLINE void look_up_nibbles(const std::uint8_t* bytes, const std::int8_t* table,
                                               std::int8_t* low, std::int8_t* high) {
     const int8x16_t looked_up = load(table);

@@ -28,7 +28,7 @@ constexpr RowKernels make_row_kernels() {
       .has_bad_element = has_bad_element,
       .merge_states = merge_states,
       .write_row = write_row<Ops>,
-      .code_values = code_values,
+      .code_values = code_values<Ops>,
       .expand = {nullptr, nullptr, expand_k8v4<Ops>},
   };
 }

@@ -8,6 +8,7 @@
 
 #include "tile/float_math.h"
 #include "tile/portability.h"
+#include "tile/value_levels.h"
 
 namespace intflash::internal {
 namespace {
@@ -111,6 +112,23 @@ struct RowLoops {
           row[channel * 4 + token] = tokens[token * stride + r * 16 + channel];
       }
     }
+  }
+  // For a row of INT8 codes, of which padded are a multiple of 32, the nearest levels' codes of
+  // four bits.
+  static INTFLASH_INLINE LevelFit code_levels(const std::int8_t* codes, std::int64_t padded,
+                                              const LevelBounds& bounds, std::uint8_t* levels) {
+    LevelFit fit = {0, 0};
+    for (std::int64_t c = 0; c < padded; ++c) {
+      const std::int32_t high = (codes[c] + 128) >> 4;
+      const std::int32_t low = codes[c] & 15;
+      const std::int32_t index = bounds.below[high] + (low > bounds.first[high] ? 1 : 0) +
+                                 (low > bounds.second[high] ? 1 : 0);
+      levels[c] = static_cast<std::uint8_t>(index ^ kZeroLevel);
+      const std::int32_t level = kSortedLevels[index];
+      fit.product += codes[c] * level;
+      fit.square += level * level;
+    }
+    return fit;
   }
   // Of 64 bytes the table's bytes at their low and at their high four bits.
   static INTFLASH_INLINE void look_up_nibbles(const std::uint8_t* bytes, const std::int8_t* table,

@@ -22,91 +22,47 @@ namespace {
 constexpr std::int32_t kNumSteps = 3;
 constexpr std::int32_t kSteps[kNumSteps] = {128, 115, 104};
 
-// Codes above bound[s][i] are nearer to step s times level i + 1 than to that of level i.
-struct LevelBounds {
-  std::int8_t bound[kNumSteps][kNumLevels - 1];
-};
-constexpr LevelBounds level_bounds() {
+// Codes above ((level + next level) * step) >> 8 are nearer to step times the next level.
+constexpr LevelBounds level_bounds(std::int32_t step) {
   LevelBounds bounds{};
-  for (std::int32_t s = 0; s < kNumSteps; ++s) {
+  for (std::int32_t high = 0; high < 16; ++high) {
+    bounds.first[high] = bounds.second[high] = 15;                         // no code is above
+    std::uint8_t* within[] = {&bounds.first[high], &bounds.second[high]};  // no third one
+    std::int32_t num_within = 0;
     for (std::int32_t i = 0; i + 1 < kNumLevels; ++i) {
-      const std::int32_t sum = kSortedLevels[i] + kSortedLevels[i + 1];
-      bounds.bound[s][i] = static_cast<std::int8_t>(sum * kSteps[s] >> 8);
+      const std::int32_t bound = (kSortedLevels[i] + kSortedLevels[i + 1]) * step >> 8;
+      const std::int32_t low = bound - (16 * high - 128);
+      if (low < 0) ++bounds.below[high];
+      if (low >= 0 && low < 15) *within[num_within++] = static_cast<std::uint8_t>(low);
     }
   }
   return bounds;
 }
-constexpr LevelBounds kLevelBounds = level_bounds();
+constexpr LevelBounds kLevelBounds[kNumSteps] = {level_bounds(kSteps[0]), level_bounds(kSteps[1]),
+                                                 level_bounds(kSteps[2])};
 
-// Rows are padded with zeros to whole pieces: loops over one of them become vectors of whatever
-// length, with nothing left over.
+// Rows are padded with zeros to whole pieces.
 constexpr std::int64_t kPiece = 32;
-
-// Of a piece of codes the levels that are nearest.
-INTFLASH_INLINE void find_levels(const std::int8_t* INTFLASH_RESTRICT codes,
-                                 const std::int8_t* INTFLASH_RESTRICT bound,
-                                 std::int8_t* INTFLASH_RESTRICT levels) {
-  for (std::int64_t c = 0; c < kPiece; ++c) {
-    std::int8_t level = kSortedLevels[0];
-    INTFLASH_UNROLL
-    for (std::int32_t i = 0; i + 1 < kNumLevels; ++i) {
-      const std::int32_t height = kSortedLevels[i + 1] - kSortedLevels[i];
-      level = static_cast<std::int8_t>(level + (-(codes[c] > bound[i]) & height));
-    }
-    levels[c] = level;
-  }
-}
-
-// Their codes.
-INTFLASH_INLINE void codes_of_levels(const std::int8_t* INTFLASH_RESTRICT levels,
-                                     std::uint8_t* INTFLASH_RESTRICT nibbles) {
-  for (std::int64_t c = 0; c < kPiece; ++c) {
-    std::int8_t index = 0;
-    INTFLASH_UNROLL
-    for (std::int32_t i = 0; i + 1 < kNumLevels; ++i)
-      index = static_cast<std::int8_t>(index + (levels[c] > kSortedLevels[i]));
-    nibbles[c] = static_cast<std::uint8_t>(index ^ kZeroLevel);
-  }
-}
-
-// codes . levels and levels . levels.
-struct LevelFit {
-  std::int32_t product;
-  std::int32_t square;
-};
-INTFLASH_INLINE void add_piece(const std::int8_t* codes, const std::int8_t* levels, LevelFit& fit) {
-  std::int16_t code[kPiece], level[kPiece];
-  for (std::int64_t c = 0; c < kPiece; ++c) code[c] = codes[c];
-  for (std::int64_t c = 0; c < kPiece; ++c) level[c] = levels[c];
-  for (std::int64_t c = 0; c < kPiece; ++c) fit.product += code[c] * level[c];
-  for (std::int64_t c = 0; c < kPiece; ++c) fit.square += level[c] * level[c];
-}
 
 // Of three steps the one whose levels, with the scale that fits them best, are nearest to the
 // codes: by the largest product^2 / square, the first of equals. Returns the scale over that of the
 // codes; 0: all codes are 0.
-INTFLASH_INLINE float search_levels(const std::int8_t* codes, std::int64_t padded,
-                                    std::uint8_t* nibbles) {
-  std::int8_t levels[2][kMaxHeadDim];
-  std::int32_t chosen = 0;
+template <class Ops>
+INTFLASH_INLINE float search_levels(const std::int8_t* codes, std::int64_t count,
+                                    std::int64_t padded, std::uint8_t* nibbles) {
+  std::uint8_t levels[kMaxHeadDim];
   double most = 0;
   float factor = 0;
-  for (std::int32_t s = 0; s < kNumSteps; ++s) {
-    const std::int32_t other = s == 0 ? 0 : 1 - chosen;
-    LevelFit fit = {0, 0};
-    for (std::int64_t c = 0; c < padded; c += kPiece) {
-      find_levels(codes + c, kLevelBounds.bound[s], levels[other] + c);
-      add_piece(codes + c, levels[other] + c, fit);
-    }
+  for (const LevelBounds& bounds : kLevelBounds) {
+    const LevelFit fit = Ops::code_levels(codes, padded, bounds, levels);
     const double product = fit.product;
     const double merit = fit.square == 0 ? 0 : product * product / fit.square;
     if (merit <= most) continue;
     most = merit;
     factor = static_cast<float>(product / fit.square);
-    chosen = other;
+    __builtin_memcpy(nibbles, levels, static_cast<std::size_t>(count));
   }
-  for (std::int64_t c = 0; c < padded; c += kPiece)
-    codes_of_levels(levels[chosen] + c, nibbles + c);
+  if (most == 0) __builtin_memset(nibbles, 0, static_cast<std::size_t>(count));
   return factor;
 }
 
@@ -132,17 +88,16 @@ INTFLASH_INLINE float nearest_on_grid(float scale) {
   return kScaleGrid.mantissa[kScaleSteps + steps] * power_of_two(exponent_of(scale));
 }
 
-// KernelTable::code_values.
+// RowKernels::code_values.
+template <class Ops>
 void code_values(const std::int8_t* codes, std::int64_t count, float& scale,
                  std::uint8_t* nibbles) {
   std::int8_t row[kMaxHeadDim];
-  std::uint8_t coded[kMaxHeadDim];
   const std::int64_t padded = round_up(count, kPiece);
   __builtin_memset(row, 0, static_cast<std::size_t>(padded));
   __builtin_memcpy(row, codes, static_cast<std::size_t>(count));
   const float stretching = stretch(row, padded);
-  const float factor = search_levels(row, padded, coded);
-  __builtin_memcpy(nibbles, coded, static_cast<std::size_t>(count));
+  const float factor = search_levels<Ops>(row, count, padded, nibbles);
   scale = factor == 0 || scale == 0 ? 0 : nearest_on_grid(scale / stretching * factor);
 }
 

@@ -32,6 +32,19 @@ constexpr LevelTable level_table() {
 }
 alignas(16) constexpr LevelTable kLevels = level_table();
 
+// By the high four bits of an INT8 code + 128, how many bounds between levels lie below all such
+// codes, and above which low four bits a code is above the next one, and above the one after that.
+struct LevelBounds {
+  alignas(16) std::uint8_t below[16];
+  alignas(16) std::uint8_t first[16];
+  alignas(16) std::uint8_t second[16];
+};
+// codes . levels and levels . levels of a row.
+struct LevelFit {
+  std::int32_t product;
+  std::int32_t square;
+};
+
 // Of 16 channels eight rows of 64 bytes, each of two rows of 16 channels and four tokens, eight
 // rows apart: low bits are of the first 32 tokens, high ones of the others.
 constexpr std::int64_t kNibbleRows = 8;
