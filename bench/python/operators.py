@@ -122,17 +122,19 @@ def main():
         f"{platform.python_version()}; threads {args.threads}, {clock.name}"
     )
     rows = []
-    for title, shape, goal in (
-        ("decode, 32 over 8 heads, 4096 keys", (1, 32, 8, 1, 4096), None),
-        ("decode, 32 over 8 heads, 32768 keys", (1, 32, 8, 1, 32768), 1.8),
-        ("decode, 8 requests of 32 over 8 heads, 4096 keys", (8, 32, 8, 1, 4096), None),
-        ("prefill, 8 heads, 4096 tokens", (1, 8, 8, 4096, 4096), 2),
-        ("prefill, 32 over 8 heads, 4096 tokens", (1, 32, 8, 4096, 4096), 2),
+    for requests, heads, kv_heads, query_len, kv_len, goal in (
+        (1, 32, 8, 1, 4096, None),
+        (1, 32, 8, 1, 32768, 1.8),
+        (8, 32, 8, 1, 4096, None),
+        (1, 8, 8, 4096, 4096, 2),
+        (1, 32, 8, 4096, 4096, 2),
     ):
-        requests, heads, kv_heads, query_len, kv_len = shape
-        step = Step(requests, heads, kv_heads, max(1, query_len // shrink), kv_len // shrink)
+        query_len, kv_len = max(1, query_len // shrink), kv_len // shrink
+        title = f"{requests} x {query_len} queries, {kv_len} keys, {heads} over {kv_heads} heads"
+        step = Step(requests, heads, kv_heads, query_len, kv_len)
         (ours, out), (theirs, wanted) = step.ours(), step.theirs()
-        ours(), theirs()
+        ours()
+        theirs()
         error = relative_error(out, wanted)
         if not error < LARGEST_ERROR:
             raise RuntimeError(f"{title}: error {error:.3g}: not timed")
