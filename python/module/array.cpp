@@ -54,12 +54,13 @@ const ExchangeApi* exchange_api(nb::handle source) {
   static nb::handle last_type;  // kept, so that no other can be at its place
   static const ExchangeApi* api;
   const nb::handle type = source.type();
-  if (!type.is(last_type)) {
-    api = find_exchange_api(type);
-    last_type.dec_ref();
-    last_type = type.inc_ref();
-  }
-  return api;
+  if (type.is(last_type)) return api;
+  const ExchangeApi* const found = find_exchange_api(type);  // other threads may come in between
+  const nb::handle former = last_type;
+  last_type = type.inc_ref();
+  api = found;
+  former.dec_ref();
+  return found;
 }
 
 nb::object capsule_of(nb::handle source) {
