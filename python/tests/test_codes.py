@@ -250,3 +250,17 @@ def test_a_tree_hides_those_of_the_last_keys_that_it_does_not_name(inputs, keys,
 def test_trees_that_do_not_belong_are_refused(inputs, tree, error, message):
     with pytest.raises(getattr(intflash, error), match=message):
         intflash.attend(*inputs, tree=tree)
+
+
+def test_three_dimensions_are_one_batch(coded, biased):
+    codes, scales, _ = coded
+    whole = intflash.attend(*codes, **scales)
+    for b in range(2):
+        some = {name: scale[b] for name, scale in scales.items()}
+        assert np.array_equal(intflash.attend(*(c[b] for c in codes), **some), whole[b])
+    with pytest.raises(intflash.ShapeError, match="key_scale has shape"):
+        intflash.attend(*(c[0] for c in codes), **{**some, "key_scale": scales["key_scale"][:1]})
+    arrays, of_key, of_value = biased
+    centred = intflash.attend(*arrays, center=(of_key, of_value))
+    one = [array[1] for array in arrays]
+    assert np.array_equal(intflash.attend(*one, center=(of_key, of_value)), centred[1])
