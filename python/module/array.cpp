@@ -9,6 +9,7 @@
 
 #include "errors.h"
 #include "frameworks.h"
+#include "parameters.h"
 
 namespace intflash::python {
 namespace {
@@ -38,14 +39,28 @@ struct ExchangeApi {
   int (*borrow)(void* object, nb::dlpack::dltensor* tensor);
 };
 
-const ExchangeApi* exchange_api(nb::handle source) {
+const ExchangeApi* find_exchange_api(nb::handle type) {
   static const nb::handle name = nb::str("__dlpack_c_exchange_api__").release();
-  const nb::object capsule = nb::steal(PyObject_GetAttr(source.type().ptr(), name.ptr()));
+  const nb::object capsule = nb::steal(PyObject_GetAttr(type.ptr(), name.ptr()));
   const auto* api = static_cast<const ExchangeApi*>(
       capsule.is_valid() ? PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api") : nullptr);
   if (api == nullptr) PyErr_Clear();
   while (api != nullptr && (api->major != 1 || api->borrow == nullptr)) api = api->previous;
   return api;
+}
+
+// Of a type once, as the protocol allows: calls have arrays of one type, as a rule.
+const ExchangeApi* exchange_api(nb::handle source) {
+  static nb::handle last_type;  // kept, so that no other can be at its place
+  static const ExchangeApi* api;
+  const nb::handle type = source.type();
+  if (type.is(last_type)) return api;
+  const ExchangeApi* const found = find_exchange_api(type);  // other threads may come in between
+  const nb::handle former = last_type;
+  last_type = type.inc_ref();
+  api = found;
+  former.dec_ref();
+  return found;
 }
 
 nb::object capsule_of(nb::handle source) {
@@ -61,6 +76,10 @@ const nb::dlpack::dltensor* tensor_in(nb::handle capsule, bool& is_read_only) {
   if (PyCapsule_IsValid(capsule.ptr(), kName)) {
     const auto* managed =
         static_cast<const ManagedTensor*>(PyCapsule_GetPointer(capsule.ptr(), kName));
+    if (managed->major != 1) {
+      PyErr_Format(PyExc_BufferError, "it is of version %u of DLPack", managed->major);
+      throw nb::python_error();
+    }
     is_read_only = (managed->flags & kReadOnly) != 0;
     return &managed->tensor;
   }
@@ -90,8 +109,9 @@ void want_host_memory(const char* name, nb::handle source, std::int64_t device_t
 }
 
 bool dtype_of_dlpack(const nb::dlpack::dtype& type, intflash_dtype& dtype) {
-  constexpr std::uint8_t kFloat = 2, kBfloat = 4, kBool = 6;
+  constexpr std::uint8_t kInt = 0, kFloat = 2, kBfloat = 4, kBool = 6;
   if (type.lanes != 1) return false;
+  if (type.code == kInt && type.bits == 8) return dtype = INTFLASH_INT8, true;
   if (type.code == kFloat && type.bits == 32) return dtype = INTFLASH_F32, true;
   if (type.code == kFloat && type.bits == 16) return dtype = INTFLASH_F16, true;
   if (type.code == kBfloat && type.bits == 16) return dtype = INTFLASH_BF16, true;
@@ -108,6 +128,8 @@ bool dtype_of_format(const char* format, intflash_dtype& dtype) {
       return dtype = INTFLASH_F32, true;
     case 'e':
       return dtype = INTFLASH_F16, true;
+    case 'b':
+      return dtype = INTFLASH_INT8, true;
     case '?':
       return dtype = INTFLASH_BOOL, true;
     default:
@@ -124,7 +146,7 @@ void copy_row(const std::byte* from, std::int64_t stride, std::int64_t count, st
 }  // namespace
 
 std::size_t element_bytes(intflash_dtype dtype) {
-  return dtype == INTFLASH_F32 ? 4 : dtype == INTFLASH_BOOL ? 1 : 2;
+  return dtype == INTFLASH_F32 ? 4 : dtype == INTFLASH_F16 || dtype == INTFLASH_BF16 ? 2 : 1;
 }
 
 const char* dtype_name(intflash_dtype dtype) {
@@ -135,6 +157,8 @@ const char* dtype_name(intflash_dtype dtype) {
       return "float16";
     case INTFLASH_BF16:
       return "bfloat16";
+    case INTFLASH_INT8:
+      return "int8";
     default:
       return "bool";
   }
@@ -149,7 +173,7 @@ std::string shape_text(const std::int64_t* shape, int rank) {
 Array::Array(const char* name, nb::handle source) : name_(name), source_(nb::borrow(source)) {
   if (PyObject_CheckBuffer(source.ptr())) {
     read_buffer();
-  } else if (nb::hasattr(source, "__dlpack__")) {
+  } else if (is_tensor(source) || nb::hasattr(source, "__dlpack__")) {
     read_dlpack();
   } else {
     raise(INTFLASH_INVALID_ARGUMENT,
@@ -207,11 +231,11 @@ void Array::read_dlpack() {
     });
     owner_ = exported;
   } else {
-    const nb::object device =
-        exporting(name_, [&] { return nb::object(exported.attr("__dlpack_device__")()); });
-    want_host_memory(name_, source_, nb::cast<std::int64_t>(nb::int_(device[0])));
+    const std::int64_t device = exporting(
+        name_, [&] { return integer("its device", exported.attr("__dlpack_device__")()[0], 0); });
+    want_host_memory(name_, source_, device);
     owner_ = exporting(name_, [&] { return capsule_of(exported); });
-    tensor = tensor_in(owner_, read_only_);
+    tensor = exporting(name_, [&] { return tensor_in(owner_, read_only_); });
   }
   want_host_memory(name_, source_, tensor->device.device_type);
   if (!dtype_of_dlpack(tensor->dtype, dtype_)) refuse_dtype("unknown");
@@ -250,8 +274,9 @@ void Array::want_rank(int least, int most) const {
                                 " dimensions: " + ranks + " are wanted");
 }
 
-void Array::want_dtypes(bool with_bool) const {
-  if (dtype_ == INTFLASH_BOOL && !with_bool) refuse_dtype("bool");
+void Array::want_floats(intflash_dtype or_else) const {
+  const bool is_float = dtype_ != INTFLASH_BOOL && dtype_ != INTFLASH_INT8;
+  if (!is_float && dtype_ != or_else) refuse_dtype(dtype_name(dtype_));
 }
 
 bool Array::has_rows() const {
@@ -271,13 +296,27 @@ void Array::make_rows() {
   if (!has_rows()) copy("elements of its last dimension do not follow one another");
 }
 
+bool Array::is_dense() const {
+  std::int64_t stride = static_cast<std::int64_t>(element_bytes(dtype_));
+  for (int i = rank_ - 1; i >= 0; stride *= extent(i--))
+    if (extent(i) != 1 && byte_strides_[static_cast<std::size_t>(i)] != stride) return false;
+  return true;
+}
+
+void Array::make_dense() {
+  make_rows();
+  if (!is_dense()) copy("its rows do not follow one another without gaps");
+}
+
 void Array::swap_axes(int i, int j) {
   const std::size_t a = static_cast<std::size_t>(i), b = static_cast<std::size_t>(j);
+  is_as_given_ = false;
   std::swap(shape_[a], shape_[b]);
   std::swap(byte_strides_[a], byte_strides_[b]);
 }
 
 void Array::join_first_axes() {
+  is_as_given_ = false;
   const bool is_one_long = extent(0) == 1 || extent(1) == 1 || num_elements() == 0;
   if (!is_one_long && byte_strides_[0] != extent(1) * byte_strides_[1])
     copy("rows of all sequences do not follow one another at one distance");
@@ -324,6 +363,7 @@ void Array::copy(const char* reason) {
       static_cast<std::size_t>(num_elements() * stride));
   copy_to(copy_.get());
   data_ = copy_.get();
+  is_as_given_ = false;
   for (int i = rank_ - 1; i >= 0; --i) {
     byte_strides_[static_cast<std::size_t>(i)] = stride;
     stride *= extent(i);

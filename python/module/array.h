@@ -42,20 +42,27 @@ class Array {
   const Extents& shape() const { return shape_; }
   std::int64_t stride(int i) const;  // in elements; 0 where the extent is 1
   void* data() const { return data_; }
+  bool is_dense() const;  // in order, without gaps
   std::int64_t num_elements() const;
   std::string shape_text() const;
 
   // Raises unless the rank is one of the two.
   void want_rank(int least, int most) const;
-  void want_dtypes(bool with_bool) const;
+  // Raises unless the elements are floats, or of the other type that is named.
+  void want_floats(intflash_dtype or_else = INTFLASH_F32) const;
+  bool has_rows() const;  // that can be read in place
   // Copies, with a CopyWarning, what is not aligned, has a negative stride, or elements of a row
   // that do not follow one another.
   void make_rows();
+  // The same for what has gaps between its rows, too.
+  void make_dense();
   void copy_to(void* memory) const;  // in order, without gaps
   // Raises where the elements cannot be written in place, row by row.
   void want_writable() const;
 
   void swap_axes(int i, int j);
+  // Whether shape and strides are the source's own.
+  bool is_as_given() const { return is_as_given_; }
   // One axis in place of the first two. Copies, with a CopyWarning, where they have no common
   // stride.
   void join_first_axes();
@@ -70,7 +77,6 @@ class Array {
   bool read_custom_dtype();
   void read_dlpack();
   [[noreturn]] void refuse_dtype(const char* format) const;
-  bool has_rows() const;
   void copy(const char* reason);
   std::size_t last() const { return static_cast<std::size_t>(rank_ - 1); }
 
@@ -78,6 +84,7 @@ class Array {
   nb::object source_;
   intflash_dtype dtype_ = INTFLASH_F32;
   bool read_only_ = false;
+  bool is_as_given_ = true;
   int rank_ = 0;
   void* data_ = nullptr;
   Extents shape_{};

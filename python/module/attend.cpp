@@ -5,8 +5,8 @@
 #include <optional>
 #include <vector>
 
-#include "array.h"
 #include "contexts.h"
+#include "dense.h"
 #include "errors.h"
 #include "frameworks.h"
 #include "inputs.h"
@@ -16,48 +16,37 @@
 namespace intflash::python {
 namespace {
 
-// Query, key and value that belong together.
-struct DenseInputs {
-  Array query, key, value;
-
-  DenseInputs(nb::handle q, nb::handle k, nb::handle v)
-      : query("query", q), key("key", k), value("value", v) {
-    for (Array* array : {&query, &key, &value}) {
-      array->want_rank(3, 4);
-      array->want_dtypes(false);
-      array->make_rows();
-    }
-    want_same("numbers of dimensions", key, key.rank(), query, query.rank());
-    want_same("numbers of dimensions", value, value.rank(), query, query.rank());
-    const Shape of_query = shape_of(query), of_key = shape_of(key), of_value = shape_of(value);
-    want_same("batches", key, of_key.batch, query, of_query.batch);
-    want_same("batches", value, of_value.batch, query, of_query.batch);
-    want_same("head dimensions", key, of_key.dim, query, of_query.dim);
-    want_same("heads", value, of_value.heads, key, of_key.heads);
-    want_same("tokens", value, of_value.tokens, key, of_key.tokens);
-  }
-};
-
 struct DenseOptions {
-  nb::handle causal, window, prefix, scale, cap, center, score_digits, mode;
+  nb::handle causal, window, prefix, scale, cap, score_digits, mode;
   bool rotate;
 };
 
-intflash_attend_desc make_desc(const DenseInputs& inputs, const DenseOptions& options) {
-  intflash_attend_desc desc{};
-  desc.struct_size = sizeof desc;
+// Which means are taken off: computed where a name says so, or given as an array for keys, or as a
+// pair for keys and values.
+struct Centers {
+  intflash_center kind = INTFLASH_CENTER_NONE;
+  std::vector<float> key, value;  // empty = computed
+
+  Centers(nb::handle source, const DenseInputs& inputs) {
+    if (source.is_none() || nb::isinstance<nb::str>(source)) {
+      kind = center_of(source);
+      return;
+    }
+    const bool is_pair = PyTuple_Check(source.ptr()) && nb::len(source) == 2;
+    kind = is_pair ? INTFLASH_CENTER_KEY_VALUE : INTFLASH_CENTER_KEY;
+    const Shape of_key = shape_of(inputs.key), of_value = shape_of(inputs.value);
+    key = read(is_pair ? nb::object(source[0]) : nb::borrow(source), of_key);
+    if (is_pair) value = read(source[1], of_value);
+  }
+
+ private:
+  static std::vector<float> read(nb::handle source, const Shape& of) {
+    return given_center("center", source, "batch", {of.batch, of.heads, of.dim});
+  }
+};
+
+void set_options(intflash_attend_desc& desc, const DenseOptions& options) {
   desc.mode = mode_of(options.mode);
-  const Shape query = shape_of(inputs.query), key = shape_of(inputs.key);
-  desc.batch = query.batch;
-  desc.num_query_heads = query.heads;
-  desc.num_kv_heads = key.heads;
-  desc.query_len = query.tokens;
-  desc.kv_len = key.tokens;
-  desc.head_dim = query.dim;
-  desc.head_dim_v = shape_of(inputs.value).dim;
-  desc.query_dtype = desc.out_dtype = inputs.query.dtype();
-  desc.key_dtype = inputs.key.dtype();
-  desc.value_dtype = inputs.value.dtype();
   const Mask mask = mask_of(options.causal, options.window, options.prefix);
   desc.mask = mask.kind;
   desc.window_left = mask.window_left;
@@ -65,32 +54,31 @@ intflash_attend_desc make_desc(const DenseInputs& inputs, const DenseOptions& op
   desc.prefix_len = mask.prefix_len;
   desc.softmax_scale = softmax_scale_of(options.scale);
   desc.score_cap = cap_of(options.cap);
-  desc.center = center_of(options.center);
   desc.rotation = options.rotate ? INTFLASH_ROTATION_AUTO : INTFLASH_ROTATION_NONE;
   desc.score_digits = score_digits_of(options.score_digits);
-  return desc;
-}
-
-// The shape of query, with the dimension of value.
-Extents out_shape(const DenseInputs& inputs) {
-  Extents shape = inputs.query.shape();
-  shape[static_cast<std::size_t>(inputs.query.rank() - 1)] = shape_of(inputs.value).dim;
-  return shape;
 }
 
 nb::object attend(nb::handle query, nb::handle key, nb::handle value, nb::handle causal,
                   nb::handle window, nb::handle prefix, nb::handle scale, nb::handle cap,
-                  nb::handle mask, nb::handle sinks, nb::handle alibi, nb::handle center,
-                  bool rotate, nb::handle score_digits, nb::handle mode, bool wants_lse,
-                  nb::handle out, nb::handle threads) {
-  const DenseInputs inputs(query, key, value);
-  intflash_attend_desc desc =
-      make_desc(inputs, {causal, window, prefix, scale, cap, center, score_digits, mode, rotate});
-  intflash_attend_args args{};
-  args.struct_size = sizeof args;
-  args.query = tensor_of(inputs.query);
-  args.key = tensor_of(inputs.key);
-  args.value = tensor_of(inputs.value);
+                  nb::handle mask, nb::handle tree, nb::handle sinks, nb::handle alibi,
+                  nb::handle query_scale, nb::handle key_scale, nb::handle value_scale,
+                  nb::handle center, bool rotate, nb::handle score_digits, nb::handle mode,
+                  bool wants_lse, nb::handle out, nb::handle threads) {
+  DenseInputs inputs(query, key, value);
+  inputs.make_rows();
+  intflash_attend_desc desc = inputs.desc();
+  set_options(desc, {causal, window, prefix, scale, cap, score_digits, mode, rotate});
+  intflash_attend_args args = inputs.args();
+  const Scales query_scales("query_scale", query_scale, inputs.query);
+  const Scales key_scales("key_scale", key_scale, inputs.key);
+  const Scales value_scales("value_scale", value_scale, inputs.value);
+  query_scales.put_into(args.query);
+  key_scales.put_into(args.key);
+  value_scales.put_into(args.value);
+  const Centers centers(center, inputs);
+  desc.center = centers.kind;
+  args.key_center = centers.key.empty() ? nullptr : centers.key.data();
+  args.value_center = centers.value.empty() ? nullptr : centers.value.data();
 
   std::optional<Array> mask_array;
   if (!mask.is_none()) {
@@ -98,16 +86,19 @@ nb::object attend(nb::handle query, nb::handle key, nb::handle value, nb::handle
     args.additive_mask = mask_tensor_of(
         *mask_array, {desc.batch, desc.num_query_heads, desc.query_len, desc.kv_len});
   }
+  const Tree bits(tree, desc.query_len);
+  args.bit_mask = bits.mask();
   const std::vector<float> sink_logits = floats("sinks", sinks, desc.num_query_heads);
   const std::vector<float> slopes = floats("alibi", alibi, desc.num_query_heads);
   args.sinks = sink_logits.empty() ? nullptr : sink_logits.data();
   args.alibi_slopes = slopes.empty() ? nullptr : slopes.data();
 
-  const Extents shape = out_shape(inputs);
+  const Extents shape = inputs.out_shape();
   const int rank = inputs.query.rank();
-  const nb::object result = out.is_none()
-                                ? make_output(inputs.query, shape.data(), rank, desc.out_dtype)
-                                : nb::borrow(out);
+  const intflash_dtype out_dtype =
+      desc.query_dtype == INTFLASH_INT8 ? INTFLASH_F32 : desc.query_dtype;
+  const nb::object result =
+      out.is_none() ? make_output(inputs.query, shape.data(), rank, out_dtype) : nb::borrow(out);
   const Array out_array("out", result);
   want_output(out_array, shape, rank);
   desc.out_dtype = out_array.dtype();
@@ -135,9 +126,11 @@ void add_attend(nb::module_& module) {
   module.def("attend", attend, nb::arg("query").none(), nb::arg("key").none(),
              nb::arg("value").none(), nb::arg("causal").none(), nb::arg("window").none(),
              nb::arg("prefix").none(), nb::arg("scale").none(), nb::arg("cap").none(),
-             nb::arg("mask").none(), nb::arg("sinks").none(), nb::arg("alibi").none(),
-             nb::arg("center").none(), nb::arg("rotate"), nb::arg("score_digits").none(),
-             nb::arg("mode"), nb::arg("lse"), nb::arg("out").none(), nb::arg("threads").none());
+             nb::arg("mask").none(), nb::arg("tree").none(), nb::arg("sinks").none(),
+             nb::arg("alibi").none(), nb::arg("query_scale").none(), nb::arg("key_scale").none(),
+             nb::arg("value_scale").none(), nb::arg("center").none(), nb::arg("rotate"),
+             nb::arg("score_digits").none(), nb::arg("mode"), nb::arg("lse"), nb::arg("out").none(),
+             nb::arg("threads").none());
 }
 
 }  // namespace intflash::python

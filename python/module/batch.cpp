@@ -15,6 +15,7 @@
 #include "frameworks.h"
 #include "inputs.h"
 #include "parameters.h"
+#include "rope.h"
 #include "rows.h"
 #include "run.h"
 
@@ -26,7 +27,7 @@ struct DestroyPlan {
 };
 
 struct RunOptions {
-  nb::handle masks, sinks, alibi;
+  nb::handle masks, trees, sinks, alibi, rope;
   bool wants_lse;
 };
 
@@ -148,6 +149,13 @@ const intflash_plan* Batch::plan_for(const Kind& kind) {
   return plan;
 }
 
+void want_one_each(const char* name, std::size_t given, std::size_t wanted) {
+  if (given == wanted) return;
+  raise(INTFLASH_BAD_SHAPE, std::string(name) + " has " + std::to_string(given) +
+                                " entries: one for each of " + std::to_string(wanted) +
+                                " sequences is wanted, an array or None");
+}
+
 // A run's masks, one or none for each request: arrays of the caller's, and what the run reads.
 struct Masks {
   std::vector<std::unique_ptr<Array>> arrays;
@@ -156,10 +164,7 @@ struct Masks {
   Masks(nb::handle given, const std::vector<intflash_request>& requests, std::int64_t heads) {
     if (given.is_none()) return;
     for (const nb::handle source : given) add(source, requests, heads);
-    if (masks.size() != requests.size())
-      raise(INTFLASH_BAD_SHAPE, "masks has " + std::to_string(masks.size()) + " entries: one for " +
-                                    "each of " + std::to_string(requests.size()) +
-                                    " sequences is wanted, an array or None");
+    want_one_each("masks", masks.size(), requests.size());
   }
 
   void add(nb::handle source, const std::vector<intflash_request>& requests, std::int64_t heads) {
@@ -169,6 +174,21 @@ struct Masks {
     Array& array = *arrays.emplace_back(std::make_unique<Array>("masks", source));
     mask = mask_tensor_of(
         array, {1, heads, request.query_len, request.kv_len - request.first_key_position});
+  }
+};
+
+// The same of trees.
+struct Trees {
+  std::vector<Tree> trees;
+  std::vector<intflash_bit_mask> masks;
+
+  Trees(nb::handle given, const std::vector<intflash_request>& requests) {
+    if (given.is_none()) return;
+    std::size_t count = 0;
+    for (const nb::handle source : given)
+      if (count++ < requests.size()) trees.emplace_back(source, requests[count - 1].query_len);
+    want_one_each("trees", count, requests.size());
+    for (const Tree& tree : trees) masks.push_back(tree.mask());
   }
 };
 
@@ -211,6 +231,10 @@ nb::object Batch::run(nb::handle query, nb::handle layer, const RunOptions& opti
   args.alibi_slopes = slopes.empty() ? nullptr : slopes.data();
   const Masks masks(options.masks, requests_, query_rows.heads);
   args.additive_masks = masks.masks.empty() ? nullptr : masks.masks.data();
+  const Trees trees(options.trees, requests_);
+  args.bit_masks = trees.masks.empty() ? nullptr : trees.masks.data();
+  const Rope rope(options.rope);
+  args.rope = rope.get();
   nb::object lse;
   std::optional<Array> lse_array;
   if (options.wants_lse) {
@@ -260,12 +284,13 @@ void add_batch(nb::module_& module) {
                    [](const Batch& self) { return self.lengths(&intflash_request::kv_len); })
       .def(
           "run",
-          [](Batch& self, nb::handle query, nb::handle layer, nb::handle masks, nb::handle sinks,
-             nb::handle alibi, bool lse, nb::handle out) {
-            return self.run(query, layer, {masks, sinks, alibi, lse}, out);
+          [](Batch& self, nb::handle query, nb::handle layer, nb::handle masks, nb::handle trees,
+             nb::handle sinks, nb::handle alibi, nb::handle rope, bool lse, nb::handle out) {
+            return self.run(query, layer, {masks, trees, sinks, alibi, rope, lse}, out);
           },
           nb::arg("query").none(), nb::arg("layer"), nb::arg("masks").none(),
-          nb::arg("sinks").none(), nb::arg("alibi").none(), nb::arg("lse"), nb::arg("out").none());
+          nb::arg("trees").none(), nb::arg("sinks").none(), nb::arg("alibi").none(),
+          nb::arg("rope").none(), nb::arg("lse"), nb::arg("out").none());
 }
 
 }  // namespace intflash::python

@@ -15,6 +15,7 @@
 #include "errors.h"
 #include "inputs.h"
 #include "parameters.h"
+#include "rope.h"
 #include "rows.h"
 #include "run.h"
 
@@ -30,22 +31,6 @@ constexpr Choice kCodecs[] = {{"int8", INTFLASH_CODEC_INT8},
 
 intflash_codec codec_of(nb::handle codec) {
   return static_cast<intflash_codec>(choice("codec", codec, kCodecs));
-}
-
-// [num_layers][num_kv_heads][dim], in f32 and contiguous.
-std::vector<float> center_of(const char* name, nb::handle source, const Extents& shape) {
-  std::vector<float> center;
-  if (source.is_none()) return center;
-  const Array array(name, source);
-  if (array.rank() != 3 || array.shape() != shape || array.dtype() != INTFLASH_F32) {
-    raise(INTFLASH_BAD_SHAPE, std::string(name) + " has shape " + array.shape_text() +
-                                  " and dtype " + dtype_name(array.dtype()) +
-                                  ": (layers, kv heads, dim) is " + shape_text(shape.data(), 3) +
-                                  ", in float32");
-  }
-  center.resize(static_cast<std::size_t>(array.num_elements()));
-  array.copy_to(center.data());
-  return center;
 }
 
 // [num_layers]: where each layer's pages lie, all in equally many bytes.
@@ -126,7 +111,7 @@ std::vector<std::int32_t> get_pages(Cache& self, std::int32_t sequence) {
 // ---- Tokens in and out ----
 
 void append(Cache& self, const std::vector<std::int32_t>& sequences, nb::handle key,
-            nb::handle value, nb::handle lengths, nb::handle layer) {
+            nb::handle value, nb::handle lengths, nb::handle layer, nb::handle rope) {
   Array key_array("key", key), value_array("value", value);
   const auto num_sequences = static_cast<std::int64_t>(sequences.size());
   const Rows key_rows = rows_of(key_array, num_sequences);
@@ -143,24 +128,39 @@ void append(Cache& self, const std::vector<std::int32_t>& sequences, nb::handle 
   args.key = key_rows.tensor;
   args.value = value_rows.tensor;
   args.layer = integer("layer", layer, 0);
+  const Rope tables(rope);
+  args.rope = tables.get();
   const Cache::Changing use(self);
   Run run;
   run([&] { return intflash_sequences_append(use.get(), sequences.data(), &args); });
 }
 
+using Numbers = nb::ndarray<const std::int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+// One for each token of key.
+Numbers numbers_of(const char* name, nb::handle source, std::int64_t count) {
+  Numbers numbers;
+  if (!nb::try_cast(source, numbers, false) || static_cast<std::int64_t>(numbers.size()) != count) {
+    raise(INTFLASH_BAD_SHAPE, std::string(name) + ": an array of " + std::to_string(count) +
+                                  " numbers in int64 is wanted, one for each token of key");
+  }
+  return numbers;
+}
+
 // Where each token goes, by slots of the caller's.
-void store(Cache& self, nb::handle key, nb::handle value, nb::handle slots, nb::handle layer) {
+void store(Cache& self, nb::handle key, nb::handle value, nb::handle slots, nb::handle layer,
+           nb::handle rope, nb::handle positions) {
   Array key_array("key", key), value_array("value", value);
   key_array.want_rank(3, 3);
   const Rows key_rows = rows_of(key_array, 1), value_rows = rows_of(value_array, 1);
   want_rows("key", key_rows, key_rows.count, self.num_kv_heads(), self.head_dim());
   want_rows("value", value_rows, key_rows.count, self.num_kv_heads(), self.head_dim_v());
-  nb::ndarray<const std::int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu> numbers;
-  if (!nb::try_cast(slots, numbers, false) ||
-      static_cast<std::int64_t>(numbers.size()) != key_rows.count) {
-    raise(INTFLASH_BAD_SHAPE, "slots: an array of " + std::to_string(key_rows.count) +
-                                  " numbers in int64 is wanted, one for each token of key");
-  }
+  const Numbers numbers = numbers_of("slots", slots, key_rows.count);
+  if (rope.is_none() != positions.is_none())
+    raise(INTFLASH_INVALID_ARGUMENT, "rope and positions: both are wanted, or neither");
+  const Rope tables(rope);
+  const Numbers places =
+      positions.is_none() ? Numbers() : numbers_of("positions", positions, key_rows.count);
   const std::int64_t indptr[] = {0, key_rows.count};
   intflash_append_args args{};
   args.struct_size = sizeof args;
@@ -172,6 +172,8 @@ void store(Cache& self, nb::handle key, nb::handle value, nb::handle slots, nb::
   args.value = value_rows.tensor;
   args.layer = integer("layer", layer, 0);
   args.slots = numbers.data();
+  args.rope = tables.get();
+  args.positions = positions.is_none() ? nullptr : places.data();
   const Cache::Changing use(self);
   Run run;
   run([&] { return intflash_cache_append(use.get(), &args); });
@@ -300,10 +302,11 @@ Cache::Cache(const Options& options)
   made.num_layers = options.num_layers;
   made.codec = codec_of(options.codec);
   made.rotation = options.rotate ? INTFLASH_ROTATION_AUTO : INTFLASH_ROTATION_NONE;
-  const std::vector<float> key_center =
-      center_of("key_center", options.key_center, {made.num_layers, num_kv_heads_, head_dim_});
-  const std::vector<float> value_center = center_of("value_center", options.value_center,
-                                                    {made.num_layers, num_kv_heads_, head_dim_v_});
+  const std::vector<float> key_center = given_center("key_center", options.key_center, "layers",
+                                                     {made.num_layers, num_kv_heads_, head_dim_});
+  const std::vector<float> value_center =
+      given_center("value_center", options.value_center, "layers",
+                   {made.num_layers, num_kv_heads_, head_dim_v_});
   made.key_center = key_center.empty() ? nullptr : key_center.data();
   made.value_center = value_center.empty() ? nullptr : value_center.data();
   memory_ = memory_of(options.memory);
@@ -396,9 +399,9 @@ void add_cache(nb::module_& module) {
       .def("range", get_range)
       .def("pages", get_pages)
       .def("append", append, nb::arg("sequences"), nb::arg("key").none(), nb::arg("value").none(),
-           nb::arg("lengths").none(), nb::arg("layer"))
+           nb::arg("lengths").none(), nb::arg("layer"), nb::arg("rope").none())
       .def("store", store, nb::arg("key").none(), nb::arg("value").none(), nb::arg("slots").none(),
-           nb::arg("layer"))
+           nb::arg("layer"), nb::arg("rope").none(), nb::arg("positions").none())
       .def("export", export_tokens, nb::arg("sequence"), nb::arg("begin"), nb::arg("end"),
            nb::arg("key").none(), nb::arg("value").none())
       .def("save", save)

@@ -13,6 +13,8 @@ nb::object error_class(intflash_status status) {
   return errors().attr("BY_STATUS")[nb::int_(static_cast<int>(status))];
 }
 
+nb::object any_error() { return errors().attr("Error"); }
+
 void raise(intflash_status status, const std::string& message) {
   PyErr_SetObject(error_class(status).ptr(), nb::str(message.c_str()).ptr());
   throw nb::python_error();

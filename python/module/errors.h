@@ -17,6 +17,8 @@ namespace nb = nanobind;
 // The class that is raised for a status.
 nb::object error_class(intflash_status status);
 
+nb::object any_error();  // the base of these classes
+
 [[noreturn]] void raise(intflash_status status, const std::string& message);
 
 // What str gives, for messages; what is no UTF-8 comes escaped.

@@ -18,6 +18,13 @@ class Array;
 // torch where the process has imported it; an invalid object where not.
 nb::object imported_torch();
 
+// Whether source is one of PyTorch's tensors, of its own class or a subclass.
+bool is_tensor(nb::handle source);
+
+bool is_plain_tensor(nb::handle source);  // of its own class alone
+bool requires_grad(nb::handle tensor);
+nb::object empty_like(nb::handle tensor);  // torch.empty_like
+
 // source, or without its gradient where that is not asked for. Raises where it is: the library has
 // none.
 nb::object detached(const char* name, nb::handle source);

@@ -11,6 +11,7 @@
 #include "contexts.h"
 #include "errors.h"
 #include "merge.h"
+#include "sdpa.h"
 
 namespace intflash::python {
 namespace {
@@ -43,6 +44,7 @@ NB_MODULE(_core, module) {
   module.def("context_info", python::context_info, nanobind::arg("threads").none());
   python::add_attend(module);
   python::add_merge(module);
+  python::add_sdpa(module);
   python::add_cache(module);
   python::add_batch(module);
 }

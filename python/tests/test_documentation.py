@@ -20,8 +20,8 @@ EXAMPLES = [
 ]
 
 
-def test_there_are_six_examples_and_one_in_the_readme():
-    assert len(EXAMPLES) == 7
+def test_there_are_seven_examples_and_one_in_the_readme():
+    assert len(EXAMPLES) == 8
 
 
 @pytest.mark.parametrize("example", EXAMPLES)

@@ -65,7 +65,8 @@ class Unexportable(OnDevice):
         ({"query": np.zeros((1, 3, 6, 16), "f4")}, "ShapeError", "num_query_heads"),
         ({n: np.zeros((1, 2, 6, 12), "f4") for n in GOOD}, "ShapeError", "head_dim = 12"),
         ({"query": np.zeros((1, 2, 6, 16))}, "UnsupportedError", "query has dtype float64"),
-        ({"key": np.zeros((1, 2, 6, 16), "i1")}, "UnsupportedError", "key has dtype int8"),
+        ({"key": np.zeros((1, 2, 6, 16), "i1")}, "ArgumentError", "key.scale = NULL"),
+        ({"key": np.zeros((1, 2, 6, 16), "u1")}, "UnsupportedError", "key has dtype uint8"),
         ({"key": np.zeros((1, 2, 6, 16), "?")}, "UnsupportedError", "key has dtype bool"),
         ({"key": np.zeros((1, 2, 6, 16), ">f4")}, "UnsupportedError", "order of bytes"),
         ({"key": Unexportable()}, "UnsupportedError", "key cannot be read: not today"),
@@ -202,6 +203,43 @@ def test_what_an_exporter_says_may_be_no_utf_8():
 
     with pytest.raises(intflash.UnsupportedError, match="query cannot be read"):
         intflash.attend(Broken(), GOOD["key"], GOOD["value"])
+
+
+class Malformed:
+    """What says that it has DLPack."""
+
+    def __init__(self, capsule: object, device: object = (1, 0)):
+        self.capsule, self.device_pair = capsule, device
+
+    def __dlpack__(self, **options: object) -> object:
+        return self.capsule
+
+    def __dlpack_device__(self) -> object:
+        return self.device_pair
+
+
+def consumed() -> object:
+    capsule = random(1, 2, 6, 16, seed=1).__dlpack__()
+    np.from_dlpack(Malformed(capsule))
+    return capsule
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        Malformed(None),
+        Malformed("text"),
+        Malformed(consumed()),
+        Malformed(np.zeros(3).__array_struct__),
+        Malformed(None, None),
+        Malformed(None, ()),
+        Malformed(None, ("cpu", 0)),
+        Malformed(None, 1),
+    ],
+)
+def test_what_is_no_capsule_is_refused(given):
+    with pytest.raises(intflash.UnsupportedError, match="key cannot be read"):
+        intflash.attend(**{**GOOD, "key": given})
 
 
 def test_a_signal_during_an_export_is_raised_as_it_is():

@@ -126,10 +126,32 @@ def test_pages_hold_on_to_memory_that_nobody_else_has():
     assert np.array_equal(batch.run(query[-1:]), out)
 
 
+def test_a_cache_may_lie_in_memory_of_the_callers():
+    shape = {"kv_heads": KV_HEADS, "head_dim": DIM, "head_dim_v": DIM_V, "pages": COUNT}
+    memory = [aligned(COUNT * PAGE_BYTES) for _ in range(LAYERS)]
+    untouched = [layer.copy() for layer in memory]
+    caches = [intflash.Cache(memory, **shape), intflash.Cache(layers=LAYERS, **shape)]
+    assert [cache.info().layers for cache in caches] == [LAYERS, LAYERS]
+    sequences = [cache.sequence() for cache in caches]
+    for layer in range(LAYERS):
+        query, key, value = tokens(100, layer)
+        outs = []
+        for cache, sequence in zip(caches, sequences, strict=True):
+            cache.append([sequence], key, value, layer=layer)
+            outs.append(cache.attend([sequence], query[-1:], layer=layer))
+        assert np.array_equal(*outs)
+        assert not np.array_equal(memory[layer], untouched[layer])
+    assert sequences[0].to_bytes() == sequences[1].to_bytes()
+    with pytest.raises(intflash.ArgumentError, match="memory has 2 arrays: one for each layer"):
+        intflash.Cache(memory, layers=3, **shape)
+    with pytest.raises(intflash.ArgumentError, match="memory has 0 arrays"):
+        intflash.Pages(**shape)
+
+
 @pytest.mark.parametrize(
     ("memory", "error", "message"),
     [
-        (lambda: [], "ArgumentError", "memory is empty"),
+        (lambda: [], "ArgumentError", "memory has 0 arrays: one for each layer"),
         (lambda: ["text"], "ArgumentError", "memory is .*str"),
         (lambda: [aligned(2 * COUNT * PAGE_BYTES)[::2]], "ArgumentError", "without gaps"),
         (lambda: [bytes(COUNT * PAGE_BYTES)], "ArgumentError", "can be written to"),

@@ -77,3 +77,29 @@ def test_results_are_on_the_cpu_whatever_the_default_device_is():
     finally:
         torch.set_default_device(None)
     assert (out.device.type, lse.device.type) == ("cpu", "cpu")
+
+
+def test_codes_trees_and_tables_may_be_tensors():
+    query, value = torch.randn(2, 4, 30, 64), torch.randn(2, 2, 50, 64)
+    codes = torch.randint(-127, 128, (2, 2, 50, 64), dtype=torch.int8)
+    scale, tree = torch.rand(2, 2, 50) / 127, torch.rand(30, 9) < 0.5
+    options = {"key_scale": scale, "tree": tree, "center": (None, torch.ones(2, 64))}
+    given = {name: option for name, option in options.items() if name != "center"}
+    out = intflash.attend(query, codes, value, **given)
+    arrays = {name: option.numpy() for name, option in given.items()}
+    wanted = intflash.attend(*(t.numpy() for t in (query, codes, value)), **arrays)
+    assert torch.equal(out, torch.from_numpy(wanted))
+    by_pair = intflash.attend(query, query[:, ::2], value[:, :, :30], center=options["center"])
+    assert by_pair.dtype == torch.float32
+    rope = intflash.Rope(torch.ones(9, 32), torch.zeros(9, 32))  # turns by nothing
+    cache = intflash.Cache(kv_heads=2, head_dim=64, pages=9)
+    first, second = cache.sequence(), cache.sequence()
+    cache.append([first], value[:1, :, :9], value[:1, :, :9], rope=rope)
+    cache.append([second], value[:1, :, :9], value[:1, :, :9])
+    assert first.to_bytes() == second.to_bytes()
+
+
+def test_results_lie_in_order_whatever_the_inputs_strides_are():
+    tensor = torch.randn(2, 5, 3, 64).transpose(1, 2)
+    assert intflash.attend(tensor, tensor, tensor).is_contiguous()
+    assert intflash.attend(*[tensor.contiguous()] * 3).is_contiguous()

@@ -210,6 +210,49 @@ def test_sequences_that_do_not_cover_the_rows_are_refused(ragged, begins):
         flash_attn_varlen_func(q, k, v, torch.tensor(begins, dtype=torch.int32), *others)
 
 
+def test_begins_that_are_no_whole_numbers_are_refused(ragged):
+    q, k, v, begins, key_begins, *others = ragged
+    for given in ((begins.float(), key_begins), (begins, key_begins.double())):
+        with pytest.raises(intflash.ArgumentError, match="are no numbers of rows"):
+            flash_attn_varlen_func(q, k, v, *given, *others)
+
+
+def test_key_lengths_and_pages_that_are_not_there_are_refused(ragged):
+    q, k, v, begins, key_begins, *_ = ragged
+    rest = (False, -1, -1, None, 0.0, None)
+
+    def run(*where: object, key: torch.Tensor = k, value: torch.Tensor = v) -> torch.Tensor:
+        return torch.ops.intflash.ragged.default(q, key, value, begins, *where, *rest)[0]
+
+    lens = torch.tensor([30, 40, 50], dtype=torch.int32)
+    assert torch.equal(run(key_begins, lens, None)[:30], run(key_begins, None, None)[:30])
+    table = torch.tensor([[7, 0, 0, 0], [3, 1, 8, 2], [5, 4, 0, 0]], dtype=torch.int32)
+    pools = {name: in_pages(tensor, table, 32) for name, tensor in (("key", k), ("value", v))}
+    full = torch.tensor(KEY_LENS)
+    assert torch.equal(run(None, full, table, **pools), run(key_begins, None, None))
+    for index, value, wanted in (
+        (1, 101, "key lengths"),
+        (0, -1, "key lengths"),
+        (slice(0, 2), 31, "key lengths"),
+    ):
+        changed = full.clone()
+        changed[index] = value
+        with pytest.raises(intflash.ShapeError, match=wanted):
+            run(key_begins, changed, None)
+    for lens in (full + 40, full - 31, full[:2]):
+        with pytest.raises(intflash.ShapeError, match="key lengths"):
+            run(None, lens, table, **pools)
+    with pytest.raises(intflash.ShapeError, match="pages want the key lengths"):
+        run(None, None, table, **pools)
+    for page in (-1, 9):
+        changed = table.clone()
+        changed[1, 2] = page
+        with pytest.raises(intflash.ArgumentError, match="there are 9 of them"):
+            run(None, full, changed, **pools)
+        changed[1, 2], changed[0, 1] = 8, page  # beyond its keys, where nobody reads
+        assert torch.equal(run(None, full, changed, **pools), run(None, full, table, **pools))
+
+
 def test_operators_keep_the_dispatchers_rules(ragged):
     q, k, v, begins, key_begins, *_ = ragged
     arguments = (q, k, v, begins, key_begins, None, None, True, -1, -1, None, 0.0, None)

@@ -9,7 +9,8 @@ server that has memory and tables of its own. Neither NumPy nor PyTorch is impor
 
 from . import _core
 from ._attend import attend, merge_states
-from ._cache import Batch, Cache, CacheInfo, Pages, Sequence
+from ._batch import Batch
+from ._cache import Cache, Sequence
 from ._errors import (
     ArgumentError,
     BadFileError,
@@ -31,6 +32,8 @@ from ._errors import (
     WorkspaceError,
 )
 from ._info import Info, Port, info
+from ._pages import CacheInfo, Pages
+from ._rope import Rope
 
 __version__: str = _core.version
 
@@ -51,6 +54,7 @@ __all__ = [
     "Pages",
     "PoolExhaustedError",
     "Port",
+    "Rope",
     "ScaleError",
     "ScoreOverflowError",
     "Sequence",

@@ -13,6 +13,7 @@ Array = Any  # with DLPack or the buffer protocol
 Causal = bool | Literal["bottom_right", "top_left"]
 Window = tuple[int | None, int | None]
 Mode = Literal["int8", "exact", "intfa"]
+Scale = float | Array | tuple[Array, int]
 
 
 def attend(
@@ -26,9 +27,13 @@ def attend(
     scale: float | None = None,
     cap: float | None = None,
     mask: Array | None = None,
+    tree: Array | None = None,
     sinks: Sequence[float] | Array | None = None,
     alibi: Sequence[float] | Array | None = None,
-    center: Literal["key", "key_value"] | None = None,
+    query_scale: Scale | None = None,
+    key_scale: Scale | None = None,
+    value_scale: Scale | None = None,
+    center: Literal["key", "key_value"] | Array | tuple[Array | None, Array | None] | None = None,
     rotate: bool = True,
     score_digits: Literal[1, 2] | None = None,
     mode: Mode = "int8",
@@ -44,8 +49,8 @@ def attend(
     threads, on any CPU, and for rows computed together or apart.
 
     Arrays are NumPy's, PyTorch's on the CPU, or any other's with DLPack or the buffer protocol, in
-    float32, float16 or bfloat16. They are read in place, by their strides; one whose last dimension
-    is not contiguous is copied, with a `CopyWarning`.
+    float32, float16, bfloat16, or int8 with scales. They are read in place, by their strides; one
+    whose last dimension is not contiguous is copied, with a `CopyWarning`.
 
     Args:
         query: ``(batch, query_heads, query_tokens, head_dim)``, or without batch. head_dim is a
@@ -63,12 +68,22 @@ def attend(
         mask: of booleans, of which True keeps a key, or of numbers that are added to scores
             (-inf hides a key). Broadcasts to ``(batch, query_heads, query_tokens, key_tokens)``,
             but for its last dimension.
+        tree: ``(query_tokens, keys)`` of booleans: which of the last keys each query sees, as the
+            tree of a speculative decoder has it. Other keys, and the other masks, are as without.
         sinks: ``(query_heads,)``: a logit for each head that joins the softmax's denominator.
         alibi: ``(query_heads,)``: slope times distance is taken from scores (arXiv 2108.12409,
             section 3).
+        query_scale: of a query in int8, whose codes, -127 to 127, are multiplied by it: a number;
+            float32 that broadcasts to ``(batch, query_heads, query_tokens)``, where a last
+            dimension of 1 is for all tokens; or a pair ``(array, n)``, of one number for every n
+            tokens, ``(batch, query_heads, ceil(query_tokens / n))``. Codes are not rotated.
+        key_scale: the same of key.
+        value_scale: the same of value.
         center: whose means over all tokens are taken off before quantization and put back after
-            it (SmoothK of SageAttention, arXiv 2410.02367, section 4.2). A row's bits then depend
-            on all keys.
+            it (SmoothK of SageAttention, arXiv 2410.02367, section 4.2); a row's bits then depend
+            on all keys. Or means that are given: ``(batch, kv_heads, head_dim)`` in float32 for
+            key, or ``(kv_heads, head_dim)`` for all of the batch; or a pair of this and the same of
+            value_dim for value, of which None is computed.
         rotate: whether query, key and value are turned by a Hadamard matrix before quantization,
             and the result turned back (QuaRot, arXiv 2404.00456).
         score_digits: INT8 digits of query and key in scores: 1, 2, or by default a second one where
@@ -87,7 +102,8 @@ def attend(
 
     Raises:
         ShapeError: shapes that do not belong together, or break a rule.
-        NonfiniteInputError: NaN or infinity in an input that some query sees.
+        NonfiniteInputError: NaN or infinity in an input that some query sees, or in a centre.
+        ScaleError: a scale that is negative, not finite, or 0 where a code is not.
         UnsupportedError: a dtype, device or combination that is not served, or a tensor that
             requires grad.
         StrideError: an out that cannot be written in place.
@@ -105,8 +121,12 @@ def attend(
         scale,
         cap,
         mask,
+        tree,
         sinks,
         alibi,
+        query_scale,
+        key_scale,
+        value_scale,
         center,
         rotate,
         score_digits,

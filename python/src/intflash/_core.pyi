@@ -19,15 +19,28 @@ def attend(
     scale: float | None,
     cap: float | None,
     mask: Any,
+    tree: Any,
     sinks: Any,
     alibi: Any,
-    center: str | None,
+    query_scale: Any,
+    key_scale: Any,
+    value_scale: Any,
+    center: Any,
     rotate: bool,
     score_digits: int | None,
     mode: str,
     lse: bool,
     out: Any,
     threads: int | None,
+) -> Any: ...
+def sdpa(
+    query: Any,
+    key: Any,
+    value: Any,
+    mask: Any,
+    is_causal: bool,
+    scale: float | None,
+    enable_gqa: bool,
 ) -> Any: ...
 def merge_states(outs: Iterable[Any], lses: Iterable[Any]) -> tuple[Any, Any]: ...
 
@@ -62,8 +75,11 @@ class Cache:
         value: Any,
         lengths: Iterable[int] | None,
         layer: int,
+        rope: Any,
     ) -> None: ...
-    def store(self, key: Any, value: Any, slots: Any, layer: int) -> None: ...
+    def store(
+        self, key: Any, value: Any, slots: Any, layer: int, rope: Any, positions: Any
+    ) -> None: ...
     def export(self, sequence: int, begin: int, end: int, key: Any, value: Any) -> None: ...
     def save(self, sequence: int, write: Callable[[bytes], Any]) -> None: ...
     def load(self, read: Callable[[int], bytes]) -> int: ...
@@ -97,8 +113,10 @@ class Batch:
         query: Any,
         layer: int,
         masks: Iterable[Any] | None,
+        trees: Iterable[Any] | None,
         sinks: Any,
         alibi: Any,
+        rope: Any,
         lse: bool,
         out: Any,
     ) -> Any: ...

@@ -14,9 +14,37 @@ import intflash
 from ._ops import define, refuse_gradients, rows
 
 
+def _integers(name: str, tensor: Tensor) -> list:
+    if tensor.is_floating_point() or tensor.dtype == torch.bool:
+        raise intflash.ArgumentError(f"{name}: {tensor.dtype} are no numbers of rows")
+    return tensor.tolist()
+
+
+def _lens(key_lens: Tensor | None, room: list[int]) -> list[int]:
+    """Read how many keys each sequence has; without a word, as many as there is room for."""
+    if key_lens is None:
+        return room
+    lens = _integers("key lengths", key_lens)
+    if len(lens) != len(room) or any(not 0 <= a <= b for a, b in zip(lens, room, strict=True)):
+        raise intflash.ShapeError(f"key lengths are {lens}: there is room for {room}")
+    return lens
+
+
+def _tables(pages: Tensor, num_pages: int, page_size: int, lens: list[int]) -> list[list[int]]:
+    """Read the pages that hold each sequence's keys."""
+    tables = [
+        table[: -(-length // page_size)]
+        for table, length in zip(_integers("pages", pages), lens, strict=True)
+    ]
+    for table in tables:
+        if table and not 0 <= min(table) <= max(table) < num_pages:
+            raise intflash.ArgumentError(f"pages are {table}: there are {num_pages} of them")
+    return tables
+
+
 def _begins(name: str, begins: Tensor | None, num_rows: int) -> list[int]:
     """Read where sequences begin, and the last one ends."""
-    read = [] if begins is None else begins.tolist()
+    read = [] if begins is None else _integers(name, begins)
     if not read or read[0] != 0 or read[-1] > num_rows or sorted(read) != read:
         raise intflash.ShapeError(
             f"{name}: sequences begin at {read}: at 0, in order, within {num_rows} rows is wanted"
@@ -32,15 +60,23 @@ def _parts(
     pages: Tensor | None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Give each sequence's keys and values, (heads, tokens, dim)."""
-    begins = [] if pages is not None else _begins("key", key_begins, key.shape[0])
-    lens = None if key_lens is None else key_lens.tolist()
-    for i in range(len(begins) - 1 if pages is None else pages.shape[0]):
-        if pages is None:
-            part = slice(begins[i], begins[i + 1] if lens is None else begins[i] + lens[i])
-            of_key, of_value = key[part], value[part]
-        else:
-            used = pages[i, : -(-lens[i] // key.shape[1])]
-            of_key, of_value = (pool[used].flatten(0, 1)[: lens[i]] for pool in (key, value))
+    if pages is None:
+        begins = _begins("key", key_begins, key.shape[0])
+        lens = _lens(
+            key_lens, [end - begin for begin, end in zip(begins, begins[1:], strict=False)]
+        )
+        for begin, length in zip(begins, lens, strict=False):
+            part = slice(begin, begin + length)
+            yield key[part].transpose(0, 1), value[part].transpose(0, 1)
+        return
+    num_pages, page_size = key.shape[:2]
+    if key_lens is None or pages.dim() != 2 or value.shape[:2] != key.shape[:2]:
+        raise intflash.ShapeError(
+            "pages want the key lengths, a table of two dimensions, and as many keys as values"
+        )
+    lens = _lens(key_lens, [pages.shape[1] * page_size] * pages.shape[0])
+    for table, length in zip(_tables(pages, num_pages, page_size, lens), lens, strict=True):
+        of_key, of_value = (pool[table].flatten(0, 1)[:length] for pool in (key, value))
         yield of_key.transpose(0, 1), of_value.transpose(0, 1)
 
 

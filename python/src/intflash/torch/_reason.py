@@ -22,6 +22,11 @@ def note(reason: str | None) -> None:
         _last.reason = reason
 
 
+def note_served() -> None:
+    """Keep that there is none, outside of compiled code."""
+    _last.reason = None
+
+
 def last_reason() -> str | None:
     """Say why this thread's last call was handed over to PyTorch's own attention.
 

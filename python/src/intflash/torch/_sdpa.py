@@ -8,8 +8,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from intflash import _core
+
 from . import _ops
-from ._reason import note
+from ._reason import note, note_served
 
 _LEAST_SCALE, _MOST_SCALE = 2.0**-126, 2.0**127
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -157,6 +159,12 @@ def sdpa(
         ``(batch, query_heads, query_tokens, value_dim)`` in query's dtype. A row that sees no key
         is 0.
     """
+    if dropout_p == 0 and not torch.compiler.is_compiling():
+        # What is as it mostly is, and nothing but our kernel would see: past the dispatcher.
+        out = _core.sdpa(query, key, value, attn_mask, is_causal, scale, enable_gqa)
+        if out is not None:
+            note_served()
+            return out
     reason = why_not(query, key, value, attn_mask, dropout_p, scale, enable_gqa)
     if reason is not None:
         note(reason)

@@ -243,7 +243,7 @@ class Attention(AttentionImpl[Step]):
             ),
             (
                 self.total_cp_world_size > 1,
-                "context parallelism: vLLM merges parts of it by kernels that CPUs have not",
+                "context parallelism: vLLM has slots and merging of one rank alone on CPUs",
             ),
             (
                 _has_prefix_masks(),
