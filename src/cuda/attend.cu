@@ -1,0 +1,286 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// Attention of a tile of query rows over pages: four warps of 16 rows pass over the keys that they
+// see, block by block and span by span, in the order of docs/numerics.md.
+#include "cuda/attend.h"
+
+#include "cuda/products.h"
+#include "cuda/row_state.h"
+#include "cuda/simt.h"
+#include "cuda/tensor_row.h"
+#include "cuda/tile_block.h"
+#include "cuda/tile_rows.h"
+#include "tile/hadamard.h"
+#include "tile/log_sum_exp.h"
+
+namespace intflash::internal {
+namespace {
+
+// Undoes the rotation of 16 rows of shared memory, but for its factor and signs.
+template <int kDim>
+INTFLASH_DEVICE void transform_rows(Shared<float> rows, std::int32_t lane) {
+  for (std::int32_t half = 1; half < kDim; half *= 2) {
+    sync_warp();
+    for (std::int32_t i = lane; i < kWarpRows * kDim / 2; i += kWarpThreads) {
+      const std::int32_t at = i / half * 2 * half + i % half;
+      const float a = rows.load(at);
+      const float b = rows.load(at + half);
+      rows.store(at, a + b);
+      rows.store(at + half, a - b);
+    }
+  }
+  sync_warp();
+}
+
+// Writes out, and log-sum-exp, of the warp's rows.
+template <int kDim>
+INTFLASH_DEVICE void write_rows(const CudaCall& call, std::int64_t first_row, Lane lane,
+                                std::int32_t warp, const RowStates<kDim>& state) {
+  using P = Place<kDim>;
+  const Shared<float> out(P::kDots + warp * P::kDotBytes);
+  const Shared<RowOutcome> outcomes(P::kOutcomes + warp * kWarpRows * sizeof(RowOutcome));
+  sync_warp();
+  INTFLASH_UNROLL
+  for (std::int32_t h = 0; h < 2; ++h) {
+    // A row that saw no key has row_sum 0: its out is 0, where dividing would give NaN.
+    const float factor = state.row_sum[h] > 0.0f ? kRowSumOfOut / state.row_sum[h] : 0.0f;
+    const std::int32_t row = lane.group + 8 * h;
+    if (lane.quad == 0)
+      outcomes.store(row, {{state.reference[h], state.row_sum[h], 0.0f}, factor > 0.0f ? 1 : 0});
+    INTFLASH_UNROLL
+    for (std::int32_t t = 0; t < kDim / 16; ++t) {
+      INTFLASH_UNROLL
+      for (std::int32_t i = 0; i < 4; ++i)
+        out.store(row * kDim + t * 16 + 4 * lane.quad + i, state.accumulator[t][h][i] * factor);
+    }
+  }
+  sync_warp();
+  if (call.rotates_values) transform_rows<kDim>(out, lane.index);
+  const float times = transform_factor(kDim);
+  const BlockPlace3 place = block_place();
+  const std::int64_t num_query_heads = call.num_kv_heads * call.group_size;
+  for (std::int32_t r = 0; r < kWarpRows; ++r) {
+    const std::int64_t row = first_row + r;
+    if (row >= call.rows()) return;
+    const RowOutcome outcome = outcomes.load(r);
+    const std::int64_t query_head = place.y * call.group_size + row % call.group_size;
+    const std::int64_t query = row / call.group_size;
+    const TensorRow to = row_of(call.out, place.z, query_head, query);
+    const bool is_rotated = call.rotates_values && outcome.is_active != 0;
+    for (std::int32_t c = lane.index; c < kDim; c += kWarpThreads) {
+      const float x = out.load(r * kDim + c);
+      const std::uint32_t flip = rotation_sign(static_cast<std::uint32_t>(c));
+      to.store(c, is_rotated ? bits_as<float>(bits_as<std::uint32_t>(x * times) ^ flip) : x);
+    }
+    if (call.lse != nullptr && lane.index == 0)
+      call.lse[(place.z * num_query_heads + query_head) * call.query_len + query] =
+          log_sum_exp_of(outcome.weight.exponent, outcome.weight.sum, 0.0);
+  }
+}
+
+// Pages of a kv head.
+template <int kDim>
+struct HeadPages {
+  const char* first;
+  std::int64_t page_bytes, key_block_bytes;
+
+  INTFLASH_DEVICE const std::int8_t* keys(std::int64_t page) const {
+    return reinterpret_cast<const std::int8_t*>(first + page * page_bytes);
+  }
+  INTFLASH_DEVICE const std::int8_t* values(std::int64_t page) const {
+    return keys(page) + key_block_bytes;
+  }
+  INTFLASH_DEVICE PageTiles digits(std::int64_t page) const {
+    return {reinterpret_cast<const TwoWords*>(keys(page) + kBlockTokens * kDim)};
+  }
+  INTFLASH_DEVICE LaneScales scales(std::int64_t block, std::int32_t lane) const {
+    const std::int64_t page = block * 2 + lane / (kWarpThreads / 2);
+    const auto* scale = reinterpret_cast<const std::int32_t*>(values(page) + kBlockTokens * kDim) +
+                        lane % (kWarpThreads / 2) * kLaneKeys;
+    LaneScales scales;
+    for (std::int32_t i = 0; i < kLaneKeys; ++i) {
+      scales.key[i] = scale[i];
+      scales.value[i] = scale[kBlockTokens + i];
+    }
+    return scales;
+  }
+  INTFLASH_DEVICE void copy_keys(std::int64_t block, std::int32_t thread) const {
+    BlockCopy<kDim>::begin(Shared<Bytes16>(Place<kDim>::kKeys), keys(2 * block),
+                           keys(2 * block + 1), thread, kThreads);
+    end_copies();
+  }
+  INTFLASH_DEVICE void copy_values(std::int64_t block, std::int32_t thread) const {
+    BlockCopy<kDim>::begin(Shared<Bytes16>(Place<kDim>::kValues), values(2 * block),
+                           values(2 * block + 1), thread, kThreads);
+    end_copies();
+  }
+};
+
+// ---- Kernels ----
+
+// A thread of a tile, and the part of the keys that it attends.
+struct TileThread {
+  std::int32_t thread, warp;
+  Lane lane;
+  std::int64_t head, part;  // head: of all batches
+  std::int64_t tile;        // of all heads
+  std::int64_t first_tile_row, last_row;
+  std::int64_t first_row;  // of the warp's
+
+  // Of a row of the warp's, or of the tile's last one behind that.
+  INTFLASH_DEVICE const std::uint32_t* words_of_row(const CudaCall& call, const std::int8_t* rows,
+                                                    std::int32_t row) const {
+    const std::int64_t at = head * call.rows() + min_of(first_row + row, last_row);
+    return reinterpret_cast<const std::uint32_t*>(rows + at * call.head_dim);
+  }
+};
+
+INTFLASH_DEVICE TileThread tile_thread(const CudaCall& call, std::int64_t parts) {
+  const BlockPlace3 place = block_place();
+  TileThread at{};
+  at.thread = thread_place();
+  at.warp = at.thread / kWarpThreads;
+  at.lane = lane_of(at.thread);
+  at.head = place.z * call.num_kv_heads + place.y;
+  at.part = place.x % parts;
+  at.tile = at.head * call.tiles_per_head() + place.x / parts;
+  at.first_tile_row = place.x / parts * kCudaTileRows;
+  at.last_row = min_of(at.first_tile_row + kCudaTileRows, call.rows()) - 1;
+  at.first_row = at.first_tile_row + at.warp * kWarpRows;
+  return at;
+}
+
+// Blocks of the part's keys that some row of the tile sees.
+struct BlockRange {
+  std::int64_t begin, end;
+};
+INTFLASH_DEVICE BlockRange seen_blocks(const CudaCall& call, const TileThread& at) {
+  const std::int64_t first = at.part * call.spans_per_part * kBlocksPerSpan;
+  const std::int64_t begin = first_seen(call, at.first_tile_row / call.group_size) / kScoreBlock;
+  const std::int64_t end = ceil_div(end_seen(call, at.last_row / call.group_size), kScoreBlock);
+  return {max_of(begin, first), min_of(end, first + call.spans_per_part * kBlocksPerSpan)};
+}
+
+template <int kDim>
+INTFLASH_DEVICE StateSlots<kDim> slots_of(char* first, std::int64_t index, const TileThread& at) {
+  return {first + index * tile_state_bytes(kDim), at.thread, kThreads};
+}
+
+// Products of the warp's rows with a block's keys, second digits added where rows take them.
+template <int kDim>
+INTFLASH_DEVICE void score_block(const CudaCall& call, const TileThread& at,
+                                 const HeadPages<kDim>& pages, std::int64_t block,
+                                 const LaneScales& scales,
+                                 const std::uint32_t (&query)[kDim / 32][4]) {
+  using P = Place<kDim>;
+  multiply_keys<kDim>(query, at.lane, Shared<FourSums>(P::kDots + at.warp * P::kDotBytes));
+  if (!call.has_digits()) return;
+  const auto first_key = static_cast<std::int32_t>(block * kScoreBlock);
+  const std::uint32_t taking = digit_rows<kDim>(scales, first_key, at.lane, at.warp);
+  if (taking == 0) return;
+  add_digit_products<kDim>(query,
+                           {at.words_of_row(call, call.query_digits, at.lane.group),
+                            at.words_of_row(call, call.query_digits, at.lane.group + 8)},
+                           {pages.digits(2 * block), pages.digits(2 * block + 1)}, taking, at.lane,
+                           at.warp);
+}
+
+// All blocks of a range, in order: leaves the state of each span to those that wait.
+template <int kDim>
+INTFLASH_DEVICE void attend_blocks(const CudaCall& call, const TileThread& at, BlockRange range,
+                                   WaitingStates<kDim>& waiting, RowStates<kDim>& state) {
+  std::uint32_t query[kDim / 32][4];
+  INTFLASH_UNROLL
+  for (std::int32_t step = 0; step < kDim / 32; ++step)
+    load_rows(at.words_of_row(call, call.query_codes, at.lane.group) + 8 * step,
+              at.words_of_row(call, call.query_codes, at.lane.group + 8) + 8 * step, at.lane.quad,
+              query[step]);
+  const HeadPages<kDim> pages = {call.pages + at.head * call.blocks_per_head * 2 * call.page_bytes,
+                                 call.page_bytes, call.key_block_bytes};
+  pages.copy_keys(range.begin, at.thread);
+  pages.copy_values(range.begin, at.thread);
+  state.clear();
+  for (std::int64_t block = range.begin; block < range.end; ++block) {
+    const bool is_last = block + 1 == range.end;
+    wait_copies<1>();  // for keys; the values may come later
+    sync_block();
+    const LaneScales scales = pages.scales(block, at.lane.index);
+    score_block<kDim>(call, at, pages, block, scales, query);
+    sync_block();
+    if (!is_last) pages.copy_keys(block + 1, at.thread);
+    weigh_rows<kDim>(scales, static_cast<std::int32_t>(block * kScoreBlock), at.lane, at.warp);
+    if (is_last) {
+      wait_copies<0>();
+    } else {
+      wait_copies<1>();
+    }
+    sync_block();
+    add_values<kDim>(at.lane, at.warp, state);
+    sync_block();
+    if (!is_last) pages.copy_values(block + 1, at.thread);
+    if (block % kBlocksPerSpan == kBlocksPerSpan - 1 || is_last) {
+      waiting.push(static_cast<std::int32_t>(block / kBlocksPerSpan), state);
+      state.clear();
+    }
+  }
+}
+
+template <int kDim>
+INTFLASH_KERNEL(kThreads)
+attend_tile(CudaCall call) {
+  const TileThread at = tile_thread(call, call.num_parts);
+  const Shared<TileRow> rows(Place<kDim>::kRows);
+  if (at.thread < kCudaTileRows)
+    rows.store(at.thread, make_row(call, at.head, at.first_tile_row + at.thread, kDim));
+  const std::int64_t place = at.tile * call.num_parts + at.part;
+  WaitingStates<kDim> waiting(slots_of<kDim>(call.states, place * call.waiting_states, at));
+  RowStates<kDim> state;
+  const BlockRange range = seen_blocks(call, at);
+  if (range.begin < range.end) attend_blocks<kDim>(call, at, range, waiting, state);
+  waiting.finish(state);
+  if (call.num_parts > 1) {
+    slots_of<kDim>(call.part_states, place, at).store(0, 0, state);
+  } else {
+    write_rows<kDim>(call, at.first_row, at.lane, at.warp, state);
+  }
+}
+
+// The states of a tile's parts, which are nodes of the tree.
+template <int kDim>
+INTFLASH_KERNEL(kThreads)
+merge_parts(CudaCall call) {
+  const TileThread at = tile_thread(call, 1);
+  const std::int64_t place = at.tile * call.num_parts;
+  WaitingStates<kDim> waiting(slots_of<kDim>(call.states, place * call.waiting_states, at));
+  RowStates<kDim> state;
+  for (std::int64_t part = 0; part < call.num_parts; ++part) {
+    slots_of<kDim>(call.part_states, place + part, at).load(0, state);
+    waiting.push(static_cast<std::int32_t>(part), state);
+  }
+  waiting.finish(state);
+  write_rows<kDim>(call, at.first_row, at.lane, at.warp, state);
+}
+
+template <int kDim>
+cudaError_t enqueue(const CudaCall& call) {
+  Grid grid = {call.tiles_per_head() * call.num_parts, call.num_kv_heads, call.batch, kThreads,
+               Place<kDim>::kBytes};
+  const cudaError_t error = launch(attend_tile<kDim>, grid, call.stream, call);
+  if (error != cudaSuccess || call.num_parts == 1) return error;
+  grid.x = call.tiles_per_head();
+  return launch(merge_parts<kDim>, grid, call.stream, call);
+}
+
+}  // namespace
+
+cudaError_t enqueue_attend(const CudaCall& call) {
+  return call.head_dim == 64 ? enqueue<64>(call) : enqueue<128>(call);
+}
+
+cudaError_t check_attend() {
+  cudaFuncAttributes attributes;
+  return cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(attend_tile<64>));
+}
+
+}  // namespace intflash::internal
