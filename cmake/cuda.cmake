@@ -20,7 +20,7 @@ endforeach()
 list(APPEND cuda_code -gencode arch=compute_80,code=compute_80)
 # The arithmetic's own terms: what is fused is written so, and nothing is flushed to zero. 177:
 # functions of src/tile that devices do not call.
-set(cuda_options -std=c++20 -O3 -fmad=false -ftz=false -prec-div=true -prec-sqrt=true
+set(cuda_options -std=c++20 -O3 --threads 2 -fmad=false -ftz=false -prec-div=true -prec-sqrt=true
                  -diag-suppress=177 -ccbin ${CMAKE_CXX_COMPILER}
                  -Xcompiler=-fPIC,-fvisibility=hidden)
 

@@ -37,7 +37,7 @@ void expect_scalar_bits(AttentionCase c) {
 
 constexpr std::int64_t kQueryLens[] = {1, 5, 16, 17, 65, 130};
 constexpr std::int64_t kKvLens[] = {1, 15, 64, 65, 127, 129, 300, 1100};
-constexpr std::int64_t kHeadDims[] = {64, 128};
+constexpr std::int64_t kHeadDims[] = {64, 80, 96, 128};
 
 struct Heads {
   std::int64_t batch, num_kv_heads, group_size;

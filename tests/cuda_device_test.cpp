@@ -101,7 +101,7 @@ TEST_F(CudaDevice, RefusesByNameWhatItDoesNotServe) {
   };
   expect_refused([](AttentionCase& c) { c.mode = INTFLASH_MODE_EXACT; }, "mode");
   expect_refused([](AttentionCase& c) { c.mode = INTFLASH_MODE_INTFA; }, "mode");
-  expect_refused([](AttentionCase& c) { c.head_dim = 96; }, "head_dim");
+  expect_refused([](AttentionCase& c) { c.head_dim = 72; }, "head_dim");
   expect_refused([](AttentionCase& c) { c.head_dim_v = 128; }, "head_dim");
   expect_refused([](AttentionCase& c) { c.query.dtype = INTFLASH_INT8; }, "dtype");
   expect_refused([](AttentionCase& c) { c.key.dtype = INTFLASH_Q8_0; }, "dtype");

@@ -20,7 +20,8 @@ namespace {
 // Undoes the rotation of 16 rows of shared memory, but for its factor and signs.
 template <int kDim>
 INTFLASH_DEVICE void transform_rows(Shared<float> rows, std::int32_t lane) {
-  for (std::int32_t half = 1; half < kDim; half *= 2) {
+  constexpr std::int32_t kRun = kDim & -kDim;
+  for (std::int32_t half = 1; half < kRun; half *= 2) {
     sync_warp();
     for (std::int32_t i = lane; i < kWarpRows * kDim / 2; i += kWarpThreads) {
       const std::int32_t at = i / half * 2 * half + i % half;
@@ -168,14 +169,14 @@ INTFLASH_DEVICE StateSlots<kDim> slots_of(char* first, std::int64_t index, const
 }
 
 // Products of the warp's rows with a block's keys, second digits added where rows take them.
-template <int kDim>
+template <int kDim, bool kDigits>
 INTFLASH_DEVICE void score_block(const CudaCall& call, const TileThread& at,
                                  const HeadPages<kDim>& pages, std::int64_t block,
                                  const LaneScales& scales,
-                                 const std::uint32_t (&query)[kDim / 32][4]) {
+                                 const std::uint32_t (&query)[kSteps<kDim>][4]) {
   using P = Place<kDim>;
   multiply_keys<kDim>(query, at.lane, Shared<FourSums>(P::kDots + at.warp * P::kDotBytes));
-  if (!call.has_digits()) return;
+  if constexpr (!kDigits) return;
   const auto first_key = static_cast<std::int32_t>(block * kScoreBlock);
   const std::uint32_t taking = digit_rows<kDim>(scales, first_key, at.lane, at.warp);
   if (taking == 0) return;
@@ -187,15 +188,15 @@ INTFLASH_DEVICE void score_block(const CudaCall& call, const TileThread& at,
 }
 
 // All blocks of a range, in order: leaves the state of each span to those that wait.
-template <int kDim>
+template <int kDim, bool kDigits>
 INTFLASH_DEVICE void attend_blocks(const CudaCall& call, const TileThread& at, BlockRange range,
                                    WaitingStates<kDim>& waiting, RowStates<kDim>& state) {
-  std::uint32_t query[kDim / 32][4];
+  std::uint32_t query[kSteps<kDim>][4];
   INTFLASH_UNROLL
-  for (std::int32_t step = 0; step < kDim / 32; ++step)
+  for (std::int32_t step = 0; step < kSteps<kDim>; ++step)
     load_rows(at.words_of_row(call, call.query_codes, at.lane.group) + 8 * step,
               at.words_of_row(call, call.query_codes, at.lane.group + 8) + 8 * step, at.lane.quad,
-              query[step]);
+              has_upper_half<kDim>(step), query[step]);
   const HeadPages<kDim> pages = {call.pages + at.head * call.blocks_per_head * 2 * call.page_bytes,
                                  call.page_bytes, call.key_block_bytes};
   pages.copy_keys(range.begin, at.thread);
@@ -206,7 +207,7 @@ INTFLASH_DEVICE void attend_blocks(const CudaCall& call, const TileThread& at, B
     wait_copies<1>();  // for keys; the values may come later
     sync_block();
     const LaneScales scales = pages.scales(block, at.lane.index);
-    score_block<kDim>(call, at, pages, block, scales, query);
+    score_block<kDim, kDigits>(call, at, pages, block, scales, query);
     sync_block();
     if (!is_last) pages.copy_keys(block + 1, at.thread);
     weigh_rows<kDim>(scales, static_cast<std::int32_t>(block * kScoreBlock), at.lane, at.warp);
@@ -226,7 +227,7 @@ INTFLASH_DEVICE void attend_blocks(const CudaCall& call, const TileThread& at, B
   }
 }
 
-template <int kDim>
+template <int kDim, bool kDigits>
 INTFLASH_KERNEL(kThreads)
 attend_tile(CudaCall call) {
   const TileThread at = tile_thread(call, call.num_parts);
@@ -237,7 +238,7 @@ attend_tile(CudaCall call) {
   WaitingStates<kDim> waiting(slots_of<kDim>(call.states, place * call.waiting_states, at));
   RowStates<kDim> state;
   const BlockRange range = seen_blocks(call, at);
-  if (range.begin < range.end) attend_blocks<kDim>(call, at, range, waiting, state);
+  if (range.begin < range.end) attend_blocks<kDim, kDigits>(call, at, range, waiting, state);
   waiting.finish(state);
   if (call.num_parts > 1) {
     slots_of<kDim>(call.part_states, place, at).store(0, 0, state);
@@ -266,7 +267,9 @@ template <int kDim>
 cudaError_t enqueue(const CudaCall& call) {
   Grid grid = {call.tiles_per_head() * call.num_parts, call.num_kv_heads, call.batch, kThreads,
                Place<kDim>::kBytes};
-  const cudaError_t error = launch(attend_tile<kDim>, grid, call.stream, call);
+  const cudaError_t error =
+      launch(call.has_digits() ? attend_tile<kDim, true> : attend_tile<kDim, false>, grid,
+             call.stream, call);
   if (error != cudaSuccess || call.num_parts == 1) return error;
   grid.x = call.tiles_per_head();
   return launch(merge_parts<kDim>, grid, call.stream, call);
@@ -275,12 +278,23 @@ cudaError_t enqueue(const CudaCall& call) {
 }  // namespace
 
 cudaError_t enqueue_attend(const CudaCall& call) {
-  return call.head_dim == 64 ? enqueue<64>(call) : enqueue<128>(call);
+  switch (call.head_dim) {
+    case 64:
+      return enqueue<64>(call);
+    case 80:
+      return enqueue<80>(call);
+    case 96:
+      return enqueue<96>(call);
+    case 128:
+      return enqueue<128>(call);
+    default:
+      return cudaErrorInvalidValue;
+  }
 }
 
 cudaError_t check_attend() {
   cudaFuncAttributes attributes;
-  return cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(attend_tile<64>));
+  return cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(attend_tile<64, false>));
 }
 
 }  // namespace intflash::internal

@@ -12,7 +12,7 @@ namespace intflash::internal {
 
 // Findings, codes and scales of queries, pages of keys and values.
 cudaError_t enqueue_quantize(const CudaCall& call);
-// Out and log-sum-exp; head_dim and head_dim_v are both 64 or both 128.
+// Out and log-sum-exp; head_dim and head_dim_v are the same one of kCudaHeadDims.
 cudaError_t enqueue_attend(const CudaCall& call);
 
 // Whether this library has code for the current device: cudaSuccess, or why not.

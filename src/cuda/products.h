@@ -37,24 +37,34 @@ struct PageTiles {
   INTFLASH_DEVICE TwoWords load(std::int64_t i) const { return first[i]; }
 };
 
-// 32 columns of a matrix of bytes, of rows group and group + 8 of 16; row: where they begin.
-INTFLASH_DEVICE void load_rows(const std::uint32_t* row, const std::uint32_t* row_8,
-                               std::int32_t quad, std::uint32_t (&a)[4]) {
-  a[0] = row[quad];
-  a[1] = row_8[quad];
-  a[2] = row[quad + 4];
-  a[3] = row_8[quad + 4];
+// Products go by steps of 32 reduced elements. Of a head_dim the last step may have the lower half
+// alone: the other is zeros, whatever lies there.
+template <int kDim>
+constexpr std::int32_t kSteps = (kDim + 31) / 32;
+template <int kDim>
+INTFLASH_DEVICE constexpr bool has_upper_half(std::int32_t step) {
+  static_assert(kDim % 16 == 0);
+  return 32 * step + 16 < kDim;
 }
 
-// Sums over 32 reduced elements, of which the tile's rows from `row` on have four each: sums[h][i]
-// of output 4 quad + i of its 16 and row group + 8 h.
+// A step's columns of a matrix of bytes, of rows group and group + 8 of 16; row: where they begin.
+INTFLASH_DEVICE void load_rows(const std::uint32_t* row, const std::uint32_t* row_8,
+                               std::int32_t quad, bool has_upper, std::uint32_t (&a)[4]) {
+  a[0] = row[quad];
+  a[1] = row_8[quad];
+  a[2] = has_upper ? row[quad + 4] : 0;
+  a[3] = has_upper ? row_8[quad + 4] : 0;
+}
+
+// Sums over a step, of which the tile's rows from `row` on have four elements each: even and odd
+// outputs, as sums_of puts them together.
 // Tiles: what gives TwoWords by their place, of shared memory or of the device's.
 template <bool kUnsigned, class Tiles>
-INTFLASH_DEVICE void add_products(const Tiles& tiles, std::int32_t row, Lane lane,
+INTFLASH_DEVICE void add_products(const Tiles& tiles, std::int32_t row, Lane lane, bool has_upper,
                                   const std::uint32_t (&a)[4], std::int32_t (&even)[4],
                                   std::int32_t (&odd)[4]) {
   const TwoWords low = tiles.load((row + lane.quad) * 8 + lane.group);
-  const TwoWords high = tiles.load((row + 4 + lane.quad) * 8 + lane.group);
+  const TwoWords high = has_upper ? tiles.load((row + 4 + lane.quad) * 8 + lane.group) : TwoWords{};
   if constexpr (kUnsigned) {
     multiply_add_u8(even, a, low.word[0], high.word[0]);
     multiply_add_u8(odd, a, low.word[1], high.word[1]);
@@ -64,7 +74,7 @@ INTFLASH_DEVICE void add_products(const Tiles& tiles, std::int32_t row, Lane lan
   }
 }
 
-// Four outputs next to each other.
+// Four outputs next to each other: 4 quad ... + 3 of 16, of row group + 8 half.
 struct alignas(16) FourSums {
   std::int32_t output[4];
 };

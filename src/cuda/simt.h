@@ -13,7 +13,9 @@
 #include "tile/portability.h"
 
 #define INTFLASH_DEVICE __device__ inline __attribute__((always_inline))
-#define INTFLASH_KERNEL(threads) __global__ void __launch_bounds__(threads)
+// Two blocks at a time leave each thread as many registers as it can have: where the compiler aims
+// at more of them, it spills some.
+#define INTFLASH_KERNEL(threads) __global__ void __launch_bounds__(threads, 2)
 // A table that kernels look up by an index.
 #define INTFLASH_DEVICE_TABLE __device__ const
 

@@ -79,6 +79,9 @@ struct CudaCall {
   INTFLASH_INLINE bool has_digits() const { return digits_above != kNoDigits; }
 };
 
+// What there are kernels for, of keys and values alike.
+constexpr std::int64_t kCudaHeadDims[] = {64, 80, 96, 128};
+
 // Query rows of one kv head that a block of threads attends, 16 to a warp.
 constexpr std::int64_t kCudaTileRows = 64;
 INTFLASH_INLINE std::int64_t CudaCall::tiles_per_head() const {

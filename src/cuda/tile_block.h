@@ -17,15 +17,16 @@ namespace {
 
 // Exact products of a warp's rows with the block's keys.
 template <int kDim>
-INTFLASH_DEVICE void multiply_keys(const std::uint32_t (&query)[kDim / 32][4], Lane lane,
+INTFLASH_DEVICE void multiply_keys(const std::uint32_t (&query)[kSteps<kDim>][4], Lane lane,
                                    Shared<FourSums> dots) {
   const Shared<TwoWords> keys(Place<kDim>::kKeys);
   INTFLASH_UNROLL
   for (std::int32_t tile = 0; tile < kScoreBlock / 16; ++tile) {
     std::int32_t even[4] = {}, odd[4] = {};
     INTFLASH_UNROLL
-    for (std::int32_t step = 0; step < kDim / 32; ++step)
-      add_products<false>(keys, tile * (kDim / 4) + step * 8, lane, query[step], even, odd);
+    for (std::int32_t step = 0; step < kSteps<kDim>; ++step)
+      add_products<false>(keys, tile * (kDim / 4) + step * 8, lane, has_upper_half<kDim>(step),
+                          query[step], even, odd);
     for (std::int32_t half = 0; half < 2; ++half) {
       const std::int32_t row = lane.group + 8 * half;
       dots.store((row * Place<kDim>::kDotStride + tile * 16) / 4 + lane.quad,
@@ -52,7 +53,7 @@ INTFLASH_DEVICE std::uint32_t digit_rows(const LaneScales& scales, std::int32_t 
 // Makes products of codes those with second digits, of the rows that have a bit.
 // digits: of the queries of rows group and group + 8; keys: those of both halves' keys.
 template <int kDim>
-INTFLASH_DEVICE void add_digit_products(const std::uint32_t (&query)[kDim / 32][4],
+INTFLASH_DEVICE void add_digit_products(const std::uint32_t (&query)[kSteps<kDim>][4],
                                         const std::uint32_t* const (&digits)[2],
                                         const PageTiles (&keys)[2], std::uint32_t taking, Lane lane,
                                         std::int32_t warp) {
@@ -63,12 +64,13 @@ INTFLASH_DEVICE void add_digit_products(const std::uint32_t (&query)[kDim / 32][
   for (std::int32_t tile = 0; tile < kScoreBlock / 16; ++tile) {
     std::int32_t even[4] = {}, odd[4] = {};
     INTFLASH_UNROLL
-    for (std::int32_t step = 0; step < kDim / 32; ++step) {
+    for (std::int32_t step = 0; step < kSteps<kDim>; ++step) {
       std::uint32_t a[4];
-      load_rows(digits[0] + 8 * step, digits[1] + 8 * step, lane.quad, a);
-      add_products<false>(codes, tile * (kDim / 4) + step * 8, lane, a, even, odd);
-      add_products<false>(keys[tile / 4], tile % 4 * (kDim / 4) + step * 8, lane, query[step], even,
-                          odd);
+      const bool has_upper = has_upper_half<kDim>(step);
+      load_rows(digits[0] + 8 * step, digits[1] + 8 * step, lane.quad, has_upper, a);
+      add_products<false>(codes, tile * (kDim / 4) + step * 8, lane, has_upper, a, even, odd);
+      add_products<false>(tile < 4 ? keys[0] : keys[1], tile % 4 * (kDim / 4) + step * 8, lane,
+                          has_upper, query[step], even, odd);
     }
     for (std::int32_t half = 0; half < 2; ++half) {
       const std::int32_t row = lane.group + 8 * half;
@@ -140,7 +142,7 @@ INTFLASH_DEVICE void add_values(Lane lane, std::int32_t warp, RowStates<kDim>& s
     for (std::int32_t step = 0; step < kScoreBlock / 32; ++step) {
       // Each half of the block has tiles of its own, of 16 rows of four tokens.
       const std::int32_t row = step / 2 * (kDim / 16) * 16 + tile * 16 + step % 2 * 8;
-      add_products<true>(values, row, lane, a[step], even, odd);
+      add_products<true>(values, row, lane, true, a[step], even, odd);
     }
     INTFLASH_UNROLL
     for (std::int32_t h = 0; h < 2; ++h) {

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstdio>
+#include <iterator>
 #include <new>
 
 #include "backend/score_range.h"
@@ -27,8 +28,10 @@ intflash_status refuse(const intflash_context& context, const char* what) {
 
 intflash_status check_served(const intflash_context& context, const Problem& p) {
   if (p.mode != INTFLASH_MODE_INT8) return refuse(context, "a mode other than int8");
-  if (p.head_dim != p.head_dim_v || (p.head_dim != 64 && p.head_dim != 128))
-    return refuse(context, "a head_dim other than 64 and 128, or another head_dim_v");
+  const bool has_kernel = std::find(std::begin(kCudaHeadDims), std::end(kCudaHeadDims),
+                                    p.head_dim) != std::end(kCudaHeadDims);
+  if (!has_kernel || p.head_dim_v != p.head_dim)
+    return refuse(context, "a head_dim other than 64, 80, 96 and 128, or another head_dim_v");
   for (const intflash_dtype dtype : {p.query_dtype, p.key_dtype, p.value_dtype}) {
     if (dtype != INTFLASH_F32 && dtype != INTFLASH_F16 && dtype != INTFLASH_BF16)
       return refuse(context, "a dtype other than f32, f16 and bf16");
