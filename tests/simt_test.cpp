@@ -80,7 +80,7 @@ TEST(Simt, UnsignedProductsAreThoseOfMatrices) { expect_products<std::uint8_t>(m
 // ---- A warp ----
 
 TEST(Simt, LanesGiveTheirValuesToAll) {
-  std::int32_t largest = 0, sum = 0;
+  std::int32_t largest = 0, sum = 0, largest_of_four = 0, sum_of_four = 0;
   bool any[2] = {};
   float third = 0;
   EXPECT_EQ(run(2 * kWarpThreads, 0,
@@ -89,11 +89,17 @@ TEST(Simt, LanesGiveTheirValuesToAll) {
                   largest = warp_max(thread == 40 ? 9 : -thread);
                   sum = warp_sum(thread);
                   any[thread / 32] = warp_any(thread == 5);
+                  const std::int32_t four = quad_max(-thread);
+                  if (thread == 46) largest_of_four = four;
+                  const std::int32_t added = quad_sum(thread);
+                  if (thread == 46) sum_of_four = added;
                   third = lane_value(static_cast<float>(thread), 3);
                 }),
             "");
   EXPECT_EQ(largest, 9);
   EXPECT_EQ(sum, 32 * 32 + 31 * 16);
+  EXPECT_EQ(largest_of_four, -44);
+  EXPECT_EQ(sum_of_four, 44 + 45 + 46 + 47);
   EXPECT_TRUE(any[0]);
   EXPECT_FALSE(any[1]);
   EXPECT_EQ(third, 35.0f);

@@ -5,12 +5,14 @@
 // see, block by block and span by span, in the order of docs/numerics.md.
 #include "cuda/attend.h"
 
+#include "cuda/head_pages.h"
 #include "cuda/products.h"
 #include "cuda/row_state.h"
 #include "cuda/simt.h"
 #include "cuda/tensor_row.h"
 #include "cuda/tile_block.h"
 #include "cuda/tile_rows.h"
+#include "cuda/whole_block.h"
 #include "tile/hadamard.h"
 #include "tile/log_sum_exp.h"
 
@@ -80,44 +82,6 @@ INTFLASH_DEVICE void write_rows(const CudaCall& call, std::int64_t first_row, La
   }
 }
 
-// Pages of a kv head.
-template <int kDim>
-struct HeadPages {
-  const char* first;
-  std::int64_t page_bytes, key_block_bytes;
-
-  INTFLASH_DEVICE const std::int8_t* keys(std::int64_t page) const {
-    return reinterpret_cast<const std::int8_t*>(first + page * page_bytes);
-  }
-  INTFLASH_DEVICE const std::int8_t* values(std::int64_t page) const {
-    return keys(page) + key_block_bytes;
-  }
-  INTFLASH_DEVICE PageTiles digits(std::int64_t page) const {
-    return {reinterpret_cast<const TwoWords*>(keys(page) + kBlockTokens * kDim)};
-  }
-  INTFLASH_DEVICE LaneScales scales(std::int64_t block, std::int32_t lane) const {
-    const std::int64_t page = block * 2 + lane / (kWarpThreads / 2);
-    const auto* scale = reinterpret_cast<const std::int32_t*>(values(page) + kBlockTokens * kDim) +
-                        lane % (kWarpThreads / 2) * kLaneKeys;
-    LaneScales scales;
-    for (std::int32_t i = 0; i < kLaneKeys; ++i) {
-      scales.key[i] = scale[i];
-      scales.value[i] = scale[kBlockTokens + i];
-    }
-    return scales;
-  }
-  INTFLASH_DEVICE void copy_keys(std::int64_t block, std::int32_t thread) const {
-    BlockCopy<kDim>::begin(Shared<Bytes16>(Place<kDim>::kKeys), keys(2 * block),
-                           keys(2 * block + 1), thread, kThreads);
-    end_copies();
-  }
-  INTFLASH_DEVICE void copy_values(std::int64_t block, std::int32_t thread) const {
-    BlockCopy<kDim>::begin(Shared<Bytes16>(Place<kDim>::kValues), values(2 * block),
-                           values(2 * block + 1), thread, kThreads);
-    end_copies();
-  }
-};
-
 // ---- Kernels ----
 
 // A thread of a tile, and the part of the keys that it attends.
@@ -129,11 +93,13 @@ struct TileThread {
   std::int64_t first_tile_row, last_row;
   std::int64_t first_row;  // of the warp's
 
-  // Of a row of the warp's, or of the tile's last one behind that.
+  // Of a row of the warp's; nullptr: it lies behind the last.
   INTFLASH_DEVICE const std::uint32_t* words_of_row(const CudaCall& call, const std::int8_t* rows,
                                                     std::int32_t row) const {
-    const std::int64_t at = head * call.rows() + min_of(first_row + row, last_row);
-    return reinterpret_cast<const std::uint32_t*>(rows + at * call.head_dim);
+    const std::int64_t at = head * call.rows() + first_row + row;
+    return first_row + row > last_row
+               ? nullptr
+               : reinterpret_cast<const std::uint32_t*>(rows + at * call.head_dim);
   }
 };
 
@@ -168,15 +134,12 @@ INTFLASH_DEVICE StateSlots<kDim> slots_of(char* first, std::int64_t index, const
   return {first + index * tile_state_bytes(kDim), at.thread, kThreads};
 }
 
-// Products of the warp's rows with a block's keys, second digits added where rows take them.
-template <int kDim, bool kDigits>
-INTFLASH_DEVICE void score_block(const CudaCall& call, const TileThread& at,
-                                 const HeadPages<kDim>& pages, std::int64_t block,
-                                 const LaneScales& scales,
-                                 const std::uint32_t (&query)[kSteps<kDim>][4]) {
-  using P = Place<kDim>;
-  multiply_keys<kDim>(query, at.lane, Shared<FourSums>(P::kDots + at.warp * P::kDotBytes));
-  if constexpr (!kDigits) return;
+// Adds second digits to the products that were stored, where rows take them.
+template <int kDim>
+INTFLASH_DEVICE void add_digits(const CudaCall& call, const TileThread& at,
+                                const HeadPages<kDim>& pages, std::int64_t block,
+                                const LaneScales& scales,
+                                const std::uint32_t (&query)[kSteps<kDim>][4]) {
   const auto first_key = static_cast<std::int32_t>(block * kScoreBlock);
   const std::uint32_t taking = digit_rows<kDim>(scales, first_key, at.lane, at.warp);
   if (taking == 0) return;
@@ -192,13 +155,15 @@ template <int kDim, bool kDigits>
 INTFLASH_DEVICE void attend_blocks(const CudaCall& call, const TileThread& at, BlockRange range,
                                    WaitingStates<kDim>& waiting, RowStates<kDim>& state) {
   std::uint32_t query[kSteps<kDim>][4];
+  const std::uint32_t* const codes = at.words_of_row(call, call.query_codes, at.lane.group);
+  const std::uint32_t* const codes_8 = at.words_of_row(call, call.query_codes, at.lane.group + 8);
   INTFLASH_UNROLL
   for (std::int32_t step = 0; step < kSteps<kDim>; ++step)
-    load_rows(at.words_of_row(call, call.query_codes, at.lane.group) + 8 * step,
-              at.words_of_row(call, call.query_codes, at.lane.group + 8) + 8 * step, at.lane.quad,
-              has_upper_half<kDim>(step), query[step]);
+    load_rows(codes, codes_8, 8 * step + at.lane.quad, has_upper_half<kDim>(step), query[step]);
   const HeadPages<kDim> pages = {call.pages + at.head * call.blocks_per_head * 2 * call.page_bytes,
                                  call.page_bytes, call.key_block_bytes};
+  const Shared<TileRow> rows(Place<kDim>::kRows + at.warp * kWarpRows * sizeof(TileRow));
+  const Shared<KeyFactors> factors(Place<kDim>::kFactors);
   pages.copy_keys(range.begin, at.thread);
   pages.copy_values(range.begin, at.thread);
   state.clear();
@@ -207,17 +172,32 @@ INTFLASH_DEVICE void attend_blocks(const CudaCall& call, const TileThread& at, B
     wait_copies<1>();  // for keys; the values may come later
     sync_block();
     const LaneScales scales = pages.scales(block, at.lane.index);
-    score_block<kDim, kDigits>(call, at, pages, block, scales, query);
+    const auto first_key = static_cast<std::int32_t>(block * kScoreBlock);
+    const WholeBlock whole = prepare_whole_block(scales, at.lane.index, at.warp, factors);
+    const ThreadScales row_scales = scales_of_rows(rows, at.lane, whole, first_key);
+    const bool are_plain = !warp_any(!row_scales.are_plain);
+    BlockProducts products = multiply_keys<kDim>(query, at.lane);
+    if (!are_plain) store_products<kDim>(products, at.lane, at.warp);
+    if constexpr (kDigits) {
+      if (!are_plain) add_digits<kDim>(call, at, pages, block, scales, query);
+    }
     sync_block();
     if (!is_last) pages.copy_keys(block + 1, at.thread);
-    weigh_rows<kDim>(scales, static_cast<std::int32_t>(block * kScoreBlock), at.lane, at.warp);
+    ThreadWeights weights;
+    if (are_plain) {
+      weights = weigh_whole_rows(products, row_scales, whole, at.lane.quad, factors);
+    } else {
+      weigh_rows<kDim>(scales, first_key, at.lane, at.warp);
+      sync_warp();
+      weights = load_weights<kDim>(at.lane, at.warp);
+    }
     if (is_last) {
       wait_copies<0>();
     } else {
       wait_copies<1>();
     }
     sync_block();
-    add_values<kDim>(at.lane, at.warp, state);
+    add_values<kDim>(at.lane, weights, state);
     sync_block();
     if (!is_last) pages.copy_values(block + 1, at.thread);
     if (block % kBlocksPerSpan == kBlocksPerSpan - 1 || is_last) {

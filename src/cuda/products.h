@@ -47,13 +47,14 @@ INTFLASH_DEVICE constexpr bool has_upper_half(std::int32_t step) {
   return 32 * step + 16 < kDim;
 }
 
-// A step's columns of a matrix of bytes, of rows group and group + 8 of 16; row: where they begin.
+// A step's columns of a matrix of bytes, of rows group and group + 8 of 16; row: where they begin;
+// nullptr: zeros.
 INTFLASH_DEVICE void load_rows(const std::uint32_t* row, const std::uint32_t* row_8,
-                               std::int32_t quad, bool has_upper, std::uint32_t (&a)[4]) {
-  a[0] = row[quad];
-  a[1] = row_8[quad];
-  a[2] = has_upper ? row[quad + 4] : 0;
-  a[3] = has_upper ? row_8[quad + 4] : 0;
+                               std::int32_t at, bool has_upper, std::uint32_t (&a)[4]) {
+  a[0] = row != nullptr ? row[at] : 0;
+  a[1] = row_8 != nullptr ? row_8[at] : 0;
+  a[2] = row != nullptr && has_upper ? row[at + 4] : 0;
+  a[3] = row_8 != nullptr && has_upper ? row_8[at + 4] : 0;
 }
 
 // Sums over a step, of which the tile's rows from `row` on have four elements each: even and odd
@@ -82,6 +83,18 @@ INTFLASH_DEVICE FourSums sums_of(const std::int32_t (&even)[4], const std::int32
                                  std::int32_t half) {
   return {{even[2 * half], odd[2 * half], even[2 * half + 1], odd[2 * half + 1]}};
 }
+
+// Products of a warp's rows with a score block's keys, 16 at a time: rows group and group + 8.
+struct BlockProducts {
+  static constexpr std::int32_t kTiles = kScoreBlock / 16;
+
+  std::int32_t even[kTiles][4], odd[kTiles][4];
+
+  // Of key 16 tile + 4 quad + i and row group + 8 half.
+  INTFLASH_DEVICE std::int32_t& at(std::int32_t tile, std::int32_t half, std::int32_t i) {
+    return i % 2 == 0 ? even[tile][2 * half + i / 2] : odd[tile][2 * half + i / 2];
+  }
+};
 
 // Words of a score block's copy in shared memory: 128 keys, and as many values.
 template <int kDim>

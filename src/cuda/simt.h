@@ -41,6 +41,15 @@ INTFLASH_DEVICE void sync_warp() { __syncwarp(); }
 INTFLASH_DEVICE std::int32_t warp_max(std::int32_t x) { return __reduce_max_sync(~0u, x); }
 INTFLASH_DEVICE std::int32_t warp_sum(std::int32_t x) { return __reduce_add_sync(~0u, x); }
 INTFLASH_DEVICE bool warp_any(bool x) { return __any_sync(~0u, x) != 0; }
+// Of lanes 4 i ... 4 i + 3, for each of them.
+INTFLASH_DEVICE std::int32_t quad_max(std::int32_t x) {
+  x = max_of(x, __shfl_xor_sync(~0u, x, 1));
+  return max_of(x, __shfl_xor_sync(~0u, x, 2));
+}
+INTFLASH_DEVICE std::int32_t quad_sum(std::int32_t x) {
+  x += __shfl_xor_sync(~0u, x, 1);
+  return x + __shfl_xor_sync(~0u, x, 2);
+}
 INTFLASH_DEVICE float lane_value(float x, std::int32_t lane) { return __shfl_sync(~0u, x, lane); }
 
 // a * b + c in a matrix of 16 rows and 8 columns over 32 products, by the fragments of the PTX

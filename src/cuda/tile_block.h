@@ -17,20 +17,32 @@ namespace {
 
 // Exact products of a warp's rows with the block's keys.
 template <int kDim>
-INTFLASH_DEVICE void multiply_keys(const std::uint32_t (&query)[kSteps<kDim>][4], Lane lane,
-                                   Shared<FourSums> dots) {
+INTFLASH_DEVICE BlockProducts multiply_keys(const std::uint32_t (&query)[kSteps<kDim>][4],
+                                            Lane lane) {
   const Shared<TwoWords> keys(Place<kDim>::kKeys);
+  BlockProducts products{};
   INTFLASH_UNROLL
-  for (std::int32_t tile = 0; tile < kScoreBlock / 16; ++tile) {
-    std::int32_t even[4] = {}, odd[4] = {};
+  for (std::int32_t tile = 0; tile < BlockProducts::kTiles; ++tile) {
     INTFLASH_UNROLL
     for (std::int32_t step = 0; step < kSteps<kDim>; ++step)
       add_products<false>(keys, tile * (kDim / 4) + step * 8, lane, has_upper_half<kDim>(step),
-                          query[step], even, odd);
+                          query[step], products.even[tile], products.odd[tile]);
+  }
+  return products;
+}
+
+// Into shared memory, for what weighs a row by a warp.
+template <int kDim>
+INTFLASH_DEVICE void store_products(const BlockProducts& products, Lane lane, std::int32_t warp) {
+  using P = Place<kDim>;
+  const Shared<FourSums> dots(P::kDots + warp * P::kDotBytes);
+  INTFLASH_UNROLL
+  for (std::int32_t tile = 0; tile < BlockProducts::kTiles; ++tile) {
+    INTFLASH_UNROLL
     for (std::int32_t half = 0; half < 2; ++half) {
       const std::int32_t row = lane.group + 8 * half;
-      dots.store((row * Place<kDim>::kDotStride + tile * 16) / 4 + lane.quad,
-                 sums_of(even, odd, half));
+      dots.store((row * P::kDotStride + tile * 16) / 4 + lane.quad,
+                 sums_of(products.even[tile], products.odd[tile], half));
     }
   }
 }
@@ -67,7 +79,7 @@ INTFLASH_DEVICE void add_digit_products(const std::uint32_t (&query)[kSteps<kDim
     for (std::int32_t step = 0; step < kSteps<kDim>; ++step) {
       std::uint32_t a[4];
       const bool has_upper = has_upper_half<kDim>(step);
-      load_rows(digits[0] + 8 * step, digits[1] + 8 * step, lane.quad, has_upper, a);
+      load_rows(digits[0], digits[1], 8 * step + lane.quad, has_upper, a);
       add_products<false>(codes, tile * (kDim / 4) + step * 8, lane, has_upper, a, even, odd);
       add_products<false>(tile < 4 ? keys[0] : keys[1], tile % 4 * (kDim / 4) + step * 8, lane,
                           has_upper, query[step], even, odd);
@@ -112,28 +124,55 @@ INTFLASH_DEVICE void weigh_rows(const LaneScales& scales, std::int32_t first_key
   }
 }
 
-// Takes the block's weights and values into the warp's states.
+// P of a thread's rows group and group + 8, as its fragments of 32 keys at a time, and what the
+// block came to for them.
+struct ThreadWeights {
+  std::uint32_t fragment[kScoreBlock / 32][4];
+  float exponent[2], sum[2], unit[2];  // as BlockWeight has them
+  bool is_active[2];                   // sees a key
+
+  INTFLASH_DEVICE void set(std::int32_t h, const BlockWeight& weight, bool active) {
+    exponent[h] = weight.exponent;
+    sum[h] = weight.sum;
+    unit[h] = weight.unit;
+    is_active[h] = active;
+  }
+};
+
+// What weigh_rows has left.
 template <int kDim>
-INTFLASH_DEVICE void add_values(Lane lane, std::int32_t warp, RowStates<kDim>& state) {
+INTFLASH_DEVICE ThreadWeights load_weights(Lane lane, std::int32_t warp) {
   using P = Place<kDim>;
   const Shared<std::uint32_t> weights(P::kWeights + warp * P::kWeightBytes);
   const Shared<RowOutcome> outcomes(P::kOutcomes + warp * kWarpRows * sizeof(RowOutcome));
-  const Shared<TwoWords> values(P::kValues);
-  // A row that sees nothing here has P = 0, which changes no accumulator: none is -0.
-  float gain[2];
+  ThreadWeights loaded;
   INTFLASH_UNROLL
   for (std::int32_t h = 0; h < 2; ++h) {
     const RowOutcome outcome = outcomes.load(lane.group + 8 * h);
-    gain[h] = outcome.is_active != 0 ? state.enter(h, outcome.weight) : 0.0f;
+    loaded.set(h, outcome.weight, outcome.is_active != 0);
   }
-  std::uint32_t a[kScoreBlock / 32][4];
   INTFLASH_UNROLL
   for (std::int32_t step = 0; step < kScoreBlock / 32; ++step) {
     INTFLASH_UNROLL
     for (std::int32_t i = 0; i < 4; ++i) {
       const std::int32_t row = lane.group + 8 * (i % 2);
-      a[step][i] = weights.load(row * (P::kWeightStride / 4) + step * 8 + lane.quad + 4 * (i / 2));
+      loaded.fragment[step][i] =
+          weights.load(row * (P::kWeightStride / 4) + step * 8 + lane.quad + 4 * (i / 2));
     }
+  }
+  return loaded;
+}
+
+// Takes the block's weights and values into the warp's states.
+template <int kDim>
+INTFLASH_DEVICE void add_values(Lane lane, const ThreadWeights& weights, RowStates<kDim>& state) {
+  const Shared<TwoWords> values(Place<kDim>::kValues);
+  // A row that sees nothing here has P = 0, which changes no accumulator: none is -0.
+  float gain[2];
+  INTFLASH_UNROLL
+  for (std::int32_t h = 0; h < 2; ++h) {
+    const BlockWeight weight = {weights.exponent[h], weights.sum[h], weights.unit[h]};
+    gain[h] = weights.is_active[h] ? state.enter(h, weight) : 0.0f;
   }
   INTFLASH_UNROLL
   for (std::int32_t tile = 0; tile < kDim / 16; ++tile) {
@@ -142,7 +181,7 @@ INTFLASH_DEVICE void add_values(Lane lane, std::int32_t warp, RowStates<kDim>& s
     for (std::int32_t step = 0; step < kScoreBlock / 32; ++step) {
       // Each half of the block has tiles of its own, of 16 rows of four tokens.
       const std::int32_t row = step / 2 * (kDim / 16) * 16 + tile * 16 + step % 2 * 8;
-      add_products<true>(values, row, lane, true, a[step], even, odd);
+      add_products<true>(values, row, lane, true, weights.fragment[step], even, odd);
     }
     INTFLASH_UNROLL
     for (std::int32_t h = 0; h < 2; ++h) {

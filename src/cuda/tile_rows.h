@@ -23,7 +23,9 @@ constexpr std::int64_t kBlocksPerSpan = kSpanTokens / kScoreBlock;
 // A query row, as its warp reads it.
 struct alignas(16) TileRow {
   QueryRow query;
-  std::int32_t begin, end;  // keys that it sees
+  std::int32_t begin, end;  // keys that it sees; 0 and -1 of a row behind the last
+
+  INTFLASH_DEVICE bool is_absent() const { return end < 0; }
 };
 // What a block, or all of them, came to for a row.
 struct alignas(16) RowOutcome {
@@ -45,7 +47,8 @@ struct Place {
   static constexpr std::size_t kWeightBytes = kWarpRows * kWeightStride;
   static constexpr std::size_t kRows = kWeights + kWarps * kWeightBytes;
   static constexpr std::size_t kOutcomes = kRows + kCudaTileRows * sizeof(TileRow);
-  static constexpr std::size_t kBytes = kOutcomes + kCudaTileRows * sizeof(RowOutcome);
+  static constexpr std::size_t kFactors = kOutcomes + kCudaTileRows * sizeof(RowOutcome);
+  static constexpr std::size_t kBytes = kFactors + kScoreBlock * 8;
   static_assert(kDim <= kDotStride);
 };
 
@@ -75,6 +78,7 @@ INTFLASH_DEVICE std::uint32_t kept_keys(const TileRow& row, std::int32_t first_k
 INTFLASH_DEVICE TileRow make_row(const CudaCall& call, std::int64_t head, std::int64_t row,
                                  std::int32_t head_dim) {
   TileRow made{};
+  made.end = -1;
   if (row >= call.rows()) return made;
   const std::int64_t at = head * call.rows() + row;
   QueryRow& query = made.query;

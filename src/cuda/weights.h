@@ -76,6 +76,7 @@ INTFLASH_DEVICE float add_in_order(float sum, const float (&weight)[kLaneKeys],
                                    std::uint32_t which) {
   for (std::int32_t lane = 0; lane < kWarpThreads; ++lane) {
     const auto bits = bits_as<std::uint32_t>(lane_value(bits_as<float>(which), lane));
+    INTFLASH_UNROLL
     for (std::int32_t i = 0; i < kLaneKeys; ++i) {
       const float term = lane_value(weight[i], lane);
       if ((bits >> i & 1) != 0)

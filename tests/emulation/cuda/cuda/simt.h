@@ -66,6 +66,32 @@ inline bool warp_any(bool x) {
   emulation::Block::current().meet(kMeeting, &x);
   return x;
 }
+// Of lanes 4 i ... 4 i + 3.
+template <class Combine>
+void combine_quads(void* const* lanes, Combine combine) {
+  for (int first = 0; first < kWarpThreads; first += 4) {
+    std::int32_t all = *static_cast<std::int32_t*>(lanes[first]);
+    for (int i = first + 1; i < first + 4; ++i)
+      all = combine(all, *static_cast<std::int32_t*>(lanes[i]));
+    for (int i = first; i < first + 4; ++i) *static_cast<std::int32_t*>(lanes[i]) = all;
+  }
+}
+inline std::int32_t quad_max(std::int32_t x) {
+  static constexpr emulation::Meeting kMeeting = {
+      "quad max", [](void* const* lanes) {
+        combine_quads(lanes, [](std::int32_t a, std::int32_t b) { return std::max(a, b); });
+      }};
+  emulation::Block::current().meet(kMeeting, &x);
+  return x;
+}
+inline std::int32_t quad_sum(std::int32_t x) {
+  static constexpr emulation::Meeting kMeeting = {
+      "quad sum", [](void* const* lanes) {
+        combine_quads(lanes, [](std::int32_t a, std::int32_t b) { return a + b; });
+      }};
+  emulation::Block::current().meet(kMeeting, &x);
+  return x;
+}
 inline float lane_value(float x, std::int32_t lane) {
   struct Asked {
     float x;
