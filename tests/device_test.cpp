@@ -118,11 +118,11 @@ const char* two_devices(std::int32_t* count) {
   return nullptr;
 }
 const char* old_device(std::int32_t, CudaDeviceInfo* info) {
-  *info = {"Old", 7, 5};
+  *info = {"Old", 7, 5, 1};
   return nullptr;
 }
 const char* new_device(std::int32_t, CudaDeviceInfo* info) {
-  *info = {"New", 12, 0};
+  *info = {"New", 12, 0, 1};
   return nullptr;
 }
 const char* no_code(std::int32_t) { return "no kernel image"; }

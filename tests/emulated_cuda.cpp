@@ -22,7 +22,7 @@ emulation::EmulatedMachine& emulated_machine() {
   void* const handle =
       is_named ? ::dlopen(std::getenv("INTFLASH_CUDA_LIBRARY"), RTLD_NOW | RTLD_LOCAL) : nullptr;
   if (handle == nullptr) throw std::runtime_error(::dlerror());
-  return reinterpret_cast<emulation::EmulatedMachineFn>(
+  return *reinterpret_cast<emulation::EmulatedMachineFn>(
       ::dlsym(handle, "intflash_emulated_machine"))();
 }
 

@@ -8,14 +8,15 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <string>
 
 #include "intflash/intflash.h"
 
 namespace intflash::internal {
 namespace {
 
-std::string library_name() { return "libintflash_cuda.so." + std::to_string(INTFLASH_ABI_VERSION); }
+#define INTFLASH_TEXT_OF(x) #x
+#define INTFLASH_TEXT(x) INTFLASH_TEXT_OF(x)
+constexpr char kLibraryName[] = "libintflash_cuda.so." INTFLASH_TEXT(INTFLASH_ABI_VERSION);
 
 // A program that runs with another's rights loads nothing that its caller names.
 const char* named_path() {
@@ -23,20 +24,26 @@ const char* named_path() {
   return is_trusted ? std::getenv("INTFLASH_CUDA_LIBRARY") : nullptr;
 }
 
-// The folder that this library, or the program that it is a part of, lies in; "" where unknown.
-std::string own_folder() {
+constexpr std::size_t kPathBytes = 4096;
+
+// Whether the CUDA library lies in the folder of this one, or of the program that this is a part
+// of.
+bool find_beside(char (&path)[kPathBytes]) {
   Dl_info info;
-  if (::dladdr(reinterpret_cast<const void*>(&cuda_library), &info) == 0) return "";
+  if (::dladdr(reinterpret_cast<const void*>(&cuda_library), &info) == 0) return false;
   const char* const slash = std::strrchr(info.dli_fname, '/');
-  return slash == nullptr ? "" : std::string(info.dli_fname, slash + 1);
+  if (slash == nullptr) return false;
+  const int written =
+      std::snprintf(path, sizeof path, "%.*s%s", static_cast<int>(slash + 1 - info.dli_fname),
+                    info.dli_fname, kLibraryName);
+  return written > 0 && static_cast<std::size_t>(written) < sizeof path &&
+         ::access(path, F_OK) == 0;
 }
 
 CudaLibrary find_library() {
   if (const char* const path = named_path()) return open_cuda_library(path);
-  const std::string folder = own_folder();
-  const std::string beside = folder + library_name();
-  const bool is_beside = !folder.empty() && ::access(beside.c_str(), F_OK) == 0;
-  return open_cuda_library(is_beside ? beside.c_str() : library_name().c_str());
+  char path[kPathBytes];
+  return open_cuda_library(find_beside(path) ? path : kLibraryName);
 }
 
 }  // namespace

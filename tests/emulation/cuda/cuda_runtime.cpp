@@ -43,8 +43,8 @@ cudaError_t launch_failure(const std::string& fault) {
 
 using namespace intflash::emulation;
 
-extern "C" __attribute__((visibility("default"))) EmulatedMachine& intflash_emulated_machine() {
-  return machine;
+extern "C" __attribute__((visibility("default"))) EmulatedMachine* intflash_emulated_machine() {
+  return &machine;
 }
 
 cudaError_t cudaGetDeviceCount(int* count) {

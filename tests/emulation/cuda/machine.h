@@ -18,6 +18,6 @@ struct EmulatedMachine {
 };
 
 // Of the library that exports intflash_emulated_machine.
-using EmulatedMachineFn = EmulatedMachine& (*)();
+using EmulatedMachineFn = EmulatedMachine* (*)();
 
 }  // namespace intflash::emulation
