@@ -67,7 +67,7 @@ void time_blocks(benchmark::State& state, Part part) {
 void scan(benchmark::State& state, const KernelTable& kernels) {
   const Block block;
   time_blocks(state, [&](std::int64_t token) {
-    benchmark::DoNotOptimize(kernels.max_magnitude(block.rows(token), kBlockTokens, kDim));
+    benchmark::DoNotOptimize(kernels.rows->max_magnitude(block.rows(token), kBlockTokens, kDim));
   });
 }
 
@@ -75,7 +75,8 @@ void sum(benchmark::State& state, const KernelTable& kernels) {
   const Block block;
   std::vector<float> sums(kDim);
   time_blocks(state, [&](std::int64_t token) {
-    benchmark::DoNotOptimize(kernels.sum_rows(block.rows(token), kBlockTokens, kDim, sums.data()));
+    benchmark::DoNotOptimize(
+        kernels.rows->sum_rows(block.rows(token), kBlockTokens, kDim, sums.data()));
   });
 }
 
@@ -83,17 +84,17 @@ void quantize_rows(benchmark::State& state, const KernelTable& kernels,
                    const std::uint32_t* signs) {
   const Block block;
   time_blocks(state, [&](std::int64_t token) {
-    kernels.quantize_rows({block.rows(token),
-                           kBlockTokens,
-                           kDim,
-                           nullptr,
-                           signs,
-                           block.codes.as<std::int8_t>(),
-                           nullptr,
-                           kDim,
-                           block.scale.as<float>(),
-                           false,
-                           {}});
+    kernels.rows->quantize_rows({block.rows(token),
+                                 kBlockTokens,
+                                 kDim,
+                                 nullptr,
+                                 signs,
+                                 block.codes.as<std::int8_t>(),
+                                 nullptr,
+                                 kDim,
+                                 block.scale.as<float>(),
+                                 false,
+                                 {}});
   });
 }
 void quantize(benchmark::State& state, const KernelTable& kernels) {
@@ -106,15 +107,16 @@ void rotate_and_quantize(benchmark::State& state, const KernelTable& kernels) {
 void pack_keys(benchmark::State& state, const KernelTable& kernels) {
   const Block block;
   time_blocks(state, [&](std::int64_t) {
-    kernels.pack_keys(block.codes.as<std::int8_t>(), kDim, kDim, block.tiles.as<std::int8_t>(),
-                      block.key_sum.as<std::int32_t>());
+    kernels.rows->pack_keys(block.codes.as<std::int8_t>(), kDim, kDim,
+                            block.tiles.as<std::int8_t>(), block.key_sum.as<std::int32_t>());
   });
 }
 
 void pack_values(benchmark::State& state, const KernelTable& kernels) {
   const Block block;
   time_blocks(state, [&](std::int64_t) {
-    kernels.pack_values(block.codes.as<std::int8_t>(), kDim, kDim, block.tiles.as<std::int8_t>());
+    kernels.rows->pack_values(block.codes.as<std::int8_t>(), kDim, kDim,
+                              block.tiles.as<std::int8_t>());
   });
 }
 
@@ -123,8 +125,8 @@ void write_rows(benchmark::State& state, const KernelTable& kernels, const std::
   const Block block;
   time_blocks(state, [&](std::int64_t token) {
     for (std::int64_t r = token; r < token + kBlockTokens; ++r) {
-      kernels.write_row(block.source.as<float>() + r * kDim, 1.0f, kDim, signs, nullptr,
-                        Dtype::kF32, block.tiles.as<float>());
+      kernels.rows->write_row(block.source.as<float>() + r * kDim, 1.0f, kDim, signs, nullptr,
+                              Dtype::kF32, block.tiles.as<float>());
     }
   });
 }

@@ -1,9 +1,10 @@
 # Copyright 2026 The intflash Authors
 # SPDX-License-Identifier: Apache-2.0
 #
-# intflash_add_port(<name> ARCH x86_64|aarch64|any SOURCES ... [FLAGS ...])
-# compiles one port, the kernels of one instruction set, as an object library that exports a single
-# symbol, intflash::internal::kernels_<name>. A port of another architecture is left out; so is one that this
+# intflash_add_port(<name> ARCH x86_64|aarch64|any SOURCES ... [FLAGS ...] [ROWS_OF <port>])
+# compiles one port, the kernels of one instruction set, as an object library that exports
+# intflash::internal::kernels_<name> alone, and row_kernels_<name> where it has not those of another
+# port, which is to be there wherever it is. A port of another architecture is left out; so is one that this
 # compiler cannot build, or a sanitized one that this machine cannot run, and a message says so. Call
 # it best port first: built_ports.inc keeps the order.
 include(CheckCXXCompilerFlag)
@@ -30,7 +31,7 @@ if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
 endif()
 
 function(intflash_add_port name)
-  cmake_parse_arguments(PARSE_ARGV 1 port "" "ARCH" "FLAGS;SOURCES")
+  cmake_parse_arguments(PARSE_ARGV 1 port "" "ARCH;ROWS_OF" "FLAGS;SOURCES")
 
   string(REGEX REPLACE "^(AMD64|amd64)$" "x86_64" processor "${CMAKE_SYSTEM_PROCESSOR}")
   string(REGEX REPLACE "^(ARM64|arm64)$" "aarch64" processor "${processor}")
@@ -67,11 +68,17 @@ function(intflash_add_port name)
   # Unoptimised and sanitized objects refer to run-time libraries; the rule is for what ships.
   if(INTFLASH_BUILD_TESTS AND CMAKE_BUILD_TYPE STREQUAL "Release" AND NOT INTFLASH_SANITIZE
      AND NOT APPLE)
-    set(table kernels_${name})
-    string(LENGTH ${table} length)
+    set(rows_of ${name})
+    if(port_ROWS_OF)
+      set(rows_of ${port_ROWS_OF})
+    endif()
+    foreach(table IN ITEMS kernels_${name} row_kernels_${rows_of})
+      string(LENGTH ${table} length)
+      list(APPEND tables _ZN8intflash8internal${length}${table}E)
+    endforeach()
     add_test(NAME firewall.${name}
              COMMAND ${CMAKE_COMMAND} -DNM=${CMAKE_NM} -DREADELF=${CMAKE_READELF}
-                     "-DOBJECTS=$<TARGET_OBJECTS:${target}>" -DTABLE=_ZN8intflash8internal${length}${table}E
+                     "-DOBJECTS=$<TARGET_OBJECTS:${target}>" "-DTABLES=${tables}"
                      -P ${PROJECT_SOURCE_DIR}/cmake/check_isa_object.cmake)
     set_tests_properties(firewall.${name} PROPERTIES LABELS quick)
   endif()

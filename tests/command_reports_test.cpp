@@ -48,6 +48,17 @@ TEST_F(Command, PlanCutsWhatTheMaskLeaves) {
   expect_failure("plan --mask diagonal", 2, "diagonal");
 }
 
+TEST_F(Command, PlanSaysHowManyKeysAreReadOnTheirNode) {
+  const auto local_reads = [&](const std::string& shape) {
+    const Result result = run("plan --workers 16 --nodes 2 --json " + shape);
+    EXPECT_EQ(result.code, 0) << result.err;
+    return Json::parse(result.out)["local_reads"].get<double>();
+  };
+  EXPECT_GE(local_reads("--kv-len 131072"), 0.95);
+  EXPECT_NEAR(local_reads("--kv-len 65536 --query-len 512"), 0.5, 0.05);
+  expect_failure("plan --nodes 17", 2, "--nodes");
+}
+
 TEST_F(Command, CalibrateWritesMeansOverTokensOfTheBatch) {
   const std::vector<float> keys = {1, 2, 3, 4, 5, 6, 7, 8, -1, -2, -3, -4, -5, -6, -7, 0};
   write_npy_files(std::vector<NpyOutput>{{path("k.npy"), {2, 2, 2, 2}, keys.data()},

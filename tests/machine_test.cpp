@@ -9,6 +9,8 @@
 #include <fstream>
 #include <initializer_list>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include <gtest/gtest.h>
 
@@ -138,7 +140,6 @@ TEST_F(MachineFiles, AreReadForTheFirstCpuOfTheAffinity) {
   for (const char* ours : {"2", "3", "10"}) {
     write(cpu + ours + "/topology/thread_siblings_list", ours[0] == '3' ? "3,11" : "2,10");
   }
-  write("sys/devices/system/node/online", "0-1");
 
   Machine machine;
   fill_from_sysfs(root().c_str(), cpus({2, 3, 10}), machine);
@@ -147,17 +148,36 @@ TEST_F(MachineFiles, AreReadForTheFirstCpuOfTheAffinity) {
   EXPECT_EQ(machine.l3_bytes, 32 << 20);
   EXPECT_EQ(machine.l3_sharers, 16);
   EXPECT_EQ(machine.num_cores, 2);
-  EXPECT_EQ(machine.num_numa_nodes, 2);
   EXPECT_EQ(count_cores(root().c_str(), cpus({2, 3, 10})), 2);
   EXPECT_EQ(count_cores(root().c_str(), cpus({3})), 1);
 }
 
-TEST_F(MachineFiles, DoNotOverwriteWhatIsKnown) {
-  write("sys/devices/system/node/online", "0-1");
+void expect_nodes(const NumaNodes& nodes,
+                  const std::vector<std::pair<std::int32_t, CpuSet>>& expected) {
+  ASSERT_EQ(nodes.count, static_cast<std::int32_t>(expected.size()));
+  for (std::int32_t i = 0; i < nodes.count; ++i) {
+    EXPECT_EQ(nodes.nodes[i].id, expected[static_cast<std::size_t>(i)].first);
+    EXPECT_EQ(nodes.nodes[i].cpus, expected[static_cast<std::size_t>(i)].second);
+  }
+}
+
+TEST_F(MachineFiles, NameTheCpusOfEachNodeThatHasSome) {
+  write("sys/devices/system/node/online", "0-1,4-5");
+  write("sys/devices/system/node/node0/cpulist", "0-1,8");
+  write("sys/devices/system/node/node1/cpulist", "");
+  write("sys/devices/system/node/node4/cpulist", "2-3");
   Machine machine;
-  machine.num_numa_nodes = 4;
   fill_from_sysfs(root().c_str(), cpus({0}), machine);
-  EXPECT_EQ(machine.num_numa_nodes, 4);
+  expect_nodes(machine.nodes, {{0, cpus({0, 1, 8})}, {4, cpus({2, 3})}});
+}
+
+TEST_F(MachineFiles, DoNotOverwriteWhatIsKnown) {
+  write("sys/devices/system/node/online", "0");
+  write("sys/devices/system/node/node0/cpulist", "0-7");
+  Machine machine;
+  machine.nodes.add(3, cpus({0}));
+  fill_from_sysfs(root().c_str(), cpus({0}), machine);
+  expect_nodes(machine.nodes, {{3, cpus({0})}});
 }
 
 TEST_F(MachineFiles, ThatAreMissingLeaveEveryFieldZero) {
@@ -165,7 +185,80 @@ TEST_F(MachineFiles, ThatAreMissingLeaveEveryFieldZero) {
   fill_from_sysfs(root().c_str(), cpus({0}), machine);
   EXPECT_EQ(machine.l1_bytes, 0);
   EXPECT_EQ(machine.num_cores, 0);
-  EXPECT_EQ(machine.num_numa_nodes, 0);
+  EXPECT_EQ(machine.nodes.count, 0);
+}
+
+// A machine that hwloc makes up.
+class SyntheticMachine : public testing::Test {
+ protected:
+  SyntheticMachine() {
+    Machine machine;
+    fill_from_hwloc(cpus({0}), machine);
+    has_hwloc_ = machine.nodes.count > 0;
+  }
+  ~SyntheticMachine() override { unsetenv("HWLOC_SYNTHETIC"); }
+
+  NumaNodes nodes_of(const char* topology) {
+    setenv("HWLOC_SYNTHETIC", topology, 1);
+    Machine machine;
+    fill_from_hwloc(cpus({0}), machine);
+    return machine.nodes;
+  }
+  bool has_hwloc_ = false;
+};
+
+TEST_F(SyntheticMachine, HasTheNodesAndTheirCpus) {
+  if (!has_hwloc_) GTEST_SKIP() << "built without hwloc";
+  expect_nodes(nodes_of("node:2 core:2 pu:2"), {{0, cpus({0, 1, 2, 3})}, {1, cpus({4, 5, 6, 7})}});
+  expect_nodes(nodes_of("node:1 core:2 pu:1"), {{0, cpus({0, 1})}});
+  expect_nodes(nodes_of("node:4 core:1 pu:2(indexes=0,4,1,5,2,6,3,7)"),
+               {{0, cpus({0, 4})}, {1, cpus({1, 5})}, {2, cpus({2, 6})}, {3, cpus({3, 7})}});
+}
+
+TEST_F(SyntheticMachine, HasOneNodeForTwoKindsOfMemoryBesideTheSameCpus) {
+  if (!has_hwloc_) GTEST_SKIP() << "built without hwloc";
+  expect_nodes(nodes_of("package:2 [numa][numa] core:1 pu:1"), {{0, cpus({0})}, {2, cpus({1})}});
+}
+
+NumaNodes nodes_of_sizes(std::initializer_list<std::size_t> sizes) {
+  NumaNodes nodes;
+  std::size_t cpu = 0;
+  for (const std::size_t size : sizes) {
+    CpuSet own;
+    for (std::size_t i = 0; i < size; ++i) own.set(cpu++);
+    nodes.add(nodes.count, own);
+  }
+  return nodes;
+}
+
+TEST(NumaNodes, ThatAnAffinityLeavesNoCpuDoNotCount) {
+  const NumaNodes nodes = nodes_of_sizes({2, 2, 2});
+  expect_nodes(nodes.among(cpus({1, 4, 5, 99})), {{0, cpus({1})}, {2, cpus({4, 5})}});
+  EXPECT_EQ(nodes.of_cpu(3), 1);
+  EXPECT_EQ(nodes.of_cpu(6), -1);
+  EXPECT_EQ(nodes.of_cpu(-1), -1);
+  EXPECT_EQ(nodes.among(cpus({4})).find(2), 0);
+  EXPECT_EQ(nodes.find(3), -1);
+}
+
+TEST(NumaNodes, GetThingsInTurnAsTheyHaveCpus) {
+  const auto deal = [](const NumaNodes& nodes, int count) {
+    std::string dealt;
+    for (int i = 0; i < count; ++i) dealt += std::to_string(nodes.deal(i));
+    return dealt;
+  };
+  EXPECT_EQ(deal(nodes_of_sizes({4, 4}), 10), "0101010101");
+  EXPECT_EQ(deal(nodes_of_sizes({1, 1, 1}), 7), "0120120");
+  EXPECT_EQ(deal(nodes_of_sizes({6, 2}), 16), "0001000100010001");
+  EXPECT_EQ(deal(nodes_of_sizes({3}), 3), "000");
+}
+
+TEST(NumaNodes, BeyondTheMostThatAreToldApartAreOfTheLast) {
+  NumaNodes nodes;
+  for (std::int32_t i = 0; i < kMaxNumaNodes + 3; ++i)
+    nodes.add(i, CpuSet().set(static_cast<std::size_t>(i)));
+  EXPECT_EQ(nodes.count, kMaxNumaNodes);
+  EXPECT_EQ(nodes.of_cpu(kMaxNumaNodes + 2), kMaxNumaNodes - 1);
 }
 
 TEST(Machine, ThisMachineHasSensibleFigures) {
@@ -175,7 +268,7 @@ TEST(Machine, ThisMachineHasSensibleFigures) {
   EXPECT_EQ(machine.l3_bytes > 0, machine.l3_sharers > 0);
   EXPECT_GE(machine.num_cores, 1);
   EXPECT_GE(machine.num_threads, 1);
-  EXPECT_GE(machine.num_numa_nodes, 1);
+  EXPECT_GE(machine.nodes.among(this_threads_cpus()).count, 1);
   EXPECT_EQ(&machine, &this_machine());
 }
 

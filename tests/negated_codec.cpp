@@ -75,8 +75,10 @@ const Codec kNegatedCodec = {
     .find_damage = kInt8Codec.find_damage,
 };
 
-NegatedPort::NegatedPort(const PortEntry& port) : kernels(*port.kernels), entry(port) {
-  kernels.expand[kNegatedCodec.id] = expand;
+NegatedPort::NegatedPort(const PortEntry& port)
+    : rows(*port.kernels->rows), kernels(*port.kernels), entry(port) {
+  rows.expand[kNegatedCodec.id] = expand;
+  kernels.rows = &rows;
   entry.kernels = &kernels;
 }
 

@@ -17,6 +17,7 @@ struct NegatedPort {
   NegatedPort(const NegatedPort&) = delete;
   NegatedPort& operator=(const NegatedPort&) = delete;
 
+  RowKernels rows;
   KernelTable kernels;
   PortEntry entry;
 };

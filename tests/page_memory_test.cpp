@@ -102,11 +102,12 @@ class OwnMemory {
   bool advise(int advice) { return ::madvise(memory_, kBytes, advice) == 0; }
   bool bind(int policy) {
     unsigned long nodes[kMaxNodes / (8 * sizeof(unsigned long))] = {};
-    const bool interleave = policy == MPOL_INTERLEAVE;
-    if (interleave)
+    const bool has_nodes = policy == MPOL_INTERLEAVE || policy == MPOL_PREFERRED;
+    if (policy == MPOL_INTERLEAVE)
       ::syscall(SYS_get_mempolicy, nullptr, nodes, kMaxNodes, nullptr, MPOL_F_MEMS_ALLOWED);
-    return ::syscall(SYS_mbind, memory_, kBytes, policy, interleave ? nodes : nullptr,
-                     interleave ? kMaxNodes + 1 : 0, 0) == 0;
+    if (policy == MPOL_PREFERRED) nodes[0] = 1;
+    return ::syscall(SYS_mbind, memory_, kBytes, policy, has_nodes ? nodes : nullptr,
+                     has_nodes ? kMaxNodes + 1 : 0, 0) == 0;
   }
 
  private:
@@ -222,6 +223,25 @@ TEST_F(PageMemory, LiesOnNodesByThePolicyAskedFor) {
   }
 }
 
+TEST_F(PageMemory, LiesByNodeWhereThereIsSuchANode) {
+  const int shown = shown_policy(MPOL_PREFERRED);
+  if (shown < 0) GTEST_SKIP() << "the kernel sets or tells no policy";
+  context->nodes = {};
+  context->nodes.add(0, CpuSet().set(0));
+  context->nodes.add(1023, CpuSet().set(1));
+  intflash_cache_options given = options();
+  given.numa = INTFLASH_NUMA_BY_NODE;
+  given.num_layers = 3;
+  ASSERT_EQ(intflash_cache_create(context, &given, &cache), INTFLASH_OK) << intflash_last_error();
+  const auto policy_of_page = [&](std::int64_t layer, std::int64_t page) {
+    return policy_of(reinterpret_cast<std::uintptr_t>(host_pages(*cache).page(layer, page, 0)));
+  };
+  for (std::int64_t layer = 0; layer < 3; ++layer) {
+    EXPECT_EQ(policy_of_page(layer, 250), shown);
+    EXPECT_EQ(policy_of_page(layer, 750), shown_policy(MPOL_DEFAULT)) << "there is no node 1023";
+  }
+}
+
 #endif
 
 TEST_F(PageMemory, HoldsTokensWhereverItLies) {
@@ -230,8 +250,8 @@ TEST_F(PageMemory, HoldsTokensWhereverItLies) {
   intflash_append_args append = append_args(Shape{}, tokens, 0);
   append.token_indptr = token_indptr;
   std::vector<float> first;
-  for (const intflash_numa numa :
-       {INTFLASH_NUMA_DEFAULT, INTFLASH_NUMA_INTERLEAVE, INTFLASH_NUMA_LOCAL}) {
+  for (const intflash_numa numa : {INTFLASH_NUMA_DEFAULT, INTFLASH_NUMA_INTERLEAVE,
+                                   INTFLASH_NUMA_LOCAL, INTFLASH_NUMA_BY_NODE}) {
     ASSERT_EQ(create(INTFLASH_HUGE_PAGES_AVOID, numa), INTFLASH_OK) << intflash_last_error();
     std::int32_t sequence = -1;
     ASSERT_EQ(intflash_sequence_create(cache, &sequence), INTFLASH_OK);
@@ -250,7 +270,7 @@ TEST_F(PageMemory, UnknownAdviceIsRefused) {
   expect_refused(static_cast<intflash_huge_pages>(2), INTFLASH_NUMA_DEFAULT,
                  "huge_pages = 2: must be 0 ... 1");
   expect_refused(INTFLASH_HUGE_PAGES_PREFER, static_cast<intflash_numa>(-1),
-                 "numa = -1: must be 0 ... 2");
+                 "numa = -1: must be 0 ... 3");
 }
 
 }  // namespace

@@ -97,11 +97,11 @@ TEST(Rotation, IsUndoneAdditionByAdditionAsDefinedOnEveryPort) {
     for (std::size_t c = 0; c < dim; ++c) expected_beside_center[c] += center[c];
     for (const PortEntry& port : all_test_ports()) {
       std::vector<float> out(dim);
-      port.kernels->write_row(row.data(), kRowSumOfOut, static_cast<std::int32_t>(dim),
-                              rotation_signs(true), nullptr, Dtype::kF32, out.data());
+      port.kernels->rows->write_row(row.data(), kRowSumOfOut, static_cast<std::int32_t>(dim),
+                                    rotation_signs(true), nullptr, Dtype::kF32, out.data());
       EXPECT_EQ(out, expected) << port.name << ", " << dim;
-      port.kernels->write_row(row.data(), kRowSumOfOut / 4, static_cast<std::int32_t>(dim),
-                              rotation_signs(true), center.data(), Dtype::kF32, out.data());
+      port.kernels->rows->write_row(row.data(), kRowSumOfOut / 4, static_cast<std::int32_t>(dim),
+                                    rotation_signs(true), center.data(), Dtype::kF32, out.data());
       EXPECT_EQ(out, expected_beside_center) << port.name << ", " << dim;
     }
   }

@@ -130,6 +130,7 @@ struct Shape {
   std::int64_t rows_at_once = kFewRows;
   std::int32_t num_workers = 1;
   bool defers_results = false;
+  bool parts_spans = false;
 };
 
 MaskRule rule(std::int64_t query_len, std::int64_t kv_len, std::int64_t window_left = -1,
@@ -150,8 +151,8 @@ MaskRule unmasked(std::int64_t query_len, std::int64_t kv_len) {
 Batch batch_of(const Shape& shape, const std::vector<MaskRule>& masks,
                const std::vector<intflash_shared_prefix>& prefixes = {}) {
   Batch batch{};
-  batch.shape = {shape.num_kv_heads, shape.group_size,  shape.tile_rows,
-                 shape.rows_at_once, shape.num_workers, shape.defers_results};
+  batch.shape = {shape.num_kv_heads, shape.group_size,     shape.tile_rows,  shape.rows_at_once,
+                 shape.num_workers,  shape.defers_results, shape.parts_spans};
   batch.num_requests = static_cast<std::int64_t>(masks.size());
   batch.make_request = [](const void* user, std::int64_t index, Request& request) {
     request.mask =
@@ -293,6 +294,37 @@ TEST(Schedule, ItemsHaveEverySpanThatARowSeesOnce) {
       }
     }
   }
+}
+
+TEST(Schedule, ItemsOfFewRowsHaveOneSpanWhereSpansArePartedAndStayBalanced) {
+  for (const auto& masks : batches()) {
+    for (const std::int32_t workers : {2, 7, 64}) {
+      Shape shape;
+      shape.num_workers = workers;
+      const double busiest = balance_of(*Made(shape, masks)).busiest_over_mean;
+      shape.parts_spans = true;
+      const Made schedule(shape, masks);
+      expect_covered(*schedule);
+      expect_slots_apart(*schedule);
+      for (std::int64_t i = 0; i < schedule->num_items; ++i) {
+        const Item& item = schedule->items[i];
+        EXPECT_TRUE(item.kind == ItemKind::kTiles || item.num_spans <= 1) << item.num_spans;
+      }
+      EXPECT_LE(balance_of(*schedule).busiest_over_mean, busiest + 1e-6);
+    }
+  }
+}
+
+TEST(Schedule, KeysOfADecodingBatchAreReadWhereTheyLie) {
+  NumaNodes nodes;
+  for (std::int32_t i = 0; i < 4; ++i) nodes.add(i, CpuSet().set(static_cast<std::size_t>(i)));
+  Shape shape;
+  shape.num_workers = 8;
+  const std::vector<MaskRule> masks(64, rule(1, 4096));
+  EXPECT_LE(local_share(*Made(shape, masks), nodes), 0.6) << "two spans an item";
+  shape.parts_spans = true;
+  const Made schedule(shape, masks);
+  EXPECT_GE(local_share(*schedule, nodes), 0.97);
 }
 
 TEST(Schedule, SectionsOfSharedPrefixesAreCoveredToo) {

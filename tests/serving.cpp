@@ -24,6 +24,7 @@ Server::Server(const Shape& shape) : shape_(shape) {
   // Emulated ports, and devices of tests, have no name that the library knows.
   if (shape.port != nullptr) context_->port = shape.port;
   if (shape.device != nullptr) context_->device = shape.device;
+  if (shape.nodes != nullptr) context_->nodes = *shape.nodes;
   intflash_cache_options cache{};
   cache.struct_size = sizeof cache;
   cache.num_kv_heads = shape.num_kv_heads;
@@ -33,6 +34,7 @@ Server::Server(const Shape& shape) : shape_(shape) {
   cache.num_pages = shape.num_pages;
   cache.num_layers = shape.num_layers;
   cache.rotation = shape.rotate ? INTFLASH_ROTATION_AUTO : INTFLASH_ROTATION_NONE;
+  cache.numa = shape.nodes == nullptr ? INTFLASH_NUMA_DEFAULT : INTFLASH_NUMA_BY_NODE;
   cache.key_center = shape.centered ? key_center_.data() : nullptr;
   cache.value_center = shape.centered ? value_center_.data() : nullptr;
   const Codec& codec = shape.codec == nullptr ? kInt8Codec : *shape.codec;

@@ -16,6 +16,7 @@
 namespace intflash::internal {
 struct Codec;
 struct Device;
+struct NumaNodes;
 struct PortEntry;
 }  // namespace intflash::internal
 
@@ -37,6 +38,8 @@ struct Shape {
   const PortEntry* port = nullptr;  // nullptr = the best one
   const Codec* codec = nullptr;     // nullptr = int8
   const Device* device = nullptr;   // nullptr = the CPU
+  const NumaNodes* nodes =
+      nullptr;  // that the machine has, and that pages lie by; nullptr = its own
   std::int32_t score_digits = 0;
 
   std::int64_t num_query_heads() const { return num_kv_heads * group_size; }

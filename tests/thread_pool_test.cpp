@@ -36,8 +36,10 @@ namespace {
 
 class TestPool {
  public:
-  explicit TestPool(int num_threads)
-      : helpers_(static_cast<std::size_t>(num_threads - 1)), pool_(helpers_, this_threads_cpus()) {
+  explicit TestPool(int num_threads, const NumaNodes& nodes = {})
+      : nodes_(nodes),
+        helpers_(static_cast<std::size_t>(num_threads - 1)),
+        pool_(helpers_, this_threads_cpus(), &nodes_) {
     creations = 0;
   }
   ~TestPool() { creations_allowed = 1 << 20; }
@@ -58,6 +60,7 @@ class TestPool {
   }
 
  private:
+  const NumaNodes nodes_;
   std::vector<pthread_t> helpers_;
   ThreadPool pool_;
 };
@@ -242,6 +245,40 @@ TEST(ThreadPool, RunsOnTheCpusOfWhoeverMadeIt) {
       EXPECT_TRUE(std::this_thread::get_id() == caller || this_threads_cpus() == cpus);
     });
   }).join();
+}
+
+// Two CPUs of this thread's, each as a node of its own.
+NumaNodes two_nodes() {
+  NumaNodes nodes;
+  const CpuSet cpus = this_threads_cpus();
+  for (std::size_t cpu = 0; cpu < kMaxCpus && nodes.count < 2; ++cpu) {
+    if (cpus[cpu]) nodes.add(nodes.count, CpuSet().set(cpu));
+  }
+  return nodes;
+}
+
+TEST(ThreadPool, HelpersKeepToOneNodeEachAndTheCallerToNone) {
+  const NumaNodes nodes = two_nodes();
+  if (nodes.count < 2) GTEST_SKIP() << "one CPU";
+  const CpuSet cpus = this_threads_cpus();
+  TestPool pool(5, nodes);
+  Meeting meeting(5);
+  std::mutex mutex;
+  std::vector<int> helpers_of_node(2);
+  pool.run(5, [&, caller = std::this_thread::get_id()](int) {
+    EXPECT_TRUE(meeting.arrive());
+    const CpuSet own = this_threads_cpus();
+    if (std::this_thread::get_id() == caller) {
+      EXPECT_EQ(own, cpus);
+      return;
+    }
+    const int node = nodes.of_cpu(current_cpu());
+    ASSERT_GE(node, 0);
+    EXPECT_EQ(own, nodes.nodes[node].cpus);
+    const std::lock_guard lock(mutex);
+    ++helpers_of_node[static_cast<std::size_t>(node)];
+  });
+  EXPECT_EQ(helpers_of_node, std::vector<int>({2, 2}));
 }
 
 }  // namespace

@@ -126,8 +126,9 @@ void print_text(const Json& report) {
   const internal::Machine& machine = internal::this_machine();
   const auto text = [&](const char* key) { return report[key].get<std::string>(); };
   fmt::print("intflash {}, {}\n", text("version"), text("compiler"));
-  fmt::print("{}: {} cores, {} threads, {} NUMA node{}\n", text("cpu"), machine.num_cores,
-             machine.num_threads, machine.num_numa_nodes, machine.num_numa_nodes == 1 ? "" : "s");
+  fmt::print("{}: {} cores, {} threads\n", text("cpu"), machine.num_cores, machine.num_threads);
+  for (const NodeCpus& node : list_numa_nodes())
+    fmt::print("NUMA node {}: CPUs {}\n", node.id, node.cpus);
   fmt::print("L1 {} and L2 {} per core, L3 {} for {} threads\n", bytes_text(machine.l1_bytes),
              bytes_text(machine.l2_bytes), bytes_text(machine.l3_bytes), machine.l3_sharers);
   print_ports(report, machine.num_threads);

@@ -35,7 +35,28 @@ std::string cpu_name() {
   return name.empty() ? "unknown" : name;
 }
 
+// "0-3,8", the form of sysfs.
+std::string cpu_list(const internal::CpuSet& cpus) {
+  std::vector<std::string> runs;
+  for (std::size_t cpu = 0; cpu < internal::kMaxCpus; ++cpu) {
+    if (!cpus[cpu]) continue;
+    const std::size_t first = cpu;
+    while (cpu + 1 < internal::kMaxCpus && cpus[cpu + 1]) ++cpu;
+    runs.push_back(cpu == first ? fmt::format("{}", cpu) : fmt::format("{}-{}", first, cpu));
+  }
+  return fmt::format("{}", fmt::join(runs, ","));
+}
+
 }  // namespace
+
+std::vector<NodeCpus> list_numa_nodes() {
+  const internal::NumaNodes ours =
+      internal::this_machine().nodes.among(internal::this_threads_cpus());
+  std::vector<NodeCpus> nodes;
+  for (std::int32_t i = 0; i < ours.count; ++i)
+    nodes.push_back({ours.nodes[i].id, cpu_list(ours.nodes[i].cpus)});
+  return nodes;
+}
 
 std::vector<PortStatus> list_ports() {
   std::vector<PortStatus> ports;
@@ -64,12 +85,14 @@ nlohmann::ordered_json describe_machine() {
       {"cpu", cpu_name()},
       {"cores", machine.num_cores},
       {"threads", machine.num_threads},
-      {"numa_nodes", machine.num_numa_nodes},
       {"l1_bytes", machine.l1_bytes},
       {"l2_bytes", machine.l2_bytes},
       {"l3_bytes", machine.l3_bytes},
       {"l3_sharers", machine.l3_sharers},
   };
+  report["numa_nodes"] = nlohmann::ordered_json::array();
+  for (const NodeCpus& node : list_numa_nodes())
+    report["numa_nodes"].push_back({{"node", node.id}, {"cpus", node.cpus}});
   report["ports"] = nlohmann::ordered_json::array();
   for (const PortStatus& port : list_ports()) {
     report["ports"].push_back({{"name", port.name},

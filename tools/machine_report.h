@@ -21,6 +21,12 @@ struct PortStatus {
 // Every port that this version knows, best first.
 std::vector<PortStatus> list_ports();
 
+struct NodeCpus {
+  std::int32_t id;   // the system's number of a NUMA node
+  std::string cpus;  // of it that this thread may run on, such as "0-3,8"
+};
+std::vector<NodeCpus> list_numa_nodes();
+
 // Throws UsageError, which lists the names, unless name is that of a port.
 void require_port_name(const std::string& name);
 

@@ -23,6 +23,7 @@
 #include "failure.h"
 #include "info.h"
 #include "intflash/intflash.h"
+#include "machine/numa.h"
 #include "machine_report.h"
 #include "plan.h"
 #include "serve_sim.h"
@@ -289,6 +290,12 @@ void add_plan(CLI::App& app, PlanOptions& options) {
   add("--prefix-len", options.prefix_len, "with --mask prefix: keys that every query sees", 0);
   command.add_option("--workers", options.workers, "workers")
       ->check(CLI::Range(1, kMaxThreads).description(""))
+      ->type_name("N")
+      ->capture_default_str();
+  command
+      .add_option("--nodes", options.nodes,
+                  "equal NUMA nodes that workers and a cache by node are spread over")
+      ->check(CLI::Range(1, internal::kMaxNumaNodes).description(""))
       ->type_name("N")
       ->capture_default_str();
   command.add_option("--isa", options.isa, "port whose tiles are cut")->type_name("NAME");

@@ -37,12 +37,20 @@ intflash_request request_of(const PlanOptions& options) {
   return request;
 }
 
+// So many that are equal.
+internal::NumaNodes make_nodes(int count) {
+  internal::NumaNodes nodes;
+  for (int i = 0; i < count; ++i) nodes.add(i, internal::CpuSet().set(static_cast<std::size_t>(i)));
+  return nodes;
+}
+
 // A plan depends on the shape of a cache alone: one page will do.
 Plan make_plan(const Context& context, const PlanOptions& options) {
   intflash_cache_options shape = cache_options();
   shape.num_kv_heads = options.kv_heads;
   shape.head_dim = options.head_dim;
   shape.num_pages = 1;
+  shape.numa = INTFLASH_NUMA_BY_NODE;
   const Cache cache(context, shape);
   const std::vector<intflash_request> requests(static_cast<std::size_t>(options.batch),
                                                request_of(options));
@@ -77,8 +85,10 @@ Json report_of(const intflash_plan& plan) {
 
 int run_plan(const PlanOptions& options) {
   const Context context = create_context(options.workers, options.isa);
+  context.get()->nodes = make_nodes(options.nodes);
   const Plan plan = make_plan(context, options);
-  const Json report = report_of(*plan.get());
+  Json report = report_of(*plan.get());
+  report["local_reads"] = local_share(plan.get()->schedule, context.get()->nodes);
   if (options.json) {
     fmt::print("{}\n", report.dump(2));
     return 0;
@@ -91,6 +101,10 @@ int run_plan(const PlanOptions& options) {
              100 * report["merge_share"].get<double>());
   fmt::print("balance    busiest of {} workers / mean {:.3f}\n", count("workers"),
              report["busiest_over_mean"].get<double>());
+  if (options.nodes > 1) {
+    fmt::print("nodes      {:.1f} % of key reads on their own of {} (simulated)\n",
+               100 * report["local_reads"].get<double>(), options.nodes);
+  }
   fmt::print("workspace  {} bytes\n", count("workspace_bytes"));
   return 0;
 }

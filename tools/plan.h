@@ -20,6 +20,7 @@ struct PlanOptions {
   std::int64_t prefix_len = 0;
   std::string mask = "causal";
   int workers = 1;
+  int nodes = 1;
   std::string isa;
   bool json = false;
 };

@@ -60,7 +60,14 @@ typedef enum intflash_numa INTFLASH_INT {
   // All nodes in turn: where any thread may attend any sequence.
   INTFLASH_NUMA_INTERLEAVE = 1,
   // The node that first writes, whatever the process's policy.
-  INTFLASH_NUMA_LOCAL = 2
+  INTFLASH_NUMA_LOCAL = 2,
+  // Pages are divided into runs of consecutive numbers, one for each node whose CPUs the context's
+  // threads may run on, in proportion to these CPUs, and each run is to lie on its node, in an
+  // arena too, as far as its owner sees to that. A sequence takes the pages of an aligned 1024
+  // tokens from one node, and of the next 1024 from another, as long as these have any. A batch's
+  // tasks are then done where their pages lie, as long as there are any there. With one node, as
+  // INTFLASH_NUMA_DEFAULT.
+  INTFLASH_NUMA_BY_NODE = 3
 } intflash_numa;
 
 // What the bytes of keys and values in a page mean. Each codec numbers the versions of its page
@@ -123,6 +130,11 @@ INTFLASH_API intflash_status intflash_cache_create(intflash_context* context,
 INTFLASH_API void intflash_cache_destroy(intflash_cache* cache);  // NULL is allowed
 INTFLASH_API intflash_status intflash_cache_get_info(const intflash_cache* cache,
                                                      intflash_cache_info* info);
+
+// The system's number of the node that a page of a cache with INTFLASH_NUMA_BY_NODE is to lie on: a
+// table's owner does best to take the pages of each aligned 1024 positions from one node. -1 where
+// pages do not lie by node, or there is no such page.
+INTFLASH_API int32_t intflash_cache_get_page_node(const intflash_cache* cache, int32_t page);
 
 // ---- Page tables ----
 
@@ -400,6 +412,11 @@ INTFLASH_API intflash_status intflash_begin_batch(const intflash_plan* plan,
                                                   const intflash_cache* cache,
                                                   const intflash_batch_args* args, void* workspace,
                                                   size_t workspace_bytes);
+
+// Of a run that was begun over a cache with INTFLASH_NUMA_BY_NODE: the system's number of the node
+// that most of a task's keys are to lie on, where a host's thread does best to take it. -1: any.
+INTFLASH_API int32_t intflash_get_task_node(const intflash_plan* plan, const void* workspace,
+                                            int32_t phase, int64_t task);
 
 // ---- States ----
 

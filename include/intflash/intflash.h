@@ -180,6 +180,7 @@ typedef void (*intflash_parallel_for_fn)(void* user, int32_t count,
 typedef enum intflash_threads INTFLASH_INT {
   // A pool of the context's: the calling thread and helpers, which are started when a run first
   // needs them, on the CPUs that the creating thread had, and joined by intflash_context_destroy.
+  // Where these CPUs are of several NUMA nodes, each helper keeps to those of one.
   // Fewer run where the system gives no more. It serves one call at a time: a call that finds it at
   // work runs on its own thread alone. A forked child gets helpers of its own. Between runs helpers
   // spin for 20 microseconds, then sleep; not at all where there are more threads than CPUs.

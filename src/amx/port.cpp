@@ -5,11 +5,6 @@
 #include "amx/by_vnni.h"
 #include "amx/pipeline.h"
 #include "amx/tiles.h"
-#include "tile/mask_words.h"
-#include "tile/pack.h"
-#include "tile/rows.h"
-#include "tile/state.h"
-#include "tile/value_levels.h"
 
 namespace intflash::internal {
 namespace {
@@ -36,25 +31,17 @@ std::size_t scratch_bytes_of_either(std::int32_t head_dim, std::int32_t head_dim
 
 }  // namespace
 
+extern const RowKernels row_kernels_avx512_vnni;
 extern constexpr KernelTable kernels_amx_int8 = {
     .name = "amx_int8",
     .tile_rows = kMaxTileRows,
-    .max_magnitude = max_magnitude<Avx512>,
-    .sum_rows = sum_rows<Avx512>,
-    .quantize_rows = quantize_rows<Avx512>,
-    .sum_magnitudes = sum_magnitudes,
-    .pack_keys = pack_keys<Avx512>,
-    .pack_values = pack_values<Avx512>,
+    .rows = &row_kernels_avx512_vnni,
     .prepare_block = prepare_block<Amx>,
-    .mask_words = mask_words<Avx512>,
-    .has_bad_element = has_bad_element,
     .scratch_bytes = scratch_bytes_of_either,
     .attend_tile = attend_tile_by_either,
+    .packed_rows = {0, 0, VnniForAmx::kPackedRows},
     .attend_spans = attend_spans_amx,
-    .merge_states = merge_states,
-    .write_row = write_row<Avx512>,
     .integer_peak = integer_peak,
-    .expand = {nullptr, nullptr, expand_k8v4<Avx512>},
 };
 
 }  // namespace intflash::internal

@@ -94,7 +94,7 @@ void fill_parallel(const intflash_context_options& options, const CpuSet& cpus, 
   } else {
     auto* const helpers = reinterpret_cast<pthread_t*>(static_cast<ThreadPool*>(memory) + 1);
     const auto num_helpers = static_cast<std::size_t>(context.num_threads - 1);
-    context.pool = new (memory) ThreadPool({helpers, num_helpers}, cpus);
+    context.pool = new (memory) ThreadPool({helpers, num_helpers}, cpus, &context.nodes);
     context.parallel = context.pool->parallel();
   }
 }
@@ -241,6 +241,7 @@ intflash_status intflash_context_create(const intflash_context_options* given,
   created->device = device;
   created->port = port;
   created->num_threads = num_threads;
+  created->nodes = machine.nodes.among(cpus);
   created->allocate = allocate;
   created->deallocate = own_allocator ? default_deallocate : options.deallocate;
   created->allocator_user = options.allocator_user;

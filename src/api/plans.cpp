@@ -4,11 +4,14 @@
 // The C entry points that plans and runs of both kinds share.
 #include "api/plans.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 
 #include "core/checks.h"
 #include "machine/float_state.h"
+#include "machine/machine.h"
+#include "threads/node_lists.h"
 #include "threads/team.h"
 
 namespace intflash::internal {
@@ -39,6 +42,44 @@ std::int64_t count_tasks(const intflash_plan& plan, PhaseRange phases) {
   for (std::int32_t phase = phases.begin; phase < phases.end; ++phase)
     tasks += plan.calls->num_tasks(plan, phase);
   return tasks;
+}
+
+// A phase whose tasks are best done on certain nodes.
+struct NodePhase {
+  Run& run;
+  std::int32_t phase;
+  NodeLists lists;
+};
+
+// Does tasks until there are none, those of the calling thread's node first.
+void work_by_node(void* shared, std::int32_t worker) {
+  NodePhase& of = *static_cast<NodePhase*>(shared);
+  const FloatState float_state;
+  const std::int32_t node = of.run.plan->context->nodes.of_cpu(current_cpu());
+  std::int32_t num_empty = 0;
+  for (std::int64_t task = of.lists.take(node, num_empty); task >= 0;
+       task = of.lists.take(node, num_empty))
+    of.run.plan->calls->run_task(of.run, of.phase, task, worker);
+}
+
+// False: no task of the phase has a node, and nothing was done.
+bool run_by_node(Run& run, std::int32_t phase, std::int64_t num_tasks) {
+  const intflash_plan& plan = *run.plan;
+  const NumaNodes& nodes = plan.context->nodes;
+  const auto node_of = [&](std::int64_t task) {
+    return plan.calls->node_of_task(run, phase, task);
+  };
+  if (plan.node_lists_offset == 0 || plan.calls->node_of_task == nullptr || num_tasks == 0 ||
+      node_of(0) < 0)
+    return false;
+  NodePhase shared{run,
+                   phase,
+                   {num_tasks, nodes.count, run.workspace + plan.node_lists_offset,
+                    [&](std::int64_t task) { return nodes.find(node_of(task)); }}};
+  run_parallel(plan.context->parallel,
+               static_cast<std::int32_t>(std::min<std::int64_t>(plan.num_workers(), num_tasks)),
+               work_by_node, &shared);
+  return true;
 }
 
 }  // namespace
@@ -76,8 +117,10 @@ intflash_status finish_run(const intflash_plan& plan, RunPart part, void* worksp
   Run& run = *static_cast<Run*>(workspace);
   const PhaseRange phases = plan.phases(part);
   for (std::int32_t phase = phases.begin; phase < phases.end; ++phase) {
-    for_each_task(plan.context->parallel, plan.num_workers(), plan.calls->num_tasks(plan, phase),
-                  run.next_task, [&](std::int32_t worker, std::int64_t task) {
+    const std::int64_t num_tasks = plan.calls->num_tasks(plan, phase);
+    if (run_by_node(run, phase, num_tasks)) continue;
+    for_each_task(plan.context->parallel, plan.num_workers(), num_tasks, run.next_task,
+                  [&](std::int32_t worker, std::int64_t task) {
                     plan.calls->run_task(run, phase, task, worker);
                   });
   }
@@ -150,6 +193,15 @@ intflash_status intflash_run_task(const intflash_plan* plan, void* workspace, in
   plan->calls->run_task(*run, plan->phases(run->part).begin + phase, task, worker);
   run->tasks_run.fetch_add(1, std::memory_order_relaxed);
   return INTFLASH_OK;
+}
+
+int32_t intflash_get_task_node(const intflash_plan* plan, const void* workspace, int32_t phase,
+                               int64_t task) {
+  const Run* const run = begun_run(plan, const_cast<void*>(workspace));
+  if (run == nullptr || task < 0 || task >= intflash_plan_num_tasks(plan, phase) ||
+      plan->calls->node_of_task == nullptr)
+    return -1;
+  return plan->calls->node_of_task(*run, plan->phases(run->part).begin + phase, task);
 }
 
 intflash_status intflash_end(const intflash_plan* plan, void* workspace) {

@@ -29,6 +29,8 @@ using AvxVnni = VnniTiles<AvxVnniBase>;
 
 }  // namespace
 
-extern constexpr KernelTable kernels_avx_vnni = make_kernel_table<AvxVnni>("avx_vnni");
+extern const RowKernels row_kernels_avx2;
+extern constexpr KernelTable kernels_avx_vnni =
+    make_kernel_table<AvxVnni>("avx_vnni", row_kernels_avx2);
 
 }  // namespace intflash::internal

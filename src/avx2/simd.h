@@ -176,17 +176,21 @@ struct Avx2 {
       store(sums + token, sum);
     }
   }
+  static INTFLASH_INLINE I32 load_table(const std::int8_t* table) {
+    return _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(table)));
+  }
+  static INTFLASH_INLINE I32 look_up_nibbles(I32 table, I32 both, bool high) {
+    const I32 bits = high ? _mm256_srli_epi16(both, 4) : both;
+    return _mm256_shuffle_epi8(table, _mm256_and_si256(bits, _mm256_set1_epi8(15)));
+  }
   static INTFLASH_INLINE void look_up_nibbles(const std::uint8_t* bytes, const std::int8_t* table,
                                               std::int8_t* low, std::int8_t* high) {
-    const I32 looked_up =
-        _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(table)));
-    const I32 four_bits = _mm256_set1_epi8(15);
+    const I32 looked_up = load_table(table);
     INTFLASH_UNROLL
     for (std::int32_t i = 0; i < 64; i += 32) {
       const I32 both = load_any(bytes + i);
-      const I32 above = _mm256_srli_epi16(both, 4);
-      store(low + i, _mm256_shuffle_epi8(looked_up, _mm256_and_si256(both, four_bits)));
-      store(high + i, _mm256_shuffle_epi8(looked_up, _mm256_and_si256(above, four_bits)));
+      store(low + i, look_up_nibbles(looked_up, both, false));
+      store(high + i, look_up_nibbles(looked_up, both, true));
     }
   }
   static INTFLASH_INLINE void interleave_tokens(const std::int8_t* tokens, std::int64_t stride,

@@ -14,6 +14,7 @@
 #include "tile/fetch.h"
 #include "tile/panels.h"
 #include "tile/types.h"
+#include "tile/value_levels.h"
 
 namespace intflash::internal {
 namespace {
@@ -21,6 +22,8 @@ namespace {
 struct WideTiles : Avx2 {
   static constexpr std::int32_t kTileRows = 24;  // as many as share a widened tile
   static constexpr bool kFetches = true;
+  // Looking codes up is of the port that widens them: no gain over expanded blocks.
+  static constexpr std::int32_t kPackedRows = 0;
   static constexpr std::int32_t kMaxQuads = kMaxHeadDim / 4;
 
   // Elements 0 and 2 of each group of four bytes, and elements 1 and 3, as int16.
@@ -272,7 +275,7 @@ struct WideTiles : Avx2 {
     Scratch& scratch = *static_cast<Scratch*>(packed);
     for (std::int32_t r = 0; r < rows; ++r)
       widen_weights(weights + r * kScoreBlock, !are_few(rows), scratch.weights[r]);
-    Fetch fetch = Fetch::values(next, static_cast<std::int32_t>(round_up(head_dim_v, 16)));
+    Fetch fetch = Fetch::values(next, (head_dim_v + 15) / 16 * kValueLines);
     for (std::int32_t channel = 0; channel < head_dim_v; channel += 16) {
       if (are_few(rows)) {
         for_each_panel<3, 2, 1>(rows, [&](auto panel, std::int32_t) {

@@ -4,9 +4,12 @@
 // The port for AVX-512 with VNNI: vpdpbusd on 64 bytes.
 #include "tile/port.h"
 #include "avx512/vnni.h"
+#include "tile/row_kernels.h"
 
 namespace intflash::internal {
 
-extern constexpr KernelTable kernels_avx512_vnni = make_kernel_table<Avx512Vnni>("avx512_vnni");
+extern constexpr RowKernels row_kernels_avx512_vnni = make_row_kernels<Avx512>();
+extern constexpr KernelTable kernels_avx512_vnni =
+    make_kernel_table<Avx512Vnni>("avx512_vnni", row_kernels_avx512_vnni);
 
 }  // namespace intflash::internal

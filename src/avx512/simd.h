@@ -202,15 +202,19 @@ struct Avx512 {
       sum = _mm512_dpbusd_epi32(sum, ones, load(rows + r * 64));
     store(sums, sum);
   }
+  static INTFLASH_INLINE I32 load_table(const std::int8_t* table) {
+    return _mm512_broadcast_i32x4(_mm_load_si128(reinterpret_cast<const __m128i*>(table)));
+  }
+  static INTFLASH_INLINE I32 look_up_nibbles(I32 table, I32 both, bool high) {
+    const I32 bits = high ? _mm512_srli_epi16(both, 4) : both;
+    return _mm512_shuffle_epi8(table, _mm512_and_si512(bits, _mm512_set1_epi8(15)));
+  }
   static INTFLASH_INLINE void look_up_nibbles(const std::uint8_t* bytes, const std::int8_t* table,
                                               std::int8_t* low, std::int8_t* high) {
-    const I32 looked_up =
-        _mm512_broadcast_i32x4(_mm_load_si128(reinterpret_cast<const __m128i*>(table)));
-    const I32 four_bits = _mm512_set1_epi8(15);
+    const I32 looked_up = load_table(table);
     const I32 both = load_any(bytes);
-    const I32 above = _mm512_srli_epi16(both, 4);
-    store(low, _mm512_shuffle_epi8(looked_up, _mm512_and_si512(both, four_bits)));
-    store(high, _mm512_shuffle_epi8(looked_up, _mm512_and_si512(above, four_bits)));
+    store(low, look_up_nibbles(looked_up, both, false));
+    store(high, look_up_nibbles(looked_up, both, true));
   }
   static INTFLASH_INLINE void interleave_tokens(const std::int8_t* tokens, std::int64_t stride,
                                                 std::int8_t* rows, std::int64_t row_stride) {

@@ -85,6 +85,9 @@ struct RunCalls {
   void (*run_task)(Run& run, std::int32_t phase, std::int64_t task, std::int32_t worker);
   // INTFLASH_OK, or what was found wrong while the tasks ran.
   intflash_status (*end)(Run& run);
+  // The system's number of the NUMA node that a task's keys lie on; -1: none. nullptr: of all
+  // tasks.
+  std::int32_t (*node_of_task)(const Run& run, std::int32_t phase, std::int64_t task) = nullptr;
 };
 
 struct Backend {

@@ -53,6 +53,8 @@ struct intflash_plan {
   std::size_t workspace_bytes;
   std::int64_t page_set_offset;  // of a batch: scratch for the check of page tables, of the caches'
                                  // num_pages, in the workspace
+  std::int64_t node_lists_offset;  // of NodeLists of the tasks of any phase that have nodes; 0:
+                                   // none have
 
   bool is_empty() const { return !is_batch && problem.is_empty(); }
   std::int32_t num_workers() const { return schedule.shape.num_workers; }

@@ -35,7 +35,7 @@ intflash_status check_cache_options(const intflash_cache_options& options) {
                 static_cast<i64>(page_size));
   }
   status = check_option("huge_pages", options.huge_pages, INTFLASH_HUGE_PAGES_AVOID);
-  return status == INTFLASH_OK ? check_option("numa", options.numa, INTFLASH_NUMA_LOCAL) : status;
+  return status == INTFLASH_OK ? check_option("numa", options.numa, INTFLASH_NUMA_BY_NODE) : status;
 }
 
 // What the options say of a cache's shape, where its pages fit the address space.
@@ -84,6 +84,32 @@ bool copy_center(const intflash_context& context, const float* given, std::int64
   if (!allocate(context, count, copy)) return false;
   std::copy_n(given, count, copy);
   return true;
+}
+
+// The pages, all free, by node: so many to each as it has CPUs.
+void divide_pages(intflash_numa numa, intflash_cache& cache) {
+  const NumaNodes& nodes = cache.context->nodes;
+  const bool by_node = numa == INTFLASH_NUMA_BY_NODE && nodes.count > 1;
+  cache.num_nodes = by_node ? nodes.count : 1;
+  cache.nodes[0] = {-1, 0, cache.num_pages, 0};
+  std::int64_t cpus = 0;
+  std::int64_t all_cpus = 0;
+  for (std::int32_t i = 0; i < nodes.count; ++i)
+    all_cpus += static_cast<std::int64_t>(nodes.nodes[i].cpus.count());
+  for (std::int32_t i = 0; by_node && i < nodes.count; ++i) {
+    const std::int64_t begin = cache.num_pages * cpus / all_cpus;
+    cpus += static_cast<std::int64_t>(nodes.nodes[i].cpus.count());
+    cache.nodes[i] = {nodes.nodes[i].id, begin, cache.num_pages * cpus / all_cpus, 0};
+  }
+  for (std::int32_t i = 0; i < cache.num_nodes; ++i) {
+    NodePages& own = cache.nodes[i];
+    // The first one is taken first.
+    for (std::int64_t page = own.end - 1; page >= own.begin; --page) {
+      cache.references[page] = 0;
+      cache.free_pages[own.begin + own.num_free++] = static_cast<std::int32_t>(page);
+    }
+  }
+  cache.num_free = cache.num_pages;
 }
 
 // The books; false: no memory.
@@ -140,20 +166,17 @@ intflash_status create_cache(const intflash_context& context, const intflash_cac
   created->num_layers = shape.num_layers;
   created->rotation = shape.rotation;
   created->storage = context.device->storage;
-  status = allocate_parts(*created, options)
-               ? created->storage->create(*created, options)
-               : fail(INTFLASH_OUT_OF_MEMORY, "no memory for the books of %lld pages",
-                      static_cast<i64>(shape.num_pages));
+  if (allocate_parts(*created, options)) {
+    divide_pages(options.numa, *created);
+    status = created->storage->create(*created, options);
+  } else {
+    status = fail(INTFLASH_OUT_OF_MEMORY, "no memory for the books of %lld pages",
+                  static_cast<i64>(shape.num_pages));
+  }
   if (status != INTFLASH_OK) {
     intflash_cache_destroy(created);
     return status;
   }
-  // Page 0 is taken first.
-  for (std::int64_t i = 0; i < created->num_pages; ++i) {
-    created->references[i] = 0;
-    created->free_pages[i] = static_cast<std::int32_t>(created->num_pages - 1 - i);
-  }
-  created->num_free = created->num_pages;
   cache = created;
   return INTFLASH_OK;
 }
@@ -213,6 +236,11 @@ intflash_status intflash_cache_get_info(const intflash_cache* cache, intflash_ca
   info.bytes_per_token = info.page_bytes / static_cast<std::size_t>(cache->layout.page_size);
   write_struct(info, target);
   return INTFLASH_OK;
+}
+
+int32_t intflash_cache_get_page_node(const intflash_cache* cache, int32_t page) {
+  if (cache == nullptr || page < 0 || page >= cache->num_pages) return -1;
+  return cache->nodes[cache->node_of(page)].id;
 }
 
 intflash_status intflash_cache_copy_page(intflash_cache* cache, int32_t from, int32_t to) {

@@ -16,6 +16,7 @@
 #include "context/context.h"
 #include "core/rotation.h"
 #include "intflash/cache.h"
+#include "machine/numa.h"
 #include "pages/codec.h"
 #include "pages/page.h"
 
@@ -27,6 +28,13 @@ struct Storage;  // cache/storage.h
 // are still being read.
 constexpr std::int64_t kFreeSlot = -1;
 constexpr std::int64_t kLoadingSlot = -2;
+
+// Pages of consecutive numbers that lie on one node.
+struct NodePages {
+  std::int32_t id;  // the system's number of the node; -1: wherever
+  std::int64_t begin, end;
+  std::int64_t num_free;
+};
 
 // A page table that the cache keeps, of all layers. Pages from the one on that the shortest layer
 // ends in are nobody else's while other layers are longer.
@@ -67,10 +75,13 @@ struct intflash_cache {
   const intflash::internal::Storage* storage;
   void* stored;
 
-  // Of sequences: references per page, and a stack of the pages that have none.
+  // Of sequences: references per page, and of each node's pages a stack of those that have none, in
+  // the places of free_pages that their numbers are.
   std::int32_t* references;
   std::int32_t* free_pages;
   std::int64_t num_free;
+  std::int32_t num_nodes;  // 1 where pages do not lie by node
+  intflash::internal::NodePages nodes[intflash::internal::kMaxNumaNodes];
   intflash::internal::Growable<intflash::internal::Sequence> sequences;
   std::int64_t num_sequences;
 
@@ -78,6 +89,12 @@ struct intflash_cache {
   std::atomic<bool> is_changing;
 
   std::int64_t page_bytes() const { return num_kv_heads * layout.bytes(); }
+  // The index of a page's node.
+  std::int32_t node_of(std::int32_t page) const {
+    std::int32_t node = 0;
+    while (node + 1 < num_nodes && page >= nodes[node].end) ++node;
+    return node;
+  }
   const float* key_center_of(std::int64_t layer, std::int64_t kv_head) const {
     const std::int64_t head = layer * num_kv_heads + kv_head;
     return key_center == nullptr ? nullptr : key_center + head * layout.head_dim;

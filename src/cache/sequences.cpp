@@ -47,14 +47,33 @@ std::int64_t pages_needed(intflash_cache& cache, const Extension& extension) {
   return needed;
 }
 
-std::int32_t take_page(intflash_cache& cache) {
-  const std::int32_t id = cache.free_pages[--cache.num_free];
+// A page of this node, or of the next one that has some.
+std::int32_t take_page(intflash_cache& cache, std::int32_t node) {
+  while (cache.nodes[node].num_free == 0) node = (node + 1) % cache.num_nodes;
+  NodePages& own = cache.nodes[node];
+  const std::int32_t id = cache.free_pages[own.begin + --own.num_free];
+  --cache.num_free;
   cache.references[id] = 1;
   return id;
 }
 
 void release_page(intflash_cache& cache, std::int32_t id) {
-  if (--cache.references[id] == 0) cache.free_pages[cache.num_free++] = id;
+  if (--cache.references[id] > 0) return;
+  NodePages& own = cache.nodes[cache.node_of(id)];
+  cache.free_pages[own.begin + own.num_free++] = id;
+  ++cache.num_free;
+}
+
+// Where a sequence's next page should lie: beside the one before it in the span, which is read by
+// one worker at a time. Spans of a sequence go round the nodes, and so do first spans.
+std::int32_t next_node(const intflash_cache& cache, std::int32_t slot) {
+  if (cache.num_nodes == 1) return 0;
+  const Sequence& sequence = cache.sequences[slot];
+  const std::int64_t position =
+      sequence.first_key_position + sequence.pages.size() * cache.layout.page_size;
+  if (position % kSpanTokens != 0 && sequence.pages.size() > 0)
+    return cache.node_of(sequence.pages.back());
+  return cache.context->nodes.deal(slot + position / kSpanTokens);
 }
 
 }  // namespace
@@ -107,14 +126,15 @@ intflash_status extend_sequences(intflash_cache& cache, const std::int32_t* sequ
     if (writes_last(cache, sequence, extension.count(i)) &&
         cache.references[sequence.pages.back()] > 1) {
       std::int32_t& last = sequence.pages.back();
-      const std::int32_t copy = take_page(cache);
+      const std::int32_t copy = take_page(cache, cache.node_of(last));
       cache.storage->copy_page(cache, last, copy);
       release_page(cache, last);
       last = copy;
     }
     sequence.kv_len += extension.count(i);
     const std::int64_t pages = pages_for(cache, sequence, sequence.kv_len);
-    while (sequence.pages.size() < pages) sequence.pages.push(take_page(cache));
+    while (sequence.pages.size() < pages)
+      sequence.pages.push(take_page(cache, next_node(cache, sequences[i])));
   }
   return INTFLASH_OK;
 }

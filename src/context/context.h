@@ -17,6 +17,7 @@ struct intflash_context {
   const intflash::internal::Device* device;
   const intflash::internal::PortEntry* port;
   std::int32_t num_threads;
+  intflash::internal::NumaNodes nodes;  // of the CPUs that the threads may run on
   intflash::internal::Parallel parallel;
   intflash::internal::ThreadPool* pool;  // nullptr: threads that are not the context's
   void* (*allocate)(void* user, std::size_t bytes, std::size_t alignment);

@@ -16,6 +16,7 @@
 #include "inputs/score_bias.h"
 #include "inputs/seen_keys.h"
 #include "machine/float_state.h"
+#include "threads/node_lists.h"
 
 namespace intflash::internal {
 namespace {
@@ -29,7 +30,7 @@ PageLayout kernel_block(const PageLayout& page) {
   return page_layout(kInt8Codec, page.head_dim, page.head_dim_v, kBlockTokens);
 }
 
-void lay_out(const KernelTable& kernels, BatchPlan& plan) {
+void lay_out(const KernelTable& kernels, bool by_node, BatchPlan& plan) {
   const Schedule& schedule = plan.schedule;
   const PageLayout& page = plan.cache.layout;
   plan.tile =
@@ -42,6 +43,7 @@ void lay_out(const KernelTable& kernels, BatchPlan& plan) {
   Arena arena;
   arena.take(sizeof(BatchRun));
   plan.page_set_offset = arena.take(PageSet::bytes(plan.cache.num_pages));
+  if (by_node) plan.node_lists_offset = arena.take(NodeLists::bytes(schedule.num_items));
   plan.slots_offset = arena.take(schedule.num_slots * plan.tile.state_floats() * 4);
   plan.handed_offset =
       arena.take(plan.cache.num_kv_heads * Attention::handed_bytes(schedule, plan.tile));
@@ -103,7 +105,8 @@ Attention attention_of(const BatchRun& run) {
   pages.page_stride = host.page_bytes;
   pages.head_stride = plan.cache.layout.bytes();
   pages.cache = &cache;
-  pages.expand = attention.kernels->expand[plan.cache.codec->id];
+  pages.expand = attention.kernels->rows->expand[plan.cache.codec->id];
+  pages.packed_rows = attention.kernels->packed_rows[plan.cache.codec->id];
   pages.expanded = kernel_block(plan.cache.layout);
   pages.args = &args;
   attention.spans_at_once = plan.spans_at_once;
@@ -259,7 +262,28 @@ intflash_status end(Run& any_run) {
   return status == INTFLASH_OK ? check_cancelled(run) : status;
 }
 
-constexpr RunCalls kBatchCalls = {nullptr, begin, num_tasks, run_task, end};
+// Of an item the node of most of its spans.
+std::int32_t node_of_task(const Run& any_run, std::int32_t phase, std::int64_t task) {
+  const BatchRun& run = static_cast<const BatchRun&>(any_run);
+  const intflash_cache& cache = *run.cache;
+  if (phase == kScanPhase || is_merge(phase) || cache.num_nodes == 1) return -1;
+  const Schedule& schedule = run.plan->schedule;
+  const Item& item = schedule.items[stage_of(*run.plan, phase).first_item + task];
+  if (item.num_spans == 0) return -1;
+  const Section& section = schedule.sections[item.section];
+  const MaskRule& mask = schedule.requests[section.first_request].mask;
+  const PageRun pages = batch_pages(cache, run.args, section.first_request, mask.kv_begin);
+  const std::int64_t first_key = std::max(section.keys.begin, mask.kv_begin);
+  std::int32_t spans[kMaxNumaNodes] = {};
+  for (std::int64_t span = item.first_span; span < item.first_span + item.num_spans; ++span) {
+    const std::int64_t position = std::max(first_key, span * kSpanTokens);
+    const std::int64_t page = (position - pages.first_key_position) / cache.layout.page_size;
+    ++spans[cache.node_of(pages.page_ids[page])];
+  }
+  return cache.nodes[std::max_element(spans, spans + cache.num_nodes) - spans].id;
+}
+
+constexpr RunCalls kBatchCalls = {nullptr, begin, num_tasks, run_task, end, node_of_task};
 
 }  // namespace
 
@@ -273,11 +297,16 @@ intflash_status create_batch_plan(const intflash_context& context, const intflas
   intflash_status status = check_codec(*cache.codec, *context.port);
   if (status != INTFLASH_OK) return status;
   const KernelTable& kernels = *context.port->kernels;
+  const bool by_node = cache.num_nodes > 1 && context.nodes.count > 1 && context.num_threads > 1;
   BatchPlan* made = nullptr;
   status = create_plan(context, made, [&](BatchPlan& cut) {
-    const ScheduleShape shape = {cache.num_kv_heads,  desc.num_query_heads / cache.num_kv_heads,
-                                 kernels.tile_rows,   kFewRows,
-                                 context.num_threads, false};
+    const ScheduleShape shape = {cache.num_kv_heads,
+                                 desc.num_query_heads / cache.num_kv_heads,
+                                 kernels.tile_rows,
+                                 kFewRows,
+                                 context.num_threads,
+                                 false,
+                                 by_node};
     return cut_batch(context, cache, desc, shape, cut);
   });
   if (status != INTFLASH_OK) return status;
@@ -291,7 +320,7 @@ intflash_status create_batch_plan(const intflash_context& context, const intflas
   std::snprintf(made->kernel, sizeof made->kernel, "batch/int8%s/%s/rows%dx%d",
                 desc.score_cap > 0 ? "+cap" : "", made->port,
                 static_cast<int>(made->schedule.tile_rows), kScoreBlock);
-  lay_out(kernels, *made);
+  lay_out(kernels, by_node, *made);
   plan = made;
   return INTFLASH_OK;
 }

@@ -40,10 +40,10 @@ void pack_key_tokens(DenseRun& run, const Worker& worker, std::int64_t head,
                       tokens.count, dim, {run.key_center(head), p.rotation.keys, false}, stride,
                       worker.codes, has_digits ? worker.digits : nullptr, block.key_scale));
   clear_absent(tokens.count, stride, worker.codes);
-  kernels.pack_keys(worker.codes, stride, dim, block.key_codes, block.key_sum);
+  kernels.rows->pack_keys(worker.codes, stride, dim, block.key_codes, block.key_sum);
   if (!has_digits) return;
   clear_absent(tokens.count, stride, worker.digits);
-  kernels.pack_keys(worker.digits, stride, dim, block.key_digits, block.digit_sum);
+  kernels.rows->pack_keys(worker.digits, stride, dim, block.key_digits, block.digit_sum);
 }
 
 void pack_value_tokens(DenseRun& run, const Worker& worker, std::int64_t head,
@@ -58,7 +58,7 @@ void pack_value_tokens(DenseRun& run, const Worker& worker, std::int64_t head,
                       tokens.count, dim, {run.value_center(head), p.rotation.values, true}, stride,
                       worker.codes, nullptr, tokens.block.value_scale));
   clear_absent(tokens.count, stride, worker.codes);
-  kernels.pack_values(worker.codes, stride, dim, tokens.block.value_codes);
+  kernels.rows->pack_values(worker.codes, stride, dim, tokens.block.value_codes);
 }
 
 // Of a workspace that this plan has packed; what else may stand there is unlikely to be it.

@@ -97,8 +97,9 @@ struct MergedStates {
       : group(rows_of), rows(num_rows), tree(before) {}
 
   void merge(std::int32_t left) {
-    group.kernels->merge_states(states[left + 1], states[left], static_cast<std::int32_t>(rows),
-                                static_cast<std::int32_t>(group.head_dim_v));
+    group.kernels->rows->merge_states(states[left + 1], states[left],
+                                      static_cast<std::int32_t>(rows),
+                                      static_cast<std::int32_t>(group.head_dim_v));
   }
   void push(std::int64_t span, const AttentionState& state) {
     tree.push(span, [this](std::int32_t left) { merge(left); });
@@ -250,7 +251,7 @@ struct ItemHead {
 
 void attend_span(const ItemHead& head, std::int64_t span, std::int64_t i, const ScoreBlock* blocks,
                  const KvBlock* after, Tile& tile) {
-  const SpanKeys keys = {keys_of_span(span), blocks, after};
+  const SpanKeys keys = {keys_of_span(span), blocks, after, false};
   const bool is_seen = sees_keys(tile, keys.keys);
   if (!is_seen && !head.enters_all()) return;
   const AttentionState part = state_stack(head.attention.tile, head.worker.part).first;
@@ -338,11 +339,12 @@ void attend_block(const Attention& attention, const Section& section, const Item
   if (block == nullptr) return;
   // The next head's block lies behind this one; behind the last head's there is the next block's.
   KvBlock after[2];
+  const bool is_packed = attention.pages.are_packed_for(tile.query.rows);
   const bool is_last = h + 1 == heads.item->num_heads;
   const bool knows_next =
       SectionKeys(attention, section, is_last ? heads.item->first_head : kv_head + 1)
           .halves(is_last ? first + kScoreBlock : first, after);
-  attend_into(heads.groups[h], worker, {keys, block, knows_next ? after : nullptr}, tile,
+  attend_into(heads.groups[h], worker, {keys, block, knows_next ? after : nullptr, is_packed}, tile,
               heads.states[h]);
 }
 

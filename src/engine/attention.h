@@ -26,9 +26,14 @@ struct KeyPages {
   // Of consecutive pages: [requests][num_kv_heads][blocks_per_head] of all their keys, prepared.
   const ScoreBlock* blocks;
   std::int64_t blocks_per_head;
-  // nullptr: pages are of codec int8, else each block is expanded to a page of its own.
+  // nullptr: pages are of codec int8, else each block is expanded to a page of its own, but for up
+  // to packed_rows rows.
   ExpandFn expand;
   PageLayout expanded;
+  std::int32_t packed_rows;
+
+  // Whether so many rows attend blocks of another codec than int8 as they lie.
+  bool are_packed_for(std::int32_t rows) const { return expand != nullptr && rows <= packed_rows; }
 };
 
 // Packs the tokens of a score block that lie before kv_end, instead of what KeyPages would name,

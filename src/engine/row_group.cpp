@@ -171,8 +171,8 @@ double center_term(const RowGroup& group, const Tile& tile, std::int32_t row) {
 
 auto merge_into_left(const RowGroup& group, const Tile& tile) {
   return [&group, &tile](std::int32_t left) {
-    group.kernels->merge_states(tile.states[left + 1], tile.states[left], tile.query.rows,
-                                static_cast<std::int32_t>(group.head_dim_v));
+    group.kernels->rows->merge_states(tile.states[left + 1], tile.states[left], tile.query.rows,
+                                      static_cast<std::int32_t>(group.head_dim_v));
   };
 }
 
@@ -229,7 +229,7 @@ void set_row_scales(const KernelTable& kernels, float softmax_scale, const float
     // |query . key| < 128 * sum of |code| for every key, and with second digits, of which a key's
     // are worth half a code at most, as the query's are, 64 more per channel.
     const std::int32_t bound =
-        128 * kernels.sum_magnitudes(query.codes + r * query.code_stride, query.head_dim) +
+        128 * kernels.rows->sum_magnitudes(query.codes + r * query.code_stride, query.head_dim) +
         64 * query.head_dim;
     query.score_bits[r] =
         static_cast<std::int32_t>(std::bit_width(static_cast<std::uint32_t>(bound)));
@@ -324,6 +324,7 @@ void attend_into(const RowGroup& group, const Worker& worker, const SpanKeys& ke
   task.num_blocks = num_blocks;
   task.blocks = keys.blocks + (first_key - keys.keys.begin) / kScoreBlock;
   task.after = keys.after;
+  task.packed_values = keys.packed_values;
   task.keep = keep;
   task.biased = biased;
   if (tile.has_bias) task.bias = tile.bias;
@@ -345,8 +346,8 @@ void leave_span(const RowGroup& group, std::int64_t span, const AttentionState* 
   const std::int32_t last = tile.tree.size() - 1;
   tile.tree.complete(span, [&](std::int32_t left) {
     const bool is_part = part != nullptr && left + 1 == last;
-    group.kernels->merge_states(is_part ? *part : tile.states[left + 1], tile.states[left],
-                                tile.query.rows, static_cast<std::int32_t>(group.head_dim_v));
+    group.kernels->rows->merge_states(is_part ? *part : tile.states[left + 1], tile.states[left],
+                                      tile.query.rows, static_cast<std::int32_t>(group.head_dim_v));
   });
 }
 

@@ -84,6 +84,7 @@ struct SpanKeys {
   KeyRange keys;  // begin is a multiple of kScoreBlock
   const ScoreBlock* blocks;
   const KvBlock* after;  // [2]: keys that are read after the last; nullptr = unknown
+  bool packed_values;    // as in TileTask
 };
 
 // Takes the keys that the tile sees into state, behind those that it holds.

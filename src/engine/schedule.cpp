@@ -231,11 +231,12 @@ class Cutter {
     const Section& section = schedule_.sections[s];
     const KeyRange range = spans(section, 0, 1);
     const float all = section.cost * static_cast<float>(num_heads_);
-    const std::int64_t pieces = schedule_.shape.num_workers == 1 || all <= target
-                                    ? 1
-                                    : static_cast<std::int64_t>(std::ceil(all / target));
-    const std::int64_t parts =
-        std::clamp<std::int64_t>(pieces, 1, std::max<std::int64_t>(1, range.end - range.begin));
+    const std::int64_t num_spans = std::max<std::int64_t>(1, range.end - range.begin);
+    std::int64_t pieces = schedule_.shape.num_workers == 1 || all <= target
+                              ? 1
+                              : static_cast<std::int64_t>(std::ceil(all / target));
+    if (schedule_.shape.parts_spans) pieces = std::max(pieces, num_spans);
+    const std::int64_t parts = std::clamp<std::int64_t>(pieces, 1, num_spans);
     const std::int64_t groups =
         pieces <= parts
             ? ceil_div(num_heads_, kHeadsAtOnce)

@@ -110,7 +110,8 @@ struct ScheduleShape {
   std::int64_t tile_rows;     // of the kernels
   std::int64_t rows_at_once;  // up to so many rows of a section are attended in items of kHeads
   std::int32_t num_workers;
-  bool defers_results;  // no item writes results, merges do: all has then been looked at
+  bool defers_results;       // no item writes results, merges do: all has then been looked at
+  bool parts_spans = false;  // items of kHeads have one span each: spans lie on different nodes
 };
 
 struct Schedule {

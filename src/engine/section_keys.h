@@ -39,7 +39,7 @@ class SectionKeys {
       return is_sound ? worker.blocks : nullptr;
     }
     if (blocks_ != nullptr) return blocks_ + first / kScoreBlock;
-    gather(first, 0, worker);
+    gather(first, 0, attention_.pages.are_packed_for(query.rows), worker);
     return worker.blocks;
   }
 
@@ -48,16 +48,17 @@ class SectionKeys {
     if (blocks_ != nullptr) return blocks_ + first * kBlocksPerSpan;
     for (std::int64_t b = 0; b < num_spans * kBlocksPerSpan; ++b) {
       const std::int64_t key = first * kSpanTokens + b * kScoreBlock;
-      if (key + kScoreBlock > present_.begin && key < present_.end) gather(key, b, worker);
+      if (key + kScoreBlock > present_.begin && key < present_.end) gather(key, b, false, worker);
     }
     return worker.blocks;
   }
 
-  // The halves of the score block at a position, where it has some of the keys and they will be
-  // read as they lie.
+  // The halves of the score block at a position as they lie in the pages, where it has some of the
+  // keys and nobody brings them. Of a codec that will be expanded values take fewer bytes: who asks
+  // for those of codec int8 asks for what lies behind them too, which is the next head's.
   bool halves(std::int64_t first, KvBlock* halves) const {
-    if (attention_.bring_block != nullptr || attention_.pages.expand != nullptr ||
-        first + kScoreBlock <= present_.begin || first >= present_.end)
+    if (attention_.bring_block != nullptr || first + kScoreBlock <= present_.begin ||
+        first >= present_.end)
       return false;
     const std::int64_t middle = first + kBlockTokens;
     const bool has_low = middle > present_.begin;
@@ -84,8 +85,8 @@ class SectionKeys {
   }
 
  private:
-  // Into the worker's block of this index.
-  void gather(std::int64_t first, std::int64_t index, const Worker& worker) const {
+  // Into the worker's block of this index; packed: as it lies.
+  void gather(std::int64_t first, std::int64_t index, bool packed, const Worker& worker) const {
     ScoreBlock& block = worker.blocks[index];
     std::uint64_t keep[2];
     for (std::int64_t half = 0; half < 2; ++half) {
@@ -94,7 +95,7 @@ class SectionKeys {
       // Where no token is, the other half stands in: it is multiplied, and not seen.
       if (keep[half] != 0) block.half[half] = block_at(position);
     }
-    if (attention_.pages.expand != nullptr)
+    if (attention_.pages.expand != nullptr && !packed)
       expand(keep, worker.expanded + index * 2 * attention_.pages.expanded.bytes(), block.half);
     if (keep[0] == 0) block.half[0] = block.half[1];
     if (keep[1] == 0) block.half[1] = block.half[0];

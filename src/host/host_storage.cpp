@@ -68,6 +68,12 @@ bool allocate_pages(const intflash_cache& cache, const intflash_cache_options& o
   if (!allocate(*cache.context, bytes, pages.own_pages)) return false;
   advise_huge_pages(pages.own_pages, static_cast<std::size_t>(bytes), options.huge_pages);
   advise_numa(pages.own_pages, static_cast<std::size_t>(bytes), options.numa);
+  for (std::int64_t i = 0; i < cache.num_layers * cache.num_nodes; ++i) {
+    const NodePages& own = cache.nodes[i % cache.num_nodes];
+    const std::int64_t first = i / cache.num_nodes * cache.num_pages + own.begin;
+    advise_node(pages.own_pages + first * pages.page_bytes,
+                static_cast<std::size_t>((own.end - own.begin) * pages.page_bytes), own.id);
+  }
   return true;
 }
 

@@ -53,7 +53,7 @@ bool are_good(const Append& append, const NewTokens& tokens, std::int64_t head, 
               std::int64_t count) {
   const RowSource rows = rows_of(tokens.tensor, tokens.dtype, 0, head, first);
   const float largest = std::bit_cast<float>(
-      append.cache.context->port->kernels->max_magnitude(rows, count, tokens.dim));
+      append.cache.context->port->kernels->rows->max_magnitude(rows, count, tokens.dim));
   if (!tokens.are_codes()) return largest < tokens.limit;
   for (std::int64_t token = first; token < first + count; ++token)
     if (!has_good_scale(tokens, head, token)) return false;

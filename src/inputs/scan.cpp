@@ -90,7 +90,7 @@ void scan_chunk(const KernelTable& kernels, const ScannedTensor& t, std::int64_t
   const std::int64_t first = chunk % chunks * kSpanTokens;
   const std::int64_t rows = std::min<std::int64_t>(kSpanTokens, t.tokens - first);
   const RowSource source = rows_of(t.tensor, t.dtype, head / t.heads, head % t.heads, first);
-  note_magnitude(scan, t, head, first, kernels.max_magnitude(source, rows, t.dim));
+  note_magnitude(scan, t, head, first, kernels.rows->max_magnitude(source, rows, t.dim));
 }
 
 void sum_chunk(const SeenKeys& seen, const ScannedTensor& t, std::int64_t chunk, TensorScan& scan,
@@ -107,7 +107,7 @@ void sum_chunk(const SeenKeys& seen, const ScannedTensor& t, std::int64_t chunk,
         head / t.heads, head % t.heads, first, [&](std::int64_t token, std::int64_t rows) {
           const RowSource source =
               rows_of(t.tensor, t.dtype, head / t.heads, head % t.heads, token);
-          magnitude = std::max(magnitude, seen.kernels.sum_rows(source, rows, t.dim, sum));
+          magnitude = std::max(magnitude, seen.kernels.rows->sum_rows(source, rows, t.dim, sum));
           sums[t.dim] += static_cast<double>(rows);
         });
     for (std::int64_t c = 0; c < t.dim; ++c) sums[c] += static_cast<double>(sum[c]);
@@ -170,7 +170,7 @@ Finding scan_seen(const SeenKeys& seen, const ScannedTensor& t) {
       seen.for_each_run(b, h, first, [&](std::int64_t begin, std::int64_t rows) {
         for (std::int64_t token = begin; token < begin + rows; ++token) {
           const RowSource source = rows_of(t.tensor, t.dtype, b, h, token);
-          const std::uint32_t magnitude = seen.kernels.max_magnitude(source, 1, t.dim);
+          const std::uint32_t magnitude = seen.kernels.rows->max_magnitude(source, 1, t.dim);
           const float scale = t.dtype == INTFLASH_INT8 ? scale_of(t.tensor, b, h, token) : 1.0f;
           finding.largest =
               std::max(finding.largest, static_cast<double>(std::bit_cast<float>(magnitude)) *

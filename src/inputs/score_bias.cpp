@@ -113,8 +113,8 @@ bool has_bad_mask(const KernelTable& kernels, const ScoreBias& bias, std::int64_
   const std::int64_t count = bias.rule.kv_len - bias.rule.kv_begin;
   bool bad = false;
   for (std::int64_t h = 0; h < distinct_heads(bias.additive, heads); ++h) {
-    bad |= kernels.has_bad_element(elements_of(bias.additive, batch, h, query),
-                                   static_cast<Dtype>(bias.additive.dtype), count);
+    bad |= kernels.rows->has_bad_element(elements_of(bias.additive, batch, h, query),
+                                         static_cast<Dtype>(bias.additive.dtype), count);
   }
   return bad;
 }
@@ -146,7 +146,7 @@ KeyRange plain_keys(const KernelTable& kernels, const ScoreBias& bias, std::int6
   KeyRange keys = {0, 0};
   for (std::int64_t first = 0; first < count; first += 64) {
     const std::int64_t some = std::min<std::int64_t>(64, count - first);
-    const MaskWords words = kernels.mask_words(row_of(source, first), source.dtype, some);
+    const MaskWords words = kernels.rows->mask_words(row_of(source, first), source.dtype, some);
     const std::uint64_t left = ~words.hidden & ~std::uint64_t{0} >> (64 - some);
     if (left == 0) continue;
     const int begin = std::countr_zero(left);
@@ -193,7 +193,7 @@ bool mask_row(const KernelTable& kernels, const BiasRow& row, const BitRow& bits
     if (row.elements == nullptr || keep[half] == 0 || begin >= end) continue;
     const RowSource source = {row.elements, row.dtype, 1};
     const MaskWords words =
-        kernels.mask_words(row_of(source, begin - row.begin), row.dtype, end - begin);
+        kernels.rows->mask_words(row_of(source, begin - row.begin), row.dtype, end - begin);
     keep[half] &= ~(words.hidden << (begin - first));
     nonzero |= words.nonzero << (begin - first) & keep[half];
   }

@@ -67,9 +67,9 @@ std::uint32_t quantize_tokens(const KernelTable& kernels, const intflash_tensor&
                               const RopeRows& rope) {
   const RowSource source = rows_of(tensor, dtype, b, h, token);
   if (dtype != INTFLASH_INT8) {
-    return kernels.quantize_rows({source, rows, static_cast<std::int32_t>(dim), form.center,
-                                  rotation_signs(form.rotate), codes, digits, code_stride, scale,
-                                  form.on_grid, rope});
+    return kernels.rows->quantize_rows({source, rows, static_cast<std::int32_t>(dim), form.center,
+                                        rotation_signs(form.rotate), codes, digits, code_stride,
+                                        scale, form.on_grid, rope});
   }
   if (digits != nullptr) std::memset(digits, 0, static_cast<std::size_t>(rows * code_stride));
   std::uint32_t magnitude = 0;
@@ -78,7 +78,7 @@ std::uint32_t quantize_tokens(const KernelTable& kernels, const intflash_tensor&
     std::int8_t* const to = codes + r * code_stride;
     std::memcpy(to, row.data, static_cast<std::size_t>(dim));
     std::memset(to + dim, 0, static_cast<std::size_t>(code_stride - dim));
-    const std::uint32_t of_row = kernels.max_magnitude(row, 1, dim);
+    const std::uint32_t of_row = kernels.rows->max_magnitude(row, 1, dim);
     scale[r] = fit_codes(to, dim, std::bit_cast<float>(of_row), scale_of(tensor, b, h, token + r));
     magnitude = std::max(magnitude, of_row);
   }

@@ -98,14 +98,19 @@ void fill_caches(const hwloc_obj* cpu, Machine& machine) noexcept {
   }
 }
 
-bool intersects(hwloc_const_bitmap_t cpus, const CpuSet& affinity) noexcept {
-  for (int cpu = hwloc_bitmap_first(cpus); cpu >= 0; cpu = hwloc_bitmap_next(cpus, cpu)) {
-    if (static_cast<std::size_t>(cpu) < kMaxCpus && affinity[static_cast<std::size_t>(cpu)]) {
-      return true;
-    }
-  }
-  return false;
+CpuSet cpus_of(const hwloc_obj* object) noexcept {
+  CpuSet cpus;
+  for (int cpu = hwloc_bitmap_first(object->cpuset); cpu >= 0 && cpu < static_cast<int>(kMaxCpus);
+       cpu = hwloc_bitmap_next(object->cpuset, cpu))
+    cpus.set(static_cast<std::size_t>(cpu));
+  return cpus;
 }
+
+#endif
+
+}  // namespace
+
+#if defined(INTFLASH_WITH_HWLOC)
 
 void fill_from_hwloc(const CpuSet& affinity, Machine& machine) noexcept {
   hwloc_topology_t topology;
@@ -117,10 +122,12 @@ void fill_from_hwloc(const CpuSet& affinity, Machine& machine) noexcept {
     std::int32_t num_cores = 0;
     hwloc_obj_t core = nullptr;
     while ((core = hwloc_get_next_obj_by_type(topology, HWLOC_OBJ_CORE, core)) != nullptr) {
-      if (intersects(core->cpuset, affinity)) ++num_cores;
+      if ((cpus_of(core) & affinity).any()) ++num_cores;
     }
     fill(machine.num_cores, num_cores);
-    fill(machine.num_numa_nodes, hwloc_get_nbobjs_by_type(topology, HWLOC_OBJ_NUMANODE));
+    hwloc_obj_t node = nullptr;
+    while ((node = hwloc_get_next_obj_by_type(topology, HWLOC_OBJ_NUMANODE, node)) != nullptr)
+      machine.nodes.add(static_cast<std::int32_t>(node->os_index), cpus_of(node));
   }
   hwloc_topology_destroy(topology);
 }
@@ -130,6 +137,8 @@ void fill_from_hwloc(const CpuSet& affinity, Machine& machine) noexcept {
 void fill_from_hwloc(const CpuSet&, Machine&) noexcept {}
 
 #endif
+
+namespace {
 
 #if defined(__APPLE__)
 
@@ -161,7 +170,7 @@ void fill_from_defaults(std::int32_t num_cpus, Machine& machine) noexcept {
   fill(machine.l1_bytes, 32 << 10);
   fill(machine.l2_bytes, 1 << 20);
   fill(machine.num_cores, num_cpus);
-  fill(machine.num_numa_nodes, 1);
+  if (machine.nodes.count == 0) machine.nodes.add(0, CpuSet().set());
   if (machine.l3_bytes > 0) fill(machine.l3_sharers, num_cpus);
 }
 
@@ -215,6 +224,8 @@ CpuSet this_threads_cpus() noexcept {
   return cpus;
 }
 
+std::int32_t current_cpu() noexcept { return -1; }
+
 void bind_this_thread(const CpuSet&) noexcept {}
 
 #else
@@ -230,6 +241,8 @@ CpuSet this_threads_cpus() noexcept {
   if (cpus.none()) cpus.set(0);
   return cpus;
 }
+
+std::int32_t current_cpu() noexcept { return sched_getcpu(); }
 
 void bind_this_thread(const CpuSet& cpus) noexcept {
   cpu_set_t mask[kMaxCpus / CPU_SETSIZE];
@@ -340,8 +353,14 @@ void fill_from_sysfs(const char* root, const CpuSet& affinity, Machine& machine)
 
   if (machine.num_cores == 0) machine.num_cores = count_cores(root, affinity);
 
-  const TextFile nodes("%s/sys/devices/system/node/online", root);
-  fill(machine.num_numa_nodes, count(parse_cpu_list(nodes.text())));
+  if (machine.nodes.count > 0) return;
+  const TextFile online("%s/sys/devices/system/node/online", root);
+  const CpuSet nodes = parse_cpu_list(online.text());
+  for (std::size_t node = 0; node < kMaxCpus; ++node) {
+    if (!nodes[node]) continue;
+    const TextFile cpus("%s/sys/devices/system/node/node%zu/cpulist", root, node);
+    machine.nodes.add(static_cast<std::int32_t>(node), parse_cpu_list(cpus.text()));
+  }
 }
 
 }  // namespace intflash::internal

@@ -4,9 +4,10 @@
 // What this process runs on: cache sizes, cores, NUMA nodes, and how many threads it may use.
 #pragma once
 
-#include <bitset>
 #include <cstdint>
 #include <string_view>
+
+#include "machine/numa.h"
 
 namespace intflash::internal {
 
@@ -17,17 +18,17 @@ struct Machine {
   std::int32_t l3_sharers = 0;   // logical CPUs that share one L3, this process's or not
   std::int32_t num_cores = 0;    // physical cores that this process may run on
   std::int32_t num_threads = 0;  // default_num_threads of its affinity
-  std::int32_t num_numa_nodes = 0;
+  NumaNodes nodes;               // with all their CPUs, this process's or not
 };
 
 // Detected once, at the first call.
 const Machine& this_machine() noexcept;
 
-constexpr std::size_t kMaxCpus = 8192;  // the most that Linux can be built for
-using CpuSet = std::bitset<kMaxCpus>;
-
 // The CPUs that the calling thread may run on now.
 CpuSet this_threads_cpus() noexcept;
+
+// The CPU that it is on; -1 where the system does not say.
+std::int32_t current_cpu() noexcept;
 
 // Lets the calling thread run on these, as far as the system allows it.
 void bind_this_thread(const CpuSet& cpus) noexcept;
@@ -60,8 +61,9 @@ std::int32_t find_cpu_limit(const char* root) noexcept;
 // say.
 std::int32_t count_cores(const char* root, const CpuSet& affinity) noexcept;
 
-// Caches of the first CPU of affinity, its cores, and the NUMA nodes, from
-// <root>/sys/devices/system. Fills fields that are still 0.
+// Caches of the first CPU of affinity, its cores, and the NUMA nodes. Fill fields that are still 0:
+// from hwloc, where it is built in, and from <root>/sys/devices/system.
+void fill_from_hwloc(const CpuSet& affinity, Machine& machine) noexcept;
 void fill_from_sysfs(const char* root, const CpuSet& affinity, Machine& machine) noexcept;
 
 }  // namespace intflash::internal

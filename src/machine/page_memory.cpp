@@ -36,6 +36,17 @@ Range whole_pages(void* memory, std::size_t bytes) {
   return {static_cast<char*>(memory) + to_page, (bytes - to_page) / page * page};
 }
 
+struct NodeSet {
+  unsigned long words[kMaxNodes / kBitsPerWord] = {};
+};
+
+// nodes == nullptr: none.
+void set_policy(const Range& range, int policy, const NodeSet* nodes) {
+  // MOVE: memory that the allocator hands out again has its place already.
+  ::syscall(SYS_mbind, range.begin, range.bytes, policy, nodes == nullptr ? nullptr : nodes->words,
+            nodes == nullptr ? 0 : kMaxNodes + 1, MPOL_MF_MOVE);
+}
+
 }  // namespace
 
 void advise_huge_pages(void* memory, std::size_t bytes, intflash_huge_pages huge_pages) {
@@ -52,21 +63,28 @@ void advise_huge_pages(void* memory, std::size_t bytes, intflash_huge_pages huge
 
 void advise_numa(void* memory, std::size_t bytes, intflash_numa numa) {
   const Range range = whole_pages(memory, bytes);
-  if (numa == INTFLASH_NUMA_DEFAULT || range.bytes == 0) return;
-  unsigned long nodes[kMaxNodes / kBitsPerWord] = {};
-  if (numa == INTFLASH_NUMA_INTERLEAVE)
-    ::syscall(SYS_get_mempolicy, nullptr, nodes, kMaxNodes, nullptr, MPOL_F_MEMS_ALLOWED);
-  // MOVE: memory that the allocator hands out again has its place already.
-  ::syscall(SYS_mbind, range.begin, range.bytes,
-            numa == INTFLASH_NUMA_INTERLEAVE ? MPOL_INTERLEAVE : MPOL_LOCAL,
-            numa == INTFLASH_NUMA_INTERLEAVE ? nodes : nullptr,
-            numa == INTFLASH_NUMA_INTERLEAVE ? kMaxNodes + 1 : 0, MPOL_MF_MOVE);
+  if (range.bytes == 0) return;
+  if (numa == INTFLASH_NUMA_LOCAL) return set_policy(range, MPOL_LOCAL, nullptr);
+  if (numa != INTFLASH_NUMA_INTERLEAVE) return;
+  NodeSet nodes;
+  ::syscall(SYS_get_mempolicy, nullptr, nodes.words, kMaxNodes, nullptr, MPOL_F_MEMS_ALLOWED);
+  set_policy(range, MPOL_INTERLEAVE, &nodes);
+}
+
+void advise_node(void* memory, std::size_t bytes, std::int32_t node) {
+  const Range range = whole_pages(memory, bytes);
+  if (range.bytes == 0 || node < 0 || static_cast<unsigned long>(node) >= kMaxNodes) return;
+  NodeSet nodes;
+  const auto bit = static_cast<unsigned long>(node);
+  nodes.words[bit / kBitsPerWord] |= 1ul << bit % kBitsPerWord;
+  set_policy(range, MPOL_PREFERRED, &nodes);
 }
 
 #else
 
 void advise_huge_pages(void*, std::size_t, intflash_huge_pages) {}
 void advise_numa(void*, std::size_t, intflash_numa) {}
+void advise_node(void*, std::size_t, std::int32_t) {}
 
 #endif
 

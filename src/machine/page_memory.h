@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
 #include "intflash/cache.h"
 
@@ -13,5 +14,7 @@ namespace intflash::internal {
 // For the system's pages that lie wholly within memory. Does nothing where there is no such advice.
 void advise_huge_pages(void* memory, std::size_t bytes, intflash_huge_pages huge_pages);
 void advise_numa(void* memory, std::size_t bytes, intflash_numa numa);
+// That it should lie on the node of this number, where that has room.
+void advise_node(void* memory, std::size_t bytes, std::int32_t node);
 
 }  // namespace intflash::internal

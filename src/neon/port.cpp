@@ -5,9 +5,12 @@
 #include "tile/port.h"
 #include "neon/long_products.h"
 #include "neon/tiles.h"
+#include "tile/row_kernels.h"
 
 namespace intflash::internal {
 
-extern constexpr KernelTable kernels_neon = make_kernel_table<NeonTiles<LongProducts>>("neon");
+extern constexpr RowKernels row_kernels_neon = make_row_kernels<Neon>();
+extern constexpr KernelTable kernels_neon =
+    make_kernel_table<NeonTiles<LongProducts>>("neon", row_kernels_neon);
 
 }  // namespace intflash::internal

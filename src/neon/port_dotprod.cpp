@@ -8,7 +8,8 @@
 
 namespace intflash::internal {
 
+extern const RowKernels row_kernels_neon;
 extern constexpr KernelTable kernels_neon_dotprod =
-    make_kernel_table<NeonTiles<DotProducts>>("neon_dotprod");
+    make_kernel_table<NeonTiles<DotProducts>>("neon_dotprod", row_kernels_neon);
 
 }  // namespace intflash::internal

@@ -8,7 +8,8 @@
 
 namespace intflash::internal {
 
+extern const RowKernels row_kernels_neon;
 extern constexpr KernelTable kernels_neon_i8mm =
-    make_kernel_table<NeonTiles<MatrixProducts>>("neon_i8mm");
+    make_kernel_table<NeonTiles<MatrixProducts>>("neon_i8mm", row_kernels_neon);
 
 }  // namespace intflash::internal

@@ -55,7 +55,7 @@ intflash_status choose_codec(std::int32_t id, std::int32_t layout_version, const
 }
 
 intflash_status check_codec(const Codec& codec, const PortEntry& port) {
-  if (!codec.is_expanded || port.kernels->expand[codec.id] != nullptr) return INTFLASH_OK;
+  if (!codec.is_expanded || port.kernels->rows->expand[codec.id] != nullptr) return INTFLASH_OK;
   return fail(INTFLASH_UNSUPPORTED, "codec = %d (%s): port %s does not expand its blocks", codec.id,
               codec.name, port.name);
 }

@@ -51,8 +51,8 @@ void store_value(const PageLayout& layout, const WritableBlock& block, std::int6
 void store_keys(const KernelTable& kernels, const PageLayout& layout, const WritableBlock& block,
                 const TokenCodes& tokens) {
   if (tokens.count == kBlockTokens) {
-    kernels.pack_keys(tokens.codes, tokens.stride, static_cast<std::int32_t>(layout.head_dim),
-                      block.key_codes, block.key_sum);
+    kernels.rows->pack_keys(tokens.codes, tokens.stride, static_cast<std::int32_t>(layout.head_dim),
+                            block.key_codes, block.key_sum);
     return;
   }
   for (std::int64_t i = 0; i < tokens.count; ++i)
@@ -73,8 +73,8 @@ void store_wide_keys(const KernelTable& kernels, const PageLayout& layout,
 void store_values(const KernelTable& kernels, const PageLayout& layout, const WritableBlock& block,
                   const TokenCodes& tokens) {
   if (tokens.count == kBlockTokens) {
-    kernels.pack_values(tokens.codes, tokens.stride, static_cast<std::int32_t>(layout.head_dim_v),
-                        block.value_codes);
+    kernels.rows->pack_values(tokens.codes, tokens.stride,
+                              static_cast<std::int32_t>(layout.head_dim_v), block.value_codes);
     return;
   }
   for (std::int64_t i = 0; i < tokens.count; ++i)

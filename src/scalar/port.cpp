@@ -4,12 +4,9 @@
 // The port that runs everywhere, and the specification of the bits: every other port equals it with
 // ==.
 #include "tile/general_scores.h"
-#include "tile/mask_words.h"
-#include "tile/pack.h"
-#include "tile/rows.h"
+#include "tile/row_kernels.h"
 #include "tile/score_block.h"
 #include "tile/state.h"
-#include "tile/value_levels.h"
 #include "tile/weights.h"
 
 namespace intflash::internal {
@@ -249,25 +246,17 @@ double integer_peak(std::int64_t repeats) {
 
 }  // namespace
 
+extern constexpr RowKernels row_kernels_scalar = make_row_kernels<RowLoops>();
 extern constexpr KernelTable kernels_scalar = {
     .name = "scalar",
     .tile_rows = kTileRows,
-    .max_magnitude = max_magnitude<RowLoops>,
-    .sum_rows = sum_rows<RowLoops>,
-    .quantize_rows = quantize_rows<RowLoops>,
-    .sum_magnitudes = sum_magnitudes,
-    .pack_keys = pack_keys<RowLoops>,
-    .pack_values = pack_values<RowLoops>,
+    .rows = &row_kernels_scalar,
     .prepare_block = prepare_block,
-    .mask_words = mask_words<RowLoops>,
-    .has_bad_element = has_bad_element,
     .scratch_bytes = scratch_bytes,
     .attend_tile = attend_tile,
+    .packed_rows = {},
     .attend_spans = nullptr,
-    .merge_states = merge_states,
-    .write_row = write_row<RowLoops>,
     .integer_peak = integer_peak,
-    .expand = {nullptr, nullptr, expand_k8v4<RowLoops>},
 };
 
 }  // namespace intflash::internal

@@ -39,9 +39,9 @@ void write_result(const KernelTable& kernels, const AttentionState& state, std::
       scaled_center[c] = center[c] * share;
     if (center != nullptr) center = scaled_center;
   }
-  kernels.write_row(state.accumulators + row * state.accumulator_stride, state.row_sum[row],
-                    result.dim, rotation_signs(result.rotated), center, result.out_dtype,
-                    result.out);
+  kernels.rows->write_row(state.accumulators + row * state.accumulator_stride, state.row_sum[row],
+                          result.dim, rotation_signs(result.rotated), center, result.out_dtype,
+                          result.out);
   if (result.lse != nullptr)
     *result.lse = log_sum_exp(state.reference[row], state.row_sum[row], result.center_score);
 }

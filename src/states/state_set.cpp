@@ -40,7 +40,7 @@ intflash_status check_numbers(const KernelTable& kernels, const intflash_state_s
     const bool is_whole = std::isfinite(reference) && reference == std::nearbyint(reference);
     const bool is_sound = (is_whole || reference == kNegativeInfinity) && state.row_sum[r] >= 0 &&
                           std::isfinite(state.row_sum[r]) &&
-                          kernels.max_magnitude(row, 1, set.head_dim_v) < 0x7f800000u;
+                          kernels.rows->max_magnitude(row, 1, set.head_dim_v) < 0x7f800000u;
     if (!is_sound) {
       return fail(INTFLASH_NONFINITE_INPUT,
                   "states[%lld], row %lld: reference = %g, row_sum = %g: must be a whole number or "
@@ -141,7 +141,8 @@ void merge_row(const KernelTable& kernels, const intflash_state_set& set, std::i
     row_sum[0] = 0;
     std::fill_n(accumulators[0], dim, 0.0f);
     const auto merge = [&](std::int32_t left) {
-      kernels.merge_states(waiting(left + 1), waiting(left), 1, static_cast<std::int32_t>(dim));
+      kernels.rows->merge_states(waiting(left + 1), waiting(left), 1,
+                                 static_cast<std::int32_t>(dim));
     };
     for (std::int64_t i = 0; i < set.num_states; ++i) {
       const intflash_state state = state_at(set, i);

@@ -65,9 +65,11 @@ bool watch_forks() noexcept {
 std::uint32_t fork_generation() noexcept { return generation.load(std::memory_order_relaxed); }
 
 // More threads than CPUs would spin at the expense of those that work.
-ThreadPool::ThreadPool(std::span<pthread_t> helpers, const CpuSet& cpus) noexcept
+ThreadPool::ThreadPool(std::span<pthread_t> helpers, const CpuSet& cpus,
+                       const NumaNodes* nodes) noexcept
     : helpers_(helpers),
       cpus_(cpus),
+      nodes_(nodes),
       spins_(helpers.size() < cpus.count()),
       callers_(std::uint64_t{fork_generation()} << 32) {}
 
@@ -116,6 +118,7 @@ bool ThreadPool::claim(std::int32_t& other_callers) noexcept {
     runs_until_retry_ = 0;
     open_.store(0, std::memory_order_relaxed);
     num_asleep_.store(0, std::memory_order_relaxed);
+    num_bound_.store(0, std::memory_order_relaxed);
   }
   other_callers = static_cast<std::int32_t>((before - nobody) / kCaller);
   return true;
@@ -197,8 +200,15 @@ void* ThreadPool::start_helping(void* pool) {
   return nullptr;
 }
 
+// A helper's. The first share is the caller's, who runs where it wants to.
+CpuSet ThreadPool::choose_cpus() noexcept {
+  if (nodes_ == nullptr || nodes_->count <= 1) return cpus_;
+  const std::int32_t share = 1 + num_bound_.fetch_add(1, std::memory_order_relaxed);
+  return nodes_->nodes[nodes_->deal(share)].cpus & cpus_;
+}
+
 void ThreadPool::help() noexcept {
-  bind_this_thread(cpus_);  // it inherits those of whoever ran first
+  bind_this_thread(choose_cpus());  // it inherits those of whoever ran first
   while (await_job() != kClosing) {
     const std::uint32_t count = work(true);
     if (count > 0 && (finished_.fetch_add(count, std::memory_order_release) & kAwaited))

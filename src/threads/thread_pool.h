@@ -29,8 +29,10 @@ class ThreadPool {
  public:
   static constexpr std::int32_t kMaxWorkers = 0xffff;
 
-  // helpers is where the threads besides the caller's are kept; they run on cpus.
-  ThreadPool(std::span<pthread_t> helpers, const CpuSet& cpus) noexcept;
+  // helpers is where the threads besides the caller's are kept. They run on cpus; where these are
+  // of several nodes, each on those of one of them, so many on each as it has CPUs.
+  ThreadPool(std::span<pthread_t> helpers, const CpuSet& cpus,
+             const NumaNodes* nodes = nullptr) noexcept;
   ~ThreadPool();  // no run may be under way
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
@@ -52,6 +54,7 @@ class ThreadPool {
   void await_finished(std::uint32_t count) noexcept;
 
   void help() noexcept;
+  CpuSet choose_cpus() noexcept;
   std::uint32_t await_job() noexcept;
   std::uint32_t work(bool needs_seat) noexcept;
   std::int32_t take_worker(bool needs_seat) noexcept;
@@ -61,6 +64,7 @@ class ThreadPool {
 
   const std::span<pthread_t> helpers_;
   const CpuSet cpus_;
+  const NumaNodes* const nodes_;
   const bool spins_;
 
   // fork_generation() << 32 | callers inside run << 1 | whether one of them has the pool. In
@@ -79,6 +83,7 @@ class ThreadPool {
   alignas(64) std::atomic<std::uint32_t> open_{0};
   alignas(64) std::atomic<std::uint32_t> finished_{0};
   std::atomic<std::int32_t> num_asleep_{0};
+  std::atomic<std::int32_t> num_bound_{0};  // helpers that have chosen a node
 };
 
 }  // namespace intflash::internal

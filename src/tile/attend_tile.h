@@ -14,6 +14,7 @@
 #include "tile/partial_blocks.h"
 #include "tile/state.h"
 #include "tile/types.h"
+#include "tile/value_levels.h"
 
 namespace intflash::internal {
 namespace {
@@ -399,6 +400,15 @@ INTFLASH_INLINE const KvBlock* next_keys(const TileTask& task, std::int32_t b) {
   return task.after != nullptr ? task.after : task.blocks[b].half;
 }
 
+// packed: values lie in four bits.
+template <class Isa, class... Args>
+INTFLASH_INLINE void multiply_values(bool packed, Args... args) {
+  if constexpr (Isa::kPackedRows > 0) {
+    if (packed) return Isa::pv_packed_tile(args...);
+  }
+  Isa::pv_tile(args...);
+}
+
 template <class Isa>
 void attend_tile(const TileTask& task) {
   const QueryTile& query = *task.query;
@@ -407,20 +417,22 @@ void attend_tile(const TileTask& task) {
   Isa::prepare_query(query, products);
   DigitProducts<Isa> digits(query, products);
   const std::int32_t limit = exponent_limit(query);
+  const std::int32_t value_lines =
+      (task.head_dim_v + 15) / 16 * (task.packed_values ? kPackedValueLines : kValueLines);
   for (std::int32_t b = 0; b < task.num_blocks; ++b) {
     const ScoreBlock& block = task.blocks[b];
     const std::int32_t num_keys = keys_to_multiply(query, keep_of(task, b));
     if (num_keys == 0) continue;
     const KvBlock* next = next_keys(task, b);
     FetchBetween fetch = Isa::kFetches && query.rows <= kFewRows
-                             ? FetchBetween(next, query.head_dim, task.head_dim_v)
+                             ? FetchBetween(next, query.head_dim, value_lines)
                              : FetchBetween();
     Isa::qk_tile(query, products, block, next, num_keys, scratch.dots[0]);
     const auto add_digits = [&] { digits.add(block, num_keys, scratch.digit_rows, scratch.dots); };
     const std::int32_t active = weigh_block(task, b, limit, fetch, add_digits, scratch);
     fetch.finish();
-    Isa::pv_tile(products, scratch.weights[0], active, block, next, num_keys, task.head_dim_v,
-                 scratch.gain, scratch.accumulators);
+    multiply_values<Isa>(task.packed_values, products, scratch.weights[0], active, block, next,
+                         num_keys, task.head_dim_v, scratch.gain, scratch.accumulators);
   }
 }
 

@@ -27,9 +27,9 @@ struct Fetch {
   static INTFLASH_INLINE Fetch keys(const KvBlock* next) {
     return {{next[0].key_codes, next[1].key_codes}};
   }
-  // Three quarters of the values, beside P V: those behind.
-  static INTFLASH_INLINE Fetch values(const KvBlock* next, std::int32_t padded_dim_v) {
-    return from(next[0].value_codes, next[1].value_codes, padded_dim_v / 4);
+  // Three quarters of the values, which have so many lines in each half, beside P V: those behind.
+  static INTFLASH_INLINE Fetch values(const KvBlock* next, std::int32_t lines) {
+    return from(next[0].value_codes, next[1].value_codes, lines / 4);
   }
   static INTFLASH_INLINE Fetch from(const std::int8_t* low, const std::int8_t* high,
                                     std::int64_t first_line) {
@@ -65,12 +65,12 @@ class FetchBetween {
  public:
   // Asks for nothing.
   FetchBetween() = default;
-  INTFLASH_INLINE FetchBetween(const KvBlock* next, std::int32_t head_dim, std::int32_t head_dim_v)
+  INTFLASH_INLINE FetchBetween(const KvBlock* next, std::int32_t head_dim, std::int32_t value_lines)
       : next_(next),
         keys_(Fetch::from(next[0].key_codes, next[1].key_codes, head_dim / 4 * 3)),
         values_(Fetch::from(next[0].value_codes, next[1].value_codes, 0)),
         key_pairs_((head_dim + 15) / 16),
-        value_pairs_((head_dim_v + 15) / 16) {}
+        value_pairs_((value_lines + 15) / 16) {}
 
   INTFLASH_INLINE void step() {
     if (next_ == nullptr) return;

@@ -149,6 +149,7 @@ struct TileTask {
   std::int32_t num_blocks;
   const ScoreBlock* blocks;  // [num_blocks]
   const KvBlock* after;      // [2]: keys that are read after the last block; nullptr = unknown
+  bool packed_values;        // values are in four bits (codec k8v4), and so are those of after
   const std::uint64_t* const* keep;  // [num_blocks]: nullptr = all keys visible to all rows, else
                                      // [rows][2] keep words; nullptr: that is so of all blocks
   const std::uint32_t* biased;  // [num_blocks]: a bit per row that has a bias there, none where
@@ -200,9 +201,9 @@ struct MaskWords {
   std::uint64_t nonzero;  // has something to add
 };
 
-struct KernelTable {
-  const char* name;
-  std::int32_t tile_rows;  // query rows per tile
+// What a port does with rows, elements and states, whatever instructions multiply tiles: ports of
+// one instruction set share it.
+struct RowKernels {
   // Bits of the largest |x| of rows x dim elements: at least 0x7f800000 where one is NaN or
   // infinite.
   std::uint32_t (*max_magnitude)(const RowSource& source, std::int64_t rows, std::int64_t dim);
@@ -218,17 +219,10 @@ struct KernelTable {
                     std::int8_t* key_codes, std::int32_t* key_sum);
   void (*pack_values)(const std::int8_t* codes, std::int64_t code_stride, std::int32_t head_dim_v,
                       std::int8_t* value_codes);
-  // Fills all of block but half, from the keys that the two keep words name (the tokens present).
-  void (*prepare_block)(ScoreBlock& block, const std::uint64_t* keep);
   // Of up to 64 elements of an additive mask, f32 or f16.
   MaskWords (*mask_words)(const void* elements, Dtype dtype, std::int64_t count);
   // Whether one is NaN or +infinity.
   bool (*has_bad_element)(const void* elements, Dtype dtype, std::int64_t count);
-  std::size_t (*scratch_bytes)(std::int32_t head_dim, std::int32_t head_dim_v, bool has_digits);
-  void (*attend_tile)(const TileTask& task);
-  // The same for a tile of tile_rows rows and several whole spans, each of which has a state of its
-  // own: the first task.state, others those behind it. nullptr: the port gains nothing by it.
-  void (*attend_spans)(const TileTask& task);
   // total = total merged with part; rows x dim accumulators.
   void (*merge_states)(const AttentionState& part, const AttentionState& total, std::int32_t rows,
                        std::int32_t dim);
@@ -236,10 +230,29 @@ struct KernelTable {
   // dtype; 0 where the row saw no key.
   void (*write_row)(const float* accumulators, float row_sum, std::int32_t dim,
                     const std::uint32_t* signs, const float* center, Dtype dtype, void* out);
+  // A row of values in INT8 codes to codes of four bits, in bytes of their own; its scale becomes
+  // that of the levels.
+  void (*code_values)(const std::int8_t* codes, std::int64_t count, float& scale,
+                      std::uint8_t* nibbles);
+  ExpandFn expand[kMaxCodecs] = {};  // by codec; nullptr: of int8, and of what the port lacks
+};
+
+struct KernelTable {
+  const char* name;
+  std::int32_t tile_rows;  // query rows per tile
+  const RowKernels* rows;
+  // Fills all of block but half, from the keys that the two keep words name (the tokens present).
+  void (*prepare_block)(ScoreBlock& block, const std::uint64_t* keep);
+  std::size_t (*scratch_bytes)(std::int32_t head_dim, std::int32_t head_dim_v, bool has_digits);
+  void (*attend_tile)(const TileTask& task);
+  // By codec: up to so many rows attend_tile takes values in its own bytes, not expanded.
+  std::int32_t packed_rows[kMaxCodecs];
+  // The same for a tile of tile_rows rows and several whole spans, each of which has a state of its
+  // own: the first task.state, others those behind it. nullptr: the port gains nothing by it.
+  void (*attend_spans)(const TileTask& task);
   // A register-only loop of the port's integer multiply-add; returns the operations done, 2 per
   // multiply-add.
   double (*integer_peak)(std::int64_t repeats);
-  ExpandFn expand[kMaxCodecs] = {};  // by codec; nullptr: of int8, and of what the port lacks
 };
 
 }  // namespace intflash::internal

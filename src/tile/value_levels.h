@@ -32,17 +32,23 @@ constexpr LevelTable level_table() {
 }
 alignas(16) constexpr LevelTable kLevels = level_table();
 
-// A block of values from four bits to page layout version 1. In each 64 bytes are two rows of 16
-// channels and four tokens, eight rows apart.
+// Of 16 channels eight rows of 64 bytes, each of two rows of 16 channels and four tokens, eight
+// rows apart: low bits are of the first 32 tokens, high ones of the others.
+constexpr std::int64_t kNibbleRows = 8;
+constexpr std::int64_t kNibbleBytes = kNibbleRows * 64;
+// Lines that 16 channels of a block of values have, in INT8 and in four bits.
+constexpr std::int32_t kValueLines = 16;
+constexpr std::int32_t kPackedValueLines = 8;
+
+// A block of values from four bits to page layout version 1.
 template <class Ops>
 void expand_values(const std::uint8_t* INTFLASH_RESTRICT packed, std::int64_t padded_dim_v,
                    std::int8_t* INTFLASH_RESTRICT codes) {
-  constexpr std::int64_t kHalf = 16 * kBlockTokens / 2;
   for (std::int64_t channel = 0; channel < padded_dim_v; channel += 16) {
-    for (std::int64_t row = 0; row < kHalf; row += 64)
-      Ops::look_up_nibbles(packed + row, kLevels.level, codes + row, codes + kHalf + row);
-    packed += kHalf;
-    codes += 2 * kHalf;
+    for (std::int64_t row = 0; row < kNibbleBytes; row += 64)
+      Ops::look_up_nibbles(packed + row, kLevels.level, codes + row, codes + kNibbleBytes + row);
+    packed += kNibbleBytes;
+    codes += 2 * kNibbleBytes;
   }
 }
 

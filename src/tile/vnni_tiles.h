@@ -12,6 +12,7 @@
 #include "tile/panels.h"
 #include "tile/portability.h"
 #include "tile/types.h"
+#include "tile/value_levels.h"
 
 namespace intflash::internal {
 namespace {
@@ -62,35 +63,59 @@ INTFLASH_INLINE void qk_panel(const std::uint8_t* query, std::int64_t query_stri
   }
 }
 
-// accumulators += gain * (P V) for kVectors * kLanes channels of kRows rows; weights
-// [kRows][kScoreBlock] in the narrowed order.
-template <class Isa, std::int32_t kRows, std::int32_t kVectors>
+// Of 4 * kLanes keys from token `first` of a half on, kLanes / 4 quads in turn: quad q of `group`,
+// of kLanes channels from `at` on. Values lie in four bits.
+template <class Isa>
+INTFLASH_INLINE typename Isa::I32 packed_values(typename Isa::I32 levels, const std::int8_t* at,
+                                                std::int32_t first, std::int32_t group,
+                                                std::int32_t q) {
+  constexpr std::int32_t kGroups = Isa::kLanes / 4;
+  constexpr bool kHasAll = 4 * kGroups > kNibbleRows;
+  const std::int32_t row = kHasAll ? q % 2 * kGroups + group : q * kGroups + group;
+  const bool high = kHasAll ? q >= 2 : first != 0;
+  return Isa::look_up_nibbles(levels, Isa::load(at + row * 64), high);
+}
+
+// accumulators += gain * (P V) for kVectors * kLanes channels of kRows rows, of which channel is
+// the first; weights [kRows][kScoreBlock] in the narrowed order. kPacked: values lie in four bits.
+template <class Isa, std::int32_t kRows, std::int32_t kVectors, bool kPacked>
 INTFLASH_INLINE void pv_panel(const std::uint8_t* weights, const KvBlock* half,
-                              std::int64_t value_offset, std::int32_t num_keys, Fetch& fetch,
-                              const float* gain, float* const* accumulators, std::int64_t channel) {
+                              std::int64_t channel, std::int32_t num_keys, Fetch& fetch,
+                              const float* gain, float* const* accumulators) {
   using I32 = typename Isa::I32;
   constexpr std::int32_t kPerTile = 16 / Isa::kLanes;
   constexpr std::int32_t kGroups = Isa::kLanes / 4;  // quads that lie apart by four in P
+  constexpr std::int64_t kTileBytes = kPacked ? kNibbleBytes : 16 * kBlockTokens;
   I32 sum[kRows][kVectors];
   INTFLASH_UNROLL
   for (std::int32_t r = 0; r < kRows; ++r) {
     INTFLASH_UNROLL
     for (std::int32_t v = 0; v < kVectors; ++v) sum[r][v] = Isa::zero();
   }
+  [[maybe_unused]] I32 levels;
+  if constexpr (kPacked) levels = Isa::load_table(kLevels.level);
   const std::uint8_t* p = weights;
   for (std::int32_t keys = 0; keys < num_keys; keys += 4 * Isa::kLanes) {
-    const std::int8_t* values =
-        half[keys / kBlockTokens].value_codes + value_offset + keys % kBlockTokens / 4 * 64;
+    const std::int32_t first = keys % kBlockTokens;
+    const std::int8_t* values = half[keys / kBlockTokens].value_codes + channel / 16 * kTileBytes;
+    if (!kPacked) values += first / 4 * 64;
     for (std::int32_t group = 0; group < kGroups; ++group) {
       INTFLASH_UNROLL
       for (std::int32_t q = 0; q < 4; ++q) {
         I32 value[kVectors];
         INTFLASH_UNROLL
         for (std::int32_t v = 0; v < kVectors; ++v) {
-          value[v] = Isa::load(values + (q * kGroups) * 64 + v / kPerTile * 1024 +
-                               v % kPerTile * 4 * Isa::kLanes);
+          const std::int8_t* at =
+              values + v / kPerTile * kTileBytes + v % kPerTile * 4 * Isa::kLanes;
+          if constexpr (kPacked) {
+            value[v] = packed_values<Isa>(levels, at, first, group, q);
+          } else {
+            value[v] = Isa::load(at + (q * kGroups) * 64);
+          }
         }
-        if (kRows <= kFewRows) fetch.template beside<kVectors * Isa::kLanes / 16>(q);
+        // Each packed line is read twice.
+        if (kRows <= kFewRows && (!kPacked || (kGroups == 4 ? q < 2 : first == 0)))
+          fetch.template beside<kVectors * Isa::kLanes / 16>(q);
         INTFLASH_UNROLL
         for (std::int32_t r = 0; r < kRows; ++r) {
           const I32 weight = Isa::broadcast_load32(p + r * kScoreBlock + q * 4);
@@ -99,7 +124,7 @@ INTFLASH_INLINE void pv_panel(const std::uint8_t* weights, const KvBlock* half,
             sum[r][v] = Isa::dot_u8_s8(sum[r][v], weight, value[v]);
         }
       }
-      values += 64;
+      if (!kPacked) values += 64;
       p += 16;
     }
   }
@@ -117,22 +142,22 @@ INTFLASH_INLINE void pv_panel(const std::uint8_t* weights, const KvBlock* half,
 }
 
 // next: the halves of the block whose keys are read next.
-template <class Isa, std::int32_t kRows>
+template <class Isa, std::int32_t kRows, bool kPacked>
 INTFLASH_NOINLINE void pv_rows(const std::uint8_t* weights, const ScoreBlock& block,
                                const KvBlock* next, std::int32_t num_keys, std::int32_t head_dim_v,
                                const float* gain, float* const* accumulators) {
   constexpr std::int32_t kVectors = Isa::kPanelVectors;
   constexpr std::int32_t kChannels = kVectors * Isa::kLanes;
   const std::int32_t padded = (head_dim_v + 15) / 16 * 16;
-  Fetch fetch = Fetch::values(next, padded);
+  Fetch fetch = Fetch::values(next, padded / 16 * (kPacked ? kPackedValueLines : kValueLines));
   std::int32_t c = 0;
   for (; c + kChannels <= padded; c += kChannels) {
-    pv_panel<Isa, kRows, kVectors>(weights, block.half, c * std::int64_t{64}, num_keys, fetch, gain,
-                                   accumulators, c);
+    pv_panel<Isa, kRows, kVectors, kPacked>(weights, block.half, c, num_keys, fetch, gain,
+                                            accumulators);
   }
   for (; c < padded; c += 16) {
-    pv_panel<Isa, kRows, 16 / Isa::kLanes>(weights, block.half, c * std::int64_t{64}, num_keys,
-                                           fetch, gain, accumulators, c);
+    pv_panel<Isa, kRows, 16 / Isa::kLanes, kPacked>(weights, block.half, c, num_keys, fetch, gain,
+                                                    accumulators);
   }
 }
 
@@ -157,6 +182,7 @@ template <class Base, std::int32_t kRows = 24>
 struct VnniTiles : Base {
   static constexpr std::int32_t kTileRows = kRows;
   static constexpr bool kFetches = true;
+  static constexpr std::int32_t kPackedRows = kFewRows;
 
   static std::size_t query_bytes(std::int32_t head_dim) {
     return static_cast<std::size_t>(kTileRows * round_up(head_dim, 64));
@@ -182,8 +208,19 @@ struct VnniTiles : Base {
                                       std::int32_t head_dim_v, const float* gain,
                                       float* const* accumulators) {
     for_each_panel<6, 5, 4, 3, 2, 1>(rows, [&](auto panel, std::int32_t r) {
-      pv_rows<Base, decltype(panel)::kRows>(weights + r * kScoreBlock, block, next, num_keys,
-                                            head_dim_v, gain + r, accumulators + r);
+      pv_rows<Base, decltype(panel)::kRows, false>(weights + r * kScoreBlock, block, next, num_keys,
+                                                   head_dim_v, gain + r, accumulators + r);
+    });
+  }
+  // Of up to kPackedRows rows.
+  static INTFLASH_INLINE void pv_packed_tile(void* /*bytes*/, const std::uint8_t* weights,
+                                             std::int32_t rows, const ScoreBlock& block,
+                                             const KvBlock* next, std::int32_t num_keys,
+                                             std::int32_t head_dim_v, const float* gain,
+                                             float* const* accumulators) {
+    for_each_panel<5, 4, 3, 2, 1>(rows, [&](auto panel, std::int32_t r) {
+      pv_rows<Base, decltype(panel)::kRows, true>(weights + r * kScoreBlock, block, next, num_keys,
+                                                  head_dim_v, gain + r, accumulators + r);
     });
   }
 };

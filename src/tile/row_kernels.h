@@ -1,0 +1,37 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// Row kernels from an instruction set's operations. Ports that multiply tiles in other ways have
+// those of the instruction set that they build on.
+#pragma once
+
+#include "tile/mask_words.h"
+#include "tile/pack.h"
+#include "tile/rows.h"
+#include "tile/state.h"
+#include "tile/value_codes.h"
+#include "tile/value_levels.h"
+
+namespace intflash::internal {
+namespace {
+
+template <class Ops>
+constexpr RowKernels make_row_kernels() {
+  return {
+      .max_magnitude = max_magnitude<Ops>,
+      .sum_rows = sum_rows<Ops>,
+      .quantize_rows = quantize_rows<Ops>,
+      .sum_magnitudes = sum_magnitudes,
+      .pack_keys = pack_keys<Ops>,
+      .pack_values = pack_values<Ops>,
+      .mask_words = mask_words<Ops>,
+      .has_bad_element = has_bad_element,
+      .merge_states = merge_states,
+      .write_row = write_row<Ops>,
+      .code_values = code_values,
+      .expand = {nullptr, nullptr, expand_k8v4<Ops>},
+  };
+}
+
+}  // namespace
+}  // namespace intflash::internal
