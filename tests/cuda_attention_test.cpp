@@ -207,6 +207,22 @@ TEST(CudaSpans, MayBeCutForAsManyMultiprocessorsAsThereAre) {
   emulated_machine() = {};
 }
 
+// Rows that see whole blocks are weighed together where they can be: with scores that the fixed
+// point holds and does not, with second digits and without, beside light and faint values.
+TEST(CudaBlocks, ThatRowsSeeWholeAreWeighedInAnyForm) {
+  for (int data = 0; data <= static_cast<int>(CaseData::kSinks); ++data) {
+    for (const std::int32_t digits : {0, 1, 2}) {
+      for (const float magnitude : {1.0f, 8.0f}) {
+        AttentionCase c = plain_case(18, 300);
+        c.data = static_cast<CaseData>(data);
+        c.score_digits = digits;
+        c.query.magnitude = c.key.magnitude = magnitude;
+        expect_scalar_bits(c);
+      }
+    }
+  }
+}
+
 // A scale that is a power of 2^(1/64) already, or next to one.
 TEST(CudaValues, ThatLieOnTheGridOfScalesStayThere) {
   AttentionCase c = plain_case(4, 9);
