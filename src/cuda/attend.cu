@@ -19,6 +19,45 @@
 namespace intflash::internal {
 namespace {
 
+// ---- Tiles ----
+
+// A thread of a tile, and the part of the keys that it attends.
+struct TileThread {
+  std::int32_t thread, warp;
+  Lane lane;
+  std::int64_t part, tile;            // tile: of all heads
+  std::int64_t batch, kv_head, head;  // head: of all batches
+  std::int64_t first_tile_row, last_row;
+  std::int64_t first_row;  // of the warp's
+
+  // Of a row of the warp's; nullptr: it lies behind the last.
+  INTFLASH_DEVICE const std::uint32_t* words_of_row(const CudaCall& call, const std::int8_t* rows,
+                                                    std::int32_t row) const {
+    const std::int64_t at = head * call.rows() + first_row + row;
+    return first_row + row > last_row
+               ? nullptr
+               : reinterpret_cast<const std::uint32_t*>(rows + at * call.head_dim);
+  }
+};
+
+// Of an item: part `item % parts` of a tile.
+INTFLASH_DEVICE TileThread tile_thread(const CudaCall& call, std::int64_t item,
+                                       std::int64_t parts) {
+  TileThread at{};
+  at.thread = thread_place();
+  at.warp = at.thread / kWarpThreads;
+  at.lane = lane_of(at.thread);
+  at.part = item % parts;
+  at.tile = item / parts;
+  at.head = at.tile / call.tiles_per_head();
+  at.batch = at.head / call.num_kv_heads;
+  at.kv_head = at.head % call.num_kv_heads;
+  at.first_tile_row = at.tile % call.tiles_per_head() * kCudaTileRows;
+  at.last_row = min_of(at.first_tile_row + kCudaTileRows, call.rows()) - 1;
+  at.first_row = at.first_tile_row + at.warp * kWarpRows;
+  return at;
+}
+
 // Undoes the rotation of 16 rows of shared memory, but for its factor and signs.
 template <int kDim>
 INTFLASH_DEVICE void transform_rows(Shared<float> rows, std::int32_t lane) {
@@ -38,85 +77,50 @@ INTFLASH_DEVICE void transform_rows(Shared<float> rows, std::int32_t lane) {
 
 // Writes out, and log-sum-exp, of the warp's rows.
 template <int kDim>
-INTFLASH_DEVICE void write_rows(const CudaCall& call, std::int64_t first_row, Lane lane,
-                                std::int32_t warp, const RowStates<kDim>& state) {
+INTFLASH_DEVICE void write_rows(const CudaCall& call, const TileThread& at,
+                                const RowStates<kDim>& state) {
   using P = Place<kDim>;
-  const Shared<float> out(P::kDots + warp * P::kDotBytes);
-  const Shared<RowOutcome> outcomes(P::kOutcomes + warp * kWarpRows * sizeof(RowOutcome));
+  const Shared<float> out(P::kDots + at.warp * P::kDotBytes);
+  const Shared<RowOutcome> outcomes(P::kOutcomes + at.warp * kWarpRows * sizeof(RowOutcome));
   sync_warp();
   INTFLASH_UNROLL
   for (std::int32_t h = 0; h < 2; ++h) {
     // A row that saw no key has row_sum 0: its out is 0, where dividing would give NaN.
     const float factor = state.row_sum[h] > 0.0f ? kRowSumOfOut / state.row_sum[h] : 0.0f;
-    const std::int32_t row = lane.group + 8 * h;
-    if (lane.quad == 0)
+    const std::int32_t row = at.lane.group + 8 * h;
+    if (at.lane.quad == 0)
       outcomes.store(row, {{state.reference[h], state.row_sum[h], 0.0f}, factor > 0.0f ? 1 : 0});
     INTFLASH_UNROLL
     for (std::int32_t t = 0; t < kDim / 16; ++t) {
       INTFLASH_UNROLL
       for (std::int32_t i = 0; i < 4; ++i)
-        out.store(row * kDim + t * 16 + 4 * lane.quad + i, state.accumulator[t][h][i] * factor);
+        out.store(row * kDim + t * 16 + 4 * at.lane.quad + i, state.accumulator[t][h][i] * factor);
     }
   }
   sync_warp();
-  if (call.rotates_values) transform_rows<kDim>(out, lane.index);
+  if (call.rotates_values) transform_rows<kDim>(out, at.lane.index);
   const float times = transform_factor(kDim);
-  const BlockPlace3 place = block_place();
   const std::int64_t num_query_heads = call.num_kv_heads * call.group_size;
   for (std::int32_t r = 0; r < kWarpRows; ++r) {
-    const std::int64_t row = first_row + r;
+    const std::int64_t row = at.first_row + r;
     if (row >= call.rows()) return;
     const RowOutcome outcome = outcomes.load(r);
-    const std::int64_t query_head = place.y * call.group_size + row % call.group_size;
+    const std::int64_t query_head = at.kv_head * call.group_size + row % call.group_size;
     const std::int64_t query = row / call.group_size;
-    const TensorRow to = row_of(call.out, place.z, query_head, query);
+    const TensorRow to = row_of(call.out, at.batch, query_head, query);
     const bool is_rotated = call.rotates_values && outcome.is_active != 0;
-    for (std::int32_t c = lane.index; c < kDim; c += kWarpThreads) {
+    for (std::int32_t c = at.lane.index; c < kDim; c += kWarpThreads) {
       const float x = out.load(r * kDim + c);
       const std::uint32_t flip = rotation_sign(static_cast<std::uint32_t>(c));
       to.store(c, is_rotated ? bits_as<float>(bits_as<std::uint32_t>(x * times) ^ flip) : x);
     }
-    if (call.lse != nullptr && lane.index == 0)
-      call.lse[(place.z * num_query_heads + query_head) * call.query_len + query] =
+    if (call.lse != nullptr && at.lane.index == 0)
+      call.lse[(at.batch * num_query_heads + query_head) * call.query_len + query] =
           log_sum_exp_of(outcome.weight.exponent, outcome.weight.sum, 0.0);
   }
 }
 
 // ---- Kernels ----
-
-// A thread of a tile, and the part of the keys that it attends.
-struct TileThread {
-  std::int32_t thread, warp;
-  Lane lane;
-  std::int64_t head, part;  // head: of all batches
-  std::int64_t tile;        // of all heads
-  std::int64_t first_tile_row, last_row;
-  std::int64_t first_row;  // of the warp's
-
-  // Of a row of the warp's; nullptr: it lies behind the last.
-  INTFLASH_DEVICE const std::uint32_t* words_of_row(const CudaCall& call, const std::int8_t* rows,
-                                                    std::int32_t row) const {
-    const std::int64_t at = head * call.rows() + first_row + row;
-    return first_row + row > last_row
-               ? nullptr
-               : reinterpret_cast<const std::uint32_t*>(rows + at * call.head_dim);
-  }
-};
-
-INTFLASH_DEVICE TileThread tile_thread(const CudaCall& call, std::int64_t parts) {
-  const BlockPlace3 place = block_place();
-  TileThread at{};
-  at.thread = thread_place();
-  at.warp = at.thread / kWarpThreads;
-  at.lane = lane_of(at.thread);
-  at.head = place.z * call.num_kv_heads + place.y;
-  at.part = place.x % parts;
-  at.tile = at.head * call.tiles_per_head() + place.x / parts;
-  at.first_tile_row = place.x / parts * kCudaTileRows;
-  at.last_row = min_of(at.first_tile_row + kCudaTileRows, call.rows()) - 1;
-  at.first_row = at.first_tile_row + at.warp * kWarpRows;
-  return at;
-}
 
 // Blocks of the part's keys that some row of the tile sees.
 struct BlockRange {
@@ -136,10 +140,10 @@ INTFLASH_DEVICE StateSlots<kDim> slots_of(char* first, std::int64_t index, const
 
 // Adds second digits to the products that were stored, where rows take them.
 template <int kDim>
-INTFLASH_DEVICE void add_digits(const CudaCall& call, const TileThread& at,
-                                const HeadPages<kDim>& pages, std::int64_t block,
-                                const LaneScales& scales,
-                                const std::uint32_t (&query)[kSteps<kDim>][4]) {
+INTFLASH_DEVICE void add_second_digits(const CudaCall& call, const TileThread& at,
+                                       const HeadPages<kDim>& pages, std::int64_t block,
+                                       const LaneScales& scales,
+                                       const std::uint32_t (&query)[kSteps<kDim>][4]) {
   const auto first_key = static_cast<std::int32_t>(block * kScoreBlock);
   const std::uint32_t taking = digit_rows<kDim>(scales, first_key, at.lane, at.warp);
   if (taking == 0) return;
@@ -179,7 +183,7 @@ INTFLASH_DEVICE void attend_blocks(const CudaCall& call, const TileThread& at, B
     BlockProducts products = multiply_keys<kDim>(query, at.lane);
     if (!are_plain) store_products<kDim>(products, at.lane, at.warp);
     if constexpr (kDigits) {
-      if (!are_plain) add_digits<kDim>(call, at, pages, block, scales, query);
+      if (!are_plain) add_second_digits<kDim>(call, at, pages, block, scales, query);
     }
     sync_block();
     if (!is_last) pages.copy_keys(block + 1, at.thread);
@@ -207,51 +211,64 @@ INTFLASH_DEVICE void attend_blocks(const CudaCall& call, const TileThread& at, B
   }
 }
 
+// An item of a block of threads: its state of the tile's part, or the tile's result.
 template <int kDim, bool kDigits>
-INTFLASH_KERNEL(kThreads)
-attend_tile(CudaCall call) {
-  const TileThread at = tile_thread(call, call.num_parts);
+INTFLASH_DEVICE void attend_item(const CudaCall& call, std::int64_t item, std::int64_t block) {
+  const TileThread at = tile_thread(call, item, call.num_parts);
   const Shared<TileRow> rows(Place<kDim>::kRows);
   if (at.thread < kCudaTileRows)
     rows.store(at.thread, make_row(call, at.head, at.first_tile_row + at.thread, kDim));
-  const std::int64_t place = at.tile * call.num_parts + at.part;
-  WaitingStates<kDim> waiting(slots_of<kDim>(call.states, place * call.waiting_states, at));
+  WaitingStates<kDim> waiting(slots_of<kDim>(call.states, block * call.waiting_states, at));
   RowStates<kDim> state;
   const BlockRange range = seen_blocks(call, at);
   if (range.begin < range.end) attend_blocks<kDim, kDigits>(call, at, range, waiting, state);
   waiting.finish(state);
   if (call.num_parts > 1) {
-    slots_of<kDim>(call.part_states, place, at).store(0, 0, state);
+    slots_of<kDim>(call.part_states, item, at).store(0, 0, state);
   } else {
-    write_rows<kDim>(call, at.first_row, at.lane, at.warp, state);
+    write_rows<kDim>(call, at, state);
   }
 }
 
-// The states of a tile's parts, which are nodes of the tree.
+// Few blocks take all items in turn, so that few states wait at a time. The last come first: below
+// a causal mask they see most.
+template <int kDim, bool kDigits>
+INTFLASH_KERNEL(kThreads)
+attend_tiles(CudaCall call) {
+  const std::int64_t block = block_place().x;
+  for (std::int64_t item = call.num_items() - 1 - block; item >= 0; item -= call.num_blocks) {
+    // Warps may be an item ahead of each other: what they share is read between barriers of its
+    // own.
+    attend_item<kDim, kDigits>(call, item, block);
+  }
+}
+
+// The states of tiles' parts, which are nodes of the tree.
 template <int kDim>
 INTFLASH_KERNEL(kThreads)
 merge_parts(CudaCall call) {
-  const TileThread at = tile_thread(call, 1);
-  const std::int64_t place = at.tile * call.num_parts;
-  WaitingStates<kDim> waiting(slots_of<kDim>(call.states, place * call.waiting_states, at));
-  RowStates<kDim> state;
-  for (std::int64_t part = 0; part < call.num_parts; ++part) {
-    slots_of<kDim>(call.part_states, place + part, at).load(0, state);
-    waiting.push(static_cast<std::int32_t>(part), state);
+  const std::int64_t block = block_place().x;
+  for (std::int64_t tile = block; tile < call.num_tiles(); tile += call.num_blocks) {
+    const TileThread at = tile_thread(call, tile, 1);
+    WaitingStates<kDim> waiting(slots_of<kDim>(call.states, block * call.waiting_states, at));
+    RowStates<kDim> state;
+    for (std::int64_t part = 0; part < call.num_parts; ++part) {
+      slots_of<kDim>(call.part_states, tile * call.num_parts + part, at).load(0, state);
+      waiting.push(static_cast<std::int32_t>(part), state);
+    }
+    waiting.finish(state);
+    write_rows<kDim>(call, at, state);
   }
-  waiting.finish(state);
-  write_rows<kDim>(call, at.first_row, at.lane, at.warp, state);
 }
 
 template <int kDim>
 cudaError_t enqueue(const CudaCall& call) {
-  Grid grid = {call.tiles_per_head() * call.num_parts, call.num_kv_heads, call.batch, kThreads,
-               Place<kDim>::kBytes};
+  Grid grid = {min_of(call.num_items(), call.num_blocks), 1, 1, kThreads, Place<kDim>::kBytes};
   const cudaError_t error =
-      launch(call.has_digits() ? attend_tile<kDim, true> : attend_tile<kDim, false>, grid,
+      launch(call.has_digits() ? attend_tiles<kDim, true> : attend_tiles<kDim, false>, grid,
              call.stream, call);
   if (error != cudaSuccess || call.num_parts == 1) return error;
-  grid.x = call.tiles_per_head();
+  grid.x = min_of(call.num_tiles(), call.num_blocks);
   return launch(merge_parts<kDim>, grid, call.stream, call);
 }
 
@@ -274,7 +291,7 @@ cudaError_t enqueue_attend(const CudaCall& call) {
 
 cudaError_t check_attend() {
   cudaFuncAttributes attributes;
-  return cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(attend_tile<64, false>));
+  return cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(attend_tiles<64, false>));
 }
 
 }  // namespace intflash::internal

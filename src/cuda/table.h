@@ -69,13 +69,17 @@ struct CudaCall {
   // Key ranges are cut into parts of 2^k spans from position 0 on, each of which a block of threads
   // attends: where there is more than one, their states are merged by another.
   std::int64_t num_parts, spans_per_part;
-  // States that wait to be merged: [tiles][num_parts][waiting_states] of tile_state_bytes().
+  // Of threads, which take tiles' parts in turn.
+  std::int64_t num_blocks;
+  // States that wait to be merged: [num_blocks][waiting_states] of tile_state_bytes().
   char* states;
   std::int64_t waiting_states;
   char* part_states;  // [tiles][num_parts], where there is more than one
 
   INTFLASH_INLINE std::int64_t rows() const { return group_size * query_len; }
   INTFLASH_INLINE std::int64_t tiles_per_head() const;
+  INTFLASH_INLINE std::int64_t num_tiles() const { return batch * num_kv_heads * tiles_per_head(); }
+  INTFLASH_INLINE std::int64_t num_items() const { return num_tiles() * num_parts; }
   INTFLASH_INLINE bool has_digits() const { return digits_above != kNoDigits; }
 };
 

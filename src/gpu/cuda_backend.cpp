@@ -121,17 +121,19 @@ CudaTensor cuda_tensor(const intflash_tensor& tensor, intflash_dtype dtype) {
           tensor.stride_token};
 }
 
-// Where tiles are too few for the device's multiprocessors their keys are cut, to as few parts as
-// give each of these two blocks of threads.
+// Two blocks of threads to a multiprocessor; where tiles are fewer their keys are cut, to as few
+// parts as give each block one.
 void cut_keys(std::int32_t num_multiprocessors, CudaCall& call) {
   const std::int64_t spans = std::max<std::int64_t>(1, ceil_div(call.kv_len, kSpanTokens));
-  const std::int64_t tiles = call.batch * call.num_kv_heads * call.tiles_per_head();
-  const std::int64_t wanted = std::min(spans, ceil_div(2 * num_multiprocessors, tiles));
+  const std::int64_t blocks = 2 * num_multiprocessors;
+  const std::int64_t wanted = std::min(spans, ceil_div(blocks, call.num_tiles()));
   const auto spans_of_part = static_cast<std::uint64_t>(ceil_div(spans, wanted));
   call.spans_per_part = static_cast<std::int64_t>(wanted == 1 ? std::bit_ceil(spans_of_part)
                                                               : std::bit_floor(spans_of_part));
   call.num_parts = ceil_div(spans, call.spans_per_part);
-  call.waiting_states = most_waiting_states(1, std::min(spans, call.spans_per_part));
+  call.num_blocks = std::min(blocks, call.num_items());
+  call.waiting_states = std::max(most_waiting_states(1, std::min(spans, call.spans_per_part)),
+                                 most_waiting_states(1, call.num_parts));
 }
 
 // All of a call but its scratch memory.
@@ -178,7 +180,6 @@ CudaCall make_call(const intflash_plan& plan, const intflash_attend_args& args) 
 
 intflash_status allocate(CudaCall& call, Scratch& scratch) {
   const std::int64_t heads = call.batch * call.num_kv_heads;
-  const std::int64_t parts = heads * call.tiles_per_head() * call.num_parts;
   const std::int64_t findings = scratch.take(sizeof(CudaFindings));
   const std::int64_t codes = scratch.take(heads * call.rows() * call.head_dim);
   const std::int64_t digits =
@@ -186,8 +187,9 @@ intflash_status allocate(CudaCall& call, Scratch& scratch) {
   const std::int64_t scale = scratch.take(heads * call.rows() * 4);
   const std::int64_t pages = scratch.take(heads * call.blocks_per_head * 2 * call.page_bytes);
   const std::int64_t state_bytes = tile_state_bytes(call.head_dim_v);
-  const std::int64_t states = scratch.take(parts * call.waiting_states * state_bytes);
-  const std::int64_t part_states = scratch.take(call.num_parts > 1 ? parts * state_bytes : 0);
+  const std::int64_t states = scratch.take(call.num_blocks * call.waiting_states * state_bytes);
+  const std::int64_t part_states =
+      scratch.take(call.num_parts > 1 ? call.num_items() * state_bytes : 0);
   const intflash_status status = scratch.allocate();
   if (status != INTFLASH_OK) return status;
   call.findings = scratch.at<CudaFindings>(findings);
