@@ -109,6 +109,7 @@ TEST_F(CudaDevice, RefusesByNameWhatItDoesNotServe) {
   expect_refused([](AttentionCase& c) { c.score_cap = 30; }, "score_cap");
   expect_refused([](AttentionCase& c) { c.center = INTFLASH_CENTER_KEY; }, "center");
   expect_refused([](AttentionCase& c) { c.batch = 65536; }, "65535");
+  expect_refused([](AttentionCase& c) { c.query_len = (1 << 30) + 1; }, "query rows");
 }
 
 // A call whose outputs must stay as they are.

@@ -19,45 +19,6 @@
 namespace intflash::internal {
 namespace {
 
-// ---- Tiles ----
-
-// A thread of a tile, and the part of the keys that it attends.
-struct TileThread {
-  std::int32_t thread, warp;
-  Lane lane;
-  std::int64_t part, tile;            // tile: of all heads
-  std::int64_t batch, kv_head, head;  // head: of all batches
-  std::int64_t first_tile_row, last_row;
-  std::int64_t first_row;  // of the warp's
-
-  // Of a row of the warp's; nullptr: it lies behind the last.
-  INTFLASH_DEVICE const std::uint32_t* words_of_row(const CudaCall& call, const std::int8_t* rows,
-                                                    std::int32_t row) const {
-    const std::int64_t at = head * call.rows() + first_row + row;
-    return first_row + row > last_row
-               ? nullptr
-               : reinterpret_cast<const std::uint32_t*>(rows + at * call.head_dim);
-  }
-};
-
-// Of an item: part `item % parts` of a tile.
-INTFLASH_DEVICE TileThread tile_thread(const CudaCall& call, std::int64_t item,
-                                       std::int64_t parts) {
-  TileThread at{};
-  at.thread = thread_place();
-  at.warp = at.thread / kWarpThreads;
-  at.lane = lane_of(at.thread);
-  at.part = item % parts;
-  at.tile = item / parts;
-  at.head = at.tile / call.tiles_per_head();
-  at.batch = at.head / call.num_kv_heads;
-  at.kv_head = at.head % call.num_kv_heads;
-  at.first_tile_row = at.tile % call.tiles_per_head() * kCudaTileRows;
-  at.last_row = min_of(at.first_tile_row + kCudaTileRows, call.rows()) - 1;
-  at.first_row = at.first_tile_row + at.warp * kWarpRows;
-  return at;
-}
-
 // Undoes the rotation of 16 rows of shared memory, but for its factor and signs.
 template <int kDim>
 INTFLASH_DEVICE void transform_rows(Shared<float> rows, std::int32_t lane) {
@@ -124,13 +85,14 @@ INTFLASH_DEVICE void write_rows(const CudaCall& call, const TileThread& at,
 
 // Blocks of the part's keys that some row of the tile sees.
 struct BlockRange {
-  std::int64_t begin, end;
+  std::int32_t begin, end;
 };
 INTFLASH_DEVICE BlockRange seen_blocks(const CudaCall& call, const TileThread& at) {
   const std::int64_t first = at.part * call.spans_per_part * kBlocksPerSpan;
   const std::int64_t begin = first_seen(call, at.first_tile_row / call.group_size) / kScoreBlock;
   const std::int64_t end = ceil_div(end_seen(call, at.last_row / call.group_size), kScoreBlock);
-  return {max_of(begin, first), min_of(end, first + call.spans_per_part * kBlocksPerSpan)};
+  return {static_cast<std::int32_t>(max_of(begin, first)),
+          static_cast<std::int32_t>(min_of(end, first + call.spans_per_part * kBlocksPerSpan))};
 }
 
 template <int kDim>
@@ -141,11 +103,10 @@ INTFLASH_DEVICE StateSlots<kDim> slots_of(char* first, std::int64_t index, const
 // Adds second digits to the products that were stored, where rows take them.
 template <int kDim>
 INTFLASH_DEVICE void add_second_digits(const CudaCall& call, const TileThread& at,
-                                       const HeadPages<kDim>& pages, std::int64_t block,
-                                       const LaneScales& scales,
+                                       const HeadPages<kDim>& pages, std::int32_t block,
                                        const std::uint32_t (&query)[kSteps<kDim>][4]) {
-  const auto first_key = static_cast<std::int32_t>(block * kScoreBlock);
-  const std::uint32_t taking = digit_rows<kDim>(scales, first_key, at.lane, at.warp);
+  const std::uint32_t taking =
+      digit_rows<kDim>(pages.scales(block, at.lane.index), block * kScoreBlock, at.lane, at.warp);
   if (taking == 0) return;
   add_digit_products<kDim>(query,
                            {at.words_of_row(call, call.query_digits, at.lane.group),
@@ -171,19 +132,20 @@ INTFLASH_DEVICE void attend_blocks(const CudaCall& call, const TileThread& at, B
   pages.copy_keys(range.begin, at.thread);
   pages.copy_values(range.begin, at.thread);
   state.clear();
-  for (std::int64_t block = range.begin; block < range.end; ++block) {
+  for (std::int32_t block = range.begin; block < range.end; ++block) {
     const bool is_last = block + 1 == range.end;
     wait_copies<1>();  // for keys; the values may come later
     sync_block();
-    const LaneScales scales = pages.scales(block, at.lane.index);
-    const auto first_key = static_cast<std::int32_t>(block * kScoreBlock);
-    const WholeBlock whole = prepare_whole_block(scales, at.lane.index, at.warp, factors);
+    const std::int32_t first_key = block * kScoreBlock;
+    // Scales are loaded again where they are used again: they would stay in eight registers.
+    const WholeBlock whole =
+        prepare_whole_block(pages.scales(block, at.lane.index), at.lane.index, at.warp, factors);
     const ThreadScales row_scales = scales_of_rows(rows, at.lane, whole, first_key);
     const bool are_plain = !warp_any(!row_scales.are_plain);
     BlockProducts products = multiply_keys<kDim>(query, at.lane);
     if (!are_plain) store_products<kDim>(products, at.lane, at.warp);
     if constexpr (kDigits) {
-      if (!are_plain) add_second_digits<kDim>(call, at, pages, block, scales, query);
+      if (!are_plain) add_second_digits<kDim>(call, at, pages, block, query);
     }
     sync_block();
     if (!is_last) pages.copy_keys(block + 1, at.thread);
@@ -191,7 +153,7 @@ INTFLASH_DEVICE void attend_blocks(const CudaCall& call, const TileThread& at, B
     if (are_plain) {
       weights = weigh_whole_rows(products, row_scales, whole, at.lane.quad, factors);
     } else {
-      weigh_rows<kDim>(scales, first_key, at.lane, at.warp);
+      weigh_rows<kDim>(pages.scales(block, at.lane.index), first_key, at.lane, at.warp);
       sync_warp();
       weights = load_weights<kDim>(at.lane, at.warp);
     }
@@ -205,7 +167,7 @@ INTFLASH_DEVICE void attend_blocks(const CudaCall& call, const TileThread& at, B
     sync_block();
     if (!is_last) pages.copy_values(block + 1, at.thread);
     if (block % kBlocksPerSpan == kBlocksPerSpan - 1 || is_last) {
-      waiting.push(static_cast<std::int32_t>(block / kBlocksPerSpan), state);
+      waiting.push(block / kBlocksPerSpan, state);
       state.clear();
     }
   }
@@ -213,8 +175,8 @@ INTFLASH_DEVICE void attend_blocks(const CudaCall& call, const TileThread& at, B
 
 // An item of a block of threads: its state of the tile's part, or the tile's result.
 template <int kDim, bool kDigits>
-INTFLASH_DEVICE void attend_item(const CudaCall& call, std::int64_t item, std::int64_t block) {
-  const TileThread at = tile_thread(call, item, call.num_parts);
+INTFLASH_DEVICE void attend_item(const CudaCall& call, std::int32_t item, std::int32_t block) {
+  const TileThread at = tile_thread(call, item, static_cast<std::int32_t>(call.num_parts));
   const Shared<TileRow> rows(Place<kDim>::kRows);
   if (at.thread < kCudaTileRows)
     rows.store(at.thread, make_row(call, at.head, at.first_tile_row + at.thread, kDim));
@@ -235,8 +197,10 @@ INTFLASH_DEVICE void attend_item(const CudaCall& call, std::int64_t item, std::i
 template <int kDim, bool kDigits>
 INTFLASH_KERNEL(kThreads)
 attend_tiles(CudaCall call) {
-  const std::int64_t block = block_place().x;
-  for (std::int64_t item = call.num_items() - 1 - block; item >= 0; item -= call.num_blocks) {
+  const std::int32_t block = block_place().x;
+  const auto items = static_cast<std::int32_t>(call.num_items());
+  const auto blocks = static_cast<std::int32_t>(call.num_blocks);
+  for (std::int32_t item = items - 1 - block; item >= 0; item -= blocks) {
     // Warps may be an item ahead of each other: what they share is read between barriers of its
     // own.
     attend_item<kDim, kDigits>(call, item, block);
@@ -247,14 +211,17 @@ attend_tiles(CudaCall call) {
 template <int kDim>
 INTFLASH_KERNEL(kThreads)
 merge_parts(CudaCall call) {
-  const std::int64_t block = block_place().x;
-  for (std::int64_t tile = block; tile < call.num_tiles(); tile += call.num_blocks) {
+  const std::int32_t block = block_place().x;
+  const auto parts = static_cast<std::int32_t>(call.num_parts);
+  const auto tiles = static_cast<std::int32_t>(call.num_tiles());
+  for (std::int32_t tile = block; tile < tiles;
+       tile += static_cast<std::int32_t>(call.num_blocks)) {
     const TileThread at = tile_thread(call, tile, 1);
     WaitingStates<kDim> waiting(slots_of<kDim>(call.states, block * call.waiting_states, at));
     RowStates<kDim> state;
-    for (std::int64_t part = 0; part < call.num_parts; ++part) {
+    for (std::int32_t part = 0; part < parts; ++part) {
       slots_of<kDim>(call.part_states, tile * call.num_parts + part, at).load(0, state);
-      waiting.push(static_cast<std::int32_t>(part), state);
+      waiting.push(part, state);
     }
     waiting.finish(state);
     write_rows<kDim>(call, at, state);

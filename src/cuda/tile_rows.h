@@ -18,7 +18,7 @@ namespace {
 constexpr std::int32_t kWarpRows = 16;
 constexpr std::int32_t kWarps = static_cast<std::int32_t>(kCudaTileRows) / kWarpRows;
 constexpr std::int32_t kThreads = kWarps * kWarpThreads;
-constexpr std::int64_t kBlocksPerSpan = kSpanTokens / kScoreBlock;
+constexpr std::int32_t kBlocksPerSpan = kSpanTokens / kScoreBlock;
 
 // A query row, as its warp reads it.
 struct alignas(16) TileRow {
@@ -103,6 +103,49 @@ INTFLASH_DEVICE TileRow make_row(const CudaCall& call, std::int64_t head, std::i
   made.begin = static_cast<std::int32_t>(first_seen(call, token));
   made.end = static_cast<std::int32_t>(max_of<std::int64_t>(0, end_seen(call, token)));
   return made;
+}
+
+// ---- A thread ----
+
+// A thread of a tile, and the part of the keys that it attends; 32 bits, since all of it stays in
+// registers.
+struct TileThread {
+  std::int32_t thread, warp;
+  Lane lane;
+  std::int32_t part, tile;            // tile: of all heads
+  std::int32_t batch, kv_head, head;  // head: of all batches
+  std::int32_t first_tile_row, last_row;
+  std::int32_t first_row;  // of the warp's
+
+  // Of a row of the warp's; nullptr: it lies behind the last.
+  INTFLASH_DEVICE const std::uint32_t* words_of_row(const CudaCall& call, const std::int8_t* rows,
+                                                    std::int32_t row) const {
+    const std::int64_t at = head * call.rows() + first_row + row;
+    return first_row + row > last_row
+               ? nullptr
+               : reinterpret_cast<const std::uint32_t*>(rows + at * call.head_dim);
+  }
+};
+
+// Of an item: part `item % parts` of a tile.
+INTFLASH_DEVICE TileThread tile_thread(const CudaCall& call, std::int32_t item,
+                                       std::int32_t parts) {
+  const auto tiles_per_head = static_cast<std::int32_t>(call.tiles_per_head());
+  const auto num_kv_heads = static_cast<std::int32_t>(call.num_kv_heads);
+  TileThread at{};
+  at.thread = thread_place();
+  at.warp = at.thread / kWarpThreads;
+  at.lane = lane_of(at.thread);
+  at.part = item % parts;
+  at.tile = item / parts;
+  at.head = at.tile / tiles_per_head;
+  at.batch = at.head / num_kv_heads;
+  at.kv_head = at.head % num_kv_heads;
+  at.first_tile_row = at.tile % tiles_per_head * static_cast<std::int32_t>(kCudaTileRows);
+  at.last_row =
+      static_cast<std::int32_t>(min_of(at.first_tile_row + kCudaTileRows, call.rows()) - 1);
+  at.first_row = at.first_tile_row + at.warp * kWarpRows;
+  return at;
 }
 
 }  // namespace

@@ -18,6 +18,9 @@ namespace {
 
 // Of a grid's second and third dimension.
 constexpr std::int64_t kMaxBlocks = 65535;
+// Kernels count rows of a kv head, and parts of all tiles, in 32 bits.
+constexpr std::int64_t kMaxRows = std::int64_t{1} << 30;
+constexpr std::int64_t kMaxTiles = std::int64_t{1} << 29;
 
 // ---- What is served ----
 
@@ -40,6 +43,9 @@ intflash_status check_served(const intflash_context& context, const Problem& p) 
   if (p.center_key || p.center_value) return refuse(context, "center");
   if (p.num_kv_heads > kMaxBlocks || p.batch > kMaxBlocks)
     return refuse(context, "more than 65535 kv heads or batches");
+  const std::int64_t rows = p.group_size * p.query_len;
+  if (rows > kMaxRows || p.batch * p.num_kv_heads * ceil_div(rows, kCudaTileRows) > kMaxTiles)
+    return refuse(context, "so many query rows, more than 2^30 of a kv head or 2^29 tiles of 64");
   return INTFLASH_OK;
 }
 
