@@ -379,18 +379,5 @@ TEST(Workspaces, ThatABatchHasTakenHoldNoPackedKeys) {
   intflash_plan_destroy(plan);
 }
 
-TEST(Device, IsTheCpuAndNoOther) {
-  intflash_context_options options{};
-  options.struct_size = sizeof options;
-  options.device = "cpu";
-  intflash_context* context = nullptr;
-  ASSERT_EQ(intflash_context_create(&options, &context), INTFLASH_OK) << intflash_last_error();
-  EXPECT_STREQ(intflash_context_device(context), "cpu");
-  intflash_context_destroy(context);
-  options.device = "cuda:0";
-  EXPECT_EQ(intflash_context_create(&options, &context), INTFLASH_UNSUPPORTED);
-  EXPECT_NE(std::string(intflash_last_error()).find("cuda:0"), std::string::npos);
-}
-
 }  // namespace
 }  // namespace intflash::internal::serving

@@ -6,7 +6,8 @@
 cmake_policy(VERSION 3.22)
 
 set(rooms
-    tile core machine threads context pages inputs states cache host engine backend cpu reference api)
+    tile cuda core machine threads context pages inputs states cache host engine backend cpu reference
+    gpu api)
 set(ports scalar avx2 avx512 amx neon)
 
 foreach(room IN LISTS rooms ports)
@@ -20,7 +21,7 @@ foreach(room IN LISTS rooms ports)
   else()
     set(below tile)
   endif()
-  file(GLOB files ${ROOT}/src/${room}/*.h ${ROOT}/src/${room}/*.cpp)
+  file(GLOB files ${ROOT}/src/${room}/*.h ${ROOT}/src/${room}/*.cpp ${ROOT}/src/${room}/*.cu)
   if(NOT files)
     message(SEND_ERROR "src/${room} is empty, or not there")
   endif()

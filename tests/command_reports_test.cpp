@@ -102,18 +102,23 @@ TEST_F(Command, InfoMeasuresEverySupportedPort) {
   const Result result = run("info --json");
   ASSERT_EQ(result.code, 0) << result.err;
   const Json report = Json::parse(result.out);
-  for (const char* key : {"cpu", "cores", "threads", "l1_bytes", "l2_bytes", "ports", "chosen",
-                          "chosen_reason", "read_dram", "version", "compiler"}) {
+  for (const char* key : {"cpu", "cores", "threads", "l1_bytes", "l2_bytes", "ports", "devices",
+                          "chosen", "chosen_reason", "read_dram", "version", "compiler"}) {
     EXPECT_TRUE(report.contains(key)) << key;
   }
   for (const Json& port : report["ports"]) {
     EXPECT_EQ(port["supported"].get<bool>(), port.contains("peak_gops_1_thread")) << port;
     EXPECT_EQ(port["supported"].get<bool>(), port["reason"] == "") << port;
   }
+  ASSERT_GE(report["devices"].size(), 2U);
+  EXPECT_EQ(report["devices"][0]["name"], "cpu");
+  for (const Json& device : report["devices"])
+    EXPECT_EQ(device["available"].get<bool>(), device["reason"] == "") << device;
   EXPECT_EQ(code_of("'" INTFLASH_COMMAND "' info --json >/dev/full 2>/dev/null"), 1);
   const Result text = run("info");
   EXPECT_EQ(text.code, 0);
   EXPECT_NE(text.out.find("GOP/s"), std::string::npos);
+  EXPECT_NE(text.out.find("\ncuda"), std::string::npos);
 }
 
 TEST_F(Command, BenchReportsEveryRowWithItsShare) {

@@ -54,10 +54,12 @@ TEST(Interface, StatusNamesAreTheEnumerators) {
                          "INTFLASH_POOL_EXHAUSTED",
                          "INTFLASH_CANCELLED",
                          "INTFLASH_BAD_FILE",
-                         "INTFLASH_BUSY"};
-  for (int i = 0; i <= INTFLASH_BUSY; ++i)
+                         "INTFLASH_BUSY",
+                         "INTFLASH_DEVICE_UNAVAILABLE",
+                         "INTFLASH_DEVICE_FAILED"};
+  for (int i = 0; i <= INTFLASH_DEVICE_FAILED; ++i)
     EXPECT_STREQ(intflash_status_name(static_cast<intflash_status>(i)), names[i]);
-  EXPECT_STREQ(intflash_status_name(static_cast<intflash_status>(17)), "unknown status");
+  EXPECT_STREQ(intflash_status_name(static_cast<intflash_status>(19)), "unknown status");
 }
 
 TEST(Interface, TheVersionIsTheHeaders) {

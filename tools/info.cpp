@@ -102,6 +102,17 @@ void print_ports(const Json& report, int threads) {
   if (!reason.empty()) fmt::print("{}\n", reason);
 }
 
+// The CPU is what the ports above are of.
+void print_devices(const Json& report) {
+  for (const Json& device : report["devices"]) {
+    const std::string name = device["name"];
+    if (name == "cpu") continue;
+    const bool available = device["available"];
+    fmt::print("{:<14}{:<9}{}\n", name, available ? "yes" : "no",
+               device[available ? "description" : "reason"].get<std::string>());
+  }
+}
+
 void print_reading(const Json& report, const char* key, const char* name, int threads) {
   if (!report.contains(key)) return;
   const Json& rate = report[key];
@@ -121,6 +132,8 @@ void print_text(const Json& report) {
   fmt::print("L1 {} and L2 {} per core, L3 {} for {} threads\n", bytes_text(machine.l1_bytes),
              bytes_text(machine.l2_bytes), bytes_text(machine.l3_bytes), machine.l3_sharers);
   print_ports(report, machine.num_threads);
+  fmt::print("\n{:<14}{}\n", "device", "runs");
+  print_devices(report);
   fmt::print("\n{:<14}{:>9}\n", "reading", "buffer");
   print_reading(report, "read_l3", "L3", machine.num_threads);
   print_reading(report, "read_dram", "memory", machine.num_threads);

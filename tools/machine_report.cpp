@@ -100,6 +100,16 @@ nlohmann::ordered_json describe_machine() {
                                {"supported", port.supported},
                                {"reason", port.reason}});
   }
+  report["devices"] = nlohmann::ordered_json::array();
+  for (std::int32_t i = 0; i < intflash_num_devices(); ++i) {
+    intflash_device_info device = {};
+    device.struct_size = sizeof device;
+    check(intflash_get_device(i, &device));
+    report["devices"].push_back({{"name", device.name},
+                                 {"description", device.description},
+                                 {"available", device.available != 0},
+                                 {"reason", device.reason}});
+  }
   report["version"] = intflash_version();
   report["compiler"] = compiler_name();
   if (!kGitHash.empty()) report["git"] = kGitHash;

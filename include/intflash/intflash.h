@@ -101,7 +101,12 @@ typedef enum intflash_status INTFLASH_INT {
   // A saved sequence that is cut short, damaged, or of another cache.
   INTFLASH_BAD_FILE = 15,
   // Another call is changing the cache: nothing was done.
-  INTFLASH_BUSY = 16
+  INTFLASH_BUSY = 16,
+  // The device is one that this library knows, but there is none here, or its driver or
+  // libintflash_cuda is not; the message says which.
+  INTFLASH_DEVICE_UNAVAILABLE = 17,
+  // What the device's driver reported while it was in use.
+  INTFLASH_DEVICE_FAILED = 18
 } intflash_status;
 
 typedef enum intflash_dtype INTFLASH_INT {
@@ -201,7 +206,10 @@ typedef struct intflash_context_options {
   void* allocator_user;
   int64_t l2_bytes;          // cache of one core that keys and values are kept in; 0 = detected
   intflash_threads threads;  // INTFLASH_UNSUPPORTED where it is not in this build
-  const char* device;        // what computes, and holds the caches; NULL = "cpu", the only one yet
+  const char* device;  // what computes: "cpu", or a CUDA device such as "cuda:0" (docs/cuda.md says
+                       // what it serves); NULL = "cpu"
+  void* stream;  // of a CUDA device: the cudaStream_t that its runs go into; NULL = the default
+                 // stream. It must outlive the context
 } intflash_context_options;
 
 // A dense tensor [batch][heads][tokens][dim]; dim is contiguous, the other strides are in elements
@@ -318,6 +326,14 @@ typedef struct intflash_port_info {
   const char* reason;  // why not, or "" where supported
 } intflash_port_info;
 
+typedef struct intflash_device_info {
+  uint32_t struct_size;
+  char name[16];          // what intflash_context_options.device takes
+  char description[128];  // such as "NVIDIA A100-SXM4-40GB, compute capability 8.0"; "" of the CPU
+  int32_t available;      // a context can be created on it
+  char reason[384];       // why not, or "" where available
+} intflash_device_info;
+
 INTFLASH_API const char* intflash_version(void);  // "0.1.0"
 INTFLASH_API int32_t intflash_abi_version(void);
 INTFLASH_API int32_t intflash_page_layout_version(void);
@@ -331,6 +347,13 @@ INTFLASH_API const char* intflash_last_error(void);
 // intflash_num_ports()).
 INTFLASH_API int32_t intflash_num_ports(void);
 INTFLASH_API intflash_status intflash_get_port(int32_t index, intflash_port_info* info);
+
+// "cpu", then the CUDA devices; or one "cuda" that is not available, and why. The first call looks
+// for libintflash_cuda: at the path that the environment's INTFLASH_CUDA_LIBRARY has, else beside
+// this library, else where the system looks. INTFLASH_INVALID_ARGUMENT when index is out of [0,
+// intflash_num_devices()).
+INTFLASH_API int32_t intflash_num_devices(void);
+INTFLASH_API intflash_status intflash_get_device(int32_t index, intflash_device_info* info);
 
 // options may be NULL. The context owns the threads' settings and the choice of the port; it may be
 // shared by threads.

@@ -13,6 +13,7 @@
 #include "context/ports.h"
 #include "core/checks.h"
 #include "core/structs.h"
+#include "gpu/cuda_device.h"
 #include "host/host_storage.h"
 #include "machine/machine.h"
 
@@ -50,6 +51,10 @@ intflash_status check_options(const intflash_context_options& options) {
     return fail(INTFLASH_INVALID_ARGUMENT, "options.threads = %d: must be an intflash_threads",
                 static_cast<int>(options.threads));
   }
+  if (options.stream != nullptr &&
+      (options.device == nullptr || std::strcmp(options.device, kCpuDevice.name) == 0)) {
+    return fail(INTFLASH_INVALID_ARGUMENT, "options.stream = %p: the CPU has none", options.stream);
+  }
   if (options.threads == INTFLASH_THREADS_OPENMP && options.parallel_for != nullptr) {
     return fail(INTFLASH_INVALID_ARGUMENT,
                 "options.threads = INTFLASH_THREADS_OPENMP and parallel_for: give one");
@@ -67,8 +72,7 @@ intflash_status choose_device(const char* name, const Device*& device) {
     device = &kCpuDevice;
     return INTFLASH_OK;
   }
-  return fail(INTFLASH_UNSUPPORTED, "options.device = \"%s\": this library serves \"%s\"", name,
-              kCpuDevice.name);
+  return choose_cuda_device(name, device);
 }
 
 std::int32_t choose_num_threads(const intflash_context_options& options, const CpuSet& cpus) {
@@ -157,6 +161,10 @@ const char* intflash_status_name(intflash_status status) {
       return "INTFLASH_BAD_FILE";
     case INTFLASH_BUSY:
       return "INTFLASH_BUSY";
+    case INTFLASH_DEVICE_UNAVAILABLE:
+      return "INTFLASH_DEVICE_UNAVAILABLE";
+    case INTFLASH_DEVICE_FAILED:
+      return "INTFLASH_DEVICE_FAILED";
   }
   return "unknown status";
 }
@@ -178,6 +186,26 @@ intflash_status intflash_get_port(int32_t index, intflash_port_info* target) {
   info.built = port.kernels != nullptr ? 1 : 0;
   info.supported = port.supported ? 1 : 0;
   info.reason = port.reason;
+  write_struct(info, target);
+  return INTFLASH_OK;
+}
+
+int32_t intflash_num_devices(void) { return 1 + num_cuda_devices(cuda_library()); }
+
+intflash_status intflash_get_device(int32_t index, intflash_device_info* target) {
+  const intflash_status status = check_struct("info", "intflash_device_info", target);
+  if (status != INTFLASH_OK) return status;
+  if (index < 0 || index >= intflash_num_devices()) {
+    return fail(INTFLASH_INVALID_ARGUMENT, "index = %d: must be 0 ... %d", index,
+                intflash_num_devices() - 1);
+  }
+  intflash_device_info info{};
+  if (index == 0) {
+    std::snprintf(info.name, sizeof info.name, "%s", kCpuDevice.name);
+    info.available = 1;
+  } else {
+    describe_cuda_device(cuda_library(), index - 1, info);
+  }
   write_struct(info, target);
   return INTFLASH_OK;
 }
@@ -217,6 +245,7 @@ intflash_status intflash_context_create(const intflash_context_options* given,
   created->allocate = allocate;
   created->deallocate = own_allocator ? default_deallocate : options.deallocate;
   created->allocator_user = options.allocator_user;
+  created->stream = options.stream;
   created->l2_bytes = options.l2_bytes > 0 ? options.l2_bytes : machine.l2_bytes;
   write_port_reason(port, created->port_reason, sizeof created->port_reason);
   fill_parallel(options, cpus, static_cast<char*>(memory) + kPoolOffset, *created);

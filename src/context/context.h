@@ -24,5 +24,6 @@ struct intflash_context {
   void (*deallocate)(void* user, void* pointer);
   void* allocator_user;
   std::int64_t l2_bytes;
+  void* stream;  // of a CUDA device: a cudaStream_t
   char port_reason[512];
 };

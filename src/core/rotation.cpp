@@ -5,20 +5,16 @@
 #include <array>
 
 #include "core/checks.h"
+#include "tile/hadamard.h"
 #include "tile/rotation.h"
 #include "tile/types.h"
 
 namespace intflash::internal {
 namespace {
 
-// Bit 31 of a multiplicative hash of the channel, so that no natural pattern of channels (all
-// equal, alternating) turns into one large coefficient.
 constexpr std::array<std::uint32_t, kMaxHeadDim> make_signs() {
   std::array<std::uint32_t, kMaxHeadDim> signs{};
-  for (std::uint32_t c = 0; c < kMaxHeadDim; ++c) {
-    const std::uint32_t hash = (c + 1) * 0x9e3779b1u;
-    signs[c] = (hash ^ (hash << 7)) & 0x80000000u;
-  }
+  for (std::uint32_t c = 0; c < kMaxHeadDim; ++c) signs[c] = rotation_sign(c);
   return signs;
 }
 alignas(64) constexpr std::array<std::uint32_t, kMaxHeadDim> kSigns = make_signs();

@@ -2,9 +2,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "states/merge.h"
 
-#include <algorithm>
-#include <bit>
-#include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <limits>
@@ -13,35 +10,10 @@
 #include "intflash/cache.h"
 #include "machine/float_state.h"
 #include "tile/float_math.h"
-#include "tile/types.h"
+#include "tile/log_sum_exp.h"
 
 namespace intflash::internal {
 namespace {
-
-constexpr double kLn2 = 0.69314718055994530942;
-
-// ln x for a normal x > 0, to 1e-15: x = m 2^e with m in [sqrt(1/2), sqrt(2)), ln m = 2 atanh((m -
-// 1) / (m + 1)).
-double natural_log(double x) {
-  const std::uint64_t bits = std::bit_cast<std::uint64_t>(x);
-  double exponent = static_cast<double>(static_cast<std::int64_t>(bits >> 52) - 1023);
-  double mantissa = std::bit_cast<double>((bits & 0x000fffffffffffffu) | 0x3ff0000000000000u);
-  if (mantissa > 1.41421356237309505) {
-    mantissa *= 0.5;
-    exponent += 1;
-  }
-  const double z = (mantissa - 1) / (mantissa + 1);
-  const double z2 = z * z;  // < 0.0295: 10 terms leave less than 1e-16
-  double series = 0;
-  for (int odd = 21; odd >= 1; odd -= 2) series = series * z2 + 1.0 / odd;
-  return exponent * kLn2 + 2 * z * series;
-}
-
-// What held_log2 stands for.
-double log2_of_held(double held) {
-  const double magnitude = std::fabs(held);
-  return magnitude <= 0x1p126 ? held : std::copysign(2 * (magnitude - 0x1p125), held);
-}
 
 // Results of attention, as the caller has them: out [1][heads][rows][dim], lse [heads][rows].
 struct Results {
@@ -114,13 +86,7 @@ void merge_row(const Results& shape, std::int64_t num_states, const intflash_ten
 }  // namespace
 
 float log_sum_exp(float reference, float row_sum, double term) {
-  if (!(row_sum > 0)) return -std::numeric_limits<float>::infinity();
-  const double weights = static_cast<double>(row_sum) / (kWeightOne * kValueWeightOne);
-  const double log2 = log2_of_held(static_cast<double>(reference));
-  // What is finite may not round to infinity.
-  constexpr double kLargest = std::numeric_limits<float>::max();
-  return static_cast<float>(
-      std::clamp(natural_log(weights) + log2 * kLn2 + term, -kLargest, kLargest));
+  return log_sum_exp_of(reference, row_sum, term);
 }
 
 }  // namespace intflash::internal

@@ -49,6 +49,9 @@ INTFLASH_INLINE float at_least(float x, float floor) { return select_float(x < f
 // term comes first.
 constexpr float kExp2Terms[] = {0.00186713f, 0.00901703f, 0.05579991f,
                                 0.24016445f, 0.69315131f, 1.0f};
+// One of them, as a constant that device code may name too.
+template <std::int32_t kIndex>
+constexpr float kExp2Term = kExp2Terms[kIndex];
 
 // 2^x for -127 <= x <= 126; 0 below 2^-126. Written without branches, so that loops over it
 // vectorize.
@@ -57,11 +60,11 @@ INTFLASH_INLINE float exp2_in_range(float x) {
   const std::int32_t above = static_cast<float>(toward_zero) > x ? 1 : 0;
   const std::int32_t whole = toward_zero - above;
   const float fraction = x - static_cast<float>(whole);
-  float power = fused(fraction, kExp2Terms[0], kExp2Terms[1]);
-  power = fused(power, fraction, kExp2Terms[2]);
-  power = fused(power, fraction, kExp2Terms[3]);
-  power = fused(power, fraction, kExp2Terms[4]);
-  power = fused(power, fraction, kExp2Terms[5]);
+  float power = fused(fraction, kExp2Term<0>, kExp2Term<1>);
+  power = fused(power, fraction, kExp2Term<2>);
+  power = fused(power, fraction, kExp2Term<3>);
+  power = fused(power, fraction, kExp2Term<4>);
+  power = fused(power, fraction, kExp2Term<5>);
   return power * power_of_two(whole);
 }
 // The same for all x <= 126.

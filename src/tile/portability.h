@@ -1,12 +1,17 @@
 // Copyright 2026 The intflash Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// What differs between compilers, for the code that is compiled once per instruction set.
+// What differs between compilers, for the code that is compiled once per instruction set, and for
+// the parts of it that the CUDA library compiles for its devices.
 #pragma once
 
 #include <cstdint>
 
+#if defined(__CUDACC__)
+#define INTFLASH_INLINE __host__ __device__ inline __attribute__((always_inline))
+#else
 #define INTFLASH_INLINE inline __attribute__((always_inline))
+#endif
 #define INTFLASH_NOINLINE __attribute__((noinline))
 #define INTFLASH_RESTRICT __restrict__
 #define INTFLASH_ASSUME(condition)             \
@@ -14,7 +19,9 @@
     if (!(condition)) __builtin_unreachable(); \
   } while (false)
 
-#if defined(__clang__)
+#if defined(__CUDACC__)
+#define INTFLASH_UNROLL _Pragma("unroll")
+#elif defined(__clang__)
 #define INTFLASH_UNROLL _Pragma("clang loop unroll(full)")
 #else
 #define INTFLASH_UNROLL _Pragma("GCC unroll 64")

@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "tile/float_math.h"
+#include "tile/hadamard.h"
 #include "tile/row_ops.h"
 
 namespace intflash::internal {
@@ -121,13 +122,6 @@ INTFLASH_INLINE void transform(std::int64_t dim, float* between, Load load, Fini
     }
   }
   transform_blocks<Ops, 1>(dim, block, between, load, finish);
-}
-
-// What makes the transform orthonormal.
-INTFLASH_INLINE float transform_factor(std::int64_t dim) {
-  const int log2_block = __builtin_ctzll(static_cast<unsigned long long>(dim));
-  const float root = log2_block % 2 != 0 ? 0.70710678f : 1.0f;
-  return root * power_of_two(-(log2_block / 2));
 }
 
 // row = the rotation of load's channels; returns the bits of its largest magnitude.

@@ -7,20 +7,12 @@
 #include <cstdint>
 
 #include "tile/float_math.h"
+#include "tile/halves.h"
 #include "tile/portability.h"
 #include "tile/value_levels.h"
 
 namespace intflash::internal {
 namespace {
-
-INTFLASH_INLINE float widen_f16(std::uint16_t half) {
-  const std::uint32_t sign = (half & 0x8000u) << 16;
-  const std::uint32_t magnitude = (half & 0x7fffu) << 13;
-  // Read with f32's exponent bias the value is 2^112 too small; the product is exact for normal and
-  // subnormal halves.
-  const std::uint32_t finite = bits_as<std::uint32_t>(bits_as<float>(magnitude) * 0x1p112f);
-  return bits_as<float>(sign | (magnitude >= 0x0f800000u ? magnitude | 0x7f800000u : finite));
-}
 
 // A class of an instruction set's operations that has ways of its own hides these.
 struct RowLoops {

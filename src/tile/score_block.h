@@ -164,19 +164,32 @@ struct RowScale {
 };
 INTFLASH_INLINE bool is_fixed(std::int32_t exponent) { return exponent <= -kFractionBits; }
 
+// What a query row brings to it, as QueryTile has these of all its rows.
+struct RowFactor {
+  std::int32_t multiplier;
+  std::int32_t exponent;
+  float mantissa;
+  std::int32_t score_bits;
+};
+
 // The largest key scale that the row sees in the block is key_mantissa * 2^key_exponent.
-INTFLASH_INLINE RowScale row_scale(const QueryTile& query, std::int32_t row,
-                                   std::int32_t key_exponent, float key_mantissa) {
+INTFLASH_INLINE RowScale row_scale(const RowFactor& row, std::int32_t key_exponent,
+                                   float key_mantissa) {
   // |score| < 2^(score_bits + bound) with bound the exponent of query factor * largest key scale.
-  const std::int32_t both = query.exponent[row] + key_exponent;
-  const std::int32_t bound = both - (query.mantissa[row] * key_mantissa < 0.5f ? 1 : 0);
+  const std::int32_t both = row.exponent + key_exponent;
+  const std::int32_t bound = both - (row.mantissa * key_mantissa < 0.5f ? 1 : 0);
   RowScale scale;
-  scale.exponent =
-      max_of(max_of(kFinestExponent, both), query.score_bits[row] + bound - kScoreBits);
+  scale.exponent = max_of(max_of(kFinestExponent, both), row.score_bits + bound - kScoreBits);
   scale.shift = min_of(scale.exponent - both, 31);
   const std::int32_t coarser = max_of(-kFractionBits - scale.exponent, 0);
-  scale.multiplier = (query.multiplier[row] + ((1 << coarser) >> 1)) >> coarser;
+  scale.multiplier = (row.multiplier + ((1 << coarser) >> 1)) >> coarser;
   return scale;
+}
+INTFLASH_INLINE RowScale row_scale(const QueryTile& query, std::int32_t row,
+                                   std::int32_t key_exponent, float key_mantissa) {
+  return row_scale(
+      {query.multiplier[row], query.exponent[row], query.mantissa[row], query.score_bits[row]},
+      key_exponent, key_mantissa);
 }
 
 // Whether a row takes second digits in the block; exponent: of its RowScale.

@@ -20,7 +20,7 @@ constexpr std::int32_t kWeightPlaces = 2;   // kExp2One = 2^(2 + 1) * kWeightOne
 constexpr std::int32_t kWeightToU8 = 2048;  // 4080 to 255 in Q15
 
 // kExp2One * 2^-f for f, a fraction in units of 2^-kFractionBits.
-constexpr std::int32_t exp2_of_fraction(std::int32_t fraction) {
+INTFLASH_INLINE constexpr std::int32_t exp2_of_fraction(std::int32_t fraction) {
   const std::int32_t f = fraction << (15 - kFractionBits);
   return kExp2One - multiply_q15(f, kExp2Linear - multiply_q15(f, kExp2Square));
 }

@@ -71,6 +71,14 @@ class BusyError(Error):
     """Another thread is using the object: nothing was done (INTFLASH_BUSY)."""
 
 
+class DeviceUnavailableError(UnsupportedError):
+    """A device that this machine, or its driver, lacks (INTFLASH_DEVICE_UNAVAILABLE)."""
+
+
+class DeviceFailedError(Error):
+    """What a device's driver reported while it was in use (INTFLASH_DEVICE_FAILED)."""
+
+
 class CopyWarning(UserWarning):
     """An input had to be copied, since its last dimension is not contiguous."""
 
@@ -93,6 +101,8 @@ BY_STATUS: dict[int, type[Error]] = {
     14: CancelledError,
     15: BadFileError,
     16: BusyError,
+    17: DeviceUnavailableError,
+    18: DeviceFailedError,
 }
 
 for _class in (Error, CopyWarning, *BY_STATUS.values()):

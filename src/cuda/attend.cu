@@ -1,0 +1,264 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// Attention of a tile of query rows over pages: four warps of 16 rows pass over the keys that they
+// see, block by block and span by span, in the order of docs/numerics.md.
+#include "cuda/attend.h"
+
+#include "cuda/head_pages.h"
+#include "cuda/products.h"
+#include "cuda/row_state.h"
+#include "cuda/simt.h"
+#include "cuda/tensor_row.h"
+#include "cuda/tile_block.h"
+#include "cuda/tile_rows.h"
+#include "cuda/whole_block.h"
+#include "tile/hadamard.h"
+#include "tile/log_sum_exp.h"
+
+namespace intflash::internal {
+namespace {
+
+// Undoes the rotation of 16 rows of shared memory, but for its factor and signs.
+template <int kDim>
+INTFLASH_DEVICE void transform_rows(Shared<float> rows, std::int32_t lane) {
+  constexpr std::int32_t kRun = kDim & -kDim;
+  for (std::int32_t half = 1; half < kRun; half *= 2) {
+    sync_warp();
+    for (std::int32_t i = lane; i < kWarpRows * kDim / 2; i += kWarpThreads) {
+      const std::int32_t at = i / half * 2 * half + i % half;
+      const float a = rows.load(at);
+      const float b = rows.load(at + half);
+      rows.store(at, a + b);
+      rows.store(at + half, a - b);
+    }
+  }
+  sync_warp();
+}
+
+// Writes out, and log-sum-exp, of the warp's rows.
+template <int kDim>
+INTFLASH_DEVICE void write_rows(const CudaCall& call, const TileThread& at,
+                                const RowStates<kDim>& state) {
+  using P = Place<kDim>;
+  const Shared<float> out(P::kDots + at.warp * P::kDotBytes);
+  const Shared<RowOutcome> outcomes(P::kOutcomes + at.warp * kWarpRows * sizeof(RowOutcome));
+  sync_warp();
+  INTFLASH_UNROLL
+  for (std::int32_t h = 0; h < 2; ++h) {
+    // A row that saw no key has row_sum 0: its out is 0, where dividing would give NaN.
+    const float factor = state.row_sum[h] > 0.0f ? kRowSumOfOut / state.row_sum[h] : 0.0f;
+    const std::int32_t row = at.lane.group + 8 * h;
+    if (at.lane.quad == 0)
+      outcomes.store(row, {{state.reference[h], state.row_sum[h], 0.0f}, factor > 0.0f ? 1 : 0});
+    INTFLASH_UNROLL
+    for (std::int32_t t = 0; t < kDim / 16; ++t) {
+      INTFLASH_UNROLL
+      for (std::int32_t i = 0; i < 4; ++i)
+        out.store(row * kDim + t * 16 + 4 * at.lane.quad + i, state.accumulator[t][h][i] * factor);
+    }
+  }
+  sync_warp();
+  if (call.rotates_values) transform_rows<kDim>(out, at.lane.index);
+  const float times = transform_factor(kDim);
+  const std::int64_t num_query_heads = call.num_kv_heads * call.group_size;
+  for (std::int32_t r = 0; r < kWarpRows; ++r) {
+    const std::int64_t row = at.first_row + r;
+    if (row >= call.rows()) return;
+    const RowOutcome outcome = outcomes.load(r);
+    const std::int64_t query_head = at.kv_head * call.group_size + row % call.group_size;
+    const std::int64_t query = row / call.group_size;
+    const TensorRow to = row_of(call.out, at.batch, query_head, query);
+    const bool is_rotated = call.rotates_values && outcome.is_active != 0;
+    for (std::int32_t c = at.lane.index; c < kDim; c += kWarpThreads) {
+      const float x = out.load(r * kDim + c);
+      const std::uint32_t flip = rotation_sign(static_cast<std::uint32_t>(c));
+      to.store(c, is_rotated ? bits_as<float>(bits_as<std::uint32_t>(x * times) ^ flip) : x);
+    }
+    if (call.lse != nullptr && at.lane.index == 0)
+      call.lse[(at.batch * num_query_heads + query_head) * call.query_len + query] =
+          log_sum_exp_of(outcome.weight.exponent, outcome.weight.sum, 0.0);
+  }
+}
+
+// ---- Kernels ----
+
+// Blocks of the part's keys that some row of the tile sees.
+struct BlockRange {
+  std::int32_t begin, end;
+};
+INTFLASH_DEVICE BlockRange seen_blocks(const CudaCall& call, const TileThread& at) {
+  const std::int64_t first = at.part * call.spans_per_part * kBlocksPerSpan;
+  const std::int64_t begin = first_seen(call, at.first_tile_row / call.group_size) / kScoreBlock;
+  const std::int64_t end = ceil_div(end_seen(call, at.last_row / call.group_size), kScoreBlock);
+  return {static_cast<std::int32_t>(max_of(begin, first)),
+          static_cast<std::int32_t>(min_of(end, first + call.spans_per_part * kBlocksPerSpan))};
+}
+
+template <int kDim>
+INTFLASH_DEVICE StateSlots<kDim> slots_of(char* first, std::int64_t index, const TileThread& at) {
+  return {first + index * tile_state_bytes(kDim), at.thread, kThreads};
+}
+
+// Adds second digits to the products that were stored, where rows take them.
+template <int kDim>
+INTFLASH_DEVICE void add_second_digits(const CudaCall& call, const TileThread& at,
+                                       const HeadPages<kDim>& pages, std::int32_t block,
+                                       const std::uint32_t (&query)[kSteps<kDim>][4]) {
+  const std::uint32_t taking =
+      digit_rows<kDim>(pages.scales(block, at.lane.index), block * kScoreBlock, at.lane, at.warp);
+  if (taking == 0) return;
+  add_digit_products<kDim>(query,
+                           {at.words_of_row(call, call.query_digits, at.lane.group),
+                            at.words_of_row(call, call.query_digits, at.lane.group + 8)},
+                           {pages.digits(2 * block), pages.digits(2 * block + 1)}, taking, at.lane,
+                           at.warp);
+}
+
+// All blocks of a range, in order: leaves the state of each span to those that wait.
+template <int kDim, bool kDigits>
+INTFLASH_DEVICE void attend_blocks(const CudaCall& call, const TileThread& at, BlockRange range,
+                                   WaitingStates<kDim>& waiting, RowStates<kDim>& state) {
+  std::uint32_t query[kSteps<kDim>][4];
+  const std::uint32_t* const codes = at.words_of_row(call, call.query_codes, at.lane.group);
+  const std::uint32_t* const codes_8 = at.words_of_row(call, call.query_codes, at.lane.group + 8);
+  INTFLASH_UNROLL
+  for (std::int32_t step = 0; step < kSteps<kDim>; ++step)
+    load_rows(codes, codes_8, 8 * step + at.lane.quad, has_upper_half<kDim>(step), query[step]);
+  const HeadPages<kDim> pages = {call.pages + at.head * call.blocks_per_head * 2 * call.page_bytes,
+                                 call.page_bytes, call.key_block_bytes};
+  const Shared<TileRow> rows(Place<kDim>::kRows + at.warp * kWarpRows * sizeof(TileRow));
+  const Shared<KeyFactors> factors(Place<kDim>::kFactors);
+  pages.copy_keys(range.begin, at.thread);
+  pages.copy_values(range.begin, at.thread);
+  state.clear();
+  for (std::int32_t block = range.begin; block < range.end; ++block) {
+    const bool is_last = block + 1 == range.end;
+    wait_copies<1>();  // for keys; the values may come later
+    sync_block();
+    const std::int32_t first_key = block * kScoreBlock;
+    // Scales are loaded again where they are used again: they would stay in eight registers.
+    const WholeBlock whole =
+        prepare_whole_block(pages.scales(block, at.lane.index), at.lane.index, at.warp, factors);
+    const ThreadScales row_scales = scales_of_rows(rows, at.lane, whole, first_key);
+    const bool are_plain = !warp_any(!row_scales.are_plain);
+    BlockProducts products = multiply_keys<kDim>(query, at.lane);
+    if (!are_plain) store_products<kDim>(products, at.lane, at.warp);
+    if constexpr (kDigits) {
+      if (!are_plain) add_second_digits<kDim>(call, at, pages, block, query);
+    }
+    sync_block();
+    if (!is_last) pages.copy_keys(block + 1, at.thread);
+    ThreadWeights weights;
+    if (are_plain) {
+      weights = weigh_whole_rows(products, row_scales, whole, at.lane.quad, factors);
+    } else {
+      weigh_rows<kDim>(pages.scales(block, at.lane.index), first_key, at.lane, at.warp);
+      sync_warp();
+      weights = load_weights<kDim>(at.lane, at.warp);
+    }
+    if (is_last) {
+      wait_copies<0>();
+    } else {
+      wait_copies<1>();
+    }
+    sync_block();
+    add_values<kDim>(at.lane, weights, state);
+    sync_block();
+    if (!is_last) pages.copy_values(block + 1, at.thread);
+    if (block % kBlocksPerSpan == kBlocksPerSpan - 1 || is_last) {
+      waiting.push(block / kBlocksPerSpan, state);
+      state.clear();
+    }
+  }
+}
+
+// An item of a block of threads: its state of the tile's part, or the tile's result.
+template <int kDim, bool kDigits>
+INTFLASH_DEVICE void attend_item(const CudaCall& call, std::int32_t item, std::int32_t block) {
+  const TileThread at = tile_thread(call, item, static_cast<std::int32_t>(call.num_parts));
+  const Shared<TileRow> rows(Place<kDim>::kRows);
+  if (at.thread < kCudaTileRows)
+    rows.store(at.thread, make_row(call, at.head, at.first_tile_row + at.thread, kDim));
+  WaitingStates<kDim> waiting(slots_of<kDim>(call.states, block * call.waiting_states, at));
+  RowStates<kDim> state;
+  const BlockRange range = seen_blocks(call, at);
+  if (range.begin < range.end) attend_blocks<kDim, kDigits>(call, at, range, waiting, state);
+  waiting.finish(state);
+  if (call.num_parts > 1) {
+    slots_of<kDim>(call.part_states, item, at).store(0, 0, state);
+  } else {
+    write_rows<kDim>(call, at, state);
+  }
+}
+
+// Few blocks take all items in turn, so that few states wait at a time. The last come first: below
+// a causal mask they see most.
+template <int kDim, bool kDigits>
+INTFLASH_KERNEL(kThreads)
+attend_tiles(CudaCall call) {
+  const std::int32_t block = block_place().x;
+  const auto items = static_cast<std::int32_t>(call.num_items());
+  const auto blocks = static_cast<std::int32_t>(call.num_blocks);
+  for (std::int32_t item = items - 1 - block; item >= 0; item -= blocks) {
+    // Warps may be an item ahead of each other: what they share is read between barriers of its
+    // own.
+    attend_item<kDim, kDigits>(call, item, block);
+  }
+}
+
+// The states of tiles' parts, which are nodes of the tree.
+template <int kDim>
+INTFLASH_KERNEL(kThreads)
+merge_parts(CudaCall call) {
+  const std::int32_t block = block_place().x;
+  const auto parts = static_cast<std::int32_t>(call.num_parts);
+  const auto tiles = static_cast<std::int32_t>(call.num_tiles());
+  for (std::int32_t tile = block; tile < tiles;
+       tile += static_cast<std::int32_t>(call.num_blocks)) {
+    const TileThread at = tile_thread(call, tile, 1);
+    WaitingStates<kDim> waiting(slots_of<kDim>(call.states, block * call.waiting_states, at));
+    RowStates<kDim> state;
+    for (std::int32_t part = 0; part < parts; ++part) {
+      slots_of<kDim>(call.part_states, tile * call.num_parts + part, at).load(0, state);
+      waiting.push(part, state);
+    }
+    waiting.finish(state);
+    write_rows<kDim>(call, at, state);
+  }
+}
+
+template <int kDim>
+cudaError_t enqueue(const CudaCall& call) {
+  Grid grid = {min_of(call.num_items(), call.num_blocks), 1, 1, kThreads, Place<kDim>::kBytes};
+  const cudaError_t error =
+      launch(call.has_digits() ? attend_tiles<kDim, true> : attend_tiles<kDim, false>, grid,
+             call.stream, call);
+  if (error != cudaSuccess || call.num_parts == 1) return error;
+  grid.x = min_of(call.num_tiles(), call.num_blocks);
+  return launch(merge_parts<kDim>, grid, call.stream, call);
+}
+
+}  // namespace
+
+cudaError_t enqueue_attend(const CudaCall& call) {
+  switch (call.head_dim) {
+    case 64:
+      return enqueue<64>(call);
+    case 80:
+      return enqueue<80>(call);
+    case 96:
+      return enqueue<96>(call);
+    case 128:
+      return enqueue<128>(call);
+    default:
+      return cudaErrorInvalidValue;
+  }
+}
+
+cudaError_t check_attend() {
+  cudaFuncAttributes attributes;
+  return cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(attend_tiles<64, false>));
+}
+
+}  // namespace intflash::internal

@@ -1,0 +1,117 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// Both integer products of 16 rows and a score block, by a warp, from the tiles of page layout
+// version 1 as they lie. A tile's row is 16 outputs of four reduced elements, and a thread that
+// reads those of outputs 2 group and 2 group + 1 has one column of two matrices: so columns are
+// dealt out that each 64 bytes are read at once, without bank conflicts, and that a thread's
+// results are of four outputs next to each other.
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/simt.h"
+#include "tile/types.h"
+
+namespace intflash::internal {
+namespace {
+
+// Where a thread stands in its warp.
+struct Lane {
+  std::int32_t index, group, quad;
+};
+INTFLASH_DEVICE Lane lane_of(std::int32_t thread) {
+  const std::int32_t index = thread % kWarpThreads;
+  return {index, index / 4, index % 4};
+}
+
+// Two words of a tile's row.
+struct alignas(8) TwoWords {
+  std::uint32_t word[2];
+};
+
+// Tiles where they lie in a page.
+struct PageTiles {
+  const TwoWords* first;
+
+  INTFLASH_DEVICE TwoWords load(std::int64_t i) const { return first[i]; }
+};
+
+// Products go by steps of 32 reduced elements. Of a head_dim the last step may have the lower half
+// alone: the other is zeros, whatever lies there.
+template <int kDim>
+constexpr std::int32_t kSteps = (kDim + 31) / 32;
+template <int kDim>
+INTFLASH_DEVICE constexpr bool has_upper_half(std::int32_t step) {
+  static_assert(kDim % 16 == 0);
+  return 32 * step + 16 < kDim;
+}
+
+// A step's columns of a matrix of bytes, of rows group and group + 8 of 16; row: where they begin;
+// nullptr: zeros.
+INTFLASH_DEVICE void load_rows(const std::uint32_t* row, const std::uint32_t* row_8,
+                               std::int32_t at, bool has_upper, std::uint32_t (&a)[4]) {
+  a[0] = row != nullptr ? row[at] : 0;
+  a[1] = row_8 != nullptr ? row_8[at] : 0;
+  a[2] = row != nullptr && has_upper ? row[at + 4] : 0;
+  a[3] = row_8 != nullptr && has_upper ? row_8[at + 4] : 0;
+}
+
+// Sums over a step, of which the tile's rows from `row` on have four elements each: even and odd
+// outputs, as sums_of puts them together.
+// Tiles: what gives TwoWords by their place, of shared memory or of the device's.
+template <bool kUnsigned, class Tiles>
+INTFLASH_DEVICE void add_products(const Tiles& tiles, std::int32_t row, Lane lane, bool has_upper,
+                                  const std::uint32_t (&a)[4], std::int32_t (&even)[4],
+                                  std::int32_t (&odd)[4]) {
+  const TwoWords low = tiles.load((row + lane.quad) * 8 + lane.group);
+  const TwoWords high = has_upper ? tiles.load((row + 4 + lane.quad) * 8 + lane.group) : TwoWords{};
+  if constexpr (kUnsigned) {
+    multiply_add_u8(even, a, low.word[0], high.word[0]);
+    multiply_add_u8(odd, a, low.word[1], high.word[1]);
+  } else {
+    multiply_add_s8(even, a, low.word[0], high.word[0]);
+    multiply_add_s8(odd, a, low.word[1], high.word[1]);
+  }
+}
+
+// Four outputs next to each other: 4 quad ... + 3 of 16, of row group + 8 half.
+struct alignas(16) FourSums {
+  std::int32_t output[4];
+};
+INTFLASH_DEVICE FourSums sums_of(const std::int32_t (&even)[4], const std::int32_t (&odd)[4],
+                                 std::int32_t half) {
+  return {{even[2 * half], odd[2 * half], even[2 * half + 1], odd[2 * half + 1]}};
+}
+
+// Products of a warp's rows with a score block's keys, 16 at a time: rows group and group + 8.
+struct BlockProducts {
+  static constexpr std::int32_t kTiles = kScoreBlock / 16;
+
+  std::int32_t even[kTiles][4], odd[kTiles][4];
+
+  // Of key 16 tile + 4 quad + i and row group + 8 half.
+  INTFLASH_DEVICE std::int32_t& at(std::int32_t tile, std::int32_t half, std::int32_t i) {
+    return i % 2 == 0 ? even[tile][2 * half + i / 2] : odd[tile][2 * half + i / 2];
+  }
+};
+
+// Words of a score block's copy in shared memory: 128 keys, and as many values.
+template <int kDim>
+struct BlockCopy {
+  static constexpr std::int32_t kBytes = kScoreBlock * kDim;
+
+  // Begins to copy one half's codes after the other's, 64 tokens each, by all threads.
+  static INTFLASH_DEVICE void begin(Shared<Bytes16> to, const std::int8_t* low,
+                                    const std::int8_t* high, std::int32_t thread,
+                                    std::int32_t threads) {
+    constexpr std::int32_t kHalf = kBytes / 32;
+    for (std::int32_t i = thread; i < kHalf; i += threads) {
+      copy_async(to, i, low + 16 * i);
+      copy_async(to, kHalf + i, high + 16 * i);
+    }
+  }
+};
+
+}  // namespace
+}  // namespace intflash::internal

@@ -1,0 +1,119 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// The table of libintflash_cuda: devices and memory by CUDA's runtime, and what kernels there are.
+#include "cuda/table.h"
+
+#include <cstring>
+
+#include "cuda/attend.h"
+
+namespace intflash::internal {
+namespace {
+
+// Makes a device the calling thread's for as long as it lives.
+class OnDevice {
+ public:
+  explicit OnDevice(std::int32_t device) {
+    error_ = cudaGetDevice(&before_);
+    if (error_ == cudaSuccess) error_ = cudaSetDevice(device);
+  }
+  ~OnDevice() { cudaSetDevice(before_); }
+  OnDevice(const OnDevice&) = delete;
+  OnDevice& operator=(const OnDevice&) = delete;
+
+  // What call() comes to there.
+  template <class Call>
+  const char* text_of(Call call) const {
+    const cudaError_t error = error_ == cudaSuccess ? call() : error_;
+    if (error == cudaSuccess) return nullptr;
+    cudaGetLastError();  // it is told here, and not to the caller's next check
+    return cudaGetErrorString(error);
+  }
+
+ private:
+  int before_ = 0;
+  cudaError_t error_;
+};
+
+cudaStream_t stream_of(void* stream) { return static_cast<cudaStream_t>(stream); }
+
+const char* count_devices(std::int32_t* count) {
+  *count = 0;
+  const cudaError_t error = cudaGetDeviceCount(count);
+  if (error == cudaSuccess) return nullptr;
+  *count = 0;
+  return cudaGetErrorString(error);
+}
+
+const char* describe_device(std::int32_t device, CudaDeviceInfo* info) {
+  cudaDeviceProp properties;
+  const cudaError_t error = cudaGetDeviceProperties(&properties, device);
+  if (error != cudaSuccess) return cudaGetErrorString(error);
+  std::strncpy(info->name, properties.name, sizeof info->name - 1);
+  info->name[sizeof info->name - 1] = '\0';
+  info->compute_major = properties.major;
+  info->compute_minor = properties.minor;
+  info->num_multiprocessors = properties.multiProcessorCount;
+  return nullptr;
+}
+
+const char* check_device(std::int32_t device) { return OnDevice(device).text_of(check_attend); }
+
+const char* locate(const void* pointer, std::int32_t* device) {
+  cudaPointerAttributes attributes;
+  const cudaError_t error = cudaPointerGetAttributes(&attributes, pointer);
+  if (error != cudaSuccess) return cudaGetErrorString(error);
+  const bool is_device =
+      attributes.type == cudaMemoryTypeDevice || attributes.type == cudaMemoryTypeManaged;
+  *device = is_device ? attributes.device : -1;
+  return nullptr;
+}
+
+const char* allocate(std::int32_t device, void* stream, std::size_t bytes, void** memory) {
+  return OnDevice(device).text_of(
+      [&] { return cudaMallocAsync(memory, bytes, stream_of(stream)); });
+}
+const char* release(std::int32_t device, void* stream, void* memory) {
+  return OnDevice(device).text_of([&] { return cudaFreeAsync(memory, stream_of(stream)); });
+}
+
+const char* read(std::int32_t device, void* stream, const void* from, std::size_t bytes, void* to) {
+  return OnDevice(device).text_of([&] {
+    const cudaError_t error =
+        cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream_of(stream));
+    return error == cudaSuccess ? cudaStreamSynchronize(stream_of(stream)) : error;
+  });
+}
+const char* wait(std::int32_t device, void* stream) {
+  return OnDevice(device).text_of([&] { return cudaStreamSynchronize(stream_of(stream)); });
+}
+
+const char* quantize(std::int32_t device, const CudaCall& call) {
+  return OnDevice(device).text_of([&] { return enqueue_quantize(call); });
+}
+const char* attend(std::int32_t device, const CudaCall& call) {
+  return OnDevice(device).text_of([&] { return enqueue_attend(call); });
+}
+
+constexpr CudaTable kTable = {
+    .version = kCudaTableVersion,
+    .count_devices = count_devices,
+    .describe_device = describe_device,
+    .check_device = check_device,
+    .locate = locate,
+    .allocate = allocate,
+    .release = release,
+    .read = read,
+    .wait = wait,
+    .quantize = quantize,
+    .attend = attend,
+};
+
+}  // namespace
+}  // namespace intflash::internal
+
+extern "C" __attribute__((visibility("default"))) const intflash::internal::CudaTable*
+intflash_cuda_table() {
+  return &intflash::internal::kTable;
+}

@@ -1,0 +1,152 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// A tile's query rows: which keys they see, what their scores are multiplied by, and where all of a
+// tile lies in shared memory.
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/products.h"
+#include "cuda/simt.h"
+#include "cuda/table.h"
+#include "cuda/weights.h"
+
+namespace intflash::internal {
+namespace {
+
+constexpr std::int32_t kWarpRows = 16;
+constexpr std::int32_t kWarps = static_cast<std::int32_t>(kCudaTileRows) / kWarpRows;
+constexpr std::int32_t kThreads = kWarps * kWarpThreads;
+constexpr std::int32_t kBlocksPerSpan = kSpanTokens / kScoreBlock;
+
+// A query row, as its warp reads it.
+struct alignas(16) TileRow {
+  QueryRow query;
+  std::int32_t begin, end;  // keys that it sees; 0 and -1 of a row behind the last
+
+  INTFLASH_DEVICE bool is_absent() const { return end < 0; }
+};
+// What a block, or all of them, came to for a row.
+struct alignas(16) RowOutcome {
+  BlockWeight weight;
+  std::int32_t is_active;  // sees a key
+};
+
+// Where all of it lies in shared memory. Four words more than there are keys keep the rows that a
+// warp writes at once out of each other's banks.
+template <int kDim>
+struct Place {
+  static constexpr std::int32_t kDotStride = kScoreBlock + 4;      // words
+  static constexpr std::int32_t kWeightStride = kScoreBlock + 16;  // bytes
+  static constexpr std::size_t kKeys = 0;
+  static constexpr std::size_t kValues = kKeys + BlockCopy<kDim>::kBytes;
+  static constexpr std::size_t kDots = kValues + BlockCopy<kDim>::kBytes;
+  static constexpr std::size_t kDotBytes = kWarpRows * kDotStride * 4;  // of a warp; its out, too
+  static constexpr std::size_t kWeights = kDots + kWarps * kDotBytes;
+  static constexpr std::size_t kWeightBytes = kWarpRows * kWeightStride;
+  static constexpr std::size_t kRows = kWeights + kWarps * kWeightBytes;
+  static constexpr std::size_t kOutcomes = kRows + kCudaTileRows * sizeof(TileRow);
+  static constexpr std::size_t kFactors = kOutcomes + kCudaTileRows * sizeof(RowOutcome);
+  static constexpr std::size_t kBytes = kFactors + kScoreBlock * 8;
+  static_assert(kDim <= kDotStride);
+};
+
+// ---- Which keys a row sees ----
+
+INTFLASH_DEVICE std::int64_t first_seen(const CudaCall& call, std::int64_t query) {
+  const std::int64_t position = call.first_position + query;
+  return call.window_left < 0 ? 0 : max_of<std::int64_t>(0, position - call.window_left);
+}
+INTFLASH_DEVICE std::int64_t end_seen(const CudaCall& call, std::int64_t query) {
+  const std::int64_t position = call.first_position + query;
+  const std::int64_t end = max_of(position + call.window_right + 1, call.prefix_len);
+  return call.window_right < 0 ? call.kv_len : min_of(call.kv_len, end);
+}
+
+// A bit per key of a lane, from first_key on.
+INTFLASH_DEVICE std::uint32_t kept_keys(const TileRow& row, std::int32_t first_key) {
+  std::uint32_t kept = 0;
+  for (std::int32_t i = 0; i < kLaneKeys; ++i)
+    kept |= (first_key + i >= row.begin && first_key + i < row.end ? 1u : 0u) << i;
+  return kept;
+}
+
+// ---- A row ----
+
+// What query_scale * softmax_scale * log2(e) is in fixed point, and what bounds the row's products.
+INTFLASH_DEVICE TileRow make_row(const CudaCall& call, std::int64_t head, std::int64_t row,
+                                 std::int32_t head_dim) {
+  TileRow made{};
+  made.end = -1;
+  if (row >= call.rows()) return made;
+  const std::int64_t at = head * call.rows() + row;
+  QueryRow& query = made.query;
+  query.digits_above = call.digits_above;
+  query.factor = call.query_scale[at] * call.softmax_factor;
+  if (query.factor < kLeastFactor) {
+    query.scale.mantissa = 0.5f;
+    query.scale.exponent = -126;
+  } else {
+    query.scale.mantissa = mantissa_of(query.factor);
+    query.scale.exponent = exponent_of(query.factor);
+    query.scale.multiplier = min_of(round_to_int(query.scale.mantissa * 32768.0f), 32767);
+  }
+  std::int32_t sum = 0;
+  for (std::int32_t c = 0; c < head_dim; ++c) {
+    const std::int32_t code = call.query_codes[at * head_dim + c];
+    sum += code < 0 ? -code : code;
+  }
+  std::uint32_t bound = static_cast<std::uint32_t>(128 * sum + 64 * head_dim);
+  for (; bound != 0; bound >>= 1) ++query.scale.score_bits;
+  const std::int64_t token = row / call.group_size;
+  made.begin = static_cast<std::int32_t>(first_seen(call, token));
+  made.end = static_cast<std::int32_t>(max_of<std::int64_t>(0, end_seen(call, token)));
+  return made;
+}
+
+// ---- A thread ----
+
+// A thread of a tile, and the part of the keys that it attends; 32 bits, since all of it stays in
+// registers.
+struct TileThread {
+  std::int32_t thread, warp;
+  Lane lane;
+  std::int32_t part, tile;            // tile: of all heads
+  std::int32_t batch, kv_head, head;  // head: of all batches
+  std::int32_t first_tile_row, last_row;
+  std::int32_t first_row;  // of the warp's
+
+  // Of a row of the warp's; nullptr: it lies behind the last.
+  INTFLASH_DEVICE const std::uint32_t* words_of_row(const CudaCall& call, const std::int8_t* rows,
+                                                    std::int32_t row) const {
+    const std::int64_t at = head * call.rows() + first_row + row;
+    return first_row + row > last_row
+               ? nullptr
+               : reinterpret_cast<const std::uint32_t*>(rows + at * call.head_dim);
+  }
+};
+
+// Of an item: part `item % parts` of a tile.
+INTFLASH_DEVICE TileThread tile_thread(const CudaCall& call, std::int32_t item,
+                                       std::int32_t parts) {
+  const auto tiles_per_head = static_cast<std::int32_t>(call.tiles_per_head());
+  const auto num_kv_heads = static_cast<std::int32_t>(call.num_kv_heads);
+  TileThread at{};
+  at.thread = thread_place();
+  at.warp = at.thread / kWarpThreads;
+  at.lane = lane_of(at.thread);
+  at.part = item % parts;
+  at.tile = item / parts;
+  at.head = at.tile / tiles_per_head;
+  at.batch = at.head / num_kv_heads;
+  at.kv_head = at.head % num_kv_heads;
+  at.first_tile_row = at.tile % tiles_per_head * static_cast<std::int32_t>(kCudaTileRows);
+  at.last_row =
+      static_cast<std::int32_t>(min_of(at.first_tile_row + kCudaTileRows, call.rows()) - 1);
+  at.first_row = at.first_tile_row + at.warp * kWarpRows;
+  return at;
+}
+
+}  // namespace
+}  // namespace intflash::internal

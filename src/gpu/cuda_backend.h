@@ -1,0 +1,13 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// Dense calls in mode int8 on a CUDA device: what is served, what is refused, and how a run goes.
+#pragma once
+
+#include "backend/backend.h"
+
+namespace intflash::internal {
+
+extern const Backend kCudaBackend;  // of all modes, of which it refuses all but int8
+
+}  // namespace intflash::internal

@@ -1,0 +1,303 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// The emulated CUDA device behind the C interface: what it is, what it refuses, and that what fails
+// leaves outputs alone and everything usable.
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdint>
+#include <functional>
+#include <limits>
+#include <string>
+
+#include <gtest/gtest.h>
+
+#include "attention_case.h"
+#include "emulated_cuda.h"
+#include "gpu/cuda_device.h"
+#include "intflash/cache.h"
+#include "intflash/intflash.h"
+
+namespace intflash::internal {
+namespace {
+
+AttentionCase small_case() {
+  AttentionCase c;
+  c.num_kv_heads = 2;
+  c.query_len = 3;
+  c.kv_len = 70;
+  return c;
+}
+
+// The machine as it was, after a test that changed it.
+class CudaDevice : public testing::Test {
+ protected:
+  ~CudaDevice() override {
+    const std::size_t allocations = emulated_machine().allocations;
+    emulated_machine() = {};
+    EXPECT_EQ(allocations, 0u);
+  }
+};
+
+bool has(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
+}
+
+TEST_F(CudaDevice, IsListedWithWhatItIs) {
+  emulated_machine().num_devices = 2;
+  emulated_machine().compute_minor = 9;
+  ASSERT_EQ(intflash_num_devices(), 3);
+  intflash_device_info info{};
+  info.struct_size = sizeof info;
+  ASSERT_EQ(intflash_get_device(2, &info), INTFLASH_OK);
+  EXPECT_STREQ(info.name, "cuda:1");
+  EXPECT_STREQ(info.description, "emulated, compute capability 8.9");
+  EXPECT_EQ(info.available, 1);
+  EXPECT_STREQ(info.reason, "");
+}
+
+TEST_F(CudaDevice, ThatIsNotThereOrTooOldGivesNoContext) {
+  const auto expect_error = [](const std::string& part) {
+    intflash_context_options options{};
+    options.struct_size = sizeof options;
+    options.device = "cuda:0";
+    intflash_context* context = nullptr;
+    EXPECT_EQ(intflash_context_create(&options, &context), INTFLASH_DEVICE_UNAVAILABLE);
+    EXPECT_TRUE(has(intflash_last_error(), part)) << intflash_last_error();
+  };
+  emulated_machine().num_devices = 0;
+  expect_error("the driver has no device");
+  emulated_machine().num_devices = 1;
+  emulated_machine().compute_major = 7;
+  expect_error("must be 8.0 or later");
+  emulated_machine().compute_major = 9;
+  emulated_machine().has_code = false;
+  expect_error("no kernel image");
+}
+
+TEST_F(CudaDevice, SaysWhatServesACall) {
+  const DeviceContext context;
+  EXPECT_STREQ(intflash_context_device(context.get()), "cuda:0");
+  const intflash_attend_desc desc = desc_of(small_case());
+  intflash_plan_info info{};
+  info.struct_size = sizeof info;
+  ASSERT_EQ(intflash_query_support(context.get(), &desc, &info), INTFLASH_OK)
+      << intflash_last_error();
+  EXPECT_STREQ(info.port, "cuda:0");
+  EXPECT_STREQ(info.kernel, "attend/int8/cuda:0/rows64x128");
+}
+
+TEST_F(CudaDevice, RefusesByNameWhatItDoesNotServe) {
+  const DeviceContext context;
+  const auto expect_refused = [&](const std::function<void(AttentionCase&)>& change,
+                                  const std::string& part) {
+    AttentionCase c = small_case();
+    change(c);
+    const intflash_attend_desc desc = desc_of(c);
+    EXPECT_EQ(intflash_query_support(context.get(), &desc, nullptr), INTFLASH_UNSUPPORTED) << part;
+    EXPECT_TRUE(has(intflash_last_error(), part)) << intflash_last_error();
+    EXPECT_TRUE(has(intflash_last_error(), "cuda:0")) << intflash_last_error();
+  };
+  expect_refused([](AttentionCase& c) { c.mode = INTFLASH_MODE_EXACT; }, "mode");
+  expect_refused([](AttentionCase& c) { c.mode = INTFLASH_MODE_INTFA; }, "mode");
+  expect_refused([](AttentionCase& c) { c.head_dim = 72; }, "head_dim");
+  expect_refused([](AttentionCase& c) { c.head_dim_v = 128; }, "head_dim");
+  expect_refused([](AttentionCase& c) { c.query.dtype = INTFLASH_INT8; }, "dtype");
+  expect_refused([](AttentionCase& c) { c.key.dtype = INTFLASH_Q8_0; }, "dtype");
+  expect_refused([](AttentionCase& c) { c.value.dtype = INTFLASH_INT8; }, "dtype");
+  expect_refused([](AttentionCase& c) { c.score_cap = 30; }, "score_cap");
+  expect_refused([](AttentionCase& c) { c.center = INTFLASH_CENTER_KEY; }, "center");
+  expect_refused([](AttentionCase& c) { c.batch = 65536; }, "65535");
+  expect_refused([](AttentionCase& c) { c.query_len = (1 << 30) + 1; }, "query rows");
+}
+
+// A call whose outputs must stay as they are.
+struct Attempt {
+  Attempt() { tensors = make_tensors(small_case(), memory); }
+  // What it comes to; "" where it succeeds.
+  std::string run(intflash_status expected) {
+    const CaseResult result = run_on_device(tensors);
+    EXPECT_EQ(result.status, expected) << result.error;
+    const bool untouched =
+        std::all_of(tensors.out, tensors.out + tensors.out_bytes,
+                    [](std::byte b) { return b == std::byte{CaseTensors::kPoison}; });
+    EXPECT_EQ(untouched, expected != INTFLASH_OK);
+    return result.error;
+  }
+  float* element(const intflash_tensor& tensor, std::int64_t head, std::int64_t token) const {
+    return static_cast<float*>(tensor.data) + head * tensor.stride_head +
+           token * tensor.stride_token;
+  }
+
+  DeviceMemory memory;
+  CaseTensors tensors;
+};
+
+TEST_F(CudaDevice, RefusesByNameArgumentsThatItDoesNotServe) {
+  Attempt attempt;
+  intflash_attend_args& args = attempt.tensors.args;
+  float* const numbers = args.lse;
+  const intflash_attend_args before = args;
+  args.sinks = numbers;
+  EXPECT_TRUE(has(attempt.run(INTFLASH_UNSUPPORTED), "sinks"));
+  args = before;
+  args.alibi_slopes = numbers;
+  EXPECT_TRUE(has(attempt.run(INTFLASH_UNSUPPORTED), "alibi_slopes"));
+  args = before;
+  args.additive_mask = {numbers, INTFLASH_F32, 0, 0, 0, nullptr};
+  EXPECT_TRUE(has(attempt.run(INTFLASH_UNSUPPORTED), "additive_mask"));
+  args = before;
+  const std::uint64_t words[3] = {};
+  args.bit_mask = {words, 1};
+  EXPECT_TRUE(has(attempt.run(INTFLASH_UNSUPPORTED), "bit_mask"));
+  args = before;
+  attempt.run(INTFLASH_OK);
+}
+
+TEST_F(CudaDevice, RefusesHalvesOfARunCachesAndBatches) {
+  const DeviceContext context;
+  Attempt attempt;
+  intflash_plan* plan = nullptr;
+  ASSERT_EQ(intflash_plan_attend(context.get(), &attempt.tensors.desc, &plan), INTFLASH_OK);
+  alignas(64) unsigned char workspace[512];
+  ASSERT_LE(intflash_plan_workspace_bytes(plan), sizeof workspace);
+  EXPECT_EQ(intflash_pack(plan, &attempt.tensors.args, workspace, sizeof workspace),
+            INTFLASH_UNSUPPORTED);
+  EXPECT_EQ(intflash_run_packed(plan, &attempt.tensors.args, workspace, sizeof workspace),
+            INTFLASH_UNSUPPORTED);
+  intflash_plan_destroy(plan);
+  intflash_cache_options options{};
+  options.struct_size = sizeof options;
+  options.num_kv_heads = 1;
+  options.head_dim = 64;
+  options.num_pages = 1;
+  intflash_cache* cache = nullptr;
+  EXPECT_EQ(intflash_cache_create(context.get(), &options, &cache), INTFLASH_UNSUPPORTED)
+      << intflash_last_error();
+}
+
+TEST_F(CudaDevice, RefusesPointersIntoTheHostsMemory) {
+  Attempt attempt;
+  intflash_attend_args& args = attempt.tensors.args;
+  static float host[2 * 70 * 64];
+  struct {
+    void** pointer;
+    const char* name;
+  } const places[] = {{&args.query.data, "query"},
+                      {&args.key.data, "key"},
+                      {&args.value.data, "value"},
+                      {&args.out.data, "out"},
+                      {reinterpret_cast<void**>(&args.lse), "lse"}};
+  for (const auto& place : places) {
+    void* const before = *place.pointer;
+    *place.pointer = host;
+    const std::string error = attempt.run(INTFLASH_INVALID_ARGUMENT);
+    EXPECT_TRUE(has(error, place.name) && has(error, "host's memory")) << error;
+    *place.pointer = before;
+  }
+  attempt.run(INTFLASH_OK);
+}
+
+TEST_F(CudaDevice, NamesTheRowThatIsNotFinite) {
+  Attempt attempt;
+  const intflash_attend_args& args = attempt.tensors.args;
+  struct {
+    const intflash_tensor& tensor;
+    std::int64_t token;
+    float element;
+    const char* name;
+  } const rows[] = {{args.key, 69, NAN, "key[batch 0][head 1][token 69]"},
+                    {args.value, 0, INFINITY, "value[batch 0][head 1][token 0]"},
+                    {args.query, 2, -INFINITY, "query[batch 0][head 1][token 2]"}};
+  for (const auto& row : rows) {
+    float* const element = attempt.element(row.tensor, 1, row.token) + 5;
+    const float before = *element;
+    *element = row.element;
+    EXPECT_TRUE(has(attempt.run(INTFLASH_NONFINITE_INPUT), row.name)) << intflash_last_error();
+    *element = before;
+  }
+  attempt.run(INTFLASH_OK);
+}
+
+TEST_F(CudaDevice, RefusesMagnitudesWhoseScoresLeaveTheRange) {
+  Attempt attempt;
+  const intflash_attend_args& args = attempt.tensors.args;
+  const auto expect_overflow = [&](float* element, float x, const char* name) {
+    const float before = *element;
+    *element = x;
+    EXPECT_TRUE(has(attempt.run(INTFLASH_SCORE_OVERFLOW), name)) << intflash_last_error();
+    *element = before;
+  };
+  expect_overflow(attempt.element(args.key, 1, 3), 1e31f, "key");
+  expect_overflow(attempt.element(args.value, 1, 3), 1e28f, "value");
+  expect_overflow(attempt.element(args.query, 1, 0), 1e31f, "query");
+  attempt.run(INTFLASH_OK);
+}
+
+TEST_F(CudaDevice, DoesNotLookAtKeysThatNoQuerySees) {
+  AttentionCase c = small_case();
+  c.mask = INTFLASH_MASK_WINDOW;
+  c.window_left = 10;
+  c.window_right = 0;
+  DeviceMemory memory;
+  CaseTensors tensors = make_tensors(c, memory);
+  const CaseResult expected = run_on_device(tensors);
+  ASSERT_EQ(expected.status, INTFLASH_OK) << expected.error;
+  for (std::int64_t token = 0; token < 57; ++token) {
+    for (const intflash_tensor& tensor : {tensors.args.key, tensors.args.value})
+      static_cast<float*>(tensor.data)[token * tensor.stride_token] = NAN;
+  }
+  EXPECT_EQ(difference(c, run_on_device(tensors), expected), "");
+  static_cast<float*>(tensors.args.key.data)[57 * tensors.args.key.stride_token] = NAN;
+  EXPECT_EQ(run_on_device(tensors).status, INTFLASH_NONFINITE_INPUT);
+}
+
+TEST_F(CudaDevice, OutOfMemoryIsAStatusAndAllStaysUsable) {
+  Attempt attempt;
+  emulated_machine().bytes_left = 1000;
+  EXPECT_TRUE(has(attempt.run(INTFLASH_OUT_OF_MEMORY), "out of memory"));
+  emulated_machine().bytes_left = std::numeric_limits<std::size_t>::max();
+  attempt.run(INTFLASH_OK);
+}
+
+TEST_F(CudaDevice, EndsWhereTheCallerCancels) {
+  Attempt attempt;
+  int asked = 0;
+  attempt.tensors.args.should_cancel = [](void* user) {
+    return ++*static_cast<int*>(user) > 1 ? 1 : 0;
+  };
+  attempt.tensors.args.cancel_user = &asked;
+  attempt.run(INTFLASH_CANCELLED);
+  EXPECT_EQ(asked, 2);
+}
+
+TEST_F(CudaDevice, HasNoTasksBetweenBeginAndEnd) {
+  const DeviceContext context;
+  Attempt attempt;
+  intflash_plan* plan = nullptr;
+  ASSERT_EQ(intflash_plan_attend(context.get(), &attempt.tensors.desc, &plan), INTFLASH_OK);
+  EXPECT_EQ(intflash_plan_num_phases(plan), 0);
+  alignas(64) unsigned char workspace[512];
+  EXPECT_EQ(intflash_begin(plan, &attempt.tensors.args, workspace, sizeof workspace), INTFLASH_OK);
+  EXPECT_EQ(intflash_end(plan, workspace), INTFLASH_OK) << intflash_last_error();
+  EXPECT_EQ(intflash_end(plan, workspace), INTFLASH_INVALID_ARGUMENT);
+  intflash_plan_destroy(plan);
+}
+
+#if defined(INTFLASH_REAL_CUDA)
+// The library that nvcc made, where there is no driver, or no device.
+TEST(RealCuda, OpensAnywhereAndSaysInTimeWhyThereIsNoDevice) {
+  const auto start = std::chrono::steady_clock::now();
+  const CudaLibrary library = open_cuda_library(INTFLASH_REAL_CUDA);
+  ASSERT_NE(library.table, nullptr) << library.reason;
+  const intflash_status status = check_cuda_device(library, "cuda:0", 0);
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(1));
+  if (status == INTFLASH_OK) GTEST_SKIP() << "there is a device";
+  EXPECT_EQ(status, INTFLASH_DEVICE_UNAVAILABLE);
+  EXPECT_TRUE(has(intflash_last_error(), "device cuda:0: ")) << intflash_last_error();
+}
+#endif
+
+}  // namespace
+}  // namespace intflash::internal

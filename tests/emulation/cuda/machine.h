@@ -1,0 +1,23 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// What the emulated machine is like, for tests to change while it runs.
+#pragma once
+
+#include <cstddef>
+
+namespace intflash::emulation {
+
+struct EmulatedMachine {
+  int num_devices = 1;
+  int compute_major = 8, compute_minor = 0;
+  int num_multiprocessors = 1;
+  bool has_code = true;                      // the library's kernels have code for the devices
+  std::size_t bytes_left = ~std::size_t{0};  // of memory, for what is allocated next
+  std::size_t allocations = 0;               // that have not been freed
+};
+
+// Of the library that exports intflash_emulated_machine.
+using EmulatedMachineFn = EmulatedMachine* (*)();
+
+}  // namespace intflash::emulation
