@@ -96,7 +96,14 @@ TEST(K8v4, ValuesAreThoseOfTheDefinition) {
 
 TEST(K8v4, EveryPortGivesTheBitsOfScalarInAllThatACacheDoes) {
   const auto seed = static_cast<std::uint32_t>(seed_from_test_name());
-  for (Shape shape : cache_shapes()) {
+  std::vector<Shape> shapes = cache_shapes();
+  // As many rows a kv head as ports multiply at once.
+  for (const std::int64_t group_size : {1, 3, 5, 6}) {
+    shapes.emplace_back();
+    shapes.back().group_size = group_size;
+    shapes.back().head_dim_v = 16 * group_size;
+  }
+  for (Shape shape : shapes) {
     shape.codec = &kK8v4Codec;
     shape.port = &scalar_port();
     const Outcome expected = outcome_of(shape, seed);

@@ -233,7 +233,8 @@ NumaNodes nodes_of_sizes(std::initializer_list<std::size_t> sizes) {
 
 TEST(NumaNodes, ThatAnAffinityLeavesNoCpuDoNotCount) {
   const NumaNodes nodes = nodes_of_sizes({2, 2, 2});
-  expect_nodes(nodes.among(cpus({1, 4, 5, 99})), {{0, cpus({1})}, {2, cpus({4, 5})}});
+  expect_nodes(nodes.among(cpus({1, 4, 5})), {{0, cpus({1})}, {2, cpus({4, 5})}});
+  expect_nodes(nodes.among(cpus({1, 4, 5, 99})), {});  // nobody's CPU would be left out
   EXPECT_EQ(nodes.of_cpu(3), 1);
   EXPECT_EQ(nodes.of_cpu(6), -1);
   EXPECT_EQ(nodes.of_cpu(-1), -1);

@@ -64,9 +64,10 @@ typedef enum intflash_numa INTFLASH_INT {
   // Pages are divided into runs of consecutive numbers, one for each node whose CPUs the context's
   // threads may run on, in proportion to these CPUs, and each run is to lie on its node, in an
   // arena too, as far as its owner sees to that. A sequence takes the pages of an aligned 1024
-  // tokens from one node, and of the next 1024 from another, as long as these have any. A batch's
-  // tasks are then done where their pages lie, as long as there are any there. With one node, as
-  // INTFLASH_NUMA_DEFAULT.
+  // tokens from one node, as long as it has any, and goes round the nodes so. A batch's tasks are
+  // then done where their pages lie, as long as there are any there: where up to 5 rows of a kv
+  // head decode, a task has 1024 keys; where more do, it has all that they see, of all nodes alike.
+  // With one node, as INTFLASH_NUMA_DEFAULT.
   INTFLASH_NUMA_BY_NODE = 3
 } intflash_numa;
 
@@ -414,7 +415,7 @@ INTFLASH_API intflash_status intflash_begin_batch(const intflash_plan* plan,
                                                   size_t workspace_bytes);
 
 // Of a run that was begun over a cache with INTFLASH_NUMA_BY_NODE: the system's number of the node
-// that most of a task's keys are to lie on, where a host's thread does best to take it. -1: any.
+// that most spans of a task begin on, where a host's thread does best to take it. -1: any.
 INTFLASH_API int32_t intflash_get_task_node(const intflash_plan* plan, const void* workspace,
                                             int32_t phase, int64_t task);
 

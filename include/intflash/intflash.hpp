@@ -191,6 +191,11 @@ class Cache {
     return info;
   }
 
+  // The NUMA node that a page is to lie on; -1: none.
+  std::int32_t node_of(std::int32_t page) const noexcept {
+    return intflash_cache_get_page_node(get(), page);
+  }
+
   // To pages of the caller's tables, or to slots; and to sequences [num_requests].
   void append(const intflash_append_args& args) { check(intflash_cache_append(get(), &args)); }
   void append(const std::int32_t* sequences, const intflash_append_args& args) {
@@ -344,6 +349,11 @@ class Plan {
   void run_task(Workspace& workspace, std::int32_t phase, std::int64_t task,
                 std::int32_t worker) const {
     check(intflash_run_task(get(), workspace.data(), phase, task, worker));
+  }
+  // The NUMA node of most of a task's keys; -1: any.
+  std::int32_t node_of(const Workspace& workspace, std::int32_t phase,
+                       std::int64_t task) const noexcept {
+    return intflash_get_task_node(get(), workspace.data(), phase, task);
   }
   void end(Workspace& workspace) const { check(intflash_end(get(), workspace.data())); }
 

@@ -39,8 +39,8 @@ extern constexpr KernelTable kernels_amx_int8 = {
     .prepare_block = prepare_block<Amx>,
     .scratch_bytes = scratch_bytes_of_either,
     .attend_tile = attend_tile_by_either,
-    .packed_rows = {0, 0, VnniForAmx::kPackedRows},
     .attend_spans = attend_spans_amx,
+    .packed_rows = {0, 0, VnniForAmx::kPackedRows},
     .integer_peak = integer_peak,
 };
 

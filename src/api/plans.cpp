@@ -69,9 +69,10 @@ bool run_by_node(Run& run, std::int32_t phase, std::int64_t num_tasks) {
   const auto node_of = [&](std::int64_t task) {
     return plan.calls->node_of_task(run, phase, task);
   };
-  if (plan.node_lists_offset == 0 || plan.calls->node_of_task == nullptr || num_tasks == 0 ||
-      node_of(0) < 0)
-    return false;
+  if (plan.node_lists_offset == 0 || plan.calls->node_of_task == nullptr) return false;
+  std::int64_t task = 0;
+  while (task < num_tasks && node_of(task) < 0) ++task;
+  if (task == num_tasks) return false;
   NodePhase shared{run,
                    phase,
                    {num_tasks, nodes.count, run.workspace + plan.node_lists_offset,

@@ -262,7 +262,7 @@ intflash_status end(Run& any_run) {
   return status == INTFLASH_OK ? check_cancelled(run) : status;
 }
 
-// Of an item the node of most of its spans.
+// Of an item the node of most of its spans; of nodes with as many, each is taken in turn.
 std::int32_t node_of_task(const Run& any_run, std::int32_t phase, std::int64_t task) {
   const BatchRun& run = static_cast<const BatchRun&>(any_run);
   const intflash_cache& cache = *run.cache;
@@ -280,7 +280,12 @@ std::int32_t node_of_task(const Run& any_run, std::int32_t phase, std::int64_t t
     const std::int64_t page = (position - pages.first_key_position) / cache.layout.page_size;
     ++spans[cache.node_of(pages.page_ids[page])];
   }
-  return cache.nodes[std::max_element(spans, spans + cache.num_nodes) - spans].id;
+  std::int32_t most = static_cast<std::int32_t>(task % cache.num_nodes);
+  for (std::int32_t i = 1; i < cache.num_nodes; ++i) {
+    const auto node = static_cast<std::int32_t>((task + i) % cache.num_nodes);
+    if (spans[node] > spans[most]) most = node;
+  }
+  return cache.nodes[most].id;
 }
 
 constexpr RunCalls kBatchCalls = {nullptr, begin, num_tasks, run_task, end, node_of_task};

@@ -16,8 +16,12 @@ void NumaNodes::add(std::int32_t id, CpuSet cpus) noexcept {
 
 NumaNodes NumaNodes::among(const CpuSet& cpus) const noexcept {
   NumaNodes some;
-  for (std::int32_t i = 0; i < count; ++i) some.add(nodes[i].id, nodes[i].cpus & cpus);
-  return some;
+  CpuSet found;
+  for (std::int32_t i = 0; i < count; ++i) {
+    some.add(nodes[i].id, nodes[i].cpus & cpus);
+    found |= nodes[i].cpus & cpus;
+  }
+  return found == cpus ? some : NumaNodes{};
 }
 
 std::int32_t NumaNodes::of_cpu(std::int32_t cpu) const noexcept {

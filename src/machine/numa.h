@@ -29,7 +29,7 @@ struct NumaNodes {
   // memory beside the same ones. The last node takes in those for which there is no room.
   void add(std::int32_t id, CpuSet cpus) noexcept;
 
-  // The nodes that have some of these CPUs, with these alone.
+  // The nodes that have some of these CPUs, with these alone. None where one has no node.
   NumaNodes among(const CpuSet& cpus) const noexcept;
 
   // By index: the node that has a CPU, and the one of the system's number; -1: none.

@@ -12,8 +12,6 @@
 namespace intflash::internal {
 namespace {
 
-constexpr std::int64_t kGroupBytes = 16 * kBlockTokens / 2;  // of 16 channels
-
 // ---- Keys ----
 
 std::int64_t key_block_bytes(std::int64_t head_dim) { return kInt8Codec.key_block_bytes(head_dim); }
@@ -28,12 +26,12 @@ void load_key(const PageLayout& layout, const KvBlock& block, std::int64_t at, s
 // ---- Values ----
 
 std::int64_t value_block_bytes(std::int64_t head_dim_v) {
-  return round_up(head_dim_v, 16) / 16 * kGroupBytes;
+  return round_up(head_dim_v, 16) / 16 * kNibbleBytes;
 }
 
 // Where a token's first nibble lies: the low one of its byte, or the high one.
 std::int64_t value_offset(std::int64_t at) { return at % 32 / 4 * 64 + at % 4; }
-std::int64_t channel_offset(std::int64_t c) { return c / 16 * kGroupBytes + c % 16 * 4; }
+std::int64_t channel_offset(std::int64_t c) { return c / 16 * kNibbleBytes + c % 16 * 4; }
 int shift_of(std::int64_t at) { return at < 32 ? 0 : 4; }
 
 // Those of four tokens and 16 channels into a row; stored: the low four bits of those that are

@@ -254,8 +254,8 @@ extern constexpr KernelTable kernels_scalar = {
     .prepare_block = prepare_block,
     .scratch_bytes = scratch_bytes,
     .attend_tile = attend_tile,
-    .packed_rows = {},
     .attend_spans = nullptr,
+    .packed_rows = {},
     .integer_peak = integer_peak,
 };
 

@@ -208,7 +208,8 @@ CpuSet ThreadPool::choose_cpus() noexcept {
 }
 
 void ThreadPool::help() noexcept {
-  bind_this_thread(choose_cpus());  // it inherits those of whoever ran first
+  bind_this_thread(cpus_);  // it inherits those of whoever ran first
+  bind_this_thread(choose_cpus());
   while (await_job() != kClosing) {
     const std::uint32_t count = work(true);
     if (count > 0 && (finished_.fetch_add(count, std::memory_order_release) & kAwaited))

@@ -402,7 +402,7 @@ INTFLASH_INLINE const KvBlock* next_keys(const TileTask& task, std::int32_t b) {
 
 // packed: values lie in four bits.
 template <class Isa, class... Args>
-INTFLASH_INLINE void multiply_values(bool packed, Args... args) {
+INTFLASH_INLINE void multiply_values(bool packed, const Args&... args) {
   if constexpr (Isa::kPackedRows > 0) {
     if (packed) return Isa::pv_packed_tile(args...);
   }

@@ -18,8 +18,8 @@ constexpr KernelTable make_kernel_table(const char* name, const RowKernels& rows
       .prepare_block = prepare_block<Isa>,
       .scratch_bytes = scratch_bytes<Isa>,
       .attend_tile = attend_tile<Isa>,
-      .packed_rows = {0, 0, Isa::kPackedRows},
       .attend_spans = nullptr,
+      .packed_rows = {0, 0, Isa::kPackedRows},
       .integer_peak = Isa::integer_peak,
   };
 }

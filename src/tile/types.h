@@ -245,11 +245,11 @@ struct KernelTable {
   void (*prepare_block)(ScoreBlock& block, const std::uint64_t* keep);
   std::size_t (*scratch_bytes)(std::int32_t head_dim, std::int32_t head_dim_v, bool has_digits);
   void (*attend_tile)(const TileTask& task);
-  // By codec: up to so many rows attend_tile takes values in its own bytes, not expanded.
-  std::int32_t packed_rows[kMaxCodecs];
   // The same for a tile of tile_rows rows and several whole spans, each of which has a state of its
   // own: the first task.state, others those behind it. nullptr: the port gains nothing by it.
   void (*attend_spans)(const TileTask& task);
+  // By codec: up to so many rows attend_tile takes values in its own bytes, not expanded.
+  std::int32_t packed_rows[kMaxCodecs];
   // A register-only loop of the port's integer multiply-add; returns the operations done, 2 per
   // multiply-add.
   double (*integer_peak)(std::int64_t repeats);

@@ -115,7 +115,8 @@ INTFLASH_INLINE void pv_panel(const std::uint8_t* weights, const KvBlock* half,
         }
         // Each packed line is read twice.
         if (kRows <= kFewRows && (!kPacked || (kGroups == 4 ? q < 2 : first == 0)))
-          fetch.template beside<kVectors * Isa::kLanes / 16>(q);
+          fetch.template beside<kVectors * Isa::kLanes / 16>(
+              kPacked && kGroups == 4 ? group % 2 * 2 + q : q);
         INTFLASH_UNROLL
         for (std::int32_t r = 0; r < kRows; ++r) {
           const I32 weight = Isa::broadcast_load32(p + r * kScoreBlock + q * 4);
