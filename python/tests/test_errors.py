@@ -140,8 +140,8 @@ def test_a_call_that_fails_leaves_out_as_it_was():
 def test_errors_have_a_class_for_each_status():
     from intflash import _errors
 
-    assert sorted(_errors.BY_STATUS) == list(range(1, 17))
-    assert len(set(_errors.BY_STATUS.values())) == 16
+    assert sorted(_errors.BY_STATUS) == list(range(1, 19))
+    assert len(set(_errors.BY_STATUS.values())) == 18
     for error in _errors.BY_STATUS.values():
         assert issubclass(error, intflash.Error)
         assert getattr(intflash, error.__name__) is error
