@@ -25,6 +25,21 @@ bool is_set(const char* variable) {
   return value != nullptr && std::strcmp(value, "1") == 0;
 }
 
+#if defined(INTFLASH_TEST_EMULATED_PORTS)
+struct Emulated {
+  const char* native;
+  PortEntry port;
+};
+const Emulated kEmulated[] = {
+    {"amx_int8", {"amx_int8_emulated", &kernels_amx_int8_emulated, true, ""}},
+    {"avx512_vnni", {"avx512_vnni_emulated", &kernels_avx512_vnni_emulated, true, ""}},
+    {"avx_vnni", {"avx_vnni_emulated", &kernels_avx_vnni_emulated, true, ""}}};
+
+bool runs_emulated_ports() {
+  return missing_feature(kAvx2) == nullptr && !is_set("INTFLASH_TEST_NATIVE");
+}
+#endif
+
 std::vector<PortEntry> find_ports_under_test() {
   std::vector<PortEntry> found;
   for (const PortEntry& port : ports()) {
@@ -32,17 +47,8 @@ std::vector<PortEntry> find_ports_under_test() {
       found.push_back(port);
   }
 #if defined(INTFLASH_TEST_EMULATED_PORTS)
-  struct Emulated {
-    const char* native;
-    PortEntry port;
-  };
-  const Emulated emulated[] = {
-      {"amx_int8", {"amx_int8_emulated", &kernels_amx_int8_emulated, true, ""}},
-      {"avx512_vnni", {"avx512_vnni_emulated", &kernels_avx512_vnni_emulated, true, ""}},
-      {"avx_vnni", {"avx_vnni_emulated", &kernels_avx_vnni_emulated, true, ""}}};
-  if (missing_feature(kAvx2) != nullptr || is_set("INTFLASH_TEST_NATIVE")) return found;
-  for (const Emulated& e : emulated) {
-    if (find_kernels(e.native) == nullptr) found.push_back(e.port);
+  for (const Emulated& e : kEmulated) {
+    if (runs_emulated_ports() && find_kernels(e.native) == nullptr) found.push_back(e.port);
   }
 #endif
   return found;
@@ -51,6 +57,15 @@ std::vector<PortEntry> find_ports_under_test() {
 }  // namespace
 
 const PortEntry& scalar_port() { return ports().back(); }
+
+#if defined(INTFLASH_TEST_EMULATED_PORTS)
+const PortEntry* emulated_port(const char* native) {
+  for (const Emulated& e : kEmulated) {
+    if (runs_emulated_ports() && std::strcmp(e.native, native) == 0) return &e.port;
+  }
+  return nullptr;
+}
+#endif
 
 const std::vector<PortEntry>& ports_under_test() {
   static const std::vector<PortEntry> found = find_ports_under_test();

@@ -22,6 +22,8 @@ const std::vector<PortEntry>& ports_under_test();
 const std::vector<PortEntry>& all_test_ports();
 
 #if defined(INTFLASH_TEST_EMULATED_PORTS)
+// A port's emulation, whether this CPU has the port or not; nullptr: emulations do not run here.
+const PortEntry* emulated_port(const char* native);
 // Emulated ports call it with each line of memory that they ask for ahead; nullptr: they do not.
 extern void (*see_fetched_line)(const void* line);
 #endif

@@ -15,15 +15,6 @@ LIMIT = 0.025  # relative L1, of normal numbers and a few hundred keys
 LSE_LIMIT = 0.03
 
 
-@pytest.fixture
-def inputs() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    return (
-        random(2, 4, 70, 64, seed=1),
-        random(2, 2, 200, 64, seed=2),
-        random(2, 2, 200, 48, seed=3),
-    )
-
-
 def expect_near(inputs: tuple, options: dict, limit: float = LIMIT, **oracle: object) -> None:
     out, lse = intflash.attend(*inputs, lse=True, **options)
     wanted, wanted_lse = attend(*inputs, **oracle)

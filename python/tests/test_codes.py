@@ -26,15 +26,6 @@ def codes_of(array: np.ndarray, block: int = 1) -> tuple[np.ndarray, np.ndarray]
 
 
 @pytest.fixture
-def inputs() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    return (
-        random(2, 4, 70, 64, seed=1),
-        random(2, 2, 200, 64, seed=2),
-        random(2, 2, 200, 48, seed=3),
-    )
-
-
-@pytest.fixture
 def coded(inputs) -> tuple[list, dict, list]:
     """Codes, their scales by argument, and the numbers that they stand for."""
     pairs = [codes_of(array) for array in inputs]

@@ -66,17 +66,15 @@ void work_by_node(void* shared, std::int32_t worker) {
 bool run_by_node(Run& run, std::int32_t phase, std::int64_t num_tasks) {
   const intflash_plan& plan = *run.plan;
   const NumaNodes& nodes = plan.context->nodes;
-  const auto node_of = [&](std::int64_t task) {
-    return plan.calls->node_of_task(run, phase, task);
-  };
   if (plan.node_lists_offset == 0 || plan.calls->node_of_task == nullptr) return false;
-  std::int64_t task = 0;
-  while (task < num_tasks && node_of(task) < 0) ++task;
-  if (task == num_tasks) return false;
-  NodePhase shared{run,
-                   phase,
-                   {num_tasks, nodes.count, run.workspace + plan.node_lists_offset,
-                    [&](std::int64_t task) { return nodes.find(node_of(task)); }}};
+  const auto node_of = [&](std::int64_t task) {
+    return nodes.find(plan.calls->node_of_task(run, phase, task));
+  };
+  std::int64_t num_without = 0;
+  while (num_without < num_tasks && node_of(num_without) < 0) ++num_without;
+  if (num_without == num_tasks) return false;
+  NodePhase shared{
+      run, phase, {num_tasks, nodes.count, run.workspace + plan.node_lists_offset, node_of}};
   run_parallel(plan.context->parallel,
                static_cast<std::int32_t>(std::min<std::int64_t>(plan.num_workers(), num_tasks)),
                work_by_node, &shared);

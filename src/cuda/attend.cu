@@ -12,29 +12,13 @@
 #include "cuda/tensor_row.h"
 #include "cuda/tile_block.h"
 #include "cuda/tile_rows.h"
+#include "cuda/transform.h"
 #include "cuda/whole_block.h"
 #include "tile/hadamard.h"
 #include "tile/log_sum_exp.h"
 
 namespace intflash::internal {
 namespace {
-
-// Undoes the rotation of 16 rows of shared memory, but for its factor and signs.
-template <int kDim>
-INTFLASH_DEVICE void transform_rows(Shared<float> rows, std::int32_t lane) {
-  constexpr std::int32_t kRun = kDim & -kDim;
-  for (std::int32_t half = 1; half < kRun; half *= 2) {
-    sync_warp();
-    for (std::int32_t i = lane; i < kWarpRows * kDim / 2; i += kWarpThreads) {
-      const std::int32_t at = i / half * 2 * half + i % half;
-      const float a = rows.load(at);
-      const float b = rows.load(at + half);
-      rows.store(at, a + b);
-      rows.store(at + half, a - b);
-    }
-  }
-  sync_warp();
-}
 
 // Writes out, and log-sum-exp, of the warp's rows.
 template <int kDim>
@@ -59,7 +43,7 @@ INTFLASH_DEVICE void write_rows(const CudaCall& call, const TileThread& at,
     }
   }
   sync_warp();
-  if (call.rotates_values) transform_rows<kDim>(out, at.lane.index);
+  if (call.rotates_values) transform_rows(out, kWarpRows, kDim, at.lane.index);
   const float times = transform_factor(kDim);
   const std::int64_t num_query_heads = call.num_kv_heads * call.group_size;
   for (std::int32_t r = 0; r < kWarpRows; ++r) {

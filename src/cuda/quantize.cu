@@ -6,6 +6,7 @@
 #include "cuda/attend.h"
 #include "cuda/simt.h"
 #include "cuda/tensor_row.h"
+#include "cuda/transform.h"
 #include "tile/float_math.h"
 #include "tile/hadamard.h"
 #include "tile/scale_grid.h"
@@ -30,22 +31,6 @@ INTFLASH_DEVICE std::int32_t magnitude_bits(float x) {
   return bits_as<std::int32_t>(x) & 0x7fffffff;
 }
 
-// The transform of each run of channels, all of a power of two.
-INTFLASH_DEVICE void transform(Shared<float> row, std::int32_t dim, std::int32_t lane) {
-  const std::int32_t run = dim & -dim;
-  for (std::int32_t half = 1; half < run; half *= 2) {
-    sync_warp();
-    for (std::int32_t i = lane; i < dim / 2; i += kWarpThreads) {
-      const std::int32_t at = i / half * 2 * half + i % half;
-      const float a = row.load(at);
-      const float b = row.load(at + half);
-      row.store(at, a + b);
-      row.store(at + half, a - b);
-    }
-  }
-  sync_warp();
-}
-
 // The smallest 2^(k/64) that is not below the scale.
 INTFLASH_DEVICE float on_grid(float scale) {
   const float log2 = log2_of_mantissa(mantissa_of(scale));
@@ -66,7 +51,7 @@ INTFLASH_DEVICE RowQuantum prepare_row(const TensorRow& from, std::int32_t dim, 
     const std::uint32_t flip = rotates ? rotation_sign(static_cast<std::uint32_t>(c)) : 0u;
     buffer.store(c, bits_as<float>(bits_as<std::uint32_t>(x) ^ flip));
   }
-  if (rotates) transform(buffer, dim, lane);
+  if (rotates) transform_rows(buffer, 1, dim, lane);
   const float times = rotates ? transform_factor(dim) : 1.0f;
   std::int32_t magnitude = 0;
   for (std::int32_t c = lane; c < dim; c += kWarpThreads) {

@@ -54,9 +54,11 @@ INTFLASH_DEVICE float lane_value(float x, std::int32_t lane) { return __shfl_syn
 
 // a * b + c in a matrix of 16 rows and 8 columns over 32 products, by the fragments of the PTX
 // ISA's mma.sync.m16n8k32: with group = lane / 4 and quad = lane % 4,
-//   a[0], a[2]: row group, columns 4 quad ... + 3 and 16 + 4 quad ... + 3; a[1], a[3]: row group +
-//   8 b[0], b[1]: column group, rows 4 quad ... + 3 and 16 + 4 quad ... + 3 c[0], c[1]: row group,
-//   columns 2 quad and 2 quad + 1; c[2], c[3]: row group + 8
+//   a[0], a[2]  row group, columns 4 quad ... 4 quad + 3, and the same behind 16
+//   a[1], a[3]  row group + 8 likewise
+//   b0, b1      column group, rows 4 quad ... 4 quad + 3, and the same behind 16
+//   c[0], c[1]  row group, columns 2 quad and 2 quad + 1
+//   c[2], c[3]  row group + 8 likewise
 INTFLASH_DEVICE void multiply_add_s8(std::int32_t (&c)[4], const std::uint32_t (&a)[4],
                                      std::uint32_t b0, std::uint32_t b1) {
   asm volatile(

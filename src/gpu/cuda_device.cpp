@@ -48,35 +48,26 @@ intflash_status refuse_cache(intflash_cache& cache, const intflash_cache_options
 constexpr Storage kCudaStorage = {"cuda",  refuse_cache, nullptr, nullptr, nullptr,
                                   nullptr, nullptr,      nullptr, nullptr};
 
+// What contexts have been created on; a process's library and its devices stay what they are.
 struct Devices {
   std::array<CudaDevice, kMaxDevices> device;
   std::array<std::array<char, 16>, kMaxDevices> name;
-};
-Devices make_devices() {
-  Devices devices{};
-  for (std::int32_t i = 0; i < kMaxDevices; ++i) {
-    const auto at = static_cast<std::size_t>(i);
-    std::snprintf(devices.name[at].data(), devices.name[at].size(), "cuda:%d", i);
-    CudaDevice& device = devices.device[at];
-    device.storage = &kCudaStorage;
-    device.backends[INTFLASH_MODE_INT8] = &kCudaBackend;
-    device.backends[INTFLASH_MODE_EXACT] = device.backends[INTFLASH_MODE_INTFA] = &kCudaBackend;
-    device.index = i;
-  }
-  return devices;
-}
 
-const CudaDevice& device_of(const CudaLibrary& library, std::int32_t index) {
-  static Devices devices = make_devices();
-  const auto at = static_cast<std::size_t>(index);
-  CudaDevice& device = devices.device[at];
-  CudaDeviceInfo info{};
-  library.table->describe_device(index, &info);
-  device.name = devices.name[at].data();
-  device.table = library.table;
-  device.num_multiprocessors = std::max(info.num_multiprocessors, 1);
-  return device;
-}
+  Devices(const CudaTable* table, std::int32_t count) : device{}, name{} {
+    for (std::int32_t i = 0; i < count; ++i) {
+      const auto at = static_cast<std::size_t>(i);
+      std::snprintf(name[at].data(), name[at].size(), "cuda:%d", i);
+      CudaDeviceInfo info{};
+      table->describe_device(i, &info);
+      device[at].name = name[at].data();
+      device[at].storage = &kCudaStorage;
+      for (const Backend*& backend : device[at].backends) backend = &kCudaBackend;
+      device[at].table = table;
+      device[at].index = i;
+      device[at].num_multiprocessors = std::max(info.num_multiprocessors, 1);
+    }
+  }
+};
 
 }  // namespace
 
@@ -131,7 +122,10 @@ intflash_status choose_cuda_device(const char* name, const Device*& device) {
   }
   const CudaLibrary& library = cuda_library();
   const intflash_status status = check_cuda_device(library, name, index);
-  if (status == INTFLASH_OK) device = &device_of(library, index);
+  if (status != INTFLASH_OK) return status;
+  const char* reason = nullptr;
+  static const Devices devices(library.table, count_devices(library, reason));
+  device = &devices.device[static_cast<std::size_t>(index)];
   return status;
 }
 
