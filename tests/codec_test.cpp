@@ -118,10 +118,12 @@ TEST(Codec, ThatIsNotThereIsRefusedWithWhatThereIs) {
     EXPECT_STREQ(intflash_last_error(), message);
     EXPECT_EQ(cache, nullptr);
   };
-  options.codec = static_cast<intflash_codec>(3);
-  expect(INTFLASH_INVALID_ARGUMENT, "codec = 3: must be one of 0 (int8), 1 (int8_wide), 2 (k8v4)");
+  options.codec = static_cast<intflash_codec>(4);
+  expect(INTFLASH_INVALID_ARGUMENT,
+         "codec = 4: must be one of 0 (int8), 1 (int8_wide), 2 (k8v4), 3 (k4v4)");
   options.codec = static_cast<intflash_codec>(-1);
-  expect(INTFLASH_INVALID_ARGUMENT, "codec = -1: must be one of 0 (int8), 1 (int8_wide), 2 (k8v4)");
+  expect(INTFLASH_INVALID_ARGUMENT,
+         "codec = -1: must be one of 0 (int8), 1 (int8_wide), 2 (k8v4), 3 (k4v4)");
   options.codec = INTFLASH_CODEC_INT8;
   options.page_layout_version = 2;
   expect(INTFLASH_UNSUPPORTED,
@@ -173,7 +175,9 @@ TEST(Codec, OfAFileOrAPlanIsTheCachesOrBothAreNamed) {
   ASSERT_EQ(call.make_plan(other.context(), other.cache()), INTFLASH_OK);
   EXPECT_EQ(call.run(int8.cache()), INTFLASH_BAD_SHAPE);
   const std::string message = intflash_last_error();
-  EXPECT_NE(message.find("codec int8: the plan is for "), std::string::npos) << message;
+  EXPECT_NE(message.find("codec int8, window_blocks 0 and sink_blocks 0: the plan is for "),
+            std::string::npos)
+      << message;
   EXPECT_NE(message.find("codec negated"), std::string::npos) << message;
 }
 

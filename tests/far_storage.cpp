@@ -156,9 +156,11 @@ const Storage kFarStorage = {
     .check_tokens = check_far_tokens,
     .append = append,
     .copy_page = copy_page,
+    .copy_window_page = nullptr,
     .export_rows = export_far_rows,
     .read_block = read_block,
     .write_block = write_block,
+    .code_block = nullptr,
 };
 const Device kFarDevice = {"far", &kFarStorage, {&kFarCpu, &kFarReference, &kFarReference}};
 

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "cache/sequence_file.h"
+#include "core/int8_window.h"
 #include "intflash/cache.h"
 #include "pages/codec.h"
 
@@ -33,8 +34,16 @@ void require(bool good, const char* what) {
 
 using File = std::vector<char>;
 
+// What caches are of.
+struct Kind {
+  const Codec& codec;
+  Int8Window window;
+};
+const Kind kKinds[] = {
+    {kInt8Codec, {}}, {kK8v4Codec, {}}, {kK8v4Codec, {1, 1}}, {kK4v4Codec, {1, 0}}};
+
 // Gives every whole record its checksum, so that what lies behind it is reached.
-void seal(const Codec& codec, std::int64_t num_layers, File& file) {
+void seal(const Kind& kind, std::int64_t num_layers, File& file) {
   std::size_t at = 0;
   const auto record = [&](std::size_t size) {
     if (file.size() < at + size + 8) return false;
@@ -47,17 +56,26 @@ void seal(const Codec& codec, std::int64_t num_layers, File& file) {
   if (!record(sizeof(FileHeader))) return;
   FileHeader header;
   std::memcpy(&header, file.data(), sizeof header);
+  if ((header.parts & kWindow) != 0) record(sizeof(FileWindow));
   for (const std::uint32_t center : {kKeyCenter, kValueCenter}) {
-    const std::int64_t heads = (header.centers & center) != 0 ? num_layers * kHeads : 0;
+    const std::int64_t heads = (header.parts & center) != 0 ? num_layers * kHeads : 0;
     for (std::int64_t h = 0; h < heads; ++h) record(kDim * 4);
   }
-  const PageLayout page = page_layout(codec, kDim, kDim, kBlockTokens);
-  while (record(static_cast<std::size_t>(page.bytes()))) {
+  const KeyRange coded =
+      kind.window.is_none() ? KeyRange{0, INT64_MAX} : kind.window.coded_keys(header.kv_len);
+  const std::int64_t first = std::clamp<std::int64_t>(header.first_key_position, 0, INT32_MAX);
+  for (std::int64_t block = 0;; ++block) {
+    const std::int64_t position = first + block / (num_layers * kHeads) * kBlockTokens;
+    const bool is_coded = position >= coded.begin && position < coded.end;
+    const PageLayout page =
+        page_layout(is_coded ? kind.codec : kInt8Codec, kDim, kDim, kBlockTokens);
+    if (!record(static_cast<std::size_t>(page.bytes()))) return;
   }
 }
 
 struct Owner {
-  Owner(const Codec& codec, std::int64_t layers) : num_layers(layers) {
+  Owner(const Kind& kind, std::int64_t layers)
+      : num_layers(layers), has_window(!kind.window.is_none()) {
     intflash_context_options context_options{};
     context_options.struct_size = sizeof context_options;
     context_options.num_threads = 1;
@@ -68,7 +86,9 @@ struct Owner {
     options.head_dim = kDim;
     options.num_pages = kPages;
     options.num_layers = num_layers;
-    options.codec = codec.id;
+    options.codec = kind.codec.id;
+    options.window_blocks = kind.window.num_blocks;
+    options.sink_blocks = kind.window.sink_blocks;
     options.rotation = INTFLASH_ROTATION_NONE;  // so that codes can be appended
     if (intflash_cache_create(context, &options, &cache) != INTFLASH_OK) stop("cache");
   }
@@ -80,6 +100,7 @@ struct Owner {
   Owner& operator=(const Owner&) = delete;
 
   const std::int64_t num_layers;
+  const bool has_window;  // pages are then the sequences' alone
   intflash_context* context = nullptr;
   intflash_cache* cache = nullptr;
 };
@@ -108,6 +129,7 @@ void require_empty(const Owner& owner) {
   info.struct_size = sizeof info;
   require(intflash_cache_get_info(owner.cache, &info) == INTFLASH_OK, "info");
   require(info.free_pages == kPages && info.num_sequences == 0, "pages are lost");
+  require(info.free_window_pages == info.num_window_pages, "pages of the window are lost");
 }
 
 // Codes and scales of so many rows, which attend and append take as they are.
@@ -185,6 +207,10 @@ void attend(const Owner& owner, std::int32_t sequence, std::int64_t layer) {
   require(intflash_plan_batch(owner.context, owner.cache, &desc, &plan) == INTFLASH_OK, "plan");
   const std::size_t bytes = (intflash_plan_workspace_bytes(plan) + 63) / 64 * 64;
   void* workspace = std::aligned_alloc(64, bytes);
+  if (owner.has_window) {
+    args.pages = {};
+    args.sequences = &sequence;
+  }
   const intflash_status status = intflash_run_batch(plan, owner.cache, &args, workspace, bytes);
   require(status == INTFLASH_OK || status == INTFLASH_SCORE_OVERFLOW, "run");
   for (std::int64_t i = 0; status == INTFLASH_OK && i < kHeads * kDim; ++i)
@@ -204,13 +230,13 @@ void attend(const Owner& owner, std::int32_t sequence, std::int64_t layer) {
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   if (size == 0) return 0;
-  // The last byte says whether the checksums are made to fit, how many layers there are, and what
-  // codec's.
+  // The last byte says whether the checksums are made to fit, how many layers there are, and of
+  // what kind.
   File file(data, data + size - 1);
   const std::int64_t num_layers = 1 + data[size - 1] / 2 % 2;
-  const Codec& codec = data[size - 1] / 4 % 2 == 0 ? kInt8Codec : kK8v4Codec;
-  if (data[size - 1] % 2 == 1) seal(codec, num_layers, file);
-  Owner owner(codec, num_layers);
+  const Kind& kind = kKinds[data[size - 1] / 4 % 4];
+  if (data[size - 1] % 2 == 1) seal(kind, num_layers, file);
+  Owner owner(kind, num_layers);
   Reader reader{file};
   std::int32_t sequence = -1;
   const intflash_status status =
@@ -226,7 +252,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   require(intflash_sequence_save(owner.cache, sequence, append_to_file, &saved) == INTFLASH_OK,
           "save");
   // Centres of zero are none in this cache, and are not written.
-  if (header.centers == 0)
+  if ((header.parts & (kKeyCenter | kValueCenter)) == 0)
     require(saved == File(file.begin(), file.begin() + static_cast<std::ptrdiff_t>(reader.used)),
             "not the same bytes");
   for (std::int64_t layer = 0; layer < num_layers; ++layer) attend(owner, sequence, layer);

@@ -33,6 +33,9 @@ Server::Server(const Shape& shape) : shape_(shape) {
   cache.page_size = shape.page_size;
   cache.num_pages = shape.num_pages;
   cache.num_layers = shape.num_layers;
+  cache.window_blocks = shape.window_blocks;
+  cache.sink_blocks = shape.sink_blocks;
+  cache.num_window_pages = shape.num_window_pages;
   cache.rotation = shape.rotate ? INTFLASH_ROTATION_AUTO : INTFLASH_ROTATION_NONE;
   cache.numa = shape.nodes == nullptr ? INTFLASH_NUMA_DEFAULT : INTFLASH_NUMA_BY_NODE;
   cache.key_center = shape.centered ? key_center_.data() : nullptr;

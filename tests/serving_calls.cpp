@@ -45,6 +45,7 @@ AlignedMemory aligned_memory(std::size_t bytes) {
 
 Request request_of(const intflash_cache* cache, std::int32_t sequence) {
   Request request;
+  request.sequence = sequence;
   const std::int32_t* pages = nullptr;
   std::int64_t count = 0;
   EXPECT_EQ(intflash_sequence_get_pages(cache, sequence, &pages, &count), INTFLASH_OK);
@@ -84,6 +85,7 @@ BatchCall::BatchCall(const Shape& shape, const std::vector<Request>& given, floa
     filled.key_end = request.key_end;
     page_ids.insert(page_ids.end(), request.pages.begin(), request.pages.end());
     page_indptr.push_back(static_cast<std::int64_t>(page_ids.size()));
+    sequences.push_back(request.sequence);
     query.insert(query.end(), request.query,
                  request.query + request.query_len * shape.num_query_heads() * shape.head_dim);
     additive_masks.push_back(request.additive);
@@ -109,7 +111,11 @@ BatchCall::BatchCall(const Shape& shape, const std::vector<Request>& given, floa
   args.query = tensor_of(query.data(), shape.num_query_heads(), shape.head_dim);
   args.out = tensor_of(out.data(), shape.num_query_heads(), shape.head_dim_v);
   args.lse = lse.data();
-  args.pages = {page_indptr.data(), page_ids.data()};
+  if (shape.window_blocks > 0) {
+    args.sequences = sequences.data();
+  } else {
+    args.pages = {page_indptr.data(), page_ids.data()};
+  }
   // Of the member: the parameter goes.
   args.sinks = this->shape.sinks.empty() ? nullptr : this->shape.sinks.data();
   args.alibi_slopes = this->shape.slopes.empty() ? nullptr : this->shape.slopes.data();

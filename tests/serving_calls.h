@@ -37,7 +37,10 @@ struct Shape {
   std::int32_t num_threads = 1;
   const PortEntry* port = nullptr;  // nullptr = the best one
   const Codec* codec = nullptr;     // nullptr = int8
-  const Device* device = nullptr;   // nullptr = the CPU
+  std::int64_t window_blocks = 0;
+  std::int64_t sink_blocks = 0;
+  std::int64_t num_window_pages = 0;
+  const Device* device = nullptr;  // nullptr = the CPU
   const NumaNodes* nodes =
       nullptr;  // that the machine has, and that pages lie by; nullptr = its own
   std::int32_t score_digits = 0;
@@ -57,6 +60,7 @@ struct Request {
   std::int64_t kv_len = 0;
   std::int64_t first_key_position = 0;
   std::vector<std::int32_t> pages;
+  std::int32_t sequence = -1;  // in place of pages, where the cache has a window
   intflash_mask mask = INTFLASH_MASK_CAUSAL;
   std::int64_t window_left = 0;
   std::int64_t window_right = 0;
@@ -110,6 +114,7 @@ struct BatchCall {
   std::vector<intflash_shared_prefix> prefixes;
   std::vector<std::int64_t> page_indptr{0};
   std::vector<std::int32_t> page_ids;
+  std::vector<std::int32_t> sequences;
   std::vector<float> query, out, lse;
   intflash_batch_desc desc{};
   intflash_batch_args args{};

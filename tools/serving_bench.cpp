@@ -50,6 +50,10 @@ intflash_tensor token_major(float* data, std::int64_t heads, std::int64_t dim) {
   return tensor;
 }
 
+// Of codec k4v4, which must have a window: 256 tokens and the first 64.
+constexpr std::int64_t kWindowBlocks = 4;
+constexpr std::int64_t kSinkBlocks = 1;
+
 // The codec of a name; empty: there is none.
 std::optional<intflash_codec> find_codec(const std::string& name) {
   for (std::uint32_t id = 0; id < internal::kMaxCodecs; ++id) {
@@ -66,7 +70,21 @@ Cache create_cache(const Context& context, const Heads& heads, std::int64_t num_
   options.page_size = kPageSize;
   options.num_pages = num_pages;
   options.codec = codec;
+  if (codec == INTFLASH_CODEC_K4V4) {
+    options.window_blocks = kWindowBlocks;
+    options.sink_blocks = kSinkBlocks;
+  }
   return Cache(context, options);
+}
+
+// What a query at the end of so many tokens reads.
+std::size_t bytes_read(const Cache& cache, std::int64_t tokens) {
+  const intflash_cache_info info = cache.info();
+  const std::int64_t in_window =
+      std::min(tokens, (info.window_blocks + info.sink_blocks) * internal::kBlockTokens);
+  return static_cast<std::size_t>(tokens - in_window) * info.bytes_per_token +
+         static_cast<std::size_t>(in_window) * info.window_page_bytes /
+             static_cast<std::size_t>(info.page_size);
 }
 
 // Tokens for a batch of sequences, as many for each as counts say.
@@ -284,7 +302,7 @@ class Decoding {
     do {
       caches.push_back(create_cache(context, name.heads, pages, codec));
       filled_sequence(caches.back().get(), name.heads, name.tokens);
-      bytes_ = caches.back().info().bytes_per_token * static_cast<std::size_t>(name.tokens);
+      bytes_ = bytes_read(caches.back(), name.tokens);
     } while (caches.size() * bytes_ < wanted);
     return caches;
   }

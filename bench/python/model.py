@@ -1,6 +1,6 @@
 # Copyright 2026 The intflash Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The parts model and decode: SmolLM2-135M in transformers, whose attention is changed."""
+"""The parts model, decode and codecs: SmolLM2-135M in transformers, whose attention is changed."""
 
 import pathlib
 import statistics
@@ -13,6 +13,14 @@ from turns import Stopwatch, divergence, goal_text, print_table, ratio
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SPARE = 64  # tokens that a cache has room for after the prompt
+# Options of IntflashCache; windows are of 256 tokens and the first 64.
+CODECS = {
+    "int8": {},
+    "k8v4": {"codec": "k8v4"},
+    "k8v4, window": {"codec": "k8v4", "window_blocks": 4},
+    "k4v4, window": {"codec": "k4v4", "window_blocks": 4},
+    "k4v4, 64 tokens": {"codec": "k4v4", "window_blocks": 1, "sink_blocks": 0},
+}
 
 
 class Runner:
@@ -42,8 +50,8 @@ class Runner:
         return self.tokens[:, :length]
 
     def cache(self, name, tokens):
-        if name == "int8":
-            made = IntflashCache(self.config, tokens=tokens + SPARE)
+        if name in CODECS:
+            made = IntflashCache(self.config, tokens=tokens + SPARE, **CODECS[name])
         elif name == "quanto":
             made = transformers.QuantizedCache("quanto", self.config, nbits=4)
         else:
@@ -54,7 +62,7 @@ class Runner:
     @torch.inference_mode()
     def step(self, name, tokens, cache):
         """Hidden states of new tokens, and seconds: in all, of attention, and of storing keys."""
-        self.model.set_attn_implementation(self.ours if name == "int8" else "sdpa")
+        self.model.set_attn_implementation(self.ours if name in CODECS else "sdpa")
         self.attending.seconds = self.storing.seconds = 0.0
         seconds, out = self.clock.time(
             lambda: self.model.model(tokens, cache=cache, use_cache=True)
@@ -78,6 +86,15 @@ class Runner:
             float(divergences.quantile(0.99)),
             float(same.double().mean()),
         )
+
+    @torch.inference_mode()
+    def score(self, name, tokens):
+        """Of the second half of a text: its nats, and log-probabilities of all tokens."""
+        cache = self.cache(name, tokens.shape[1])
+        hidden = self.step(name, tokens, cache)[0]
+        half = tokens.shape[1] // 2
+        logs = self.model.lm_head(hidden[half - 1 : -1]).double().log_softmax(-1)
+        return -logs.gather(1, tokens[0, half:, None]), logs
 
     def decode_turns(self, caches, steps):
         """{name: (seconds of each token in all, of attention, of storing)}, of the same tokens."""
@@ -198,3 +215,26 @@ def decode(runner, args):
         "share of the goal",
     )
     print_table(f"Decoding over {length} keys", header, rows)
+
+
+def codecs(runner, args):
+    """Perplexity of texts of 1024 tokens, second halves, by what the cache keeps."""
+    chunks, length = (2, 256) if args.quick else (12, 1024)
+    nats = {name: [] for name in ("sdpa", *CODECS)}
+    divergences = {name: [] for name in CODECS}
+    for tokens in runner.prompt(chunks * length).split(length, dim=1):
+        reference = None
+        for name in nats:
+            taken, logs = runner.score(name, tokens)
+            nats[name].append(taken)
+            reference = logs if reference is None else reference
+            if name in CODECS:
+                divergences[name].append((reference.exp() * (reference - logs)).sum(-1))
+    perplexity = {name: float(torch.cat(taken).mean().exp()) for name, taken in nats.items()}
+    rows = [("sdpa, f32", f"{perplexity['sdpa']:.3f}", "", "")]
+    for name in CODECS:
+        more = 100 * (perplexity[name] / perplexity["sdpa"] - 1)
+        mean = float(torch.cat(divergences[name]).mean())
+        rows.append((name, f"{perplexity[name]:.3f}", f"{more:+.2f} %", f"{mean:.5f}"))
+    title = f"Perplexity of {chunks} texts of {length} tokens, second halves"
+    print_table(title, ("cache", "perplexity", "more than sdpa's", "mean KLD"), rows)

@@ -3,7 +3,7 @@
 """Prints the tables of docs/python.md: intflash beside PyTorch and transformers, in turn.
 
 Parts: overhead (of a call, over the C interface), sdpa (the drop-in), model (SmolLM2-135M: logits,
-prefill, tokens after it, memory), decode (beside QuantizedCache). All of a part is measured in this
+prefill, tokens after it, memory), decode (beside QuantizedCache), codecs (perplexity). All of a part is measured in this
 process, A B A B; with one thread by its CPU time. Shares of goals above 1 reach them.
 """
 
@@ -18,7 +18,7 @@ import model
 import torch
 import turns
 
-PARTS = ("overhead", "sdpa", "model", "decode")
+PARTS = ("overhead", "sdpa", "model", "decode", "codecs")
 
 
 def cpu_name():
@@ -73,7 +73,7 @@ def main():
     for part in ("overhead", "sdpa"):
         if part in args.parts:
             getattr(calls, part)(args, clock)
-    wanted = [part for part in ("model", "decode") if part in args.parts]
+    wanted = [part for part in ("model", "decode", "codecs") if part in args.parts]
     runner = model.Runner(args, clock) if wanted else None
     for part in wanted:
         getattr(model, part)(runner, args)

@@ -83,7 +83,10 @@ typedef enum intflash_codec INTFLASH_INT {
   // Keys as int8 has them, values in four bits: (head_dim_v padded to 16) / 2 bytes less a token,
   // kv head and layer. A value is one of 16 levels times its token's scale (docs/numerics.md,
   // section 8), for values that are rotated: docs/codecs.md has the error.
-  INTFLASH_CODEC_K8V4 = 2
+  INTFLASH_CODEC_K8V4 = 2,
+  // Keys in four bits too, by channel over blocks of 64 tokens, and therefore behind a window alone
+  // (window_blocks); values as k8v4 has them.
+  INTFLASH_CODEC_K4V4 = 3
 } intflash_codec;
 
 typedef struct intflash_cache_options {
@@ -94,8 +97,8 @@ typedef struct intflash_cache_options {
   int64_t page_size;   // tokens of a page: 64, 128 or 256; 0 = 64
   int64_t num_pages;
   void* arena;  // memory for the pages of one layer after another, 64-byte aligned, num_layers *
-                // num_pages * page_bytes long, which outlives the cache; NULL = layer_arenas, or
-                // the context's allocator
+                // (num_pages * page_bytes + num_window_pages * window_page_bytes) long, which
+                // outlives the cache; NULL = layer_arenas, or the context's allocator
   size_t arena_bytes;          // of arena, or of each of layer_arenas
   const float* key_center;     // [num_layers][num_kv_heads][head_dim], subtracted from keys before
                                // quantization; copied; NULL = zero
@@ -104,10 +107,20 @@ typedef struct intflash_cache_options {
   intflash_huge_pages huge_pages;
   intflash_numa numa;
   int64_t num_layers;         // 0 = 1
-  void* const* layer_arenas;  // [num_layers], each num_pages * page_bytes long, and as arena in all
-                              // else; NULL = arena
+  void* const* layer_arenas;  // [num_layers], each as long as a layer's part of arena, and as that
+                              // in all else; NULL = arena
   intflash_codec codec;       // INTFLASH_UNSUPPORTED where the context's port does not have it
   int32_t page_layout_version;  // of codec; 0 = the newest
+  // Of K8V4, which may have it, and of K4V4, which must: a query at position p sees the keys of
+  // block b (positions 64 b ... 64 b + 63) in INT8 where b is above p / 64 - window_blocks, or
+  // below sink_blocks, and as the codec has them elsewhere. Pages are then the sequences' alone: no
+  // calls take page numbers, nor shared prefixes, nor INTFLASH_NUMA_BY_NODE. 0 = no window.
+  int64_t window_blocks;
+  int64_t sink_blocks;  // 0 where there is no window
+  // Pages for what is in INT8, of all sequences and each layer, beside num_pages for the rest, and
+  // behind these in an arena: a sequence has up to (window_blocks + sink_blocks) * 64 tokens and
+  // those of its last append in them. 0 = num_pages.
+  int64_t num_window_pages;
 } intflash_cache_options;
 
 typedef struct intflash_cache_info {
@@ -123,6 +136,11 @@ typedef struct intflash_cache_info {
   int32_t page_layout_version;  // of codec: never 0
   int32_t rotates_keys;         // 1: keys are rotated, and queries that attend them
   int32_t rotates_values;       // 1: values are
+  int64_t window_blocks;
+  int64_t sink_blocks;
+  int64_t num_window_pages;  // 0 where there is no window
+  int64_t free_window_pages;
+  size_t window_page_bytes;  // as page_bytes
 } intflash_cache_info;
 
 INTFLASH_API intflash_status intflash_cache_create(intflash_context* context,
@@ -211,7 +229,7 @@ INTFLASH_API intflash_status intflash_cache_copy_page(intflash_cache* cache, int
                                                       int32_t to);
 
 // Reads tokens back in f32: code * scale, of keys with second digits (code + digit / 256) * scale,
-// rotated back where the cache rotates, plus the centre.
+// rotated back where the cache rotates, plus the centre; those in INT8 where a token is there so.
 // begin and end count from the first token of page_ids[0], and page_ids names the pages up to the
 // one of token end - 1. Either tensor may be NULL: not wanted.
 INTFLASH_API intflash_status intflash_cache_export(
@@ -232,6 +250,8 @@ INTFLASH_API intflash_status intflash_sequence_free(intflash_cache* cache, int32
 INTFLASH_API intflash_status intflash_sequence_fork(intflash_cache* cache, int32_t sequence,
                                                     int32_t* fork);
 // Keeps the tokens at positions below kv_len, and gives back pages that hold none of them.
+// INTFLASH_UNSUPPORTED where the window of a query at kv_len is no longer there in INT8; the error
+// says from which kv_len on it is: from where the last append to layer 0 began.
 INTFLASH_API intflash_status intflash_sequence_truncate(intflash_cache* cache, int32_t sequence,
                                                         int64_t kv_len);
 // Gives back the pages all of whose tokens lie before position; what is left keeps its positions.
@@ -274,13 +294,14 @@ typedef size_t (*intflash_read_fn)(void* user, void* bytes, size_t num_bytes);
 INTFLASH_API intflash_status intflash_sequence_save(const intflash_cache* cache, int32_t sequence,
                                                     intflash_write_fn write, void* user);
 // Makes a new sequence of saved tokens, and reads no byte beyond them. The cache must have the
-// file's codec, page layout, layers, heads, dimensions, rotation and centres, and a page_size that
-// divides its first_key_position. INTFLASH_BAD_FILE names the byte offset of what is missing,
-// damaged, or different, and INTFLASH_POOL_EXHAUSTED the pages that are wanted; then the cache is
-// as it was. read may call the cache itself: pages are taken when the file says how many, which may
-// be INTFLASH_BUSY, and the sequence is there when all of it has been read. A change that is at
-// work at that time is waited for: it must not wait for the load. Checksums find accidents, not
-// forgery: of a forged file nothing is promised but that no memory beyond the cache's is touched.
+// file's codec, window, page layout, layers, heads, dimensions, rotation and centres, and a
+// page_size that divides its first_key_position. INTFLASH_BAD_FILE names the byte offset of what is
+// missing, damaged, or different, and INTFLASH_POOL_EXHAUSTED the pages that are wanted; then the
+// cache is as it was. read may call the cache itself: pages are taken when the file says how many,
+// which may be INTFLASH_BUSY, and the sequence is there when all of it has been read. A change that
+// is at work at that time is waited for: it must not wait for the load. Checksums find accidents,
+// not forgery: of a forged file nothing is promised but that no memory beyond the cache's is
+// touched.
 INTFLASH_API intflash_status intflash_sequence_load(intflash_cache* cache, intflash_read_fn read,
                                                     void* user, int32_t* sequence);
 
@@ -323,7 +344,8 @@ typedef struct intflash_batch_desc {
   int64_t num_query_heads;      // a multiple of the cache's num_kv_heads
   intflash_dtype query_dtype;   // F32, F16, BF16, or INT8 where the cache does not rotate
   intflash_dtype out_dtype;     // F32, F16 or BF16
-  intflash_mode mode;           // EXACT and INTFA attend what intflash_cache_export would give
+  intflash_mode mode;           // EXACT and INTFA attend what intflash_cache_export would give,
+                                // or, with a window, what each query sees
   float score_cap;              // 0 = none
   uint32_t shared_prefix_size;  // sizeof(intflash_shared_prefix), where there are any
   // [num_shared_prefixes], by first_request, an outer one before those in it; NULL where there are

@@ -27,7 +27,8 @@ constexpr std::size_t kAlignment = 64;
 // By id.
 constexpr Choice kCodecs[] = {{"int8", INTFLASH_CODEC_INT8},
                               {"int8_wide", INTFLASH_CODEC_INT8_WIDE},
-                              {"k8v4", INTFLASH_CODEC_K8V4}};
+                              {"k8v4", INTFLASH_CODEC_K8V4},
+                              {"k4v4", INTFLASH_CODEC_K4V4}};
 
 intflash_codec codec_of(nb::handle codec) {
   return static_cast<intflash_codec>(choice("codec", codec, kCodecs));
@@ -282,7 +283,9 @@ nb::tuple info_tuple(Cache& self) {
   return nb::make_tuple(info.num_layers, self.num_kv_heads(), self.head_dim(), self.head_dim_v(),
                         info.page_size, info.num_pages, info.free_pages, info.num_sequences,
                         info.page_bytes, info.bytes_per_token, kCodecs[info.codec].first,
-                        info.rotates_keys != 0, info.rotates_values != 0);
+                        info.rotates_keys != 0, info.rotates_values != 0, info.window_blocks,
+                        info.sink_blocks, info.num_window_pages, info.free_window_pages,
+                        info.window_page_bytes);
 }
 
 }  // namespace
@@ -301,6 +304,9 @@ Cache::Cache(const Options& options)
   made.num_pages = options.num_pages;
   made.num_layers = options.num_layers;
   made.codec = codec_of(options.codec);
+  made.window_blocks = options.window_blocks;
+  made.sink_blocks = options.sink_blocks;
+  made.num_window_pages = options.num_window_pages;
   made.rotation = options.rotate ? INTFLASH_ROTATION_AUTO : INTFLASH_ROTATION_NONE;
   const std::vector<float> key_center = given_center("key_center", options.key_center, "layers",
                                                      {made.num_layers, num_kv_heads_, head_dim_});
@@ -379,17 +385,21 @@ void add_cache(nb::module_& module) {
           [](Cache* self, nb::handle num_kv_heads, nb::handle head_dim, nb::handle head_dim_v,
              nb::handle num_pages, nb::handle page_size, nb::handle num_layers, nb::handle codec,
              bool rotate, nb::handle key_center, nb::handle value_center, nb::handle threads,
-             nb::handle memory) {
-            new (self)
-                Cache({integer("kv_heads", num_kv_heads, 0), integer("head_dim", head_dim, 0),
-                       integer("head_dim_v", head_dim_v, 0), integer("pages", num_pages, 0),
-                       integer("page_size", page_size, 0), integer("layers", num_layers, 1), codec,
-                       key_center, value_center, threads, memory, rotate});
+             nb::handle memory, nb::handle window_blocks, nb::handle sink_blocks,
+             nb::handle num_window_pages) {
+            new (self) Cache(
+                {integer("kv_heads", num_kv_heads, 0), integer("head_dim", head_dim, 0),
+                 integer("head_dim_v", head_dim_v, 0), integer("pages", num_pages, 0),
+                 integer("page_size", page_size, 0), integer("layers", num_layers, 1), codec,
+                 key_center, value_center, threads, memory, rotate,
+                 integer("window_blocks", window_blocks, 0), integer("sink_blocks", sink_blocks, 0),
+                 integer("window_pages", num_window_pages, 0)});
           },
           nb::arg("kv_heads"), nb::arg("head_dim"), nb::arg("head_dim_v").none(), nb::arg("pages"),
           nb::arg("page_size"), nb::arg("layers"), nb::arg("codec"), nb::arg("rotate"),
           nb::arg("key_center").none(), nb::arg("value_center").none(), nb::arg("threads").none(),
-          nb::arg("memory").none())
+          nb::arg("memory").none(), nb::arg("window_blocks"), nb::arg("sink_blocks"),
+          nb::arg("window_pages"))
       .def("close", &Cache::close)
       .def("create", create)
       .def("free", free_sequence)

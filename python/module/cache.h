@@ -35,6 +35,7 @@ class Cache {
     nb::handle codec, key_center, value_center, threads;
     nb::handle memory;  // None, or of each layer an array of the caller's
     bool rotate;
+    std::int64_t window_blocks, sink_blocks, num_window_pages;
   };
   explicit Cache(const Options& options);
   ~Cache();

@@ -275,6 +275,28 @@ def test_values_in_four_bits_take_less_and_are_near():
     assert 0.02 < error < 0.12
 
 
+def test_keys_in_four_bits_lie_behind_a_window():
+    small = make_cache(codec="k4v4", window_blocks=2, sink_blocks=1, window_pages=9)
+    info = small.info()
+    assert (info.window_blocks, info.sink_blocks, info.window_pages) == (2, 1, 9)
+    assert info.bytes_per_token < info.window_page_bytes / info.page_size
+    sequence, (query, key, value) = fill(small, 400, 1)
+    assert small.info().free_window_pages == 2
+    whole = small.attend([sequence], query[1], layer=1, query_lens=[400])
+    exact = small.attend([sequence], query[1], layer=1, query_lens=[400], mode="exact")
+    assert np.abs(whole - exact).sum() / np.abs(exact).sum() < 0.02
+    pieces = small.sequence()
+    for begin, end in ((0, 130), (130, 131), (131, 400)):
+        for layer in range(LAYERS):
+            part = slice(begin, end)
+            small.append([pieces], key[layer][part], value[layer][part], layer=layer)
+        out = small.attend([pieces], query[1][part], layer=1, query_lens=[end - begin])
+        assert (out == whole[part]).all()
+    with pytest.raises(intflash.UnsupportedError, match="must be at least 128"):
+        pieces.truncate(127)
+    pieces.truncate(200)
+
+
 def test_sequences_that_nobody_has_give_their_pages_back():
     cache = make_cache()
     sequence, _ = fill(cache, 100, 1)
@@ -295,7 +317,8 @@ def test_sequences_that_nobody_has_give_their_pages_back():
         ({"page_size": 100}, "ArgumentError", "page_size"),
         ({"pages": 2**50}, "ShapeError", "num_pages"),
         ({"kv_heads": 0}, "ShapeError", "num_kv_heads"),
-        ({"codec": "int4"}, "ArgumentError", "codec is 'int4': one of int8, int8_wide, k8v4"),
+        ({"codec": "int4"}, "ArgumentError", "codec is 'int4': one of int8, int8_wide, k8v4, k4v4"),
+        ({"codec": "k4v4"}, "UnsupportedError", "window_blocks = 0 with codec k4v4"),
         ({"layers": "x"}, "ArgumentError", "layers is 'x'"),
         ({"key_center": np.zeros((2, 2), "f4")}, "ShapeError", "key_center has shape"),
         (

@@ -121,6 +121,12 @@ intflash_status check_desc(const intflash_cache& cache, const intflash_batch_des
                 "%lld queries of %lld heads in one batch: must be at most 2^31 - 1 rows",
                 static_cast<i64>(queries), static_cast<i64>(desc.num_query_heads));
   }
+  if (desc.num_shared_prefixes > 0 && !cache.window.is_none()) {
+    return fail(INTFLASH_UNSUPPORTED,
+                "num_shared_prefixes = %lld over a cache with window_blocks = %lld: must be 0",
+                static_cast<i64>(desc.num_shared_prefixes),
+                static_cast<i64>(cache.window.num_blocks));
+  }
   return check_shared_prefixes(desc);
 }
 
@@ -154,21 +160,24 @@ intflash_status check_cache(const intflash_plan& plan, const intflash_cache* cac
   if (cache->layout.head_dim == page.head_dim && cache->layout.head_dim_v == page.head_dim_v &&
       cache->layout.page_size == page.page_size && cache->num_kv_heads == plan.cache.num_kv_heads &&
       cache->num_pages == plan.cache.num_pages && cache->rotation == plan.cache.rotation &&
-      cache->codec == plan.cache.codec)
+      cache->codec == plan.cache.codec && cache->window == plan.cache.window)
     return INTFLASH_OK;
   return fail(
       INTFLASH_BAD_SHAPE,
       "cache: %lld kv heads of %lld and %lld channels, %lld pages of %lld, rotation of keys %d and "
-      "values %d, codec %s: the plan is for %lld of %lld and %lld, %lld of %lld, rotation %d and "
-      "%d, codec "
-      "%s",
+      "values %d, codec %s, window_blocks %lld and sink_blocks %lld: the plan is for %lld of %lld "
+      "and %lld, %lld of %lld, rotation %d and %d, codec %s, %lld and %lld",
       static_cast<i64>(cache->num_kv_heads), static_cast<i64>(cache->layout.head_dim),
       static_cast<i64>(cache->layout.head_dim_v), static_cast<i64>(cache->num_pages),
       static_cast<i64>(cache->layout.page_size), cache->rotation.keys ? 1 : 0,
-      cache->rotation.values ? 1 : 0, cache->codec->name, static_cast<i64>(plan.cache.num_kv_heads),
-      static_cast<i64>(page.head_dim), static_cast<i64>(page.head_dim_v),
-      static_cast<i64>(plan.cache.num_pages), static_cast<i64>(page.page_size),
-      plan.cache.rotation.keys ? 1 : 0, plan.cache.rotation.values ? 1 : 0, plan.cache.codec->name);
+      cache->rotation.values ? 1 : 0, cache->codec->name,
+      static_cast<i64>(cache->window.num_blocks), static_cast<i64>(cache->window.sink_blocks),
+      static_cast<i64>(plan.cache.num_kv_heads), static_cast<i64>(page.head_dim),
+      static_cast<i64>(page.head_dim_v), static_cast<i64>(plan.cache.num_pages),
+      static_cast<i64>(page.page_size), plan.cache.rotation.keys ? 1 : 0,
+      plan.cache.rotation.values ? 1 : 0, plan.cache.codec->name,
+      static_cast<i64>(plan.cache.window.num_blocks),
+      static_cast<i64>(plan.cache.window.sink_blocks));
 }
 
 intflash_status check_additive_masks(const intflash_plan& plan, const intflash_batch_args& args) {
@@ -288,7 +297,15 @@ intflash_status check_batch_sequences(const intflash_plan& plan, const intflash_
     const std::int64_t end = plan.schedule.requests[r].keys.end;
     const std::int64_t length = sequence.length(args.layer);
     const bool has_keys = end < mask.kv_len ? length >= end : length == mask.kv_len;
-    if (has_keys && sequence.first_key_position == mask.kv_begin) continue;
+    if (has_keys && sequence.first_key_position == mask.kv_begin) {
+      if (mask.query_len == 0) continue;
+      char name[48];
+      std::snprintf(name, sizeof name, "requests[%lld]: first query", static_cast<i64>(r));
+      const intflash_status window =
+          check_window(cache, name, sequence, mask.kv_len - mask.query_len);
+      if (window != INTFLASH_OK) return window;
+      continue;
+    }
     return fail(
         INTFLASH_BAD_SHAPE,
         "sequences[%lld] = %d: positions %lld ... %lld in layer %lld: the plan's request has "
@@ -303,6 +320,7 @@ intflash_status check_batch_sequences(const intflash_plan& plan, const intflash_
 intflash_status check_batch_pages(const intflash_plan& plan, const intflash_cache& cache,
                                   const intflash_batch_args& args, char* workspace) {
   intflash_status status = check_layer(cache, args.layer);
+  if (status == INTFLASH_OK && args.sequences == nullptr) status = check_pages_are_callers(cache);
   if (status != INTFLASH_OK) return status;
   status = args.sequences == nullptr ? check_pages_of_tables(plan, cache, args, workspace)
                                      : check_batch_sequences(plan, cache, args);

@@ -194,6 +194,27 @@ struct Avx2 : LevelsByAvx2 {
       store(high + i, look_up_nibbles(looked_up, both, true));
     }
   }
+  // Of bytes their low four bits; even and odd: steps of bytes 2 i and 2 i + 1, as 16 bits.
+  static INTFLASH_INLINE I32 scaled_nibbles(I32 bytes, I32 even, I32 odd, I32 offset) {
+    const I32 of_even = _mm256_mullo_epi16(_mm256_and_si256(bytes, _mm256_set1_epi16(15)), even);
+    const I32 of_odd = _mm256_mullo_epi16(_mm256_and_si256(bytes, _mm256_set1_epi16(15 << 8)), odd);
+    const I32 codes = _mm256_adds_epu8(_mm256_or_si256(of_even, of_odd), offset);
+    return _mm256_xor_si256(codes, _mm256_set1_epi8(-128));
+  }
+  static INTFLASH_INLINE void scale_nibbles(const std::uint8_t* bytes, std::uint32_t steps,
+                                            std::uint32_t offsets, std::int8_t* low,
+                                            std::int8_t* high) {
+    const I32 step = _mm256_set1_epi32(static_cast<std::int32_t>(steps));
+    const I32 even = _mm256_and_si256(step, _mm256_set1_epi16(255));
+    const I32 odd = _mm256_srli_epi16(step, 8);
+    const I32 offset = _mm256_set1_epi32(static_cast<std::int32_t>(offsets));
+    INTFLASH_UNROLL
+    for (std::int32_t i = 0; i < 64; i += 32) {
+      const I32 both = load_any(bytes + i);
+      store(low + i, scaled_nibbles(both, even, odd, offset));
+      store(high + i, scaled_nibbles(_mm256_srli_epi16(both, 4), even, odd, offset));
+    }
+  }
   static INTFLASH_INLINE void interleave_tokens(const std::int8_t* tokens, std::int64_t stride,
                                                 std::int8_t* rows, std::int64_t row_stride) {
     for (std::int32_t half = 0; half < 2; ++half) {

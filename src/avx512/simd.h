@@ -217,6 +217,24 @@ struct Avx512 : LevelsByAvx2 {
     store(low, look_up_nibbles(looked_up, both, false));
     store(high, look_up_nibbles(looked_up, both, true));
   }
+  // Of bytes their low four bits; even and odd: steps of bytes 2 i and 2 i + 1, as 16 bits.
+  static INTFLASH_INLINE I32 scaled_nibbles(I32 bytes, I32 even, I32 odd, I32 offset) {
+    const I32 of_even = _mm512_mullo_epi16(_mm512_and_si512(bytes, _mm512_set1_epi16(15)), even);
+    const I32 of_odd = _mm512_mullo_epi16(_mm512_and_si512(bytes, _mm512_set1_epi16(15 << 8)), odd);
+    const I32 codes = _mm512_adds_epu8(_mm512_or_si512(of_even, of_odd), offset);
+    return _mm512_xor_si512(codes, _mm512_set1_epi8(-128));
+  }
+  static INTFLASH_INLINE void scale_nibbles(const std::uint8_t* bytes, std::uint32_t steps,
+                                            std::uint32_t offsets, std::int8_t* low,
+                                            std::int8_t* high) {
+    const I32 step = _mm512_set1_epi32(static_cast<std::int32_t>(steps));
+    const I32 even = _mm512_and_si512(step, _mm512_set1_epi16(255));
+    const I32 odd = _mm512_srli_epi16(step, 8);
+    const I32 offset = _mm512_set1_epi32(static_cast<std::int32_t>(offsets));
+    const I32 both = load_any(bytes);
+    store(low, scaled_nibbles(both, even, odd, offset));
+    store(high, scaled_nibbles(_mm512_srli_epi16(both, 4), even, odd, offset));
+  }
   static INTFLASH_INLINE void interleave_tokens(const std::int8_t* tokens, std::int64_t stride,
                                                 std::int8_t* rows, std::int64_t row_stride) {
     const I32 a = load_any(tokens);

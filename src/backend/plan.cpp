@@ -74,7 +74,8 @@ bool cut_batch(const intflash_context& context, const intflash_cache& cache,
   plan.context = &context;
   plan.is_batch = true;
   plan.problem = problem_of(cache, desc);
-  plan.cache = {cache.layout, cache.num_kv_heads, cache.num_pages, cache.rotation, cache.codec};
+  plan.cache = {cache.layout,   cache.num_kv_heads, cache.num_pages,
+                cache.rotation, cache.codec,        cache.window};
   const FloatState float_state;  // the caller may round otherwise
   const RequestMaker maker = {desc, 1.0f / std::sqrt(static_cast<float>(cache.layout.head_dim))};
   Batch batch{};

@@ -10,6 +10,7 @@
 
 #include "context/context.h"
 #include "core/checks.h"
+#include "core/int8_window.h"
 #include "engine/schedule.h"
 #include "inputs/problem.h"
 #include "intflash/cache.h"
@@ -29,6 +30,7 @@ struct CacheShape {
   std::int64_t num_pages;
   Rotation rotation;
   const Codec* codec;
+  Int8Window window;
 };
 
 struct RunCalls;  // backend/backend.h

@@ -185,6 +185,8 @@ intflash_status intflash_cache_append(intflash_cache* cache, const intflash_appe
   intflash_append_args args;
   intflash_status status = read_append_args(cache, given, false, args);
   if (status != INTFLASH_OK) return status;
+  status = check_pages_are_callers(*cache);
+  if (status != INTFLASH_OK) return status;
   const CacheChange change(*cache);
   const Append append{*cache, args, nullptr};
   status = change.status();

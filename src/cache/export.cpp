@@ -46,14 +46,15 @@ intflash_status intflash_cache_export(const intflash_cache* cache, const int32_t
   const std::int64_t pages = (end + page_size - 1) / page_size;
   if (page_ids == nullptr && pages > 0)
     return fail(INTFLASH_INVALID_ARGUMENT, "page_ids = NULL: must name the pages");
-  const intflash_status status = check_pointer("page_ids", page_ids);
+  intflash_status status = check_pages_are_callers(*cache);
+  if (status == INTFLASH_OK) status = check_pointer("page_ids", page_ids);
   if (status != INTFLASH_OK) return status;
   for (std::int64_t i = 0; i < pages; ++i) {
     if (page_ids[i] >= 0 && page_ids[i] < cache->num_pages) continue;
     return fail(INTFLASH_INVALID_ARGUMENT, "page_ids[%lld] = %d: must be 0 ... %lld",
                 static_cast<i64>(i), page_ids[i], static_cast<i64>(cache->num_pages - 1));
   }
-  return export_tokens({*cache, {page_ids, pages, 0, 0}, begin, end, key, value});
+  return export_tokens({*cache, {page_ids, pages, 0, 0, nullptr, {}}, begin, end, key, value});
 }
 
 intflash_status intflash_sequence_export(const intflash_cache* cache, int32_t sequence,

@@ -34,8 +34,41 @@ intflash_status check_cache_options(const intflash_cache_options& options) {
                 "consecutive smaller blocks, 64 / page_size of them where that is a whole number",
                 static_cast<i64>(page_size));
   }
+  status = check_extent("window_blocks", options.window_blocks, 0);
+  if (status == INTFLASH_OK) status = check_extent("sink_blocks", options.sink_blocks, 0);
+  if (status == INTFLASH_OK) status = check_extent("num_window_pages", options.num_window_pages, 0);
+  if (status != INTFLASH_OK) return status;
   status = check_option("huge_pages", options.huge_pages, INTFLASH_HUGE_PAGES_AVOID);
   return status == INTFLASH_OK ? check_option("numa", options.numa, INTFLASH_NUMA_BY_NODE) : status;
+}
+
+// What codecs and windows there are together.
+intflash_status check_window(const intflash_context& context, const intflash_cache_options& options,
+                             const Codec& codec) {
+  if (options.window_blocks > 0 && context.device->storage->code_block == nullptr) {
+    return fail(INTFLASH_UNSUPPORTED, "window_blocks = %lld: device %s has no windows",
+                static_cast<i64>(options.window_blocks), context.device->name);
+  }
+  if (options.window_blocks > 0 && !codec.is_expanded) {
+    return fail(INTFLASH_UNSUPPORTED,
+                "window_blocks = %lld with codec %s: must be 0, all of it is in INT8",
+                static_cast<i64>(options.window_blocks), codec.name);
+  }
+  if (options.window_blocks == 0 && codec.is_by_block) {
+    return fail(INTFLASH_UNSUPPORTED,
+                "window_blocks = 0 with codec %s: must be at least 1, for blocks are stored once "
+                "they are full",
+                codec.name);
+  }
+  if (options.window_blocks == 0 && (options.sink_blocks > 0 || options.num_window_pages > 0)) {
+    return fail(INTFLASH_INVALID_ARGUMENT,
+                "sink_blocks = %lld, num_window_pages = %lld: must be 0 without window_blocks",
+                static_cast<i64>(options.sink_blocks), static_cast<i64>(options.num_window_pages));
+  }
+  if (options.window_blocks > 0 && options.numa == INTFLASH_NUMA_BY_NODE)
+    return fail(INTFLASH_UNSUPPORTED, "numa = BY_NODE with window_blocks = %lld: must be another",
+                static_cast<i64>(options.window_blocks));
+  return INTFLASH_OK;
 }
 
 // What the options say of a cache's shape, where its pages fit the address space.
@@ -49,11 +82,21 @@ intflash_status set_shape(const intflash_context& context, const intflash_cache_
   shape.num_kv_heads = options.num_kv_heads;
   shape.num_pages = options.num_pages;
   shape.num_layers = options.num_layers == 0 ? 1 : options.num_layers;
+  shape.window = {options.window_blocks, options.sink_blocks};
+  shape.window_layout = page_layout(kInt8Codec, shape.layout.head_dim, shape.layout.head_dim_v,
+                                    shape.layout.page_size);
+  if (!shape.window.is_none())
+    shape.window_pages.num_pages =
+        options.num_window_pages == 0 ? options.num_pages : options.num_window_pages;
   const intflash_status status = choose_rotation(options.rotation, shape.layout.head_dim,
                                                  shape.layout.head_dim_v, shape.rotation);
   if (status != INTFLASH_OK) return status;
   std::int64_t bytes = 0;
+  std::int64_t window_bytes = 0;
   if (!__builtin_mul_overflow(shape.num_kv_heads * shape.num_pages, shape.layout.bytes(), &bytes) &&
+      !__builtin_mul_overflow(shape.num_kv_heads * shape.window_pages.num_pages,
+                              shape.window_layout.bytes(), &window_bytes) &&
+      !__builtin_add_overflow(bytes, window_bytes, &bytes) &&
       !__builtin_mul_overflow(bytes, shape.num_layers, &bytes))
     return INTFLASH_OK;
   return fail(INTFLASH_SIZE_OVERFLOW,
@@ -112,6 +155,19 @@ void divide_pages(intflash_numa numa, intflash_cache& cache) {
   cache.num_free = cache.num_pages;
 }
 
+// All free, the first one to be taken first.
+bool allocate_pool(const intflash_context& context, PagePool& pool) {
+  if (pool.num_pages == 0) return true;
+  if (!allocate(context, pool.num_pages, pool.references) ||
+      !allocate(context, pool.num_pages, pool.free_pages))
+    return false;
+  std::fill_n(pool.references, pool.num_pages, 0);
+  std::iota(pool.free_pages, pool.free_pages + pool.num_pages, 0);
+  std::reverse(pool.free_pages, pool.free_pages + pool.num_pages);
+  pool.num_free = pool.num_pages;
+  return true;
+}
+
 // The books; false: no memory.
 bool allocate_parts(intflash_cache& cache, const intflash_cache_options& options) {
   const intflash_context& context = *cache.context;
@@ -119,6 +175,7 @@ bool allocate_parts(intflash_cache& cache, const intflash_cache_options& options
   const std::int64_t slots = cache.num_pages * cache.layout.page_size;
   return allocate(context, cache.num_pages, cache.references) &&
          allocate(context, cache.num_pages, cache.free_pages) &&
+         allocate_pool(context, cache.window_pages) &&
          allocate(context, PageSet::bytes(slots) / 8, cache.slot_set) &&
          copy_center(context, options.key_center, heads * cache.layout.head_dim,
                      cache.key_center) &&
@@ -135,6 +192,14 @@ intflash_status CacheChange::status() const {
               static_cast<void*>(&cache_));
 }
 
+intflash_status check_pages_are_callers(const intflash_cache& cache) {
+  if (cache.window.is_none()) return INTFLASH_OK;
+  return fail(INTFLASH_UNSUPPORTED,
+              "cache with window_blocks = %lld: its pages are its sequences': must be named by "
+              "these",
+              static_cast<i64>(cache.window.num_blocks));
+}
+
 intflash_status check_layer(const intflash_cache& cache, std::int64_t layer) {
   if (layer >= 0 && layer < cache.num_layers) return INTFLASH_OK;
   return fail(INTFLASH_INVALID_ARGUMENT, "layer = %lld: must be 0 ... %lld",
@@ -146,6 +211,7 @@ intflash_status create_cache(const intflash_context& context, const intflash_cac
   intflash_cache shape{};
   intflash_status status = check_cache_options(options);
   if (status == INTFLASH_OK) status = check_codec(codec, *context.port);
+  if (status == INTFLASH_OK) status = check_window(context, options, codec);
   if (status == INTFLASH_OK) status = set_shape(context, options, codec, shape);
   if (status == INTFLASH_OK)
     status = check_centers(shape, "key_center", options.key_center, shape.layout.head_dim,
@@ -161,6 +227,9 @@ intflash_status create_cache(const intflash_context& context, const intflash_cac
   created->context = shape.context;
   created->codec = shape.codec;
   created->layout = shape.layout;
+  created->window = shape.window;
+  created->window_layout = shape.window_layout;
+  created->window_pages = shape.window_pages;
   created->num_kv_heads = shape.num_kv_heads;
   created->num_pages = shape.num_pages;
   created->num_layers = shape.num_layers;
@@ -208,10 +277,13 @@ void intflash_cache_destroy(intflash_cache* cache) {
   for (std::int64_t i = 0; i < cache->sequences.size(); ++i) {
     cache->sequences[i].pages.release(context);
     cache->sequences[i].later_lens.release(context);
+    cache->sequences[i].window_pages.release(context);
   }
   cache->sequences.release(context);
   release(context, cache->references);
   release(context, cache->free_pages);
+  release(context, cache->window_pages.references);
+  release(context, cache->window_pages.free_pages);
   release(context, cache->slot_set);
   release(context, cache->key_center);
   release(context, cache->value_center);
@@ -233,6 +305,11 @@ intflash_status intflash_cache_get_info(const intflash_cache* cache, intflash_ca
   info.page_layout_version = cache->codec->layout_version;
   info.rotates_keys = cache->rotation.keys ? 1 : 0;
   info.rotates_values = cache->rotation.values ? 1 : 0;
+  info.window_blocks = cache->window.num_blocks;
+  info.sink_blocks = cache->window.sink_blocks;
+  info.num_window_pages = cache->window_pages.num_pages;
+  info.free_window_pages = cache->window_pages.num_free;
+  info.window_page_bytes = static_cast<std::size_t>(cache->window_page_bytes());
   info.bytes_per_token = info.page_bytes / static_cast<std::size_t>(cache->layout.page_size);
   write_struct(info, target);
   return INTFLASH_OK;
@@ -250,6 +327,8 @@ intflash_status intflash_cache_copy_page(intflash_cache* cache, int32_t from, in
     return fail(INTFLASH_INVALID_ARGUMENT, "from = %d, to = %d: must be 0 ... %lld", from, to,
                 static_cast<i64>(cache->num_pages - 1));
   }
+  const intflash_status callers = check_pages_are_callers(*cache);
+  if (callers != INTFLASH_OK) return callers;
   const CacheChange change(*cache);
   const intflash_status status = change.status();
   if (status != INTFLASH_OK) return status;

@@ -14,6 +14,7 @@
 #include "cache/growable.h"
 #include "cache/page_table.h"
 #include "context/context.h"
+#include "core/int8_window.h"
 #include "core/rotation.h"
 #include "intflash/cache.h"
 #include "machine/numa.h"
@@ -36,6 +37,23 @@ struct NodePages {
   std::int64_t num_free;
 };
 
+// Pages of one kind, in each layer, that sequences take.
+struct PagePool {
+  std::int64_t num_pages;
+  std::int32_t* references;  // per page
+  std::int32_t* free_pages;  // a stack of those that have none
+  std::int64_t num_free;
+
+  std::int32_t take() {
+    const std::int32_t id = free_pages[--num_free];
+    references[id] = 1;
+    return id;
+  }
+  void release(std::int32_t id) {
+    if (--references[id] == 0) free_pages[num_free++] = id;
+  }
+};
+
 // A page table that the cache keeps, of all layers. Pages from the one on that the shortest layer
 // ends in are nobody else's while other layers are longer.
 struct Sequence {
@@ -43,7 +61,11 @@ struct Sequence {
   std::int64_t first_key_position = 0;
   std::int64_t kv_len = kFreeSlot;    // of layer 0
   Growable<std::int64_t> later_lens;  // of the layers behind it, at most kv_len
-  std::int64_t request = 0;           // scratch of append's checks: which of the batch names it
+  // With a window: the pages of those of pages that are in INT8, kNoPage for others; and which keys
+  // no longer are.
+  Growable<std::int32_t> window_pages;
+  KeyRange coded_keys = {};
+  std::int64_t request = 0;  // scratch of append's checks: which of the batch names it
 
   std::int64_t& length(std::int64_t layer) { return layer == 0 ? kv_len : later_lens[layer - 1]; }
   std::int64_t length(std::int64_t layer) const {
@@ -54,7 +76,13 @@ struct Sequence {
                            [](std::int64_t a, std::int64_t b) { return std::min(a, b); });
   }
   PageRun run(std::int64_t layer) const {
-    return {pages.data(), pages.size(), first_key_position, layer};
+    const bool has_window = window_pages.size() > 0;
+    return {pages.data(),
+            pages.size(),
+            first_key_position,
+            layer,
+            has_window ? window_pages.data() : nullptr,
+            coded_keys};
   }
 };
 
@@ -64,6 +92,8 @@ struct intflash_cache {
   const intflash_context* context;
   const intflash::internal::Codec* codec;
   intflash::internal::PageLayout layout;  // of one kv head's part of a page
+  intflash::internal::Int8Window window;
+  intflash::internal::PageLayout window_layout;  // of its pages, in INT8
   std::int64_t num_kv_heads;
   std::int64_t num_pages;
   std::int64_t num_layers;
@@ -82,6 +112,7 @@ struct intflash_cache {
   std::int64_t num_free;
   std::int32_t num_nodes;  // 1 where pages do not lie by node
   intflash::internal::NodePages nodes[intflash::internal::kMaxNumaNodes];
+  intflash::internal::PagePool window_pages;  // none without a window
   intflash::internal::Growable<intflash::internal::Sequence> sequences;
   std::int64_t num_sequences;
 
@@ -89,6 +120,13 @@ struct intflash_cache {
   std::atomic<bool> is_changing;
 
   std::int64_t page_bytes() const { return num_kv_heads * layout.bytes(); }
+  std::int64_t window_page_bytes() const {
+    return window.is_none() ? 0 : num_kv_heads * window_layout.bytes();
+  }
+  // The pages of a layer, those of the window behind the others.
+  std::int64_t layer_bytes() const {
+    return num_pages * page_bytes() + window_pages.num_pages * window_page_bytes();
+  }
   // The index of a page's node.
   std::int32_t node_of(std::int32_t page) const {
     std::int32_t node = 0;
@@ -146,10 +184,15 @@ inline void release(const intflash_context& context, void* memory) {
 intflash_status create_cache(const intflash_context& context, const intflash_cache_options& options,
                              const Codec& codec, intflash_cache*& cache);
 
+// That the cache's pages may be named by the caller, and not by sequences alone.
+intflash_status check_pages_are_callers(const intflash_cache& cache);
 // Whether the caller's number names a layer.
 intflash_status check_layer(const intflash_cache& cache, std::int64_t layer);
 // Whether the caller's number names a sequence.
 intflash_status check_sequence(const intflash_cache& cache, std::int32_t sequence);
+// Whether a query at a position, which has this name, finds its window in INT8.
+intflash_status check_window(const intflash_cache& cache, const char* name,
+                             const Sequence& sequence, std::int64_t position);
 // Whether all layers of a sequence have its tokens.
 intflash_status check_layers(const intflash_cache& cache, std::int32_t sequence);
 

@@ -17,12 +17,25 @@ struct PageRun {
   std::int64_t num_pages;
   std::int64_t first_key_position;
   std::int64_t layer;
+  // Of a cache with a window; else nullptr. kNoPage: none of the page's tokens is in INT8.
+  const std::int32_t* window_page_ids;
+  KeyRange coded_keys;  // that are no longer in INT8
+
+  bool is_int8(std::int64_t position) const {
+    return window_page_ids != nullptr &&
+           (position < coded_keys.begin || position >= coded_keys.end);
+  }
 };
+constexpr std::int32_t kNoPage = -1;
 inline PageRun page_run(const intflash_page_table& table, std::int64_t request,
                         std::int64_t first_key_position, std::int64_t layer) {
   const std::int64_t first = table.page_indptr[request];
-  return {table.page_ids + first, table.page_indptr[request + 1] - first, first_key_position,
-          layer};
+  return {table.page_ids + first,
+          table.page_indptr[request + 1] - first,
+          first_key_position,
+          layer,
+          nullptr,
+          {}};
 }
 
 // A set of page numbers, or of slots, a bit each. Nobody clears it: numbers are removed before they

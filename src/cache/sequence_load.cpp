@@ -105,9 +105,24 @@ intflash_status check_positions(const FileHeader& header, const intflash_cache& 
                 static_cast<i64>(header.first_key_position),
                 static_cast<i64>(cache.layout.page_size), static_cast<i64>(header.kv_len));
   }
-  if (header.centers <= (kKeyCenter | kValueCenter)) return INTFLASH_OK;
-  return fail(INTFLASH_BAD_FILE, "byte %zu: centers = %u: must be 0 ... 3",
-              offsetof(FileHeader, centers), header.centers);
+  if (header.parts <= (kKeyCenter | kValueCenter | kWindow)) return INTFLASH_OK;
+  return fail(INTFLASH_BAD_FILE, "byte %zu: parts = %u: must be 0 ... 7",
+              offsetof(FileHeader, parts), header.parts);
+}
+
+// That it is the cache's, or that there is none in both.
+intflash_status check_window(RecordReader& reader, const intflash_cache& cache, bool in_file) {
+  FileWindow saved{};
+  const intflash_status status = in_file ? reader.get(&saved, sizeof saved) : INTFLASH_OK;
+  if (status != INTFLASH_OK) return status;
+  const Int8Window window = {saved.window_blocks, saved.sink_blocks};
+  if (window == cache.window) return INTFLASH_OK;
+  return fail(
+      INTFLASH_BAD_FILE,
+      "byte %lld: a window of %lld and %lld blocks in the file, %lld and %lld in the cache",
+      static_cast<i64>(in_file ? reader.offset() : static_cast<i64>(offsetof(FileHeader, parts))),
+      static_cast<i64>(window.num_blocks), static_cast<i64>(window.sink_blocks),
+      static_cast<i64>(cache.window.num_blocks), static_cast<i64>(cache.window.sink_blocks));
 }
 
 intflash_status load_header(RecordReader& reader, const intflash_cache& cache, FileHeader& header) {
@@ -140,7 +155,7 @@ intflash_status check_centers(RecordReader& reader, const intflash_cache& cache,
       return fail(INTFLASH_BAD_FILE,
                   "byte %lld: %s[layer %lld][head %lld][%lld] = %g in the file, %g in the cache",
                   static_cast<i64>(in_file ? reader.offset() + c * 4
-                                           : static_cast<i64>(offsetof(FileHeader, centers))),
+                                           : static_cast<i64>(offsetof(FileHeader, parts))),
                   name, static_cast<i64>(h / cache.num_kv_heads),
                   static_cast<i64>(h % cache.num_kv_heads), static_cast<i64>(c),
                   static_cast<double>(saved[c]), static_cast<double>(own));
@@ -151,22 +166,26 @@ intflash_status check_centers(RecordReader& reader, const intflash_cache& cache,
 
 // ---- Blocks ----
 
-// Fills pages with tokens up to kv_len; page: room for a block of the file.
+// Fills pages with tokens up to kv_len; page: room for a block of the file, and for rows of codes.
 intflash_status load_blocks(RecordReader& reader, intflash_cache& cache, const PageRun& run,
                             std::int64_t kv_len, char* page) {
-  const PageLayout layout = file_page(cache.layout);
-  const KvBlock from = layout.block(page, 0);
   for (std::int64_t position = run.first_key_position; position < kv_len;
        position += kBlockTokens) {
+    const FileBlock file = file_block(cache, run, position);
+    const KvBlock from = file.layout.block(page, 0);
     const std::int64_t tokens = std::min<std::int64_t>(kBlockTokens, kv_len - position);
     for (std::int64_t h = 0; h < cache.num_layers * cache.num_kv_heads; ++h) {
-      const intflash_status status = reader.get(page, layout.bytes());
+      const intflash_status status = reader.get(page, file.layout.bytes());
       if (status != INTFLASH_OK) return status;
-      if (const void* damage = cache.codec->find_damage(layout, from, tokens)) {
+      if (const void* damage = file.codec.find_damage(file.layout, from, tokens)) {
         return fail(INTFLASH_BAD_FILE, "byte %lld: no such block of tokens is ever saved",
                     static_cast<i64>(reader.offset() + (static_cast<const char*>(damage) - page)));
       }
-      cache.storage->write_block(cache, place_of(cache, run, h, position), page);
+      const BlockPlace place = place_of(cache, run, h, position);
+      cache.storage->write_block(cache, place, page);
+      if (place.window_page != kNoPage && tokens == kBlockTokens)
+        cache.storage->code_block(cache, place,
+                                  reinterpret_cast<std::int8_t*>(page + file_block_bytes(cache)));
     }
   }
   return INTFLASH_OK;
@@ -182,6 +201,7 @@ intflash_status reserve_sequence(intflash_cache& cache, const FileHeader& header
   if (status != INTFLASH_OK) return status;
   Sequence& reserved = cache.sequences[slot];
   reserved.first_key_position = reserved.kv_len = header.first_key_position;
+  if (!cache.window.is_none()) reserved.coded_keys = cache.window.coded_keys(header.kv_len);
   const std::int64_t token_indptr[] = {0, header.kv_len - header.first_key_position};
   status = extend_sequences(cache, &slot, 1, token_indptr);
   if (status != INTFLASH_OK) {
@@ -232,15 +252,16 @@ intflash_status intflash_sequence_load(intflash_cache* cache, intflash_read_fn r
   RecordReader reader(read, user);
   FileHeader header{};
   intflash_status status = load_header(reader, *cache, header);
+  if (status == INTFLASH_OK) status = check_window(reader, *cache, (header.parts & kWindow) != 0);
   if (status == INTFLASH_OK)
-    status = check_centers(reader, *cache, "key_center", (header.centers & kKeyCenter) != 0,
+    status = check_centers(reader, *cache, "key_center", (header.parts & kKeyCenter) != 0,
                            cache->key_center, cache->layout.head_dim);
   if (status == INTFLASH_OK)
-    status = check_centers(reader, *cache, "value_center", (header.centers & kValueCenter) != 0,
+    status = check_centers(reader, *cache, "value_center", (header.parts & kValueCenter) != 0,
                            cache->value_center, cache->layout.head_dim_v);
   if (status != INTFLASH_OK) return status;
   const intflash_context& context = *cache->context;
-  const std::size_t bytes = static_cast<std::size_t>(file_page(cache->layout).bytes());
+  const auto bytes = static_cast<std::size_t>(file_block_bytes(*cache) + file_rows_bytes(*cache));
   char* page = static_cast<char*>(context.allocate(context.allocator_user, bytes, 64));
   if (page == nullptr)
     return fail(INTFLASH_OUT_OF_MEMORY, "no memory for a block of %zu bytes", bytes);

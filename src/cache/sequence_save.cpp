@@ -50,8 +50,9 @@ FileHeader header_of(const intflash_cache& cache, const Sequence& sequence) {
   header.codec = static_cast<std::uint32_t>(cache.codec->id);
   header.page_layout = static_cast<std::uint32_t>(cache.codec->layout_version);
   header.rotation = file_rotation(cache.rotation);
-  header.centers = static_cast<std::uint16_t>((cache.key_center != nullptr ? kKeyCenter : 0) |
-                                              (cache.value_center != nullptr ? kValueCenter : 0));
+  header.parts = static_cast<std::uint16_t>((cache.key_center != nullptr ? kKeyCenter : 0) |
+                                            (cache.value_center != nullptr ? kValueCenter : 0) |
+                                            (cache.window.is_none() ? 0 : kWindow));
   header.num_layers = cache.num_layers;
   header.num_kv_heads = cache.num_kv_heads;
   header.head_dim = cache.layout.head_dim;
@@ -70,35 +71,41 @@ intflash_status save_centers(const float* center, std::int64_t heads, std::int64
 }
 
 // Zeros for tokens of a page from `tokens` on: they may be what a truncated sequence once held.
-void clear_tail(const intflash_cache& cache, const PageLayout& layout, std::int64_t tokens,
+void clear_tail(const intflash_cache& cache, const FileBlock& file, std::int64_t tokens,
                 char* page) {
+  if (tokens == kBlockTokens) return;
+  const PageLayout& layout = file.layout;
   const WritableBlock block = writable_block(layout, page, 0);
   static constexpr std::int8_t kNoCodes[kMaxHeadDim] = {};
   const KernelTable& kernels = *cache.context->port->kernels;
   const TokenCodes absent = {kNoCodes, kNoCodes, 0, tokens, kBlockTokens - tokens};
-  cache.codec->store_keys(kernels, layout, block, absent);
-  cache.codec->store_values(kernels, layout, block, absent);
+  file.codec.store_keys(kernels, layout, block, absent);
+  file.codec.store_values(kernels, layout, block, absent);
   std::fill(block.key_scale + tokens, block.key_scale + kBlockTokens, 0.0f);
   std::fill(block.value_scale + tokens, block.value_scale + kBlockTokens, 0.0f);
 }
 
 intflash_status save_sequence(const intflash_cache& cache, const Sequence& sequence,
                               RecordWriter& writer, char* page) {
-  const PageLayout layout = file_page(cache.layout);
+  const PageLayout& layout = cache.layout;
   const FileHeader header = header_of(cache, sequence);
   intflash_status status = writer.put(&header, sizeof header);
+  const FileWindow window = {cache.window.num_blocks, cache.window.sink_blocks};
+  if (status == INTFLASH_OK && !cache.window.is_none()) status = writer.put(&window, sizeof window);
   const std::int64_t heads = cache.num_layers * cache.num_kv_heads;
   if (status == INTFLASH_OK)
     status = save_centers(cache.key_center, heads, layout.head_dim, writer);
   if (status == INTFLASH_OK)
     status = save_centers(cache.value_center, heads, layout.head_dim_v, writer);
+  const PageRun run = file_run(cache, sequence);
   for (std::int64_t position = sequence.first_key_position; position < sequence.kv_len;
        position += kBlockTokens) {
+    const FileBlock file = file_block(cache, run, position);
     const std::int64_t tokens = std::min<std::int64_t>(kBlockTokens, sequence.kv_len - position);
     for (std::int64_t h = 0; status == INTFLASH_OK && h < heads; ++h) {
-      cache.storage->read_block(cache, place_of(cache, sequence.run(0), h, position), page);
-      clear_tail(cache, layout, tokens, page);
-      status = writer.put(page, layout.bytes());
+      cache.storage->read_block(cache, place_of(cache, run, h, position), page);
+      clear_tail(cache, file, tokens, page);
+      status = writer.put(page, file.layout.bytes());
     }
   }
   return status;
@@ -120,7 +127,7 @@ intflash_status intflash_sequence_save(const intflash_cache* cache, int32_t sequ
   if (status == INTFLASH_OK) status = check_layers(*cache, sequence);
   if (status != INTFLASH_OK) return status;
   const intflash_context& context = *cache->context;
-  const std::size_t bytes = static_cast<std::size_t>(file_page(cache->layout).bytes());
+  const auto bytes = static_cast<std::size_t>(file_block_bytes(*cache));
   char* page = static_cast<char*>(context.allocate(context.allocator_user, bytes, 64));
   if (page == nullptr)
     return fail(INTFLASH_OUT_OF_MEMORY, "no memory for a block of %zu bytes", bytes);

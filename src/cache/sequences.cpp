@@ -29,6 +29,80 @@ struct Extension {
   std::int64_t count(std::int64_t i) const { return token_indptr[i + 1] - token_indptr[i]; }
 };
 
+// ---- Pages in INT8 ----
+
+// Keys that no query behind those of all layers sees in INT8.
+KeyRange later_coded_keys(const intflash_cache& cache, const Sequence& sequence) {
+  const KeyRange keys = cache.window.coded_keys(sequence.shortest());
+  return {keys.begin, std::max(keys.end, sequence.coded_keys.end)};
+}
+
+// Whether page i has a token in INT8.
+bool has_int8(const intflash_cache& cache, const Sequence& sequence, KeyRange coded_keys,
+              std::int64_t i) {
+  const std::int64_t begin = sequence.first_key_position + i * cache.layout.page_size;
+  return begin < coded_keys.begin || begin + cache.layout.page_size > coded_keys.end;
+}
+
+// Pages of the window that the batch takes, less those that it gives back and nobody else holds.
+std::int64_t window_pages_needed(intflash_cache& cache, const Extension& extension) {
+  std::int64_t needed = 0;
+  const auto for_each_last = [&](auto visit) {
+    for (std::int64_t i = 0; i < extension.num_sequences; ++i) {
+      const Sequence& sequence = cache.sequences[extension.sequences[i]];
+      if (writes_last(cache, sequence, extension.count(i)))
+        visit(cache.window_pages.references[sequence.window_pages.back()]);
+    }
+  };
+  for (std::int64_t i = 0; i < extension.num_sequences; ++i) {
+    const Sequence& sequence = cache.sequences[extension.sequences[i]];
+    const KeyRange coded = later_coded_keys(cache, sequence);
+    const std::int64_t pages = pages_for(cache, sequence, sequence.kv_len + extension.count(i));
+    for (std::int64_t page = sequence.pages.size(); page < pages; ++page)
+      needed += has_int8(cache, sequence, coded, page) ? 1 : 0;
+    for (std::int64_t page = 0; page < sequence.pages.size(); ++page) {
+      const std::int32_t id = sequence.window_pages[page];
+      if (id != kNoPage && !has_int8(cache, sequence, coded, page) &&
+          cache.window_pages.references[id] == 1)
+        --needed;
+    }
+  }
+  for_each_last([&](std::int32_t& references) { needed += --references > 0 ? 1 : 0; });
+  for_each_last([](std::int32_t& references) { ++references; });
+  return needed;
+}
+
+// Gives back what no later query sees in INT8.
+void leave_window(intflash_cache& cache, Sequence& sequence) {
+  sequence.coded_keys = later_coded_keys(cache, sequence);
+  for (std::int64_t page = 0; page < sequence.pages.size(); ++page) {
+    std::int32_t& id = sequence.window_pages[page];
+    if (id == kNoPage || has_int8(cache, sequence, sequence.coded_keys, page)) continue;
+    cache.window_pages.release(id);
+    id = kNoPage;
+  }
+}
+
+// The last page, which gets tokens, for this sequence alone; and room for the pages behind it.
+void extend_window(intflash_cache& cache, Sequence& sequence, bool writes_to_last,
+                   std::int64_t pages) {
+  PagePool& pool = cache.window_pages;
+  if (writes_to_last && pool.references[sequence.window_pages.back()] > 1) {
+    std::int32_t& last = sequence.window_pages.back();
+    const std::int32_t copy = pool.take();
+    cache.storage->copy_window_page(cache, last, copy);
+    pool.release(last);
+    last = copy;
+  }
+  while (sequence.window_pages.size() < pages) {
+    const bool is_int8 =
+        has_int8(cache, sequence, sequence.coded_keys, sequence.window_pages.size());
+    sequence.window_pages.push(is_int8 ? pool.take() : kNoPage);
+  }
+}
+
+// ---- Pages ----
+
 // Pages that the batch takes. Of sequences that write to one page, the last needs no copy where
 // nobody else holds it: while they are counted, each gives up its reference.
 std::int64_t pages_needed(intflash_cache& cache, const Extension& extension) {
@@ -98,6 +172,19 @@ intflash_status check_layers(const intflash_cache& cache, std::int32_t sequence)
   return INTFLASH_OK;
 }
 
+intflash_status check_window(const intflash_cache& cache, const char* name,
+                             const Sequence& sequence, std::int64_t position) {
+  const KeyRange coded = sequence.coded_keys;
+  if (coded.begin == coded.end || cache.window.coded_keys(position).end >= coded.end)
+    return INTFLASH_OK;
+  return fail(
+      INTFLASH_UNSUPPORTED,
+      "%s = %lld: keys of its window at %lld ... %lld are no longer in INT8: must be at "
+      "least %lld",
+      name, static_cast<i64>(position), static_cast<i64>(cache.window.coded_keys(position).end),
+      static_cast<i64>(coded.end - 1), static_cast<i64>(cache.window.first_without(coded.end)));
+}
+
 intflash_status extend_sequences(intflash_cache& cache, const std::int32_t* sequences,
                                  std::int64_t num_sequences, const std::int64_t* token_indptr) {
   const Extension extension{sequences, num_sequences, token_indptr};
@@ -114,17 +201,28 @@ intflash_status extend_sequences(intflash_cache& cache, const std::int32_t* sequ
     return fail(INTFLASH_POOL_EXHAUSTED, "the batch needs %lld more pages: the cache has %lld free",
                 static_cast<i64>(needed), static_cast<i64>(cache.num_free));
   }
-  for (std::int64_t i = 0; i < num_sequences; ++i) {
-    Sequence& sequence = cache.sequences[sequences[i]];
-    const std::int64_t pages = pages_for(cache, sequence, sequence.kv_len + extension.count(i));
-    if (sequence.pages.reserve(*cache.context, pages)) continue;
-    return fail(INTFLASH_OUT_OF_MEMORY, "no memory for a page table of %lld pages",
-                static_cast<i64>(pages));
+  const std::int64_t in_window = cache.window.is_none() ? 0 : window_pages_needed(cache, extension);
+  if (in_window > cache.window_pages.num_free) {
+    return fail(INTFLASH_POOL_EXHAUSTED,
+                "the batch needs %lld more pages for its windows: the cache has %lld free",
+                static_cast<i64>(in_window), static_cast<i64>(cache.window_pages.num_free));
   }
   for (std::int64_t i = 0; i < num_sequences; ++i) {
     Sequence& sequence = cache.sequences[sequences[i]];
-    if (writes_last(cache, sequence, extension.count(i)) &&
-        cache.references[sequence.pages.back()] > 1) {
+    const std::int64_t pages = pages_for(cache, sequence, sequence.kv_len + extension.count(i));
+    if (sequence.pages.reserve(*cache.context, pages) &&
+        (cache.window.is_none() || sequence.window_pages.reserve(*cache.context, pages)))
+      continue;
+    return fail(INTFLASH_OUT_OF_MEMORY, "no memory for a page table of %lld pages",
+                static_cast<i64>(pages));
+  }
+  // What is given back may be what others take.
+  for (std::int64_t i = 0; !cache.window.is_none() && i < num_sequences; ++i)
+    leave_window(cache, cache.sequences[sequences[i]]);
+  for (std::int64_t i = 0; i < num_sequences; ++i) {
+    Sequence& sequence = cache.sequences[sequences[i]];
+    const bool writes_to_last = writes_last(cache, sequence, extension.count(i));
+    if (writes_to_last && cache.references[sequence.pages.back()] > 1) {
       std::int32_t& last = sequence.pages.back();
       const std::int32_t copy = take_page(cache, cache.node_of(last));
       cache.storage->copy_page(cache, last, copy);
@@ -135,6 +233,7 @@ intflash_status extend_sequences(intflash_cache& cache, const std::int32_t* sequ
     const std::int64_t pages = pages_for(cache, sequence, sequence.kv_len);
     while (sequence.pages.size() < pages)
       sequence.pages.push(take_page(cache, next_node(cache, sequences[i])));
+    if (!cache.window.is_none()) extend_window(cache, sequence, writes_to_last, pages);
   }
   return INTFLASH_OK;
 }
@@ -148,6 +247,14 @@ void shrink_sequence(intflash_cache& cache, Sequence& sequence, std::int64_t kv_
     release_page(cache, sequence.pages.back());
     sequence.pages.pop();
   }
+  while (sequence.window_pages.size() > pages) {
+    if (sequence.window_pages.back() != kNoPage)
+      cache.window_pages.release(sequence.window_pages.back());
+    sequence.window_pages.pop();
+  }
+  // What is left is in INT8, all of it.
+  if (kv_len <= sequence.coded_keys.begin || pages == 0)
+    sequence.coded_keys.end = sequence.coded_keys.begin;
 }
 
 intflash_status create_sequence(intflash_cache& cache, std::int32_t& sequence) {
@@ -167,6 +274,7 @@ intflash_status create_sequence(intflash_cache& cache, std::int32_t& sequence) {
   }
   while (created.later_lens.size() < cache.num_layers - 1) created.later_lens.push(0);
   created.first_key_position = created.kv_len = 0;
+  created.coded_keys = {cache.window.sink_end(), cache.window.sink_end()};
   ++cache.num_sequences;
   sequence = slot;
   return INTFLASH_OK;
@@ -177,6 +285,7 @@ void free_sequence(intflash_cache& cache, std::int32_t sequence) {
   shrink_sequence(cache, freed, freed.first_key_position);
   freed.pages.release(*cache.context);
   freed.later_lens.release(*cache.context);
+  freed.window_pages.release(*cache.context);
   freed.kv_len = kFreeSlot;
   --cache.num_sequences;
 }
@@ -214,6 +323,7 @@ intflash_status intflash_sequence_fork(intflash_cache* cache, int32_t sequence, 
   if (status == INTFLASH_OK) status = check_sequence(*cache, sequence);
   if (status == INTFLASH_OK) status = check_layers(*cache, sequence);
   if (status != INTFLASH_OK) return status;
+  // A page of the window has no more references than the one that it belongs to.
   for (std::int64_t i = 0; i < cache->sequences[sequence].pages.size(); ++i) {
     if (cache->references[cache->sequences[sequence].pages[i]] < INT32_MAX) continue;
     return fail(INTFLASH_UNSUPPORTED, "sequence = %d: a page of it is at its %d references",
@@ -224,7 +334,8 @@ intflash_status intflash_sequence_fork(intflash_cache* cache, int32_t sequence, 
   if (status != INTFLASH_OK) return status;
   const Sequence& from = cache->sequences[sequence];
   Sequence& to = cache->sequences[created];
-  if (!to.pages.reserve(*cache->context, from.pages.size())) {
+  if (!to.pages.reserve(*cache->context, from.pages.size()) ||
+      !to.window_pages.reserve(*cache->context, from.window_pages.size())) {
     free_sequence(*cache, created);
     return fail(INTFLASH_OUT_OF_MEMORY, "no memory for a page table of %lld pages",
                 static_cast<i64>(from.pages.size()));
@@ -233,6 +344,12 @@ intflash_status intflash_sequence_fork(intflash_cache* cache, int32_t sequence, 
     ++cache->references[from.pages[i]];
     to.pages.push(from.pages[i]);
   }
+  for (std::int64_t i = 0; i < from.window_pages.size(); ++i) {
+    const std::int32_t id = from.window_pages[i];
+    if (id != kNoPage) ++cache->window_pages.references[id];
+    to.window_pages.push(id);
+  }
+  to.coded_keys = from.coded_keys;
   to.first_key_position = from.first_key_position;
   for (std::int64_t layer = 0; layer < cache->num_layers; ++layer)
     to.length(layer) = from.length(layer);
@@ -253,6 +370,9 @@ intflash_status intflash_sequence_truncate(intflash_cache* cache, int32_t sequen
                 static_cast<i64>(kv_len), sequence, static_cast<i64>(truncated.first_key_position),
                 static_cast<i64>(truncated.kv_len));
   }
+  if (kv_len > truncated.coded_keys.begin)
+    status = check_window(*cache, "kv_len", truncated, kv_len);
+  if (status != INTFLASH_OK) return status;
   shrink_sequence(*cache, truncated, kv_len);
   return INTFLASH_OK;
 }
@@ -275,6 +395,11 @@ intflash_status intflash_sequence_drop_before(intflash_cache* cache, int32_t seq
   if (pages <= 0) return INTFLASH_OK;
   for (std::int64_t i = 0; i < pages; ++i) release_page(*cache, dropped.pages[i]);
   dropped.pages.erase_front(pages);
+  if (!cache->window.is_none()) {
+    for (std::int64_t i = 0; i < pages; ++i)
+      if (dropped.window_pages[i] != kNoPage) cache->window_pages.release(dropped.window_pages[i]);
+    dropped.window_pages.erase_front(pages);
+  }
   dropped.first_key_position = first;
   return INTFLASH_OK;
 }

@@ -54,7 +54,8 @@ struct BlockPlace {
   std::int64_t layer;
   std::int32_t page;
   std::int64_t kv_head;
-  std::int64_t index;  // in the page
+  std::int64_t index;        // in the page
+  std::int32_t window_page;  // kNoPage: the block is as the codec has it
 };
 
 // The one at a position of a run, in head h of all layers' heads.
@@ -63,7 +64,8 @@ inline BlockPlace place_of(const intflash_cache& cache, const PageRun& run, std:
   const std::int64_t offset = position - run.first_key_position;
   const std::int64_t page_size = cache.layout.page_size;
   return {h / cache.num_kv_heads, run.page_ids[offset / page_size], h % cache.num_kv_heads,
-          offset % page_size / kBlockTokens};
+          offset % page_size / kBlockTokens,
+          run.is_int8(position) ? run.window_page_ids[offset / page_size] : kNoPage};
 }
 
 struct Storage {
@@ -79,12 +81,17 @@ struct Storage {
   void (*append)(const Append& append);
   // In all layers.
   void (*copy_page)(intflash_cache& cache, std::int32_t from, std::int32_t to);
+  // The same of a page of the window. nullptr: the storage has no windows.
+  void (*copy_window_page)(intflash_cache& cache, std::int32_t from, std::int32_t to);
   // In f32, in the caller's tensors.
   void (*export_rows)(const Export& wanted);
-  // A block as a page of its own, as files have it, and back. Those of a page are written in order,
-  // the first kv head first.
+  // A block as a page of its own, as files have it, and back: in INT8 where it is of the window.
+  // Those of a page are written in order, the first kv head first.
   void (*read_block)(const intflash_cache& cache, const BlockPlace& place, char* page);
   void (*write_block)(intflash_cache& cache, const BlockPlace& place, const char* page);
+  // Makes the codec's block of one that is in INT8 and full. rows: room for 64 rows of codes.
+  // nullptr: the storage has no windows.
+  void (*code_block)(intflash_cache& cache, const BlockPlace& place, std::int8_t* rows);
 };
 
 }  // namespace intflash::internal

@@ -39,7 +39,8 @@ void lay_out(const KernelTable& kernels, bool by_node, BatchPlan& plan) {
       kernels, plan.tile,
       {std::max(schedule.most_tiles, schedule.most_heads),
        Attention::worker_state_bytes(schedule, plan.tile), plan.spans_at_once, page.head_dim,
-       page.head_dim_v, 0, plan.cache.codec->is_expanded ? kernel_block(page).bytes() : 0});
+       page.head_dim_v, 0, plan.cache.codec->is_expanded ? kernel_block(page).bytes() : 0,
+       !plan.cache.window.is_none()});
   Arena arena;
   arena.take(sizeof(BatchRun));
   plan.page_set_offset = arena.take(PageSet::bytes(plan.cache.num_pages));
@@ -109,6 +110,13 @@ Attention attention_of(const BatchRun& run) {
   pages.packed_rows = attention.kernels->packed_rows[plan.cache.codec->id];
   pages.expanded = kernel_block(plan.cache.layout);
   pages.args = &args;
+  pages.window = plan.cache.window;
+  if (!pages.window.is_none()) {
+    pages.window_layout = cache.window_layout;
+    pages.window_memory = host.window_page(args.layer, 0, 0);
+    pages.window_page_stride = host.window_page_bytes;
+    pages.window_head_stride = cache.window_layout.bytes();
+  }
   attention.spans_at_once = plan.spans_at_once;
   attention.slots = run.workspace + plan.slots_offset;
   attention.handed = run.workspace + plan.handed_offset;
@@ -181,7 +189,9 @@ double largest_seen_key(const BatchRun& run) {
     for (std::int64_t head = 0; head < cache.num_kv_heads; ++head) {
       for (std::int64_t first = request.keys.begin / kBlockTokens * kBlockTokens;
            first < request.keys.end; first += kBlockTokens) {
-        const KvBlock block = host_pages(cache).block(pages, head, first);
+        const KvBlock block = pages.is_int8(first)
+                                  ? host_pages(cache).window_block(pages, head, first)
+                                  : host_pages(cache).block(pages, head, first);
         seen.for_each_run(0, head, first, [&](std::int64_t token, std::int64_t count) {
           const float* scale = block.key_scale + (token - first);
           largest = std::max(largest, *std::max_element(scale, scale + count));

@@ -46,7 +46,7 @@ void lay_out(const KernelTable& kernels, std::int64_t run_bytes, DensePlan& plan
        Attention::worker_state_bytes(plan.schedule, plan.tile),
        std::min(plan.spans_at_once, std::max<std::int64_t>(spans, 1)), problem.head_dim,
        problem.head_dim_v,
-       plan.packs_as_it_attends ? kScoreBlock / kBlockTokens * plan.page.bytes() : 0, 0});
+       plan.packs_as_it_attends ? kScoreBlock / kBlockTokens * plan.page.bytes() : 0, 0, false});
 
   Arena arena;
   arena.take(run_bytes);

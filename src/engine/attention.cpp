@@ -44,6 +44,7 @@ RowGroup row_group(const Attention& attention, const Request& request, std::int6
   group.head_dim = attention.head_dim;
   group.head_dim_v = attention.head_dim_v;
   group.mask = request.mask;
+  group.window = attention.pages.window;
   group.softmax_scale = request.softmax_scale;
   group.score_cap = attention.score_cap;
   if (attention.sinks != nullptr) group.sinks = attention.sinks + group.first_head;
@@ -172,7 +173,7 @@ void add_section_rows(const Attention& attention, const Section& section, std::i
       [&](const Request& request, std::int64_t row, std::int64_t num_rows) {
         add_rows(row_group(attention, request, kv_head), attention.tile, row, num_rows, tile);
       });
-  clip_tile(section.keys, tile);
+  tile.seen.clip(section.keys);
 }
 
 // One kv head of an item, at work. group: of the section's first request.
@@ -191,7 +192,7 @@ struct ItemHead {
         item(cut),
         section(section_of(run, cut.section)),
         group(row_group(run, run.schedule->requests[section.first_request], head)),
-        keys(run, section, head),
+        keys(run, section, cut, head),
         kv_head(head),
         worker(at),
         handed(handed_tree(run, section)) {}
@@ -249,14 +250,37 @@ struct ItemHead {
   }
 };
 
-void attend_span(const ItemHead& head, std::int64_t span, std::int64_t i, const ScoreBlock* blocks,
+// Takes keys in each form in which the tile's rows see them, in the order of positions: a score
+// block in both forms is two. after: as in SpanKeys; packed: values of those that are not in INT8.
+void attend_forms(const RowGroup& group, const Worker& worker, KeyRange keys,
+                  const FormBlocks& blocks, const KvBlock* after, bool packed, const Tile& tile,
+                  const AttentionState& state) {
+  if (group.window.is_none())
+    return attend_into(group, worker, {keys, blocks.coded, after, packed}, tile, tile.seen, state);
+  SeenRanges parts[kNumForms];
+  std::int32_t last = 0;
+  for (std::int32_t i = 0; i < kNumForms; ++i) {
+    set_part(tile, i, parts[i]);
+    if (parts[i].any_sees(keys)) last = i;
+  }
+  for (std::int32_t i = 0; i <= last; ++i) {
+    if (!parts[i].any_sees(keys)) continue;
+    const bool is_coded = i == kCodedForm;
+    attend_into(group, worker,
+                {keys, is_coded ? blocks.coded : blocks.window, i == last ? after : nullptr,
+                 is_coded && packed},
+                tile, parts[i], state);
+  }
+}
+
+void attend_span(const ItemHead& head, std::int64_t span, std::int64_t i, const FormBlocks& blocks,
                  const KvBlock* after, Tile& tile) {
-  const SpanKeys keys = {keys_of_span(span), blocks, after, false};
-  const bool is_seen = sees_keys(tile, keys.keys);
+  const KeyRange keys = keys_of_span(span);
+  const bool is_seen = tile.seen.any_sees(keys);
   if (!is_seen && !head.enters_all()) return;
   const AttentionState part = state_stack(head.attention.tile, head.worker.part).first;
   const AttentionState state = head.enter(span, i, part, tile);
-  if (is_seen) attend_into(head.group, head.worker, keys, tile, state);
+  if (is_seen) attend_forms(head.group, head.worker, keys, blocks, after, false, tile, state);
   head.leave(span, part, tile);
 }
 
@@ -271,8 +295,8 @@ void attend_tile(const ItemHead& head) {
     const bool is_last = s + 1 == item.num_spans;
     const bool knows_next = !is_last && head.keys.halves((span + 1) * kSpanTokens, after);
     if (knows_next) head.keys.announce_scales(span + 1);
-    const bool is_seen = sees_keys(tile, keys_of_span(span));
-    const ScoreBlock* const blocks = is_seen ? head.keys.blocks(span, 1, head.worker) : nullptr;
+    const bool is_seen = tile.seen.any_sees(keys_of_span(span));
+    const FormBlocks blocks = is_seen ? head.keys.blocks(span, 1, head.worker) : FormBlocks{};
     attend_span(head, span, 0, blocks, knows_next ? after : nullptr, tile);
   }
   head.finish(0, tile);
@@ -280,14 +304,14 @@ void attend_tile(const ItemHead& head) {
 
 // Tile i against spans first ... end - 1 of the item.
 void attend_spans(const ItemHead& head, std::int64_t first, std::int64_t end,
-                  const ScoreBlock* all_blocks, std::int64_t i, Tile& tile) {
+                  const FormBlocks& all_blocks, std::int64_t i, Tile& tile) {
   for (std::int64_t s = first; s < end;) {
     const std::int64_t span = head.item.first_span + s;
-    const ScoreBlock* const blocks = all_blocks + (s - first) * kBlocksPerSpan;
+    const FormBlocks blocks = all_blocks.from((s - first) * kBlocksPerSpan);
     const std::int64_t whole =
-        count_whole_spans(head.group, tile, span, head.item.first_span + end, blocks);
+        count_whole_spans(head.group, tile, span, head.item.first_span + end, blocks.coded);
     if (whole > 1) {
-      attend_whole_spans(head.group, head.worker, span, whole, blocks, tile);
+      attend_whole_spans(head.group, head.worker, span, whole, blocks.coded, tile);
     } else {
       attend_span(head, span, i, blocks, nullptr, tile);
     }
@@ -301,7 +325,7 @@ void attend_tiles(const ItemHead& head) {
   const Item& item = head.item;
   const std::int64_t at_once = head.attention.spans_at_once;
   const bool is_one_pass = item.num_spans <= at_once;
-  const ScoreBlock* blocks = nullptr;
+  FormBlocks blocks{};
   for (std::int64_t i = 0; !is_one_pass && i < item.num_tiles; ++i) head.begin(i, i);
   for (std::int64_t first = 0; first < item.num_spans; first += at_once) {
     const std::int64_t end = std::min<std::int64_t>(first + at_once, item.num_spans);
@@ -334,18 +358,18 @@ void attend_block(const Attention& attention, const Section& section, const Item
   const std::int64_t kv_head = heads.item->first_head + h;
   const KeyRange keys = {first, first + kScoreBlock};
   const Tile& tile = *heads.tiles[h];
-  const ScoreBlock* const block =
-      SectionKeys(attention, section, kv_head).block(first, tile.max_end, tile.query, worker);
-  if (block == nullptr) return;
+  const FormBlocks block = SectionKeys(attention, section, *heads.item, kv_head)
+                               .block(first, tile.seen.max_end, tile.query, worker);
+  if (block.coded == nullptr) return;
   // The next head's block lies behind this one; behind the last head's there is the next block's.
   KvBlock after[2];
   const bool is_packed = attention.pages.are_packed_for(tile.query.rows);
   const bool is_last = h + 1 == heads.item->num_heads;
   const bool knows_next =
-      SectionKeys(attention, section, is_last ? heads.item->first_head : kv_head + 1)
+      SectionKeys(attention, section, *heads.item, is_last ? heads.item->first_head : kv_head + 1)
           .halves(is_last ? first + kScoreBlock : first, after);
-  attend_into(heads.groups[h], worker, {keys, block, knows_next ? after : nullptr, is_packed}, tile,
-              heads.states[h]);
+  attend_forms(heads.groups[h], worker, keys, block, knows_next ? after : nullptr, is_packed, tile,
+               heads.states[h]);
 }
 
 // One tile of few rows for each of several heads, block by block: a page is read from its first
@@ -364,11 +388,11 @@ void attend_heads(const Attention& attention, const Item& item, const Worker& wo
     if (attention.is_cancelled(attention.cancel_user)) return;
     const std::int64_t span = item.first_span + s;
     const KeyRange keys = keys_of_span(span);
-    if (item.slot < 0 && !sees_keys(any, keys)) continue;
+    if (item.slot < 0 && !any.seen.any_sees(keys)) continue;
     for (std::int64_t h = 0; h < item.num_heads; ++h)
       heads.states[h] = enter_span(heads.groups[h], span, nullptr, *heads.tiles[h]);
     for (std::int64_t first = keys.begin; first < keys.end; first += kScoreBlock) {
-      if (!sees_keys(any, {first, first + kScoreBlock})) continue;
+      if (!any.seen.any_sees({first, first + kScoreBlock})) continue;
       for (std::int64_t h = 0; h < item.num_heads; ++h)
         attend_block(attention, section, heads, first, h, worker);
     }

@@ -83,22 +83,22 @@ void set_row_factor(QueryTile& query, std::int32_t r, float factor) {
 
 // Whether two rows see the same keys with the same biases, but for their positions: heads of a
 // group that share a mask.
-bool same_masks(const Tile& tile, std::int32_t a, std::int32_t b) {
+bool same_masks(const Tile& tile, const SeenRanges& seen, std::int32_t a, std::int32_t b) {
   const BiasRow& row = tile.bias[a];
   const BiasRow& other = tile.bias[b];
   return same_elements(row, other) && row.factor == other.factor && row.slope == other.slope &&
          tile.bits[a].words == tile.bits[b].words && tile.bits[a].begin == tile.bits[b].begin &&
-         tile.ranges[a].begin == tile.ranges[b].begin && tile.ranges[a].end == tile.ranges[b].end;
+         seen.rows[a].begin == seen.rows[b].begin && seen.rows[a].end == seen.rows[b].end;
 }
 
 // Keep words of a score block's rows; returns the rows that have a bias there, a bit each.
-std::uint32_t mask_block(const KernelTable& kernels, const Tile& tile, std::int64_t first_key,
-                         std::uint64_t* words) {
+std::uint32_t mask_block(const KernelTable& kernels, const Tile& tile, const SeenRanges& seen,
+                         std::int64_t first_key, std::uint64_t* words) {
   const std::int32_t rows = tile.query.rows;
-  write_keep_words(tile.ranges, rows, first_key, words);
+  write_keep_words(seen.rows, rows, first_key, words);
   std::uint32_t biased = 0;
   for (std::int32_t r = 0; tile.has_bias && r < rows; ++r) {
-    if (r > 0 && same_masks(tile, r, r - 1)) {
+    if (r > 0 && same_masks(tile, seen, r, r - 1)) {
       std::copy_n(words + 2 * r - 2, 2, words + 2 * r);
       biased |= (biased >> (r - 1) & 1) << r;
       continue;
@@ -109,20 +109,15 @@ std::uint32_t mask_block(const KernelTable& kernels, const Tile& tile, std::int6
   return biased;
 }
 
-bool all_see(const Tile& tile, KeyRange keys) {
-  return tile.max_begin <= keys.begin && tile.min_end >= keys.end;
-}
-
 bool all_kept(const std::uint64_t* words, std::int32_t rows) {
   return std::all_of(words, words + 2 * rows, [](std::uint64_t word) { return ~word == 0; });
 }
 
 // Which keys a row sees, and what is added to its scores.
 void set_row_mask(const RowGroup& group, RowPlace place, std::int32_t r, Tile& tile) {
-  KeyRange& keys = tile.ranges[r];
+  KeyRange keys = visible_keys(group.mask, place.query);
   BiasRow& bias = tile.bias[r];
   BitRow& bits = tile.bits[r];
-  keys = visible_keys(group.mask, place.query);
   bias = bias_row(group.bias, group.batch, place.query_head, place.query);
   bits = bit_row(group.bias, place.query);
   if (group.plain_keys != nullptr && group.plain_keys[place.query].begin >= 0) {
@@ -131,6 +126,9 @@ void set_row_mask(const RowGroup& group, RowPlace place, std::int32_t r, Tile& t
     keys.end = std::max(keys.begin, std::min(keys.end, left.end));
     bias.elements = nullptr;
   }
+  tile.seen.set(r, keys);
+  const std::int64_t position = group.mask.kv_len - group.mask.query_len + place.query;
+  if (!group.window.is_none()) tile.coded[r] = group.window.coded_keys(position);
   tile.has_bias |= bias.elements != nullptr || bias.slope != 0 || bits.words != nullptr;
 }
 
@@ -187,10 +185,7 @@ void begin_tile(const TileShape& shape, const StateStack& states, Tile& tile) {
   tile.query.codes = codes_of(tile);
   tile.query.digits = codes_of(tile) + shape.rows * shape.code_stride;
   tile.query.digits_above = shape.digits_above;
-  tile.min_begin = INT64_MAX;
-  tile.max_end = 0;
-  tile.max_begin = 0;
-  tile.min_end = INT64_MAX;
+  tile.seen.clear();
 }
 
 void add_rows(const RowGroup& group, const TileShape& shape, std::int64_t first_row,
@@ -212,11 +207,6 @@ void add_rows(const RowGroup& group, const TileShape& shape, std::int64_t first_
     tile.center_score[r] = center_score(group, place);
     query.score_term[r] = static_cast<float>(tile.center_score[r] * kLog2E);
     set_row_mask(group, place, r, tile);
-    tile.max_begin = std::max(tile.max_begin, tile.ranges[r].begin);
-    tile.min_end = std::min(tile.min_end, tile.ranges[r].end);
-    if (tile.ranges[r].begin == tile.ranges[r].end) continue;
-    tile.min_begin = std::min(tile.min_begin, tile.ranges[r].begin);
-    tile.max_end = std::max(tile.max_end, tile.ranges[r].end);
   }
   pad_rows(query);
 }
@@ -242,22 +232,10 @@ void add_seen_rows(const RowGroup& group, std::int64_t first_row, std::int64_t n
     tile.center_score[tile.query.rows++] = center_score(group, place_of(group, first_row + i));
 }
 
-void clip_tile(KeyRange keys, Tile& tile) {
-  tile.min_begin = std::max(tile.min_begin, keys.begin);
-  tile.max_end = std::min(tile.max_end, keys.end);
-  if (tile.min_begin < tile.max_end) return;
-  tile.min_begin = INT64_MAX;
-  tile.max_end = 0;
-}
-
 void clear_state(const AttentionState& state, std::int32_t rows) {
   std::fill_n(state.reference, rows, -INFINITY);
   std::fill_n(state.row_sum, rows, 0.0f);
   std::fill_n(state.accumulators, rows * state.accumulator_stride, 0.0f);
-}
-
-bool sees_keys(const Tile& tile, KeyRange keys) {
-  return tile.min_begin < keys.end && tile.max_end > keys.begin;
 }
 
 namespace {
@@ -278,13 +256,27 @@ TileTask tile_task(const RowGroup& group, const Worker& worker, const Tile& tile
 
 }  // namespace
 
+namespace {
+
+// Whether all rows see all keys of a span as the codec has them.
+bool is_of_one_form(const RowGroup& group, const Tile& tile, std::int64_t span) {
+  if (group.window.is_none()) return true;
+  const KeyRange keys = keys_of_span(span);
+  return std::all_of(tile.coded, tile.coded + tile.query.rows, [&](const KeyRange& coded) {
+    return coded.begin <= keys.begin && coded.end >= keys.end;
+  });
+}
+
+}  // namespace
+
 std::int64_t count_whole_spans(const RowGroup& group, const Tile& tile, std::int64_t first,
                                std::int64_t end, const ScoreBlock* blocks) {
   const KernelTable& kernels = *group.kernels;
   if (kernels.attend_spans == nullptr || tile.query.rows < kernels.tile_rows || tile.has_bias)
     return 0;
   std::int64_t span = first;
-  while (span < std::min(end, first + kMaxSpansAtOnce) && all_see(tile, keys_of_span(span)) &&
+  while (span < std::min(end, first + kMaxSpansAtOnce) && is_of_one_form(group, tile, span) &&
+         tile.seen.all_see(keys_of_span(span)) &&
          takes_codes_alone(tile.query, blocks + (span - first) * kBlocksPerSpan, kBlocksPerSpan))
     ++span;
   return span - first;
@@ -304,20 +296,32 @@ void attend_whole_spans(const RowGroup& group, const Worker& worker, std::int64_
   group.kernels->attend_spans(task);
 }
 
+void set_part(const Tile& tile, std::int32_t form, SeenRanges& part) {
+  part.clear();
+  for (std::int32_t r = 0; r < tile.query.rows; ++r) {
+    const KeyRange coded = tile.coded[r];
+    const KeyRange forms[kNumForms] = {{0, coded.begin}, coded, {coded.end, INT64_MAX}};
+    const KeyRange keys = {std::max(tile.seen.rows[r].begin, forms[form].begin),
+                           std::min(tile.seen.rows[r].end, forms[form].end)};
+    part.set(r, keys.begin < keys.end ? keys : KeyRange{});
+  }
+  part.clip({tile.seen.min_begin, tile.seen.max_end});
+}
+
 void attend_into(const RowGroup& group, const Worker& worker, const SpanKeys& keys,
-                 const Tile& tile, const AttentionState& state) {
+                 const Tile& tile, const SeenRanges& seen, const AttentionState& state) {
   const std::int64_t first_key =
-      std::max(keys.keys.begin, tile.min_begin / kScoreBlock * kScoreBlock);
-  const std::int64_t end_key = std::min(keys.keys.end, tile.max_end);
+      std::max(keys.keys.begin, seen.min_begin / kScoreBlock * kScoreBlock);
+  const std::int64_t end_key = std::min(keys.keys.end, seen.max_end);
   const std::int32_t rows = tile.query.rows;
   const std::uint64_t* keep[kBlocksPerSpan] = {};
   std::uint32_t biased[kBlocksPerSpan] = {};
   std::int32_t num_blocks = 0;
   for (std::int64_t key = first_key; key < end_key; key += kScoreBlock, ++num_blocks) {
-    const bool whole = all_see(tile, {key, key + kScoreBlock});
+    const bool whole = seen.all_see({key, key + kScoreBlock});
     if (whole && !tile.has_bias) continue;
     std::uint64_t* words = worker.keep + num_blocks * kMaxTileRows * 2;
-    biased[num_blocks] = mask_block(*group.kernels, tile, key, words);
+    biased[num_blocks] = mask_block(*group.kernels, tile, seen, key, words);
     if (!whole || biased[num_blocks] != 0 || !all_kept(words, rows)) keep[num_blocks] = words;
   }
   TileTask task = tile_task(group, worker, tile, state);

@@ -8,6 +8,7 @@
 
 #include <cstdint>
 
+#include "core/int8_window.h"
 #include "core/mask.h"
 #include "core/rotation.h"
 #include "engine/worker.h"
@@ -37,6 +38,7 @@ struct RowGroup {
   std::int64_t head_dim;
   std::int64_t head_dim_v;
   MaskRule mask;
+  Int8Window window;
   float softmax_scale;
   float score_cap;     // 0 = none
   const float* sinks;  // [group_size]: of the group's heads; nullptr = none
@@ -61,15 +63,8 @@ void set_row_scales(const KernelTable& kernels, float softmax_scale, const float
 void add_seen_rows(const RowGroup& group, std::int64_t first_row, std::int64_t num_rows,
                    Tile& tile);
 
-// Leaves the tile keys alone. keys.begin is a multiple of kScoreBlock, and so is keys.end unless no
-// row sees a key behind it.
-void clip_tile(KeyRange keys, Tile& tile);
-
 // No key seen.
 void clear_state(const AttentionState& state, std::int32_t rows);
-
-// Whether some row of the tile sees one of the keys.
-bool sees_keys(const Tile& tile, KeyRange keys);
 
 // The state that takes a span's keys: it is new where the tile's last one is not of this span, and
 // those before it are then merged as far as they can be.
@@ -87,9 +82,15 @@ struct SpanKeys {
   bool packed_values;    // as in TileTask
 };
 
-// Takes the keys that the tile sees into state, behind those that it holds.
+// Which keys rows see in which form, where there is a window: first ones in INT8, those that are as
+// the codec has them, and those of the window.
+constexpr std::int32_t kNumForms = 3;
+constexpr std::int32_t kCodedForm = 1;
+void set_part(const Tile& tile, std::int32_t form, SeenRanges& part);
+
+// Takes the keys that the tile's rows see, as seen says, into state, behind those that it holds.
 void attend_into(const RowGroup& group, const Worker& worker, const SpanKeys& keys,
-                 const Tile& tile, const AttentionState& state);
+                 const Tile& tile, const SeenRanges& seen, const AttentionState& state);
 
 // How many spans from first on, and before end, attend_whole_spans may take: seen whole by all rows
 // of a full tile, none of which takes second digits. blocks: of these spans.

@@ -4,6 +4,7 @@
 // What one worker of a run keeps in its part of the workspace.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 
@@ -53,15 +54,44 @@ inline StateStack state_stack(const TileShape& shape, char* memory) {
           shape.state_floats()};
 }
 
+// Which keys the rows of a tile see.
+struct SeenRanges {
+  std::int64_t min_begin, max_end;  // keys that some row sees
+  std::int64_t max_begin, min_end;  // keys that all rows see
+  KeyRange rows[kMaxTileRows];
+
+  void clear() {
+    min_begin = min_end = INT64_MAX;
+    max_end = max_begin = 0;
+  }
+  void set(std::int32_t row, KeyRange keys) {
+    rows[row] = keys;
+    max_begin = std::max(max_begin, keys.begin);
+    min_end = std::min(min_end, keys.end);
+    if (keys.begin == keys.end) return;
+    min_begin = std::min(min_begin, keys.begin);
+    max_end = std::max(max_end, keys.end);
+  }
+  // Leaves the rows keys alone, of which they may see others in the same score blocks.
+  void clip(KeyRange keys) {
+    min_begin = std::max(min_begin, keys.begin);
+    max_end = std::min(max_end, keys.end);
+    if (min_begin < max_end) return;
+    min_begin = INT64_MAX;
+    max_end = 0;
+  }
+  bool any_sees(KeyRange keys) const { return min_begin < keys.end && max_end > keys.begin; }
+  bool all_see(KeyRange keys) const { return max_begin <= keys.begin && min_end >= keys.end; }
+};
+
 // Query rows from quantization to the written result; its codes, and digits, follow it.
 struct Tile {
   QueryTile query;
   SpanTree tree;
-  StateStack states;                // [tree.size()]
-  std::int64_t min_begin, max_end;  // keys that some row sees
-  std::int64_t max_begin, min_end;  // keys that all rows see
-  KeyRange ranges[kMaxTileRows];
-  bool has_bias;  // some row has one of the next two
+  StateStack states;  // [tree.size()]
+  SeenRanges seen;
+  KeyRange coded[kMaxTileRows];  // of Int8Window, where there is one
+  bool has_bias;                 // some row has one of the next two
   BiasRow bias[kMaxTileRows];
   BitRow bits[kMaxTileRows];
   double center_score[kMaxTileRows];  // query . key_center * softmax_scale
@@ -76,14 +106,15 @@ struct Worker {
   char* tiles;
   std::int64_t tile_bytes;
   char* states;
-  char* part;           // a state that is merged into a tile's as soon as it is done
-  std::uint64_t* keep;  // [blocks of a span][kMaxTileRows][2]
-  ScoreBlock* blocks;   // [spans at once][blocks of a span]
-  std::int8_t* codes;   // [64][stride of the larger dim]: rows being packed
-  std::int8_t* digits;  // of the same
-  char* pages;          // that they are packed into where they are attended at once
-  char* expanded;       // the halves of blocks, where their codec is not int8
-  void* scratch;        // the port's
+  char* part;                 // a state that is merged into a tile's as soon as it is done
+  std::uint64_t* keep;        // [blocks of a span][kMaxTileRows][2]
+  ScoreBlock* blocks;         // [spans at once][blocks of a span]
+  ScoreBlock* window_blocks;  // the same of keys that are in INT8 where the codec has fewer bits
+  std::int8_t* codes;         // [64][stride of the larger dim]: rows being packed
+  std::int8_t* digits;        // of the same
+  char* pages;                // that they are packed into where they are attended at once
+  char* expanded;             // the halves of blocks, where their codec is not int8
+  void* scratch;              // the port's
 };
 
 // What a worker is to have room for.
@@ -94,12 +125,14 @@ struct WorkerRoom {
   std::int64_t head_dim, head_dim_v;
   std::int64_t page_bytes;      // of Worker::pages
   std::int64_t expanded_bytes;  // of a half in Worker::expanded; 0 = there are none
+  bool has_window;
 };
 
 // Where the parts of a worker's memory begin.
 struct WorkerLayout {
   std::int64_t tile_bytes;
-  std::int64_t states, part, keep, blocks, codes, digits, pages, expanded, scratch, bytes;
+  std::int64_t states, part, keep, blocks, window_blocks, codes, digits, pages, expanded, scratch,
+      bytes;
 
   Worker at(char* base) const {
     Worker worker{};
@@ -109,6 +142,7 @@ struct WorkerLayout {
     worker.part = base + part;
     worker.keep = reinterpret_cast<std::uint64_t*>(base + keep);
     worker.blocks = reinterpret_cast<ScoreBlock*>(base + blocks);
+    worker.window_blocks = reinterpret_cast<ScoreBlock*>(base + window_blocks);
     worker.codes = reinterpret_cast<std::int8_t*>(base + codes);
     worker.digits = reinterpret_cast<std::int8_t*>(base + digits);
     worker.pages = base + pages;
@@ -130,8 +164,10 @@ inline WorkerLayout worker_layout(const KernelTable& kernels, const TileShape& t
   at.part = at.states + room.state_bytes;
   at.keep = at.part + tile.state_floats() * 4;
   at.blocks = at.keep + kBlocksPerSpan * kMaxTileRows * 2 * 8;
-  at.codes =
-      at.blocks + room.spans * kBlocksPerSpan * static_cast<std::int64_t>(sizeof(ScoreBlock));
+  const std::int64_t block_bytes =
+      room.spans * kBlocksPerSpan * static_cast<std::int64_t>(sizeof(ScoreBlock));
+  at.window_blocks = at.blocks + block_bytes;
+  at.codes = at.window_blocks + (room.has_window ? block_bytes : 0);
   at.digits = at.codes + kBlockTokens * round_up(larger_dim, 64);
   at.pages = at.digits + (tile.has_digits() ? kBlockTokens * round_up(room.head_dim, 64) : 0);
   at.expanded = at.pages + room.page_bytes;

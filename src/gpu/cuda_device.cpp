@@ -45,8 +45,8 @@ intflash_status refuse_cache(intflash_cache& cache, const intflash_cache_options
               cache.context->device->name);
 }
 
-constexpr Storage kCudaStorage = {"cuda",  refuse_cache, nullptr, nullptr, nullptr,
-                                  nullptr, nullptr,      nullptr, nullptr};
+constexpr Storage kCudaStorage = {"cuda",  refuse_cache, nullptr, nullptr, nullptr, nullptr,
+                                  nullptr, nullptr,      nullptr, nullptr, nullptr};
 
 // What contexts have been created on; a process's library and its devices stay what they are.
 struct Devices {

@@ -20,9 +20,10 @@ namespace {
 
 // New tokens that lie one after another in one block of 64.
 struct BlockTokens {
-  std::int64_t slot;      // of the first one: page * page_size + its place in the page
-  std::int64_t position;  // of it in its request; not read where rope is none
-  std::int64_t first;     // its row of key and value
+  std::int64_t slot;         // of the first one: page * page_size + its place in the page
+  std::int32_t window_page;  // that they go to first; kNoPage: none
+  std::int64_t position;     // of it in its request; not read where rope is none
+  std::int64_t first;        // its row of key and value
   std::int64_t count;
 };
 
@@ -32,6 +33,13 @@ WritableBlock block_of(const Append& append, std::int64_t kv_head, std::int64_t 
   const PageLayout& layout = host.layout;
   return writable_block(layout, host.page(append.args.layer, slot / layout.page_size, kv_head),
                         slot % layout.page_size / kBlockTokens);
+}
+// The same in INT8.
+WritableBlock window_block_of(const Append& append, std::int64_t kv_head, std::int64_t slot,
+                              std::int32_t page) {
+  const HostPages& host = host_pages(append.cache);
+  return writable_block(host.window_layout, host.window_page(append.args.layer, page, kv_head),
+                        slot % host.layout.page_size / kBlockTokens);
 }
 
 // Bits of what no key exceeds that came as codes.
@@ -43,15 +51,19 @@ std::uint32_t largest_scaled(const float* scales, std::int64_t count) {
 void append_to_block(const Append& append, std::int8_t* codes, std::int64_t kv_head,
                      const BlockTokens& tokens) {
   const intflash_cache& cache = append.cache;
-  const PageLayout& layout = cache.layout;
+  const bool has_window = tokens.window_page != kNoPage;
+  const Codec& codec = has_window ? kInt8Codec : *cache.codec;
+  const PageLayout& layout = has_window ? cache.window_layout : cache.layout;
   const KernelTable& kernels = *cache.context->port->kernels;
   const std::int64_t layer = append.args.layer;
-  const WritableBlock block = block_of(append, kv_head, tokens.slot);
+  const WritableBlock block =
+      has_window ? window_block_of(append, kv_head, tokens.slot, tokens.window_page)
+                 : block_of(append, kv_head, tokens.slot);
   const std::int64_t begin = tokens.slot % kBlockTokens;
   const auto count = static_cast<std::int32_t>(tokens.count);
   const std::int64_t key_stride = round_up(layout.head_dim, 64);
   const std::int64_t value_stride = round_up(layout.head_dim_v, 64);
-  std::int8_t* const digits = cache.codec->has_digits ? codes + kBlockTokens * key_stride : nullptr;
+  std::int8_t* const digits = codec.has_digits ? codes + kBlockTokens * key_stride : nullptr;
   std::uint32_t magnitude = quantize_tokens(
       kernels, append.args.key, append.args.key_dtype, 0, kv_head, tokens.first, count,
       layout.head_dim, {cache.key_center_of(layer, kv_head), cache.rotation.keys, false},
@@ -60,12 +72,14 @@ void append_to_block(const Append& append, std::int8_t* codes, std::int64_t kv_h
   if (append.args.key_dtype == INTFLASH_INT8)
     magnitude = largest_scaled(block.key_scale + begin, count);
   raise_to(host_pages(cache).layers[layer].largest_key[tokens.slot / layout.page_size], magnitude);
-  cache.codec->store_keys(kernels, layout, block, {codes, digits, key_stride, begin, count});
+  codec.store_keys(kernels, layout, block, {codes, digits, key_stride, begin, count});
   quantize_tokens(kernels, append.args.value, append.args.value_dtype, 0, kv_head, tokens.first,
                   count, layout.head_dim_v,
                   {cache.value_center_of(layer, kv_head), cache.rotation.values, true},
                   value_stride, codes, nullptr, block.value_scale + begin);
-  cache.codec->store_values(kernels, layout, block, {codes, nullptr, value_stride, begin, count});
+  codec.store_values(kernels, layout, block, {codes, nullptr, value_stride, begin, count});
+  if (has_window && begin + count == kBlockTokens)
+    code_full_block(cache, readable(block), block_of(append, kv_head, tokens.slot), codes);
 }
 
 // All new tokens of one request and kv head.
@@ -80,11 +94,17 @@ void append_head(const Append& append, std::int8_t* codes, std::int64_t request,
         std::min(position / kBlockTokens * kBlockTokens + kBlockTokens, end);
     const std::int64_t offset = position - run.first_key_position;
     const std::int64_t slot = run.page_ids[offset / page_size] * page_size + offset % page_size;
+    const std::int32_t window_page =
+        run.window_page_ids == nullptr ? kNoPage : run.window_page_ids[offset / page_size];
     const std::int64_t count = block_end - position;
-    if (slot % kBlockTokens == 0 && count < kBlockTokens)
+    const bool begins = slot % kBlockTokens == 0 && count < kBlockTokens;
+    if (begins && window_page == kNoPage)
       clear_block(append.cache.layout, block_of(append, kv_head, slot));
-    append_to_block(append, codes, kv_head,
-                    {slot, position, append.first_token(request) + position - kv_len, count});
+    if (begins && window_page != kNoPage)
+      clear_block(append.cache.window_layout, window_block_of(append, kv_head, slot, window_page));
+    append_to_block(
+        append, codes, kv_head,
+        {slot, window_page, position, append.first_token(request) + position - kv_len, count});
     position = block_end;
   }
 }
@@ -136,7 +156,7 @@ void append_head_to_slots(const Append& append, std::int8_t* codes, std::int64_t
            (positions == nullptr || positions[token + count] == positions[token] + count))
       ++count;
     const std::int64_t position = positions == nullptr ? 0 : positions[token];
-    append_to_block(append, codes, kv_head, {slot, position, token, count});
+    append_to_block(append, codes, kv_head, {slot, kNoPage, position, token, count});
   }
 }
 
@@ -159,6 +179,23 @@ void write_to_slots(const Append& append) {
 }
 
 }  // namespace
+
+void code_full_block(const intflash_cache& cache, const KvBlock& from, const WritableBlock& to,
+                     std::int8_t* rows) {
+  const KernelTable& kernels = *cache.context->port->kernels;
+  const PageLayout& layout = cache.window_layout;
+  const std::int64_t key_stride = round_up(layout.head_dim, 64);
+  const std::int64_t value_stride = round_up(layout.head_dim_v, 64);
+  std::copy_n(from.key_scale, kBlockTokens, to.key_scale);
+  std::copy_n(from.value_scale, kBlockTokens, to.value_scale);
+  for (std::int64_t at = 0; at < kBlockTokens; ++at)
+    kInt8Codec.load_key(layout, from, at, rows + at * key_stride);
+  cache.codec->store_keys(kernels, cache.layout, to, {rows, nullptr, key_stride, 0, kBlockTokens});
+  for (std::int64_t at = 0; at < kBlockTokens; ++at)
+    kInt8Codec.load_value(layout, from, at, rows + at * value_stride);
+  cache.codec->store_values(kernels, cache.layout, to,
+                            {rows, nullptr, value_stride, 0, kBlockTokens});
+}
 
 void append_tokens(const Append& append) {
   if (append.args.slots != nullptr) {

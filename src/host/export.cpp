@@ -37,23 +37,28 @@ void export_block(const Export& wanted, std::int64_t layer, std::int64_t kv_head
   const intflash_cache& cache = wanted.cache;
   PageRun run = wanted.run;
   run.layer = layer;
-  const KvBlock block = host_pages(cache).block(run, kv_head, position);
+  const HostPages& host = host_pages(cache);
+  const bool is_int8 = run.is_int8(position);
+  const Codec& codec = is_int8 ? kInt8Codec : *cache.codec;
+  const PageLayout& layout = is_int8 ? cache.window_layout : cache.layout;
+  const KvBlock block =
+      is_int8 ? host.window_block(run, kv_head, position) : host.block(run, kv_head, position);
   const std::int64_t first = std::max<std::int64_t>(wanted.begin - position, 0);
   const std::int64_t end = std::min<std::int64_t>(wanted.end - position, kBlockTokens);
   std::int8_t codes[kMaxHeadDim];
   std::int8_t digits[kMaxHeadDim];
-  const bool has_digits = cache.codec->has_digits;
+  const bool has_digits = codec.has_digits;
   for (std::int64_t at = first; at < end; ++at) {
     const std::int64_t row = position + at - wanted.begin;
     if (wanted.key != nullptr) {
-      cache.codec->load_key(cache.layout, block, at, codes);
-      if (has_digits) cache.codec->load_digits(cache.layout, block, at, digits);
+      codec.load_key(layout, block, at, codes);
+      if (has_digits) codec.load_digits(layout, block, at, digits);
       dequantize(codes, has_digits ? digits : nullptr, block.key_scale[at], cache.layout.head_dim,
                  cache.rotation.keys, cache.key_center_of(layer, kv_head),
                  row_of(*wanted.key, layer, kv_head, row));
     }
     if (wanted.value != nullptr) {
-      cache.codec->load_value(cache.layout, block, at, codes);
+      codec.load_value(layout, block, at, codes);
       dequantize(codes, nullptr, block.value_scale[at], cache.layout.head_dim_v,
                  cache.rotation.values, cache.value_center_of(layer, kv_head),
                  row_of(*wanted.value, layer, kv_head, row));

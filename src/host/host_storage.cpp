@@ -27,7 +27,7 @@ constexpr std::int64_t kRowsPerWorker = 256;
 
 // Arenas that are given, by layer: large enough, and aligned.
 intflash_status check_arenas(const intflash_cache& cache, const intflash_cache_options& options) {
-  const std::int64_t layer_bytes = cache.num_pages * cache.page_bytes();
+  const std::int64_t layer_bytes = cache.layer_bytes();
   const auto check = [&](const char* name, const void* arena, std::int64_t bytes) {
     if (reinterpret_cast<std::uintptr_t>(arena) % kAlignment == 0 && arena != nullptr &&
         options.arena_bytes >= static_cast<std::size_t>(bytes))
@@ -64,10 +64,12 @@ std::int64_t code_bytes(const PageLayout& layout) {
 bool allocate_pages(const intflash_cache& cache, const intflash_cache_options& options,
                     HostPages& pages) {
   if (options.arena != nullptr || options.layer_arenas != nullptr) return true;
-  const std::int64_t bytes = cache.num_layers * cache.num_pages * pages.page_bytes;
+  const std::int64_t bytes = cache.num_layers * cache.layer_bytes();
   if (!allocate(*cache.context, bytes, pages.own_pages)) return false;
   advise_huge_pages(pages.own_pages, static_cast<std::size_t>(bytes), options.huge_pages);
+  pages.has_nodes = options.numa != INTFLASH_NUMA_DEFAULT;
   advise_numa(pages.own_pages, static_cast<std::size_t>(bytes), options.numa);
+  // With a window there is one node.
   for (std::int64_t i = 0; i < cache.num_layers * cache.num_nodes; ++i) {
     const NodePages& own = cache.nodes[i % cache.num_nodes];
     const std::int64_t first = i / cache.num_nodes * cache.num_pages + own.begin;
@@ -80,7 +82,7 @@ bool allocate_pages(const intflash_cache& cache, const intflash_cache_options& o
 // What the layers have of the parts.
 void lay_out_layers(const intflash_cache& cache, const intflash_cache_options& options,
                     HostPages& host) {
-  const std::int64_t layer_bytes = cache.num_pages * host.page_bytes;
+  const std::int64_t layer_bytes = cache.layer_bytes();
   const std::int64_t center_count = cache.num_kv_heads * cache.layout.head_dim;
   char* pages = options.arena == nullptr ? host.own_pages : static_cast<char*>(options.arena);
   for (std::int64_t l = 0; l < cache.num_layers; ++l) {
@@ -88,6 +90,7 @@ void lay_out_layers(const intflash_cache& cache, const intflash_cache_options& o
     layer = {};
     layer.pages = options.layer_arenas == nullptr ? pages + l * layer_bytes
                                                   : static_cast<char*>(options.layer_arenas[l]);
+    layer.window_pages = layer.pages + cache.num_pages * host.page_bytes;
     layer.largest_key = host.largest_key + l * cache.num_pages;
     for (std::int64_t i = 0; i < cache.num_pages; ++i)
       new (layer.largest_key + i) std::atomic<std::uint32_t>(0);
@@ -100,6 +103,8 @@ void lay_out_layers(const intflash_cache& cache, const intflash_cache_options& o
 void destroy(intflash_cache& cache) {
   HostPages& host = host_pages(cache);
   const intflash_context& context = *cache.context;
+  if (host.own_pages != nullptr && host.has_nodes)
+    forget_node(host.own_pages, static_cast<std::size_t>(cache.num_layers * cache.layer_bytes()));
   release(context, host.largest_key);
   release(context, host.codes);
   release(context, host.own_pages);
@@ -117,6 +122,8 @@ intflash_status create(intflash_cache& cache, const intflash_cache_options& opti
     cache.stored = new (host) HostPages{};
     host->layout = cache.layout;
     host->page_bytes = cache.page_bytes();
+    host->window_layout = cache.window_layout;
+    host->window_page_bytes = cache.window_page_bytes();
     host->code_bytes = code_bytes(cache.layout);
     if (allocate(context, cache.num_layers, host->layers) &&
         allocate(context, cache.num_layers * cache.num_pages, host->largest_key) &&
@@ -143,28 +150,50 @@ void copy_page(intflash_cache& cache, std::int32_t from, std::int32_t to) {
   }
 }
 
+void copy_window_page(intflash_cache& cache, std::int32_t from, std::int32_t to) {
+  const HostPages& host = host_pages(cache);
+  for (std::int64_t l = 0; l < cache.num_layers; ++l)
+    std::memcpy(host.window_page(l, to, 0), host.window_page(l, from, 0),
+                static_cast<std::size_t>(host.window_page_bytes));
+}
+
 // ---- Blocks of files ----
+
+// Where a block lies as the codec has it, and in INT8.
+WritableBlock coded_block(const HostPages& host, const BlockPlace& place) {
+  return writable_block(host.layout, host.page(place.layer, place.page, place.kv_head),
+                        place.index);
+}
+WritableBlock window_block(const HostPages& host, const BlockPlace& place) {
+  return writable_block(host.window_layout,
+                        host.window_page(place.layer, place.window_page, place.kv_head),
+                        place.index);
+}
 
 void read_block(const intflash_cache& cache, const BlockPlace& place, char* page) {
   const HostPages& host = host_pages(cache);
-  const PageLayout layout = file_page(host.layout);
-  copy_block(layout,
-             host.layout.block(host.page(place.layer, place.page, place.kv_head), place.index),
-             writable_block(layout, page, 0));
+  const bool is_int8 = place.window_page != kNoPage;
+  const PageLayout layout = file_page(is_int8 ? host.window_layout : host.layout);
+  const WritableBlock from = is_int8 ? window_block(host, place) : coded_block(host, place);
+  copy_block(layout, readable(from), writable_block(layout, page, 0));
 }
 
 void write_block(intflash_cache& cache, const BlockPlace& place, const char* page) {
   const HostPages& host = host_pages(cache);
-  const PageLayout layout = file_page(host.layout);
+  const bool is_int8 = place.window_page != kNoPage;
+  const PageLayout layout = file_page(is_int8 ? host.window_layout : host.layout);
   const KvBlock block = layout.block(page, 0);
-  copy_block(
-      layout, block,
-      writable_block(host.layout, host.page(place.layer, place.page, place.kv_head), place.index));
+  copy_block(layout, block, is_int8 ? window_block(host, place) : coded_block(host, place));
   std::atomic<std::uint32_t>& largest_key = host.layers[place.layer].largest_key[place.page];
   if (place.index == 0 && place.kv_head == 0) largest_key.store(0, std::memory_order_relaxed);
   // What keys may be at most: 127 * scale, and what the scale's rounding may have taken from it.
   const float largest = *std::max_element(block.key_scale, block.key_scale + kBlockTokens);
   raise_to(largest_key, std::bit_cast<std::uint32_t>(largest * 127.001f));
+}
+
+void code_block(intflash_cache& cache, const BlockPlace& place, std::int8_t* rows) {
+  const HostPages& host = host_pages(cache);
+  code_full_block(cache, readable(window_block(host, place)), coded_block(host, place), rows);
 }
 
 }  // namespace
@@ -180,9 +209,11 @@ const Storage kHostStorage = {
     .check_tokens = check_tokens,
     .append = append_tokens,
     .copy_page = copy_page,
+    .copy_window_page = copy_window_page,
     .export_rows = export_rows,
     .read_block = read_block,
     .write_block = write_block,
+    .code_block = code_block,
 };
 
 }  // namespace intflash::internal

@@ -22,6 +22,10 @@ void export_rows(const Export& wanted);
 void export_head(const intflash_cache& cache, const PageRun& run, std::int64_t kv_head,
                  std::int64_t begin, std::int64_t end, float* key, float* value);
 
+// A full block in INT8 as the cache's codec has it. rows: room for 64 rows of codes.
+void code_full_block(const intflash_cache& cache, const KvBlock& from, const WritableBlock& to,
+                     std::int8_t* rows);
+
 // How many of the context's threads so many rows, tokens times kv heads, are worth.
 std::int64_t workers_for(const intflash_context& context, std::int64_t rows);
 

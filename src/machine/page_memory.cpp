@@ -71,6 +71,11 @@ void advise_numa(void* memory, std::size_t bytes, intflash_numa numa) {
   set_policy(range, MPOL_INTERLEAVE, &nodes);
 }
 
+void forget_node(void* memory, std::size_t bytes) {
+  const Range range = whole_pages(memory, bytes);
+  if (range.bytes > 0) set_policy(range, MPOL_DEFAULT, nullptr);
+}
+
 void advise_node(void* memory, std::size_t bytes, std::int32_t node) {
   const Range range = whole_pages(memory, bytes);
   if (range.bytes == 0 || node < 0 || static_cast<unsigned long>(node) >= kMaxNodes) return;
@@ -84,6 +89,7 @@ void advise_node(void* memory, std::size_t bytes, std::int32_t node) {
 
 void advise_huge_pages(void*, std::size_t, intflash_huge_pages) {}
 void advise_numa(void*, std::size_t, intflash_numa) {}
+void forget_node(void*, std::size_t) {}
 void advise_node(void*, std::size_t, std::int32_t) {}
 
 #endif

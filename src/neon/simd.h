@@ -86,6 +86,24 @@ struct Neon : RowLoops {
     }
   }
 
+  static INTFLASH_INLINE int8x16_t scaled_nibbles(uint8x16_t nibbles, uint8x16_t step,
+                                                  uint8x16_t offset) {
+    const uint8x16_t codes = vqaddq_u8(vmulq_u8(nibbles, step), offset);
+    return vreinterpretq_s8_u8(veorq_u8(codes, vdupq_n_u8(128)));
+  }
+  static INTFLASH_INLINE void scale_nibbles(const std::uint8_t* bytes, std::uint32_t steps,
+                                            std::uint32_t offsets, std::int8_t* low,
+                                            std::int8_t* high) {
+    const uint8x16_t step = vreinterpretq_u8_u32(vdupq_n_u32(steps));
+    const uint8x16_t offset = vreinterpretq_u8_u32(vdupq_n_u32(offsets));
+    INTFLASH_UNROLL
+    for (std::int32_t i = 0; i < 64; i += 16) {
+      const uint8x16_t both = load(bytes + i);
+      store(low + i, scaled_nibbles(vandq_u8(both, vdupq_n_u8(15)), step, offset));
+      store(high + i, scaled_nibbles(vshrq_n_u8(both, 4), step, offset));
+    }
+  }
+
   static INTFLASH_INLINE I32 add32(I32 a, I32 b) { return vaddq_s32(a, b); }
   static INTFLASH_INLINE I32 times_128(I32 a) { return vshlq_n_s32(a, 7); }
   static INTFLASH_INLINE I32 shift_right32(I32 a, I32 count) {

@@ -3,7 +3,7 @@
 //
 // What the bytes of keys and values in a page mean. Tokens come to a codec as INT8 codes with a
 // scale, keys with second digits where it has them, and are given back as such; what kernels read
-// is codec int8's, or expanded to it by the port (KernelTable::expand).
+// is codec int8's, or expanded to it by the port (RowKernels::expand).
 #pragma once
 
 #include <cstdint>
@@ -30,6 +30,7 @@ struct Codec {
   std::int32_t layout_version;  // of its pages, from 1 on
   bool is_expanded;             // its blocks are not int8's
   bool has_digits;              // keys have second digits
+  bool is_by_block;             // 64 tokens are stored at once, or none of them
   // Of 64 tokens; multiples of 64.
   std::int64_t (*key_block_bytes)(std::int64_t head_dim);
   std::int64_t (*value_block_bytes)(std::int64_t head_dim_v);
@@ -56,6 +57,7 @@ struct Codec {
 extern const Codec kInt8Codec;
 extern const Codec kInt8WideCodec;
 extern const Codec kK8v4Codec;
+extern const Codec kK4v4Codec;
 
 PageLayout page_layout(const Codec& codec, std::int64_t head_dim, std::int64_t head_dim_v,
                        std::int64_t page_size);

@@ -7,8 +7,8 @@
 #include <cmath>
 #include <cstring>
 
+#include "pages/block_damage.h"
 #include "pages/codec.h"
-#include "pages/int8_blocks.h"
 
 namespace intflash::internal {
 namespace {
@@ -191,6 +191,7 @@ const Codec kInt8Codec = {
     .layout_version = INTFLASH_PAGE_LAYOUT_VERSION,
     .is_expanded = false,
     .has_digits = false,
+    .is_by_block = false,
     .key_block_bytes = key_block_bytes,
     .value_block_bytes = value_block_bytes,
     .store_keys = store_keys,
@@ -207,6 +208,7 @@ const Codec kInt8WideCodec = {
     .layout_version = 1,
     .is_expanded = false,
     .has_digits = true,
+    .is_by_block = false,
     .key_block_bytes = wide_key_block_bytes,
     .value_block_bytes = value_block_bytes,
     .store_keys = store_wide_keys,

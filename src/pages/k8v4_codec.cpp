@@ -5,8 +5,8 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "pages/block_damage.h"
 #include "pages/codec.h"
-#include "pages/int8_blocks.h"
 #include "tile/value_levels.h"
 
 namespace intflash::internal {
@@ -77,9 +77,16 @@ void load_value(const PageLayout& layout, const KvBlock& block, std::int64_t at,
     codes[c] = kLevels.level[first[channel_offset(c)] >> shift_of(at) & 15];
 }
 
-// Tokens that are absent have no values, and none have channels that there are not.
-const void* find_damaged_values(const PageLayout& layout, const KvBlock& block,
-                                std::int64_t tokens) {
+const void* find_damage(const PageLayout& layout, const KvBlock& block, std::int64_t tokens) {
+  const void* damaged = find_damaged_keys(layout, block, tokens);
+  if (damaged == nullptr) damaged = find_damaged_scale(block, tokens);
+  return damaged != nullptr ? damaged : find_damaged_four_bit_values(layout, block, tokens);
+}
+
+}  // namespace
+
+const void* find_damaged_four_bit_values(const PageLayout& layout, const KvBlock& block,
+                                         std::int64_t tokens) {
   std::int8_t codes[kMaxHeadDim];
   PageLayout padded = layout;
   padded.head_dim_v = round_up(layout.head_dim_v, 16);
@@ -93,20 +100,13 @@ const void* find_damaged_values(const PageLayout& layout, const KvBlock& block,
   return nullptr;
 }
 
-const void* find_damage(const PageLayout& layout, const KvBlock& block, std::int64_t tokens) {
-  const void* damaged = find_damaged_keys(layout, block, tokens);
-  if (damaged == nullptr) damaged = find_damaged_scale(block, tokens);
-  return damaged != nullptr ? damaged : find_damaged_values(layout, block, tokens);
-}
-
-}  // namespace
-
 const Codec kK8v4Codec = {
     .id = INTFLASH_CODEC_K8V4,
     .name = "k8v4",
     .layout_version = 1,
     .is_expanded = true,
     .has_digits = false,
+    .is_by_block = false,
     .key_block_bytes = key_block_bytes,
     .value_block_bytes = value_block_bytes,
     .store_keys = store_keys,

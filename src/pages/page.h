@@ -16,6 +16,8 @@
 // and of codec k8v4, whose blocks of keys are those of int8, codes of four bits (value_levels.h):
 //   values       [head_dim_v padded to 16 / 16][8 token quads][16 channels][4], low bits of the
 //                first 32 tokens, high ones of the others
+// and of codec k4v4, whose blocks of values are those of k8v4:
+//   keys         four bits by channel (key_codes.h)
 #pragma once
 
 #include <cstdint>
@@ -61,6 +63,11 @@ inline WritableBlock writable_block(const PageLayout& layout, char* page, std::i
           const_cast<float*>(block.key_scale),       const_cast<float*>(block.value_scale),
           const_cast<std::int32_t*>(block.key_sum),  const_cast<std::int8_t*>(block.key_digits),
           const_cast<std::int32_t*>(block.digit_sum)};
+}
+
+inline KvBlock readable(const WritableBlock& block) {
+  return {block.key_codes, block.value_codes, block.key_scale, block.value_scale,
+          block.key_sum,   block.key_digits,  block.digit_sum};
 }
 
 // No token in a block.

@@ -263,6 +263,46 @@ void turn_query(const ReferenceRun& run, const ReferenceRow& row, const RopeRows
   embed_row(rope, row.query, turned);
 }
 
+// The keys and values of a request's head, in the worker's memory, as a query sees them.
+class HeadTokens {
+ public:
+  HeadTokens(const ReferenceRun& run, std::int64_t r, std::int64_t kv_head, char* worker)
+      : cache_(*run.cache),
+        keys_(run.plan->schedule.requests[r].keys),
+        kv_head_(kv_head),
+        pages_(
+            batch_pages(cache_, run.batch_args, r, run.plan->schedule.requests[r].mask.kv_begin)),
+        key_(reinterpret_cast<float*>(worker + run.reference_plan().key_offset)),
+        value_(reinterpret_cast<float*>(worker + run.reference_plan().value_offset)) {
+    if (!cache_.window.is_none())
+      pages_.coded_keys = cache_.window.coded_keys(first_position(run.plan->schedule.requests[r]));
+    fetch(keys_);
+  }
+
+  // At a position; one after the other.
+  void show_to(std::int64_t position) {
+    const KeyRange coded = cache_.window.coded_keys(position);
+    if (cache_.window.is_none() || coded.end == pages_.coded_keys.end) return;
+    const std::int64_t begin = pages_.coded_keys.end;
+    pages_.coded_keys = coded;
+    fetch({std::max(begin, keys_.begin), std::min(coded.end, keys_.end)});
+  }
+
+ private:
+  void fetch(KeyRange keys) const {
+    const std::int64_t at = keys.begin - keys_.begin;
+    export_head(cache_, pages_, kv_head_, keys.begin, keys.end, key_ + at * cache_.layout.head_dim,
+                value_ + at * cache_.layout.head_dim_v);
+  }
+
+  const intflash_cache& cache_;
+  KeyRange keys_;
+  std::int64_t kv_head_;
+  PageRun pages_;
+  float* key_;
+  float* value_;
+};
+
 void attend_head(Run& any_run, std::int32_t, std::int64_t task, std::int32_t worker_index) {
   ReferenceRun& run = static_cast<ReferenceRun&>(any_run);
   if (was_cancelled(run)) return;
@@ -274,10 +314,7 @@ void attend_head(Run& any_run, std::int32_t, std::int64_t task, std::int32_t wor
   const Request& request = plan.schedule.requests[r];
   if (request.mask.query_len == 0) return;
   char* const worker = run.worker(worker_index);
-  export_head(*run.cache, batch_pages(*run.cache, args, r, request.mask.kv_begin), kv_head,
-              request.keys.begin, request.keys.end,
-              reinterpret_cast<float*>(worker + plan.key_offset),
-              reinterpret_cast<float*>(worker + plan.value_offset));
+  HeadTokens tokens(run, r, kv_head, worker);
   const RequestCall call = request_call(run, r, worker);
   const RopeRows rope = rope_rows(args.rope, first_position(request));
   for (std::int64_t i = 0; i < p.group_size * request.mask.query_len; ++i) {
@@ -286,6 +323,7 @@ void attend_head(Run& any_run, std::int32_t, std::int64_t task, std::int32_t wor
     row.query = i / p.group_size;
     row.token = request.first_query + row.query;
     row.keys = request.keys;
+    tokens.show_to(first_position(request) + row.query);
     if (args.lse != nullptr) row.lse = args.lse + row.query_head * p.query_len + row.token;
     if (rope.cos != nullptr)
       turn_query(run, row, rope, reinterpret_cast<float*>(worker + plan.query_offset));

@@ -5,12 +5,13 @@
 // those of the instruction set that they build on.
 #pragma once
 
+#include "tile/expand.h"
+#include "tile/key_codes.h"
 #include "tile/mask_words.h"
 #include "tile/pack.h"
 #include "tile/rows.h"
 #include "tile/state.h"
 #include "tile/value_codes.h"
-#include "tile/value_levels.h"
 
 namespace intflash::internal {
 namespace {
@@ -29,7 +30,8 @@ constexpr RowKernels make_row_kernels() {
       .merge_states = merge_states,
       .write_row = write_row<Ops>,
       .code_values = code_values<Ops>,
-      .expand = {nullptr, nullptr, expand_k8v4<Ops>},
+      .code_keys = code_keys,
+      .expand = {nullptr, nullptr, expand_k8v4<Ops>, expand_k4v4<Ops>},
   };
 }
 

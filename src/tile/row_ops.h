@@ -8,6 +8,7 @@
 
 #include "tile/float_math.h"
 #include "tile/halves.h"
+#include "tile/key_codes.h"
 #include "tile/portability.h"
 #include "tile/value_levels.h"
 
@@ -128,6 +129,18 @@ struct RowLoops {
     for (std::int32_t i = 0; i < 64; ++i) {
       low[i] = table[bytes[i] & 15];
       high[i] = table[bytes[i] >> 4];
+    }
+  }
+  // Of 64 bytes their low and their high four bits as codes of keys: byte i of four in a row has
+  // byte i of steps and of offsets.
+  static INTFLASH_INLINE void scale_nibbles(const std::uint8_t* bytes, std::uint32_t steps,
+                                            std::uint32_t offsets, std::int8_t* low,
+                                            std::int8_t* high) {
+    for (std::int32_t i = 0; i < 64; ++i) {
+      const auto step = static_cast<std::int32_t>(steps >> i % 4 * 8 & 255);
+      const auto offset = static_cast<std::int32_t>(offsets >> i % 4 * 8 & 255);
+      low[i] = static_cast<std::int8_t>(key_code(bytes[i] & 15, step, offset));
+      high[i] = static_cast<std::int8_t>(key_code(bytes[i] >> 4, step, offset));
     }
   }
 };

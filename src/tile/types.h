@@ -83,9 +83,10 @@ struct WritableBlock {
   std::int32_t* digit_sum;
 };
 
-// Makes codes of another codec's bytes. What is not as it is in the page goes to room.
+// Makes codes of another codec's bytes, of values where with_values says so. What is not as it is
+// in the page goes to room.
 using ExpandFn = KvBlock (*)(const KvBlock& packed, std::int32_t head_dim, std::int32_t head_dim_v,
-                             const WritableBlock& room);
+                             bool with_values, const WritableBlock& room);
 constexpr int kMaxCodecs = 8;
 
 // 128 keys and their factors in fixed point, in the port's own key order (NarrowedOrder).
@@ -149,7 +150,7 @@ struct TileTask {
   std::int32_t num_blocks;
   const ScoreBlock* blocks;  // [num_blocks]
   const KvBlock* after;      // [2]: keys that are read after the last block; nullptr = unknown
-  bool packed_values;        // values are in four bits (codec k8v4), and so are those of after
+  bool packed_values;        // values are in four bits, and so are those of after
   const std::uint64_t* const* keep;  // [num_blocks]: nullptr = all keys visible to all rows, else
                                      // [rows][2] keep words; nullptr: that is so of all blocks
   const std::uint32_t* biased;  // [num_blocks]: a bit per row that has a bias there, none where
@@ -234,6 +235,10 @@ struct RowKernels {
   // that of the levels.
   void (*code_values)(const std::int8_t* codes, std::int64_t count, float& scale,
                       std::uint8_t* nibbles);
+  // 64 rows of keys in INT8 codes to codes of four bits by channel (key_codes.h); key_sum: of what
+  // these stand for.
+  void (*code_keys)(const std::int8_t* codes, std::int64_t stride, std::int32_t head_dim,
+                    std::uint8_t* packed, std::int32_t* key_sum);
   ExpandFn expand[kMaxCodecs] = {};  // by codec; nullptr: of int8, and of what the port lacks
 };
 

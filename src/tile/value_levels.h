@@ -65,16 +65,5 @@ void expand_values(const std::uint8_t* INTFLASH_RESTRICT packed, std::int64_t pa
   }
 }
 
-// The block of codec k8v4: keys are as they lie.
-template <class Ops>
-KvBlock expand_k8v4(const KvBlock& packed, std::int32_t, std::int32_t head_dim_v,
-                    const WritableBlock& room) {
-  expand_values<Ops>(reinterpret_cast<const std::uint8_t*>(packed.value_codes),
-                     round_up(head_dim_v, 16), room.value_codes);
-  KvBlock block = packed;
-  block.value_codes = room.value_codes;
-  return block;
-}
-
 }  // namespace
 }  // namespace intflash::internal

@@ -59,6 +59,9 @@ class Cache:
         value_center: Any,
         threads: int | None,
         memory: Iterable[Any] | None,
+        window_blocks: int,
+        sink_blocks: int,
+        window_pages: int,
     ) -> None: ...
     def close(self) -> None: ...
     def create(self) -> int: ...

@@ -13,6 +13,8 @@ from ._attend import Array
 from ._errors import ArgumentError
 from ._rope import Rope
 
+Codec = Literal["int8", "int8_wide", "k8v4", "k4v4"]
+
 
 @dataclass(frozen=True)
 class CacheInfo:
@@ -31,6 +33,11 @@ class CacheInfo:
     codec: str
     rotates_keys: bool
     rotates_values: bool
+    window_blocks: int
+    sink_blocks: int
+    window_pages: int
+    free_window_pages: int
+    window_page_bytes: int
 
 
 def _count_layers(memory: abc.Sequence[Any] | None, layers: int | None) -> int:
@@ -56,11 +63,14 @@ class Paged:
         pages: int,
         head_dim_v: int | None = None,
         page_size: int = 64,
-        codec: Literal["int8", "int8_wide", "k8v4"] = "int8",
+        codec: Codec = "int8",
         rotate: bool = True,
         key_center: Array | None = None,
         value_center: Array | None = None,
         threads: int | None = None,
+        window_blocks: int = 0,
+        sink_blocks: int = 0,
+        window_pages: int = 0,
     ) -> None:
         if memory is not None or self._wants_memory:
             layers = _count_layers(memory, layers)
@@ -78,6 +88,9 @@ class Paged:
             value_center,
             threads,
             memory,
+            window_blocks,
+            sink_blocks,
+            window_pages,
         )
 
     def close(self) -> None:
@@ -99,7 +112,7 @@ class Pages(Paged):
     begins at p times that. Which pages are a request's is said in each `Batch`. Pages may be copied
     and moved as bytes; what else a `Cache` promises holds here as well.
 
-    Args are those of `Cache`, of which memory must be given.
+    Args are those of `Cache`, of which memory must be given, and window_blocks not.
 
     Raises:
         ArgumentError: a value that breaks a rule, or memory that is too small or not aligned.

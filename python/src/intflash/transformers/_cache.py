@@ -54,8 +54,10 @@ class IntflashCache(transformers.Cache):
         config: the model's.
         tokens: room for so many of all sequences together, whose last pages may be part-filled.
         page_size: 64, 128 or 256 tokens.
-        codec: ``"int8"``, ``"int8_wide"`` for models whose scores are large, or ``"k8v4"``, whose
-            values have four bits.
+        codec: ``"int8"``, ``"int8_wide"`` for models whose scores are large, ``"k8v4"``, whose
+            values have four bits, or ``"k4v4"``, whose keys do too.
+        window_blocks: as in `intflash.Cache`; by default 4 where the codec is ``"k4v4"``, else 0.
+        sink_blocks: the same; by default 1 where there is a window.
     """
 
     def __init__(
@@ -64,8 +66,14 @@ class IntflashCache(transformers.Cache):
         tokens: int,
         *,
         page_size: int = 64,
-        codec: Literal["int8", "int8_wide", "k8v4"] = "int8",
+        codec: Literal["int8", "int8_wide", "k8v4", "k4v4"] = "int8",
+        window_blocks: int | None = None,
+        sink_blocks: int | None = None,
     ) -> None:
+        if window_blocks is None:
+            window_blocks = 4 if codec == "k4v4" else 0
+        if sink_blocks is None:
+            sink_blocks = 1 if window_blocks else 0
         config = config.get_text_config(decoder=True)
         heads = config.num_attention_heads
         self.store = intflash.Cache(
@@ -75,6 +83,8 @@ class IntflashCache(transformers.Cache):
             pages=-(-tokens // page_size),
             page_size=page_size,
             codec=codec,
+            window_blocks=window_blocks,
+            sink_blocks=sink_blocks,
         )
         self.sequences: list[intflash.Sequence] = []
         super().__init__(layers=[_Layer(self, i) for i in range(config.num_hidden_layers)])

@@ -1,0 +1,117 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// Keys in four bits, by channel: FlashQ of TurboAttention (arXiv 2412.08585, section 3.2) on top of
+// INT8 codes, of 64 tokens at a time. docs/numerics.md, section "Codecs".
+//   nibbles  [2 tiles][head_dim / 4][16 tokens][4], low bits of the first 32 tokens, high ones of
+//            the others
+//   step     u8 [head_dim], 0 ... 17
+//   offset   u8 [head_dim], 1 ... 255
+// A code is min(offset + nibble * step, 255) - 128.
+#pragma once
+
+#include <cstdint>
+
+#include "tile/portability.h"
+#include "tile/types.h"
+
+namespace intflash::internal {
+namespace {
+
+constexpr std::int64_t kHalfBlock = kBlockTokens / 2;
+
+constexpr std::int64_t nibble_key_bytes(std::int64_t head_dim) { return kHalfBlock * head_dim; }
+// With step and offset.
+constexpr std::int64_t packed_key_bytes(std::int64_t head_dim) {
+  return round_up(nibble_key_bytes(head_dim) + 2 * head_dim, 64);
+}
+
+INTFLASH_INLINE std::int32_t key_code(std::int32_t nibble, std::int32_t step, std::int32_t offset) {
+  return min_of(offset + nibble * step, 255) - 128;
+}
+
+// What the codes of each channel are divided by, so that 15 steps have them all.
+struct KeySteps {
+  std::uint8_t step[kMaxHeadDim];
+  std::uint8_t offset[kMaxHeadDim];
+  std::uint16_t reciprocal[kMaxHeadDim];  // 2^16 / (2 step), rounded up
+};
+INTFLASH_INLINE void find_steps(const std::int8_t* codes, std::int64_t stride, std::int64_t dim,
+                                KeySteps& steps) {
+  std::int8_t least[kMaxHeadDim];
+  std::int8_t most[kMaxHeadDim];
+  __builtin_memcpy(least, codes, static_cast<std::size_t>(dim));
+  __builtin_memcpy(most, codes, static_cast<std::size_t>(dim));
+  for (std::int64_t token = 1; token < kBlockTokens; ++token) {
+    const std::int8_t* INTFLASH_RESTRICT row = codes + token * stride;
+    for (std::int64_t c = 0; c < dim; ++c) least[c] = min_of(least[c], row[c]);
+    for (std::int64_t c = 0; c < dim; ++c) most[c] = max_of(most[c], row[c]);
+  }
+  for (std::int64_t c = 0; c < dim; ++c) {
+    const std::int32_t range = most[c] - least[c];
+    const std::int32_t step = (range + 14) / 15;
+    // What 15 steps have more than the range lies on both sides of it.
+    const std::int32_t first = max_of(least[c] - (15 * step - range) / 2, -127);
+    steps.step[c] = static_cast<std::uint8_t>(step);
+    steps.offset[c] = static_cast<std::uint8_t>(first + 128);
+    steps.reciprocal[c] = static_cast<std::uint16_t>(step == 0 ? 0 : (32768 + step - 1) / step);
+  }
+}
+
+// The nearest of 16 codes for each channel, of two as near the larger one; returns the sum of what
+// they stand for.
+INTFLASH_INLINE std::int32_t find_nibbles(const std::int8_t* INTFLASH_RESTRICT codes,
+                                          std::int64_t dim, const KeySteps& steps,
+                                          std::uint8_t* INTFLASH_RESTRICT nibbles) {
+  std::int32_t sum = 0;
+  for (std::int64_t c = 0; c < dim; ++c) {
+    const std::int32_t step = steps.step[c];
+    const std::int32_t twice = 2 * (codes[c] + 128 - steps.offset[c]) + step;
+    const auto nibble =
+        static_cast<std::int32_t>(static_cast<std::uint32_t>(twice) * steps.reciprocal[c] >> 16);
+    nibbles[c] = static_cast<std::uint8_t>(nibble);
+    sum += key_code(nibble, step, steps.offset[c]);
+  }
+  return sum;
+}
+
+// RowKernels::code_keys.
+inline void code_keys(const std::int8_t* codes, std::int64_t stride, std::int32_t head_dim,
+                      std::uint8_t* packed, std::int32_t* key_sum) {
+  KeySteps steps;
+  find_steps(codes, stride, head_dim, steps);
+  std::uint8_t* const step = packed + nibble_key_bytes(head_dim);
+  std::uint8_t* const end = packed + packed_key_bytes(head_dim);
+  __builtin_memcpy(step, steps.step, static_cast<std::size_t>(head_dim));
+  __builtin_memcpy(step + head_dim, steps.offset, static_cast<std::size_t>(head_dim));
+  __builtin_memset(step + 2 * head_dim, 0, static_cast<std::size_t>(end - step - 2 * head_dim));
+  for (std::int64_t token = 0; token < kHalfBlock; ++token) {
+    std::uint8_t low[kMaxHeadDim];
+    std::uint8_t high[kMaxHeadDim];
+    key_sum[token] = find_nibbles(codes + token * stride, head_dim, steps, low);
+    key_sum[token + kHalfBlock] =
+        find_nibbles(codes + (token + kHalfBlock) * stride, head_dim, steps, high);
+    for (std::int64_t c = 0; c < head_dim; ++c)
+      low[c] = static_cast<std::uint8_t>(low[c] | high[c] << 4);
+    std::uint8_t* const first = packed + token / 16 * 16 * head_dim + token % 16 * 4;
+    for (std::int64_t quad = 0; quad < head_dim / 4; ++quad)
+      store_as(first + quad * 64, load_as<std::uint32_t>(low + quad * 4));
+  }
+}
+
+// A block of keys from four bits to page layout version 1.
+template <class Ops>
+void expand_keys(const std::uint8_t* INTFLASH_RESTRICT packed, std::int64_t head_dim,
+                 std::int8_t* INTFLASH_RESTRICT codes) {
+  const std::int64_t half = nibble_key_bytes(head_dim);
+  const std::uint8_t* const step = packed + half;
+  for (std::int64_t quad = 0; quad < head_dim / 4; ++quad) {
+    const auto steps = load_as<std::uint32_t>(step + quad * 4);
+    const auto offsets = load_as<std::uint32_t>(step + head_dim + quad * 4);
+    for (std::int64_t row = quad * 64; row < half; row += half / 2)
+      Ops::scale_nibbles(packed + row, steps, offsets, codes + row, codes + half + row);
+  }
+}
+
+}  // namespace
+}  // namespace intflash::internal
