@@ -29,28 +29,6 @@ INTFLASH_INLINE void widen_q4_0(const std::uint8_t* block, float* elements) {
   Ops::scale_nibbles(block + 2, load_as<std::uint16_t>(block), elements);
 }
 
-// OCP's 8-bit floats (arXiv 2209.05433, table 1): below the sign, the upper bits of an f32 with
-// another bias of exponents.
-struct ByteFloat {
-  std::uint32_t shift;          // of these bits to where f32 has them
-  float factor;                 // 2 to the power of what f32's bias has more
-  std::uint32_t least_special;  // infinities and NaN
-};
-constexpr ByteFloat kE4m3 = {20, 0x1p120f, 0x7f};
-constexpr ByteFloat kE5m2 = {21, 0x1p112f, 0x7c};
-
-// The products are exact, of subnormal numbers too.
-INTFLASH_NOINLINE void widen_bytes(const std::uint8_t* bytes, ByteFloat format, std::int64_t dim,
-                                   float* INTFLASH_RESTRICT elements) {
-  for (std::int64_t c = 0; c < dim; ++c) {
-    const std::uint32_t code = bytes[c] & 0x7fu;
-    const std::uint32_t magnitude = code << format.shift;
-    const std::uint32_t finite = bits_as<std::uint32_t>(bits_as<float>(magnitude) * format.factor);
-    elements[c] = bits_as<float>((bytes[c] & 0x80u) << 24 |
-                                 (code >= format.least_special ? magnitude | 0x7f800000u : finite));
-  }
-}
-
 // Of a row of kDtype the vector of channels from first + i on, first a multiple of 64.
 template <class Ops, Dtype kDtype>
 INTFLASH_INLINE typename Ops::F32 widened(const void* row, std::int64_t first, std::int64_t i) {
@@ -121,7 +99,7 @@ INTFLASH_INLINE const float* widen_row(const void* row, Dtype dtype, std::int64_
       return buffer;
     case Dtype::kF8E4m3:
     case Dtype::kF8E5m2:
-      widen_bytes(bytes, dtype == Dtype::kF8E4m3 ? kE4m3 : kE5m2, dim, buffer);
+      RowLoops::widen_bytes(bytes, dtype == Dtype::kF8E4m3 ? kE4m3 : kE5m2, dim, buffer);
       return buffer;
     case Dtype::kF32:
     case Dtype::kBool:  // of masks, which are not widened
