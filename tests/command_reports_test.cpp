@@ -108,7 +108,7 @@ float in_bf16(float number) {
 }
 
 TEST_F(Command, CompareFormatsSaysWhatEachKeepsOfRandomInputsAndOfFiles) {
-  const Result json = run("compare --formats --json " + write_small_inputs());
+  const Result json = run("compare --formats --quick --json " + write_small_inputs());
   ASSERT_EQ(json.code, 0) << json.err;
   const Json report = Json::parse(json.out);
   std::map<std::string, std::map<std::string, Json>> tables;
@@ -163,6 +163,7 @@ TEST_F(Command, CompareFormatsSaysWhatEachKeepsOfRandomInputsAndOfFiles) {
   }
   EXPECT_NEAR(tables["files"]["bf16"]["rel_l1_key_value"].get<double>() / (error / sum), 1, 1e-6);
   expect_failure("compare --formats --query x.npy", 2, "--key");
+  expect_failure("compare --quick " + write_small_inputs(), 2, "--quick");
 }
 
 TEST_F(Command, InfoMeasuresEverySupportedPort) {

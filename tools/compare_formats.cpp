@@ -26,8 +26,12 @@
 namespace intflash {
 namespace {
 
-// One head of random inputs, large enough for two digits of an error.
-constexpr std::int64_t kQueries = 64, kKeys = 1024, kHeadDim = 128;
+// One head of random inputs, large enough for two digits of an error; when quick, of an SQNR.
+struct Size {
+  std::int64_t queries, keys;
+};
+constexpr Size kSize = {64, 1024}, kQuickSize = {8, 256};
+constexpr std::int64_t kHeadDim = 128;
 struct Random {
   const char* name;
   Distribution distribution;
@@ -210,7 +214,7 @@ nlohmann::ordered_json table_json(const Table& table) {
 
 }  // namespace
 
-int run_compare_formats(const CompareOptions& options) {
+int run_compare_formats(const CompareOptions& options, bool quick) {
   // Read first: what takes long must not end with a file that cannot be read.
   const std::vector<Head> of_files =
       options.query.empty() ? std::vector<Head>{} : heads_of(options);
@@ -221,9 +225,10 @@ int run_compare_formats(const CompareOptions& options) {
     else
       print_text(table);
   };
+  const Size size = quick ? kQuickSize : kSize;
   for (const Random& random : kRandom)
-    show(make_table(random.name,
-                    {make_head(random.distribution, kQueries, kKeys, kHeadDim, /*seed=*/1)}));
+    show(make_table(random.name, {make_head(random.distribution, size.queries, size.keys, kHeadDim,
+                                            /*seed=*/1)}));
   if (!of_files.empty()) show(make_table("files", of_files));
   if (options.json)
     fmt::print("{}\n", json.dump(2));

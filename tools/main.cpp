@@ -190,9 +190,9 @@ void add_compare(CLI::App& app, CompareOptions& options, CompareKind& kind) {
        {"--query", "--key", "--value", "--causal", "--softmax-scale", "--report", "--formats"}) {
     generated.excludes(command.get_option(name));
   }
-  command
-      .add_flag("--quick", kind.quick, "with --synthetic: only the rows that have a goal to reach")
-      ->needs(&generated);
+  command.add_flag("--quick", kind.quick,
+                   "with --synthetic: only the rows that have a goal to reach; with --formats: "
+                   "fewer random inputs");
   command.add_flag("--json", options.json, "prints one JSON object");
   command.footer(
       "Examples:\n"
@@ -356,7 +356,7 @@ struct Options {
 
 int run_compare(const CompareOptions& files, const CompareKind& kind) {
   if (kind.synthetic) return run_compare_synthetic(files.json, kind.quick);
-  if (kind.formats) return run_compare_formats(files);
+  if (kind.formats) return run_compare_formats(files, kind.quick);
   if (kind.report) return run_compare_report(files);
   return run_compare(files);
 }
@@ -386,6 +386,8 @@ void check_options(const CLI::App& app, const Options& options) {
   const bool may_have_none = options.compare_kind.synthetic || options.compare_kind.formats;
   if (app.got_subcommand("compare") && !has_files && (has_any || !may_have_none))
     throw UsageError("compare needs --query, --key and --value, or --synthetic or --formats");
+  if (options.compare_kind.quick && !may_have_none)
+    throw UsageError("--quick needs --synthetic or --formats");
   for (const std::string& isa :
        {options.attend.isa, options.bench.isa, options.plan.isa, options.serve_sim.isa}) {
     if (!isa.empty()) require_port_name(isa);
