@@ -103,13 +103,11 @@ void store_row(const Filled& t, std::int64_t b, std::int64_t h, std::int64_t tok
     store_block(t.dtype, x.data() + c, t.magnitude, row + bytes_of(t.dtype, c));
   for (std::int64_t c = 0; !is_ggml(t.dtype) && c < t.dim; ++c) {
     const float element = x[static_cast<std::size_t>(c)];
-    const float most = t.dtype == INTFLASH_F16 ? 65504.0f : 3e38f;
     if (t.dtype == INTFLASH_INT8)
       row[c] = static_cast<std::uint8_t>(
           static_cast<int>(std::clamp(std::nearbyint(element * 36), -127.0f, 127.0f)));
     else
-      store_element(t.tensor, t.dtype, b, h, token, c,
-                    std::clamp(element * t.magnitude, -most, most));
+      store_finite(t.tensor, t.dtype, b, h, token, c, static_cast<double>(element * t.magnitude));
   }
 }
 
@@ -238,6 +236,17 @@ void make_bias(const AttentionCase& c, Random& random, Memory& memory, intflash_
 
 }  // namespace
 
+void store_finite(const intflash_tensor& tensor, intflash_dtype dtype, std::int64_t b,
+                  std::int64_t h, std::int64_t token, std::int64_t c, double value) {
+  const double most = dtype == INTFLASH_F16 ? 65504 : 3e38;
+  const auto x = static_cast<float>(std::clamp(value, -most, most));
+  if (dtype != INTFLASH_F8_E4M3 && dtype != INTFLASH_F8_E5M2)
+    return store_element(tensor, dtype, b, h, token, c, x);
+  const std::int64_t at =
+      b * tensor.stride_batch + h * tensor.stride_head + token * tensor.stride_token + c;
+  static_cast<std::uint8_t*>(tensor.data)[at] = eight_bit_code(dtype, x);
+}
+
 intflash_tensor strided_tensor(Layout layout, std::int64_t batch, std::int64_t heads,
                                std::int64_t tokens, std::int64_t dim, std::int64_t* elements,
                                std::int64_t row_padding) {
@@ -259,7 +268,8 @@ intflash_tensor strided_tensor(Layout layout, std::int64_t batch, std::int64_t h
 
 std::string describe(const AttentionCase& c) {
   std::ostringstream text;
-  const char* dtypes[] = {"?", "f32", "f16", "bf16", "int8", "q8_0", "q4_0"};
+  const char* dtypes[] = {"?",    "f32",  "f16",  "bf16",    "int8",
+                          "q8_0", "q4_0", "bool", "f8_e4m3", "f8_e5m2"};
   const auto tensor = [&](const char* name, const CaseTensor& t) {
     text << ' ' << name << '(' << dtypes[t.dtype] << " layout " << static_cast<int>(t.layout);
     if (t.dtype == INTFLASH_INT8)

@@ -116,6 +116,10 @@ intflash_tensor strided_tensor(Layout layout, std::int64_t batch, std::int64_t h
                                std::int64_t tokens, std::int64_t dim, std::int64_t* elements,
                                std::int64_t row_padding = kRowPadding);
 
+// Rounds value to the nearest finite number of dtype, and stores it at (b, h, token, c).
+void store_finite(const intflash_tensor& tensor, intflash_dtype dtype, std::int64_t b,
+                  std::int64_t h, std::int64_t token, std::int64_t c, double value);
+
 // How a case is run; none of it may change a bit of the result.
 struct RunOptions {
   std::int32_t num_threads = 1;

@@ -2,7 +2,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The intflash command's other subcommands: what they write and print.
+#include <algorithm>
+#include <bit>
 #include <cmath>
+#include <cstdint>
 #include <cstring>
 #include <map>
 #include <set>
@@ -96,6 +99,71 @@ TEST_F(Command, CompareListsTheModesAndThePipelines) {
     EXPECT_NE(text.out.find(mode), std::string::npos) << text.out;
   }
   expect_failure("compare --query x.npy --key x.npy --value x.npy", 1, "x.npy");
+}
+
+// A number's nearest in bfloat16.
+float in_bf16(float number) {
+  const auto bits = std::bit_cast<std::uint32_t>(number);
+  return std::bit_cast<float>((bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000);
+}
+
+TEST_F(Command, CompareFormatsSaysWhatEachKeepsOfRandomInputsAndOfFiles) {
+  const Result json = run("compare --formats --quick --json " + write_small_inputs());
+  ASSERT_EQ(json.code, 0) << json.err;
+  const Json report = Json::parse(json.out);
+  std::map<std::string, std::map<std::string, Json>> tables;
+  for (const Json& table : report["tables"])
+    for (const Json& format : table["formats"])
+      tables[table["inputs"]][format["name"]] = format["plain"];
+  ASSERT_EQ(tables.size(), 4u);
+  // Uniform numbers and steps: 256 to one, less what the largest of 128 lacks to half the range.
+  EXPECT_NEAR(tables["uniform"]["int8"]["key_sqnr_db"].get<double>(), 20 * std::log10(256), 0.15);
+  // A bit of fraction more or less is 6.02 dB.
+  const auto decibels = [&](const char* format) {
+    return tables["normal"][format]["value_sqnr_db"].get<double>();
+  };
+  EXPECT_NEAR(decibels("f16") - decibels("bf16"), 3 * 6.02, 0.1);
+  EXPECT_NEAR(decibels("e4m3 unscaled") - decibels("e5m2 unscaled"), 6.02, 0.1);
+  EXPECT_NEAR(decibels("bf16") - decibels("e4m3 unscaled"), 4 * 6.02, 0.1);
+  EXPECT_NEAR(decibels("int8") - decibels("int4"), 20 * std::log10(127.0 / 7), 0.2);
+  // 16 levels have 20.22 dB on normal numbers (J. Max, IRE Trans. Inf. Theory 6, 1960), and a scale
+  // for each token some more; 15 steps from the least to the most of 64 tokens 20.9, and 0.4 less
+  // where the steps are integers.
+  EXPECT_NEAR(decibels("k8v4"), 20.22 + 0.6, 0.6);
+  EXPECT_NEAR(decibels("flashq4"), 20.9 - 0.4, 0.3);
+
+  const NpyArray q = read_npy(path("q.npy")), k = read_npy(path("k.npy"));
+  const NpyArray v = read_npy(path("v.npy"));
+  const std::size_t elements = 2 * 40 * 32;
+  double signal = 0, noise = 0;
+  for (std::size_t row = 0; row < elements; row += 32) {
+    double largest = 0;
+    for (std::size_t i = row; i < row + 32; ++i)
+      largest = std::max(largest, std::fabs(static_cast<double>(floats(k)[i])));
+    for (std::size_t i = row; i < row + 32; ++i) {
+      const double x = static_cast<double>(floats(k)[i]);
+      const double error = x - std::nearbyint(x * 127 / largest) * largest / 127;
+      signal += x * x;
+      noise += error * error;
+    }
+  }
+  EXPECT_NEAR(tables["files"]["int8"]["key_sqnr_db"].get<double>(), 10 * std::log10(signal / noise),
+              1e-6);
+  std::vector<float> key(floats(k), floats(k) + elements), value(floats(v), floats(v) + elements);
+  const Definition definition{
+      1, 4, 2, 40, 40, 32, [](auto...) { return 0.0; }, [](std::int64_t) { return -INFINITY; }};
+  const std::vector<double> exact = definition.attend(floats(q), key.data(), value.data());
+  for (std::vector<float>* numbers : {&key, &value})
+    std::transform(numbers->begin(), numbers->end(), numbers->begin(), in_bf16);
+  const std::vector<double> rounded = definition.attend(floats(q), key.data(), value.data());
+  double error = 0, sum = 0;
+  for (std::size_t i = 0; i < exact.size(); ++i) {
+    error += std::fabs(rounded[i] - exact[i]);
+    sum += std::fabs(exact[i]);
+  }
+  EXPECT_NEAR(tables["files"]["bf16"]["rel_l1_key_value"].get<double>() / (error / sum), 1, 1e-6);
+  expect_failure("compare --formats --query x.npy", 2, "--key");
+  expect_failure("compare --quick " + write_small_inputs(), 2, "--quick");
 }
 
 TEST_F(Command, InfoMeasuresEverySupportedPort) {

@@ -105,7 +105,7 @@ TEST_F(CudaDevice, RefusesByNameWhatItDoesNotServe) {
   expect_refused([](AttentionCase& c) { c.head_dim_v = 128; }, "head_dim");
   expect_refused([](AttentionCase& c) { c.query.dtype = INTFLASH_INT8; }, "dtype");
   expect_refused([](AttentionCase& c) { c.key.dtype = INTFLASH_Q8_0; }, "dtype");
-  expect_refused([](AttentionCase& c) { c.value.dtype = INTFLASH_INT8; }, "dtype");
+  expect_refused([](AttentionCase& c) { c.value.dtype = INTFLASH_F8_E4M3; }, "dtype");
   expect_refused([](AttentionCase& c) { c.score_cap = 30; }, "score_cap");
   expect_refused([](AttentionCase& c) { c.center = INTFLASH_CENTER_KEY; }, "center");
   expect_refused([](AttentionCase& c) { c.batch = 65536; }, "65535");

@@ -163,8 +163,9 @@ void add_request(Bytes& bytes, std::int64_t page_size, Input& input) {
 // Q4_0's and Q8_0's blocks only the scale has one.
 void make_tokens(Bytes& bytes, std::int64_t dim, std::int64_t tokens, intflash_dtype& dtype,
                  intflash_tensor& tensor, std::vector<std::uint8_t>& data) {
-  constexpr intflash_dtype kTypes[] = {INTFLASH_F32, INTFLASH_F16, INTFLASH_BF16, INTFLASH_Q8_0,
-                                       INTFLASH_Q4_0};
+  constexpr intflash_dtype kTypes[] = {INTFLASH_F32,    INTFLASH_F16,  INTFLASH_BF16,
+                                       INTFLASH_Q8_0,   INTFLASH_Q4_0, INTFLASH_F8_E4M3,
+                                       INTFLASH_F8_E5M2};
   dtype = kTypes[bytes.below(std::size(kTypes))];
   const bool is_ggml = dtype == INTFLASH_Q8_0 || dtype == INTFLASH_Q4_0;
   if (is_ggml && dim % 32 != 0) dtype = INTFLASH_F32;
@@ -176,7 +177,7 @@ void make_tokens(Bytes& bytes, std::int64_t dim, std::int64_t tokens, intflash_d
   Noise noise;
   data.resize(static_cast<std::size_t>(bytes_of(dtype, row * kHeads * (tokens + 1))));
   for (std::uint8_t& byte : data) byte = noise.byte();
-  const std::size_t exponent = dtype == INTFLASH_F32 ? 3 : 1;
+  const std::size_t exponent = dtype == INTFLASH_F32 ? 3 : unit == 1 ? 0 : 1;
   for (std::size_t i = exponent; i < data.size(); i += static_cast<std::size_t>(unit))
     data[i] &= 0xbf;
   if (bytes.rarely()) {

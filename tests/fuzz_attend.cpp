@@ -26,8 +26,10 @@ float magnitude(Bytes& bytes) {
 }
 
 CaseTensor tensor(Bytes& bytes, bool input) {
+  constexpr intflash_dtype kTypes[] = {INTFLASH_F32,  INTFLASH_F16,     INTFLASH_BF16,
+                                       INTFLASH_INT8, INTFLASH_F8_E4M3, INTFLASH_F8_E5M2};
   CaseTensor t;
-  t.dtype = static_cast<intflash_dtype>(INTFLASH_F32 + bytes.below(input ? 4 : 3));
+  t.dtype = kTypes[bytes.below(input ? 6 : 3)];
   t.layout = static_cast<Layout>(bytes.below(3));
   t.scale_block = bytes.below(5) * 9;
   t.one_scale = bytes.below(2) == 1;

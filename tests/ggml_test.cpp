@@ -201,7 +201,9 @@ struct DenseBlocks {
         value(random_blocks(value_type(c),
                             c.batch * c.num_kv_heads * c.kv_len * c.head_dim_v / kBlock, random)) {}
 
-  static bool has_blocks(intflash_dtype dtype) { return dtype >= INTFLASH_Q8_0; }
+  static bool has_blocks(intflash_dtype dtype) {
+    return dtype == INTFLASH_Q8_0 || dtype == INTFLASH_Q4_0;
+  }
   static intflash_dtype key_type(const AttentionCase& c) {
     return has_blocks(c.key.dtype) ? c.key.dtype : INTFLASH_Q8_0;
   }

@@ -82,11 +82,12 @@ struct Codec {
   std::int64_t scale_block;
   bool one_scale;
 };
-constexpr Codec kCodecs[] = {{INTFLASH_F32, 1, false},   {INTFLASH_F16, 1, false},
-                             {INTFLASH_BF16, 1, false},  {INTFLASH_INT8, 1, false},
-                             {INTFLASH_INT8, 50, false}, {INTFLASH_INT8, 0, true},
-                             {INTFLASH_Q8_0, 1, false},  {INTFLASH_Q4_0, 1, false}};
-constexpr int kFirstBlocks = 6;  // index of the first codec of keys and values alone
+constexpr Codec kCodecs[] = {{INTFLASH_F32, 1, false},     {INTFLASH_F16, 1, false},
+                             {INTFLASH_BF16, 1, false},    {INTFLASH_INT8, 1, false},
+                             {INTFLASH_INT8, 50, false},   {INTFLASH_INT8, 0, true},
+                             {INTFLASH_F8_E4M3, 1, false}, {INTFLASH_F8_E5M2, 1, false},
+                             {INTFLASH_Q8_0, 1, false},    {INTFLASH_Q4_0, 1, false}};
+constexpr int kFirstBlocks = 8;  // index of the first codec of keys and values alone
 constexpr intflash_dtype kOutDtypes[] = {INTFLASH_F32, INTFLASH_F16, INTFLASH_BF16};
 
 struct Center {

@@ -49,7 +49,8 @@ struct Report {
 
 std::vector<std::string> kinds_of(const RandomCase& one) {
   const AttentionCase& c = one.attention;
-  const char* dtypes[] = {"?", "f32", "f16", "bf16", "int8", "q8_0", "q4_0"};
+  const char* dtypes[] = {"?",    "f32",  "f16",  "bf16",    "int8",
+                          "q8_0", "q4_0", "bool", "f8_e4m3", "f8_e5m2"};
   const char* data[] = {"normal",    "outliers", "channel bias", "all equal",
                         "zero rows", "one hot",  "sinks"};
   const char* biases[] = {"none", "hiding", "additive", "ALiBi", "tree", "all"};

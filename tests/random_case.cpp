@@ -36,8 +36,9 @@ float random_magnitude(Random& random) {
 
 CaseTensor random_tensor(Random& random, std::int64_t dim) {
   CaseTensor tensor;
-  constexpr intflash_dtype kDtypes[] = {INTFLASH_F32, INTFLASH_F32, INTFLASH_F16, INTFLASH_BF16,
-                                        INTFLASH_INT8};
+  constexpr intflash_dtype kDtypes[] = {INTFLASH_F32,    INTFLASH_F32,  INTFLASH_F16,
+                                        INTFLASH_BF16,   INTFLASH_INT8, INTFLASH_F8_E4M3,
+                                        INTFLASH_F8_E5M2};
   constexpr std::int64_t kScaleBlocks[] = {0, 1, 1, 7, 64};
   tensor.dtype = one_of(random, kDtypes);
   if (dim % kBlockElements == 0 && one_in(random, 12))
@@ -126,15 +127,13 @@ struct Rows {
 template <class Change>
 void change_elements(const Rows& rows, Change change) {
   const intflash_dtype dtype = rows.spec.dtype;
-  const double most = dtype == INTFLASH_F16 ? 65504 : 3e38;
   for (std::int64_t b = 0; b < rows.batch; ++b) {
     for (std::int64_t h = 0; h < rows.heads; ++h) {
       for (std::int64_t token = 0; token < rows.tokens; ++token) {
         for (std::int64_t channel = 0; channel < rows.dim; ++channel) {
           const double x =
               change(element_of(rows.tensor, dtype, b, h, token, channel), h, token, channel);
-          store_element(rows.tensor, dtype, b, h, token, channel,
-                        static_cast<float>(std::clamp(x, -most, most)));
+          store_finite(rows.tensor, dtype, b, h, token, channel, x);
         }
       }
     }

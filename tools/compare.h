@@ -23,6 +23,11 @@ int run_compare(const CompareOptions& options);
 // The library's error by part and by head, likewise.
 int run_compare_report(const CompareOptions& options);
 
+// What numbers of 4 to 16 bits keep of queries, keys and values, and of attention: for random
+// inputs of some distributions, fewer of them if quick, and for the arrays from files where there
+// are any. Likewise.
+int run_compare_formats(const CompareOptions& options, bool quick);
+
 // The table for synthetic inputs of several lengths, with the error that mode int8 is to reach.
 // quick: only the rows that have a goal to reach. The exit code: 1 when one is missed; failures are
 // thrown.

@@ -19,6 +19,8 @@ Matrix matrix_of(const intflash_tensor& tensor, intflash_dtype dtype, std::int64
   return matrix;
 }
 
+}  // namespace
+
 Head head_of(const AttentionInputs& inputs, const intflash_attend_desc& desc, std::int64_t b,
              std::int64_t h) {
   const intflash_attend_args args = inputs.args();
@@ -28,8 +30,6 @@ Head head_of(const AttentionInputs& inputs, const intflash_attend_desc& desc, st
           matrix_of(args.value, desc.value_dtype, b, kv_head, inputs.kv_len, inputs.head_dim_v),
           desc.softmax_scale, desc.mask == INTFLASH_MASK_CAUSAL};
 }
-
-}  // namespace
 
 intflash_attend_desc compare_desc(const CompareOptions& options, const AttentionInputs& inputs) {
   intflash_attend_desc desc = inputs.desc();

@@ -21,6 +21,10 @@ intflash_attend_desc compare_desc(const CompareOptions& options, const Attention
 std::vector<float> run_library(const Context& context, const intflash_attend_desc& desc,
                                const AttentionInputs& inputs);
 
+// Query head h of batch b, with the keys and values that it reads.
+Head head_of(const AttentionInputs& inputs, const intflash_attend_desc& desc, std::int64_t b,
+             std::int64_t h);
+
 // What attend makes of every head of every batch, in the order of out; f32 as the library's own
 // outputs are.
 std::vector<float> attend_heads(Matrix (*attend)(const Head&), const AttentionInputs& inputs,

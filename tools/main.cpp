@@ -162,6 +162,7 @@ void add_attend(CLI::App& app, AttendOptions& options) {
 }
 
 struct CompareKind {
+  bool formats = false;
   bool report = false;
   bool synthetic = false;
   bool quick = false;
@@ -178,21 +179,26 @@ void add_compare(CLI::App& app, CompareOptions& options, CompareKind& kind) {
   add_output(command, "--picture", options.picture,
              "with --report: draws it, SVG; - is stdout, and the tables then go to stderr")
       .needs(&report);
+  command
+      .add_flag("--formats", kind.formats,
+                "what FP8, INT8 and INT4 keep of Q, K and V, by distribution, and of files")
+      ->excludes(&report);
   // Either three files, or inputs made up here.
   CLI::Option& generated = *command.add_flag("--synthetic", kind.synthetic,
                                              "inputs of known distributions, of growing length");
   for (const char* name :
-       {"--query", "--key", "--value", "--causal", "--softmax-scale", "--report"}) {
+       {"--query", "--key", "--value", "--causal", "--softmax-scale", "--report", "--formats"}) {
     generated.excludes(command.get_option(name));
   }
-  command
-      .add_flag("--quick", kind.quick, "with --synthetic: only the rows that have a goal to reach")
-      ->needs(&generated);
+  command.add_flag("--quick", kind.quick,
+                   "with --synthetic: only the rows that have a goal to reach; with --formats: "
+                   "fewer random inputs");
   command.add_flag("--json", options.json, "prints one JSON object");
   command.footer(
       "Examples:\n"
       "  intflash compare --query q.npy --key k.npy --value v.npy --causal\n"
       "  intflash compare --query q.npy --key k.npy --value v.npy --report --picture error.svg\n"
+      "  intflash compare --formats --query q.npy --key k.npy --value v.npy --causal\n"
       "  intflash compare --synthetic --quick");
 }
 
@@ -350,6 +356,7 @@ struct Options {
 
 int run_compare(const CompareOptions& files, const CompareKind& kind) {
   if (kind.synthetic) return run_compare_synthetic(files.json, kind.quick);
+  if (kind.formats) return run_compare_formats(files, kind.quick);
   if (kind.report) return run_compare_report(files);
   return run_compare(files);
 }
@@ -374,10 +381,13 @@ void require_two_files(const char* option_a, const std::string& path_a, const ch
 // What the parser cannot see because it concerns two options, or the library's list of ports.
 void check_options(const CLI::App& app, const Options& options) {
   const CompareOptions& files = options.compare;
-  if (app.got_subcommand("compare") && !options.compare_kind.synthetic &&
-      (files.query.empty() || files.key.empty() || files.value.empty())) {
-    throw UsageError("compare needs --query, --key and --value, or --synthetic");
-  }
+  const bool has_files = !files.query.empty() && !files.key.empty() && !files.value.empty();
+  const bool has_any = !files.query.empty() || !files.key.empty() || !files.value.empty();
+  const bool may_have_none = options.compare_kind.synthetic || options.compare_kind.formats;
+  if (app.got_subcommand("compare") && !has_files && (has_any || !may_have_none))
+    throw UsageError("compare needs --query, --key and --value, or --synthetic or --formats");
+  if (options.compare_kind.quick && !may_have_none)
+    throw UsageError("--quick needs --synthetic or --formats");
   for (const std::string& isa :
        {options.attend.isa, options.bench.isa, options.plan.isa, options.serve_sim.isa}) {
     if (!isa.empty()) require_port_name(isa);

@@ -295,9 +295,9 @@ constexpr Pipeline kPipelines[] = {
     {"B", "A with Q and K rotated", block_max_b},
 };
 
-// value to a grid with so many bits of fraction, whose normal numbers begin at 2^min_exponent:
-// nearest, ties to even.
-double round_to_float8(double value, int fraction_bits, int min_exponent, double max) {
+}  // namespace
+
+double round_to_float(double value, int fraction_bits, int min_exponent, double max) {
   if (value == 0 || std::isnan(value)) return value;
   const double magnitude = std::min(std::fabs(value), max);
   // Below the smallest normal number the step no longer shrinks.
@@ -305,11 +305,8 @@ double round_to_float8(double value, int fraction_bits, int min_exponent, double
   const double step = std::ldexp(1.0, exponent - fraction_bits);
   return std::copysign(std::nearbyint(magnitude / step) * step, value);
 }
-
-}  // namespace
-
-double round_to_e4m3(double value) { return round_to_float8(value, 3, -6, 448); }
-double round_to_e5m2(double value) { return round_to_float8(value, 2, -14, 57344); }
+double round_to_e4m3(double value) { return round_to_float(value, 3, -6, 448); }
+double round_to_e5m2(double value) { return round_to_float(value, 2, -14, 57344); }
 
 std::span<const Pipeline> pipelines() { return kPipelines; }
 

@@ -46,8 +46,10 @@ const Pipeline& pipeline(const char* name);
 // Attention without any rounding.
 Matrix attend_unrounded(const Head& head);
 
-// The nearest number of the 8-bit floating-point formats of arXiv 2209.05433, ties to even; beyond
-// the largest, the largest.
+// The nearest number with so many bits of fraction, of at most max, in steps that no longer shrink
+// below 2^min_exponent; ties to even.
+double round_to_float(double value, int fraction_bits, int min_exponent, double max);
+// The same of the 8-bit floating-point formats of arXiv 2209.05433.
 double round_to_e4m3(double value);  // 1.xxx * 2^-6 ... 448, subnormals in steps of 2^-9
 double round_to_e5m2(double value);  // 1.xx * 2^-14 ... 57344, subnormals in steps of 2^-16
 

@@ -138,12 +138,17 @@ class Batch {
   Batch(const Context& context, const Cache& cache, const Heads& heads,
         const std::vector<Shape>& shapes, const std::vector<std::int32_t>& sequences,
         const std::vector<intflash_shared_prefix>& prefixes = {})
-      : desc_(add_requests(cache, heads, shapes, sequences, prefixes)),
+      : sequences_(sequences),
+        desc_(add_requests(cache, heads, shapes, sequences, prefixes)),
         plan_(context, cache, desc_),
         workspace_(plan_.make_workspace()) {
     args_.query = token_major(query_.data(), heads.query, heads.dim);
     args_.out = token_major(out_.data(), heads.query, heads.dim);
-    args_.pages = {page_indptr_.data(), page_ids_.data()};
+    if (cache.info().window_blocks > 0) {
+      args_.sequences = sequences_.data();
+    } else {
+      args_.pages = {page_indptr_.data(), page_ids_.data()};
+    }
   }
 
   // Plans once more.
@@ -200,6 +205,7 @@ class Batch {
     return desc;
   }
 
+  std::vector<std::int32_t> sequences_;
   std::vector<intflash_request> requests_;
   std::vector<std::int64_t> page_indptr_;
   std::vector<std::int32_t> page_ids_;

@@ -23,6 +23,11 @@ double draw(Distribution distribution, RandomNumbers& random) {
   switch (distribution) {
     case Distribution::kUniform:
       return random.uniform() - 0.5;
+    case Distribution::kStudentT: {
+      const double normal = random.normal();
+      // A quarter of chi squared of 4 degrees of freedom: of two exponential numbers' sum a half.
+      return normal / std::sqrt(-std::log((1 - random.uniform()) * (1 - random.uniform())) / 2);
+    }
     case Distribution::kOutliers: {
       const double base = random.normal();
       const bool outlier = random.uniform() < kOutlierProbability;

@@ -26,8 +26,9 @@ class RandomNumbers {
 };
 
 enum class Distribution {
-  kNormal,   // N(0, 1)
-  kUniform,  // U(-0.5, 0.5)
+  kNormal,    // N(0, 1)
+  kUniform,   // U(-0.5, 0.5)
+  kStudentT,  // Student's t of 4 degrees of freedom: heavy tails
   // N(0, 1), and N(0, 100) on top of 0.1 % of the elements, chosen at random: FlashAttention-3's
   // test (arXiv 2407.08608).
   kOutliers,

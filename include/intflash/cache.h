@@ -197,7 +197,7 @@ typedef struct intflash_append_args {
   const int64_t* kv_lens;              // [num_requests]: position after the last token, before
   const int64_t* first_key_positions;  // [num_requests], multiples of page_size; NULL = 0
   intflash_page_table pages;           // with room for the new tokens
-  intflash_dtype key_dtype;            // F32, F16, BF16, INT8, Q8_0 or Q4_0
+  intflash_dtype key_dtype;            // any but BOOL
   intflash_dtype value_dtype;
   intflash_tensor key;    // [1][num_kv_heads][token_indptr[num_requests]][head_dim]
   intflash_tensor value;  // [1][num_kv_heads][token_indptr[num_requests]][head_dim_v]
@@ -342,7 +342,8 @@ typedef struct intflash_batch_desc {
   int64_t num_requests;
   const intflash_request* requests;
   int64_t num_query_heads;      // a multiple of the cache's num_kv_heads
-  intflash_dtype query_dtype;   // F32, F16, BF16, or INT8 where the cache does not rotate
+  intflash_dtype query_dtype;   // F32, F16, BF16, F8_E4M3, F8_E5M2, or INT8 where the cache does
+                                // not rotate
   intflash_dtype out_dtype;     // F32, F16 or BF16
   intflash_mode mode;           // EXACT and INTFA attend what intflash_cache_export would give,
                                 // or, with a window, what each query sees

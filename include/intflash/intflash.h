@@ -24,6 +24,8 @@
 //                                            dense              batch
 //   modes exact and intfa                    yes                yes
 //   query in f32, f16, bf16; out in these    yes                yes
+//   query, key, value in F8_E4M3, F8_E5M2    yes                query; the others when they are
+//                                                               appended
 //   query, key, value in INT8 with scales    yes                without rotation or rotary
 //                                                               embedding
 //   key and value in ggml's blocks           yes                when they are appended
@@ -121,7 +123,12 @@ typedef enum intflash_dtype INTFLASH_INT {
   INTFLASH_Q8_0 = 5,
   INTFLASH_Q4_0 = 6,
   // Masks only: bytes, of which 0 hides the key and any other keeps it.
-  INTFLASH_BOOL = 7
+  INTFLASH_BOOL = 7,
+  // Inputs only: OCP's 8-bit floats (arXiv 2209.05433). E4M3 has no infinities, and NaN where all
+  // bits but the sign are set (PyTorch's float8_e4m3fn); E5M2 is the upper byte of an F16. Elements
+  // get the codes that they would get in f32.
+  INTFLASH_F8_E4M3 = 8,
+  INTFLASH_F8_E5M2 = 9
 } intflash_dtype;
 
 typedef enum intflash_mode INTFLASH_INT {

@@ -5,7 +5,9 @@
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/string.h>
 
+#include <algorithm>
 #include <cstring>
+#include <iterator>
 
 #include "errors.h"
 #include "frameworks.h"
@@ -109,13 +111,15 @@ void want_host_memory(const char* name, nb::handle source, std::int64_t device_t
 }
 
 bool dtype_of_dlpack(const nb::dlpack::dtype& type, intflash_dtype& dtype) {
-  constexpr std::uint8_t kInt = 0, kFloat = 2, kBfloat = 4, kBool = 6;
+  constexpr std::uint8_t kInt = 0, kFloat = 2, kBfloat = 4, kBool = 6, kE4m3fn = 10, kE5m2 = 12;
   if (type.lanes != 1) return false;
   if (type.code == kInt && type.bits == 8) return dtype = INTFLASH_INT8, true;
   if (type.code == kFloat && type.bits == 32) return dtype = INTFLASH_F32, true;
   if (type.code == kFloat && type.bits == 16) return dtype = INTFLASH_F16, true;
   if (type.code == kBfloat && type.bits == 16) return dtype = INTFLASH_BF16, true;
   if (type.code == kBool && type.bits == 8) return dtype = INTFLASH_BOOL, true;
+  if (type.code == kE4m3fn && type.bits == 8) return dtype = INTFLASH_F8_E4M3, true;
+  if (type.code == kE5m2 && type.bits == 8) return dtype = INTFLASH_F8_E5M2, true;
   return false;
 }
 
@@ -137,6 +141,16 @@ bool dtype_of_format(const char* format, intflash_dtype& dtype) {
   }
 }
 
+// Of ml_dtypes, and what of NumPy's has its bits.
+struct CustomDtype {
+  const char* name;
+  intflash_dtype dtype;
+  const char* bits;
+};
+constexpr CustomDtype kCustomDtypes[] = {{"bfloat16", INTFLASH_BF16, "uint16"},
+                                         {"float8_e4m3fn", INTFLASH_F8_E4M3, "uint8"},
+                                         {"float8_e5m2", INTFLASH_F8_E5M2, "uint8"}};
+
 template <std::size_t kBytes>
 void copy_row(const std::byte* from, std::int64_t stride, std::int64_t count, std::byte* to) {
   for (std::int64_t i = 0; i < count; ++i)
@@ -149,6 +163,10 @@ std::size_t element_bytes(intflash_dtype dtype) {
   return dtype == INTFLASH_F32 ? 4 : dtype == INTFLASH_F16 || dtype == INTFLASH_BF16 ? 2 : 1;
 }
 
+bool may_be_out(intflash_dtype dtype) {
+  return dtype == INTFLASH_F32 || dtype == INTFLASH_F16 || dtype == INTFLASH_BF16;
+}
+
 const char* dtype_name(intflash_dtype dtype) {
   switch (dtype) {
     case INTFLASH_F32:
@@ -159,6 +177,10 @@ const char* dtype_name(intflash_dtype dtype) {
       return "bfloat16";
     case INTFLASH_INT8:
       return "int8";
+    case INTFLASH_F8_E4M3:
+      return "float8_e4m3fn";
+    case INTFLASH_F8_E5M2:
+      return "float8_e5m2";
     default:
       return "bool";
   }
@@ -186,7 +208,8 @@ void Array::refuse_dtype(const char* format) const {
   const nb::object dtype = nb::getattr(source_, "dtype", nb::str(format));
   raise(INTFLASH_UNSUPPORTED,
         std::string(name_) + " has dtype " + text_of(dtype) +
-            ": float32, float16 and bfloat16 in this machine's order of bytes are served");
+            ": float32, float16 and bfloat16 in this machine's order of bytes are served, and "
+            "float8_e4m3fn and float8_e5m2 of query, key and value");
 }
 
 void Array::read_buffer() {
@@ -205,18 +228,24 @@ void Array::read_buffer() {
   }
 }
 
-// bfloat16 of ml_dtypes in an array of NumPy's: its 16 bits.
+// A type of ml_dtypes in an array of NumPy's: its bits.
 bool Array::read_custom_dtype() {
   const nb::object dtype = nb::getattr(source_, "dtype", nb::none());
   const nb::object dtype_text = nb::getattr(dtype, "name", nb::none());
-  if (!nb::isinstance<nb::str>(dtype_text) || nb::cast<std::string>(dtype_text) != "bfloat16" ||
+  if (!nb::isinstance<nb::str>(dtype_text) ||
       !nb::cast<bool>(nb::getattr(dtype, "isnative", nb::bool_(true))))
     return false;
+  const auto* const custom =
+      std::find_if(std::begin(kCustomDtypes), std::end(kCustomDtypes),
+                   [name = nb::cast<std::string>(dtype_text)](const CustomDtype& type) {
+                     return name == type.name;
+                   });
+  if (custom == std::end(kCustomDtypes)) return false;
   PyBuffer_Release(&buffer_.view);
-  owner_ = source_.attr("view")("uint16");
+  owner_ = source_.attr("view")(custom->bits);
   if (PyObject_GetBuffer(owner_.ptr(), &buffer_.view, PyBUF_STRIDES | PyBUF_FORMAT) != 0)
     throw nb::python_error();
-  dtype_ = INTFLASH_BF16;
+  dtype_ = custom->dtype;
   return true;
 }
 
@@ -275,8 +304,11 @@ void Array::want_rank(int least, int most) const {
 }
 
 void Array::want_floats(intflash_dtype or_else) const {
-  const bool is_float = dtype_ != INTFLASH_BOOL && dtype_ != INTFLASH_INT8;
-  if (!is_float && dtype_ != or_else) refuse_dtype(dtype_name(dtype_));
+  if (!may_be_out(dtype_) && dtype_ != or_else) refuse_dtype(dtype_name(dtype_));
+}
+
+void Array::want_input(intflash_dtype or_else) const {
+  if (dtype_ != INTFLASH_F8_E4M3 && dtype_ != INTFLASH_F8_E5M2) want_floats(or_else);
 }
 
 bool Array::has_rows() const {

@@ -25,6 +25,7 @@ using Extents = std::array<std::int64_t, kMaxRank>;
 
 std::size_t element_bytes(intflash_dtype dtype);
 const char* dtype_name(intflash_dtype dtype);
+bool may_be_out(intflash_dtype dtype);  // float32, float16 or bfloat16
 
 // Lives, and goes, with the GIL held.
 class Array {
@@ -48,8 +49,10 @@ class Array {
 
   // Raises unless the rank is one of the two.
   void want_rank(int least, int most) const;
-  // Raises unless the elements are floats, or of the other type that is named.
+  // Raises unless the elements are floats as out may have them, or of the other type that is named.
   void want_floats(intflash_dtype or_else = INTFLASH_F32) const;
+  // The same of floats as query, key and value may have them: in 8 bits as well.
+  void want_input(intflash_dtype or_else = INTFLASH_F32) const;
   bool has_rows() const;  // that can be read in place
   // Copies, with a CopyWarning, what is not aligned, has a negative stride, or elements of a row
   // that do not follow one another.

@@ -95,8 +95,7 @@ nb::object attend(nb::handle query, nb::handle key, nb::handle value, nb::handle
 
   const Extents shape = inputs.out_shape();
   const int rank = inputs.query.rank();
-  const intflash_dtype out_dtype =
-      desc.query_dtype == INTFLASH_INT8 ? INTFLASH_F32 : desc.query_dtype;
+  const intflash_dtype out_dtype = may_be_out(desc.query_dtype) ? desc.query_dtype : INTFLASH_F32;
   const nb::object result =
       out.is_none() ? make_output(inputs.query, shape.data(), rank, out_dtype) : nb::borrow(out);
   const Array out_array("out", result);

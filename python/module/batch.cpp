@@ -205,9 +205,10 @@ nb::object Batch::run(nb::handle query, nb::handle layer, const RunOptions& opti
                                   ": the cache's is " + std::to_string(cache_.head_dim()));
   }
   const Extents out_shape = {query_rows.count, query_rows.heads, cache_.head_dim_v()};
-  const nb::object result = out.is_none()
-                                ? make_output(query_array, out_shape.data(), 3, query_array.dtype())
-                                : nb::borrow(out);
+  const intflash_dtype out_dtype =
+      may_be_out(query_array.dtype()) ? query_array.dtype() : INTFLASH_F32;
+  const nb::object result =
+      out.is_none() ? make_output(query_array, out_shape.data(), 3, out_dtype) : nb::borrow(out);
   const Array out_array("out", result);
   want_output(out_array, out_shape, 3);
 

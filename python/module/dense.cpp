@@ -10,7 +10,7 @@ DenseInputs::DenseInputs(nb::handle query_source, nb::handle key_source, nb::han
     : query("query", query_source), key("key", key_source), value("value", value_source) {
   for (const Array* array : {&query, &key, &value}) {
     array->want_rank(3, 4);
-    array->want_floats(INTFLASH_INT8);
+    array->want_input(INTFLASH_INT8);
   }
   want_same("numbers of dimensions", key, key.rank(), query, query.rank());
   want_same("numbers of dimensions", value, value.rank(), query, query.rank());

@@ -9,7 +9,7 @@ namespace intflash::python {
 
 Rows rows_of(Array& array, std::int64_t num_requests) {
   array.want_rank(3, kMaxRank);
-  array.want_floats();
+  array.want_input();
   array.make_rows();
   Rows rows{};
   rows.has_requests = array.rank() == kMaxRank;

@@ -69,7 +69,7 @@ nb::object attend(nb::handle query, nb::handle key, nb::handle value, nb::handle
   const DenseInputs inputs(query, key, value);
   intflash_attend_desc desc = inputs.desc();
   const bool fits = inputs.have_rows() && desc.query_dtype == desc.key_dtype &&
-                    desc.query_dtype == desc.value_dtype && desc.query_dtype != INTFLASH_INT8 &&
+                    desc.query_dtype == desc.value_dtype && may_be_out(desc.query_dtype) &&
                     desc.head_dim == desc.head_dim_v && desc.num_query_heads > 0 &&
                     (enable_gqa || desc.num_query_heads == desc.num_kv_heads);
   if (!fits || !is_scale(scale)) return {};

@@ -137,6 +137,20 @@ def test_sixteen_bits_are_read_in_place_as_well():
         assert np.array_equal(intflash.attend(*views), wanted)
 
 
+@pytest.mark.parametrize("dtype", [ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2])
+def test_eight_bits_give_the_bits_of_the_same_numbers_in_float32(dtype):
+    arrays = [random(*SHAPE, seed=seed, dtype=dtype) for seed in (1, 2, 3)]
+    wanted = intflash.attend(*(array.astype(np.float32) for array in arrays))
+    views = [np.ascontiguousarray(array.swapaxes(1, 2)).swapaxes(1, 2) for array in arrays]
+    out = intflash.attend(*views)
+    assert out.dtype == np.float32
+    assert np.array_equal(out, wanted)
+    with pytest.raises(intflash.UnsupportedError, match="out has dtype float8"):
+        intflash.attend(*arrays, out=np.zeros(SHAPE, dtype))
+    with pytest.raises(intflash.UnsupportedError, match="mask has dtype float8"):
+        intflash.attend(*arrays, mask=np.zeros((SHAPE[2], SHAPE[2]), dtype))
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
 def test_out_has_the_dtype_that_it_comes_with(inputs, dtype):
     out = np.zeros(SHAPE, dtype)

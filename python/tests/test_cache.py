@@ -93,15 +93,24 @@ def test_four_dimensions_are_sequences_of_equal_lengths():
     assert np.array_equal(cache.attend(sequences, last), wanted[:, :, -1:])
 
 
-@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
-def test_sixteen_bit_tokens_are_stored_and_attended(dtype):
+@pytest.mark.parametrize(
+    ("dtype", "of_out"),
+    [
+        (np.float16, np.float16),
+        (ml_dtypes.bfloat16, ml_dtypes.bfloat16),
+        (ml_dtypes.float8_e4m3fn, np.float32),
+        (ml_dtypes.float8_e5m2, np.float32),
+    ],
+)
+def test_tokens_of_fewer_bits_are_stored_and_attended(dtype, of_out):
     cache = make_cache(layers=1)
     sequence = cache.sequence()
     query, key, value = (array[0] for array in tokens(30, 5, dtype))
     cache.append([sequence], key, value)
     out = cache.attend([sequence], query, query_lens=[30])
-    assert out.dtype == dtype
-    assert np.array_equal(out, dense(query, key, value, causal=True))
+    assert out.dtype == of_out
+    wide = dense(*(array.astype(np.float32) for array in (query, key, value)), causal=True)
+    assert np.array_equal(out, wide.astype(of_out))
 
 
 def test_masks_and_scores_are_those_of_attend():

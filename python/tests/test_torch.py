@@ -12,14 +12,18 @@ torch = package("torch")
 import intflash  # noqa: E402
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2],
+)
 def test_tensors_give_tensors_and_the_bits_of_arrays(dtype):
+    of_out = torch.float32 if dtype.itemsize == 1 else dtype
     query = torch.randn(2, 4, 30, 64).to(dtype)
     key = torch.randn(2, 50, 2, 64).to(dtype).transpose(1, 2)
     out, lse = intflash.attend(query, key, key, causal=True, lse=True)  # which copies nothing
-    assert (type(out), out.dtype, lse.dtype) == (torch.Tensor, dtype, torch.float32)
+    assert (type(out), out.dtype, lse.dtype) == (torch.Tensor, of_out, torch.float32)
     wide = intflash.attend(*(tensor.float().numpy() for tensor in (query, key, key)), causal=True)
-    assert torch.equal(out, torch.from_numpy(wide).to(dtype))
+    assert torch.equal(out, torch.from_numpy(wide).to(of_out))
     mask = torch.ones(30, 50, dtype=torch.bool).tril(20)
     assert torch.equal(intflash.attend(query, key, key, mask=mask), out)
     given = torch.empty_like(out)

@@ -33,6 +33,12 @@ intflash_status check_block_strides(const TensorView& view) {
   return INTFLASH_OK;
 }
 
+// Of queries, keys and values, one by one.
+bool has_elements(intflash_dtype dtype) {
+  return (dtype >= INTFLASH_F32 && dtype <= INTFLASH_INT8) || dtype == INTFLASH_F8_E4M3 ||
+         dtype == INTFLASH_F8_E5M2;
+}
+
 intflash_status check_scales(const TensorView& view) {
   const intflash_tensor& tensor = *view.tensor;
   if (tensor.scale == nullptr)
@@ -61,7 +67,21 @@ intflash_status fail(intflash_status status, const char* format, ...) {
 const char* last_error() { return last_message; }
 
 std::int64_t dtype_bytes(intflash_dtype dtype) {
-  return dtype == INTFLASH_F32 ? 4 : dtype == INTFLASH_INT8 || dtype == INTFLASH_BOOL ? 1 : 2;
+  switch (dtype) {
+    case INTFLASH_F32:
+      return 4;
+    case INTFLASH_INT8:
+    case INTFLASH_BOOL:
+    case INTFLASH_F8_E4M3:
+    case INTFLASH_F8_E5M2:
+      return 1;
+    case INTFLASH_F16:
+    case INTFLASH_BF16:
+    case INTFLASH_Q8_0:
+    case INTFLASH_Q4_0:
+      break;
+  }
+  return 2;
 }
 
 intflash_status check_mode(intflash_mode mode) {
@@ -83,19 +103,19 @@ intflash_status check_head_dim(const char* name, std::int64_t value) {
 }
 
 intflash_status check_dtype(const char* name, intflash_dtype dtype, bool input) {
-  const bool known = dtype >= INTFLASH_F32 && dtype <= (input ? INTFLASH_INT8 : INTFLASH_BF16);
+  const bool known = input ? has_elements(dtype) : dtype >= INTFLASH_F32 && dtype <= INTFLASH_BF16;
   if (known) return INTFLASH_OK;
   return fail(INTFLASH_INVALID_ARGUMENT, "%s = %d: must be %s", name, static_cast<int>(dtype),
-              input ? "F32, F16, BF16 or INT8" : "F32, F16 or BF16");
+              input ? "F32, F16, BF16, INT8, F8_E4M3 or F8_E5M2" : "F32, F16 or BF16");
 }
 
 bool has_blocks(intflash_dtype dtype) { return dtype == INTFLASH_Q8_0 || dtype == INTFLASH_Q4_0; }
 
 intflash_status check_kv_dtype(const char* name, intflash_dtype dtype, std::int64_t dim) {
-  if (dtype >= INTFLASH_F32 && dtype <= INTFLASH_INT8) return INTFLASH_OK;
+  if (has_elements(dtype)) return INTFLASH_OK;
   if (!has_blocks(dtype)) {
     return fail(INTFLASH_INVALID_ARGUMENT,
-                "%s_dtype = %d: must be F32, F16, BF16, INT8, Q8_0 or Q4_0", name,
+                "%s_dtype = %d: must be F32, F16, BF16, INT8, Q8_0, Q4_0, F8_E4M3 or F8_E5M2", name,
                 static_cast<int>(dtype));
   }
   if (dim % kGgmlBlock == 0) return INTFLASH_OK;

@@ -2,9 +2,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "inputs/tensor.h"
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstddef>
+#include <limits>
 
 #include "core/checks.h"
 
@@ -57,6 +59,24 @@ std::uint16_t float_to_bf16(float value) {
   const bool is_nan = (bits & 0x7fffffff) > 0x7f800000;  // rounding would carry some into infinity
   const std::uint32_t rounded = is_nan ? bits | 0x400000 : bits + 0x7fff + ((bits >> 16) & 1);
   return static_cast<std::uint16_t>(rounded >> 16);
+}
+
+// ---- OCP's 8-bit floats ----
+
+// E5M2 is the upper byte of a binary16.
+float e5m2_to_float(std::uint8_t code) {
+  return half_to_float(static_cast<std::uint16_t>(code << 8));
+}
+
+// A sign, 4 bits of exponent of bias 7, 3 of fraction; all set but the sign is NaN.
+float e4m3_to_float(std::uint8_t code) {
+  const int exponent = (code >> 3) & 15;
+  const int fraction = code & 7;
+  if (exponent == 15 && fraction == 7) return std::numeric_limits<float>::quiet_NaN();
+  // Subnormals, of exponent 0, lack the hidden 1 and count in the unit of exponent 1, 2^-9.
+  const int significand = exponent == 0 ? fraction : fraction + 8;
+  const float magnitude = std::ldexp(static_cast<float>(significand), std::max(exponent, 1) - 10);
+  return code < 128 ? magnitude : -magnitude;
 }
 
 // ---- ggml's blocks ----
@@ -123,6 +143,16 @@ void tensor_row(const intflash_tensor& tensor, intflash_dtype dtype, std::int64_
         row[c] = block_element(blocks + c / kBlockElements * bytes, dtype, c % kBlockElements);
       return;
     }
+    case INTFLASH_F8_E4M3: {
+      const std::uint8_t* values = static_cast<const std::uint8_t*>(tensor.data) + offset;
+      for (std::int64_t c = 0; c < dim; ++c) row[c] = e4m3_to_float(values[c]);
+      return;
+    }
+    case INTFLASH_F8_E5M2: {
+      const std::uint8_t* values = static_cast<const std::uint8_t*>(tensor.data) + offset;
+      for (std::int64_t c = 0; c < dim; ++c) row[c] = e5m2_to_float(values[c]);
+      return;
+    }
     case INTFLASH_BOOL:
       return;  // masks only; make_problem refuses it for tensors
   }
@@ -157,6 +187,8 @@ void store_element(const intflash_tensor& tensor, intflash_dtype dtype, std::int
     case INTFLASH_Q8_0:
     case INTFLASH_Q4_0:
     case INTFLASH_BOOL:
+    case INTFLASH_F8_E4M3:
+    case INTFLASH_F8_E5M2:
       return;  // inputs only; make_problem refuses them for out
   }
 }

@@ -15,6 +15,16 @@
 namespace intflash::internal {
 namespace {
 
+// OCP's 8-bit floats (arXiv 2209.05433, table 1): below the sign, the upper bits of an f32 with
+// another bias of exponents.
+struct ByteFloat {
+  std::uint32_t shift;          // of these bits to where f32 has them
+  float factor;                 // 2 to the power of what f32's bias has more
+  std::uint32_t least_special;  // infinities and NaN
+};
+constexpr ByteFloat kE4m3 = {20, 0x1p120f, 0x7f};
+constexpr ByteFloat kE5m2 = {21, 0x1p112f, 0x7c};
+
 // A class of an instruction set's operations that has ways of its own hides these.
 struct RowLoops {
   // Vectors that every CPU has.
@@ -52,6 +62,18 @@ struct RowLoops {
   static INTFLASH_INLINE void widen_halves(const std::uint16_t* halves, std::int64_t count,
                                            float* INTFLASH_RESTRICT elements) {
     for (std::int64_t i = 0; i < count; ++i) elements[i] = widen_f16(halves[i]);
+  }
+  // The products are exact, of subnormal numbers too.
+  static INTFLASH_NOINLINE void widen_bytes(const std::uint8_t* bytes, ByteFloat format,
+                                            std::int64_t count, float* INTFLASH_RESTRICT elements) {
+    for (std::int64_t i = 0; i < count; ++i) {
+      const std::uint32_t code = bytes[i] & 0x7fu;
+      const std::uint32_t magnitude = code << format.shift;
+      const std::uint32_t finite =
+          bits_as<std::uint32_t>(bits_as<float>(magnitude) * format.factor);
+      const std::uint32_t bits = code >= format.least_special ? magnitude | 0x7f800000u : finite;
+      elements[i] = bits_as<float>((bytes[i] & 0x80u) << 24 | bits);
+    }
   }
   // 32 codes times their scale, a half.
   static INTFLASH_INLINE void scale_codes(const std::uint8_t* codes, std::uint16_t half,

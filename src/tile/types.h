@@ -47,7 +47,9 @@ enum class Dtype : std::int32_t {
   kInt8 = 4,
   kQ8_0 = 5,
   kQ4_0 = 6,
-  kBool = 7
+  kBool = 7,
+  kF8E4m3 = 8,
+  kF8E5m2 = 9
 };
 
 // Second digits of queries and keys: element = scale * (code + digit / 256). A product of both is

@@ -56,6 +56,8 @@ INTFLASH_INLINE std::int64_t bytes_of(Dtype dtype, std::int64_t elements) {
       return elements * 2;
     case Dtype::kInt8:
     case Dtype::kBool:
+    case Dtype::kF8E4m3:
+    case Dtype::kF8E5m2:
       break;
     case Dtype::kQ8_0:
       return elements / kGgmlBlock * kQ8_0BlockBytes;
@@ -94,6 +96,10 @@ INTFLASH_INLINE const float* widen_row(const void* row, Dtype dtype, std::int64_
     case Dtype::kQ4_0:
       for (std::int64_t c = 0; c < dim; c += kGgmlBlock)
         widen_q4_0<Ops>(bytes + c / kGgmlBlock * kQ4_0BlockBytes, buffer + c);
+      return buffer;
+    case Dtype::kF8E4m3:
+    case Dtype::kF8E5m2:
+      RowLoops::widen_bytes(bytes, dtype == Dtype::kF8E4m3 ? kE4m3 : kE5m2, dim, buffer);
       return buffer;
     case Dtype::kF32:
     case Dtype::kBool:  // of masks, which are not widened

@@ -49,8 +49,9 @@ def attend(
     threads, on any CPU, and for rows computed together or apart.
 
     Arrays are NumPy's, PyTorch's on the CPU, or any other's with DLPack or the buffer protocol, in
-    float32, float16, bfloat16, or int8 with scales. They are read in place, by their strides; one
-    whose last dimension is not contiguous is copied, with a `CopyWarning`.
+    float32, float16, bfloat16, float8_e4m3fn or float8_e5m2 (arXiv 2209.05433), or int8 with
+    scales. They are read in place, by their strides; one whose last dimension is not contiguous is
+    copied, with a `CopyWarning`.
 
     Args:
         query: ``(batch, query_heads, query_tokens, head_dim)``, or without batch. head_dim is a

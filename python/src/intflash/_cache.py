@@ -97,7 +97,8 @@ class Cache(Paged):
         Args:
             sequences: each named once.
             key: ``(sequences, kv_heads, tokens, head_dim)``, or the tokens of one sequence after
-                those of another as ``(tokens, kv_heads, head_dim)``; float32, float16 or bfloat16.
+                those of another as ``(tokens, kv_heads, head_dim)``; float32, float16, bfloat16,
+                float8_e4m3fn or float8_e5m2.
             value: the same, of head_dim_v.
             layer: of the cache.
             lengths: tokens of each sequence, where key has 3 dimensions, there are several

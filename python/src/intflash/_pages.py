@@ -137,7 +137,8 @@ class Pages(Paged):
         """Store tokens in one layer.
 
         Args:
-            key: ``(tokens, kv_heads, head_dim)``; float32, float16 or bfloat16.
+            key: ``(tokens, kv_heads, head_dim)``; float32, float16, bfloat16, float8_e4m3fn or
+                float8_e5m2.
             value: the same, of head_dim_v.
             slots: where each token goes, ``page * page_size + its place in the page``, or -1 for
                 nowhere: ``(tokens,)`` in int64. None twice. What goes to a place that is a multiple
