@@ -169,7 +169,7 @@ intflash_status load_blocks(RecordReader& reader, intflash_cache& cache, const P
       cache.storage->write_block(cache, place_of(cache, run, h, position), page);
     }
   }
-  return INTFLASH_OK;
+  return check_stored(cache);
 }
 
 // Takes a slot, and pages for the header's tokens, which no other call touches until the slot is

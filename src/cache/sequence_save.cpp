@@ -98,7 +98,8 @@ intflash_status save_sequence(const intflash_cache& cache, const Sequence& seque
     for (std::int64_t h = 0; status == INTFLASH_OK && h < heads; ++h) {
       cache.storage->read_block(cache, place_of(cache, sequence.run(0), h, position), page);
       clear_tail(cache, layout, tokens, page);
-      status = writer.put(page, layout.bytes());
+      status = check_stored(cache);
+      if (status == INTFLASH_OK) status = writer.put(page, layout.bytes());
     }
   }
   return status;

@@ -85,6 +85,14 @@ struct Storage {
   // the first kv head first.
   void (*read_block)(const intflash_cache& cache, const BlockPlace& place, char* page);
   void (*write_block)(intflash_cache& cache, const BlockPlace& place, const char* page);
+  // What went wrong in a function that cannot say so: a device that fails leaves a cache that is of
+  // no use from then on. nullptr: nothing does.
+  intflash_status (*status)(const intflash_cache& cache) = nullptr;
 };
+
+// INTFLASH_OK as long as all that was stored is there.
+inline intflash_status check_stored(const intflash_cache& cache) {
+  return cache.storage->status == nullptr ? INTFLASH_OK : cache.storage->status(cache);
+}
 
 }  // namespace intflash::internal

@@ -22,7 +22,7 @@ enum cudaMemoryType {
   cudaMemoryTypeDevice = 2,
   cudaMemoryTypeManaged = 3
 };
-enum cudaMemcpyKind { cudaMemcpyDeviceToHost = 2 };
+enum cudaMemcpyKind { cudaMemcpyDefault = 4 };
 using cudaStream_t = void*;
 
 struct cudaDeviceProp {
