@@ -56,5 +56,7 @@ namespace intflash::emulation {
 
 // A kernel's fault: cudaGetErrorString then says it.
 cudaError_t launch_failure(const std::string& fault);
+// Whether the device is still there for one more kernel.
+bool take_launch();
 
 }  // namespace intflash::emulation

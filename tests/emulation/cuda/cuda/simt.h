@@ -202,6 +202,7 @@ struct Grid {
 template <class... Arguments>
 cudaError_t launch(void (*kernel)(Arguments...), const Grid& grid, void*,
                    const Arguments&... arguments) {
+  if (!emulation::take_launch()) return emulation::launch_failure("the device is lost");
   const std::int64_t blocks = grid.x * grid.y * grid.z;
   for (std::int64_t i = 0; i < blocks; ++i) {
     const emulation::Place place = {static_cast<std::int32_t>(i % grid.x),
