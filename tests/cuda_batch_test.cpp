@@ -301,5 +301,27 @@ TEST_P(CudaServing, GivesTheBitsOfTheScalarPort) {
 INSTANTIATE_TEST_SUITE_P(Pairwise, CudaServing,
                          testing::Range(0, static_cast<int>(pairwise_cases().size())));
 
+// ---- What pairs do not reach ----
+
+// Spans 1, 2 and 3, a part each: the latter two are one node of the tree.
+TEST(CudaParts, AreMergedByTheTreeWhicheverIsTheFirst) {
+  CacheCase c;
+  c.num_kv_heads = c.group_size = 1;
+  const auto use = [&](Place place) {
+    CacheSide side(c, place);
+    const std::int32_t sequence = side.create_sequence();
+    side.append({sequence}, {4096}, 1);
+    intflash_request request = request_of(1, 4096);
+    request.key_begin = 1024;
+    request.key_end = 4096;
+    intflash_batch_args args{};
+    args.sequences = &sequence;
+    return side.attend({request}, args, 2);
+  };
+  emulated_machine().num_multiprocessors = 16;
+  EXPECT_TRUE(use(Place::kDevice) == use(Place::kHost));
+  emulated_machine() = {};
+}
+
 }  // namespace
 }  // namespace intflash::internal

@@ -97,6 +97,28 @@ TEST_F(CudaCache, ForksOfASequenceShareItsPages) {
   EXPECT_TRUE(use(Place::kDevice) == use(Place::kHost));
 }
 
+// What a block held is gone, though nothing is stored in those places.
+TEST_F(CudaCache, ATokenInTheFirstPlaceOfABlockBeginsItAnew) {
+  const auto use = [](Place place) {
+    CacheSide side({}, place);
+    std::vector<std::int64_t> slots;
+    for (std::int64_t i = 0; i < 64; ++i) slots.push_back(63 - i);
+    const std::vector<std::int64_t> whole{0, 64}, one{0, 1};
+    intflash_append_args tokens = side.append_args(whole, 0, 1);
+    tokens.slots = slots.data();
+    EXPECT_EQ(intflash_cache_append(side.cache(), &tokens), INTFLASH_OK) << intflash_last_error();
+    tokens = side.append_args(one, 0, 2);
+    tokens.slots = slots.data() + 63;
+    EXPECT_EQ(intflash_cache_append(side.cache(), &tokens), INTFLASH_OK) << intflash_last_error();
+    const std::int64_t page_indptr[] = {0, 1};
+    const std::int32_t page = 0;
+    intflash_batch_args args{};
+    args.pages = {page_indptr, &page};
+    return side.attend({request_of(1, 64)}, args, 3);
+  };
+  EXPECT_TRUE(use(Place::kDevice) == use(Place::kHost));
+}
+
 // ---- What is not served ----
 
 intflash_cache_options small_options() {

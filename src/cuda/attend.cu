@@ -138,7 +138,8 @@ INTFLASH_DEVICE void attend_blocks(const CudaCall& call, const TileThread& at, B
         prepare_whole_block(pages.scales(block, at.lane.index), at.lane.index, at.warp, factors);
     const ThreadScales row_scales = scales_of_rows(rows, at.lane, whole, first_key);
     const bool are_plain = !warp_any(!row_scales.are_plain);
-    BlockProducts products = multiply_keys<kDim>(query, at.lane);
+    BlockProducts products{};
+    if (!at.is_idle()) products = multiply_keys<kDim>(query, at.lane);
     if (!are_plain) store_products<kDim>(products, at.lane, at.warp);
     if constexpr (kDigits) {
       if (!are_plain) add_second_digits<kDim>(call, at, pages, block, query);
@@ -159,11 +160,11 @@ INTFLASH_DEVICE void attend_blocks(const CudaCall& call, const TileThread& at, B
       wait_copies<1>();
     }
     sync_block();
-    add_values<kDim>(at.lane, weights, state);
+    if (!at.is_idle()) add_values<kDim>(at.lane, weights, state);
     sync_block();
     if (!is_last) pages.copy_values(block + 1, at.thread);
     if (block % kBlocksPerSpan == kBlocksPerSpan - 1 || is_last) {
-      waiting.push(block / kBlocksPerSpan, state);
+      if (!at.is_idle()) waiting.push(block / kBlocksPerSpan, state);
       state.clear();
     }
   }

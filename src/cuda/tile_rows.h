@@ -119,6 +119,8 @@ struct TileThread {
   std::int32_t first_tile_row, last_row;
   std::int32_t first_row;  // of the warp's
 
+  // Whether the warp has no row: it copies, and meets the others, alone.
+  INTFLASH_DEVICE bool is_idle() const { return first_row > last_row; }
   // Of a row of the warp's; nullptr: it lies behind the last.
   INTFLASH_DEVICE const std::uint32_t* words_of_row(const CudaCall& call, const std::int8_t* rows,
                                                     std::int32_t row) const {
