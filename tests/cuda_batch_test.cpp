@@ -303,23 +303,26 @@ INSTANTIATE_TEST_SUITE_P(Pairwise, CudaServing,
 
 // ---- What pairs do not reach ----
 
-// Spans 1, 2 and 3, a part each: the latter two are one node of the tree.
+// Spans 1, 2 and 3, a part each: the latter two are one node of the tree; and spans 1 and 2 in a
+// part that ends behind them. The query sees more keys than are attended.
 TEST(CudaParts, AreMergedByTheTreeWhicheverIsTheFirst) {
   CacheCase c;
   c.num_kv_heads = c.group_size = 1;
-  const auto use = [&](Place place) {
+  c.num_pages = 70;
+  const auto use = [&](Place place, std::int64_t key_end) {
     CacheSide side(c, place);
     const std::int32_t sequence = side.create_sequence();
-    side.append({sequence}, {4096}, 1);
-    intflash_request request = request_of(1, 4096);
+    side.append({sequence}, {4200}, 1);
+    intflash_request request = request_of(1, 4200);
     request.key_begin = 1024;
-    request.key_end = 4096;
+    request.key_end = key_end;
     intflash_batch_args args{};
     args.sequences = &sequence;
     return side.attend({request}, args, 2);
   };
+  EXPECT_TRUE(use(Place::kDevice, 3072) == use(Place::kHost, 3072));
   emulated_machine().num_multiprocessors = 16;
-  EXPECT_TRUE(use(Place::kDevice) == use(Place::kHost));
+  EXPECT_TRUE(use(Place::kDevice, 4096) == use(Place::kHost, 4096));
   emulated_machine() = {};
 }
 
