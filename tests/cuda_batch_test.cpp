@@ -85,6 +85,7 @@ enum Factor {
   kOutDtype,
   kMagnitude,
   kLse,
+  kSinks,
   kLayers,
   kSomeKeys,
   kDropped,
@@ -126,6 +127,7 @@ ServingCase case_of(const std::vector<int>& row) {
   c.out_dtype = kDtypes[level(kOutDtype)];
   c.query_magnitude = c.key_magnitude = kMagnitudes[level(kMagnitude)];
   c.lse = level(kLse) == 1;
+  c.sinks = level(kSinks) == 1;
   c.num_layers = level(kLayers) == 1 ? 2 : 1;
   s.some_keys = level(kSomeKeys) == 1;
   s.dropped = level(kDropped) == 1;

@@ -275,7 +275,12 @@ TEST_F(CudaCache, RefusesBatchesThatItDoesNotServe) {
   const intflash_batch_args good = attempt.args;
   static const float numbers[8] = {};
   attempt.args.sinks = numbers;
-  attempt.expect_batch_refused(INTFLASH_UNSUPPORTED, {"sinks"});
+  attempt.expect_batch_refused(INTFLASH_INVALID_ARGUMENT, {"sinks", "host's memory"});
+  attempt.args.sinks = attempt.element(attempt.tokens.key, 0, 0, 0);
+  float* const sink = attempt.element(attempt.tokens.key, 0, 0, 3);
+  const float good_sink = std::exchange(*sink, NAN);
+  attempt.expect_batch_refused(INTFLASH_NONFINITE_INPUT, {"sinks[3] = nan"});
+  *sink = good_sink;
   attempt.args = good;
   attempt.args.alibi_slopes = numbers;
   attempt.expect_batch_refused(INTFLASH_UNSUPPORTED, {"alibi_slopes"});

@@ -138,9 +138,6 @@ TEST_F(CudaDevice, RefusesByNameArgumentsThatItDoesNotServe) {
   intflash_attend_args& args = attempt.tensors.args;
   float* const numbers = args.lse;
   const intflash_attend_args before = args;
-  args.sinks = numbers;
-  EXPECT_TRUE(has(attempt.run(INTFLASH_UNSUPPORTED), "sinks"));
-  args = before;
   args.alibi_slopes = numbers;
   EXPECT_TRUE(has(attempt.run(INTFLASH_UNSUPPORTED), "alibi_slopes"));
   args = before;

@@ -155,6 +155,11 @@ intflash_status CacheSide::try_attend(const std::vector<intflash_request>& reque
   args.rope = rope_;
   const auto count = static_cast<std::size_t>(desc.num_query_heads * rows);
   if (case_.lse) args.lse = copy_of(std::vector<float>(count, -77.0f), *memory_);
+  if (case_.sinks) {
+    std::vector<float> sinks = random_floats(desc.num_query_heads, 11, 4);
+    if (sinks.size() > 1) sinks[1] = -INFINITY;
+    args.sinks = copy_of(sinks, *memory_);
+  }
   intflash_plan* plan = nullptr;
   intflash_status status = intflash_plan_batch(context_, cache_, &desc, &plan);
   if (status != INTFLASH_OK) return status;

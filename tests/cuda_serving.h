@@ -33,6 +33,7 @@ struct CacheCase {
   float query_magnitude = 1, key_magnitude = 1, value_magnitude = 1;
   std::int32_t score_digits = 0;
   bool lse = true;
+  bool sinks = false;  // of which the second is none
   std::uint32_t seed = 1;
 };
 

@@ -15,9 +15,42 @@
 #include "cuda/whole_block.h"
 #include "tile/hadamard.h"
 #include "tile/log_sum_exp.h"
+#include "tile/state.h"
 
 namespace intflash::internal {
 namespace {
+
+// What centring took from the scores of a request's row.
+INTFLASH_DEVICE double center_score(const CudaCall& call, const TileThread& at, std::int64_t row) {
+  return call.center_score == nullptr
+             ? 0.0
+             : call.center_score[query_index(call, *at.request, at.kv_head, row)];
+}
+
+// What a row's state comes to with a sink, which joins its denominator alone.
+struct SunkRow {
+  float reference, row_sum;
+  float times;  // of its accumulators
+  float share;  // of the weights that its keys had before
+};
+// row: of the request's. docs/numerics.md, section 4.
+INTFLASH_DEVICE SunkRow add_sink(const CudaCall& call, const TileThread& at, std::int32_t row,
+                                 float reference, float row_sum) {
+  SunkRow sunk = {reference, row_sum, 1.0f, 1.0f};
+  if (call.sinks == nullptr || row > at.last_row) return sunk;
+  const float sink = call.sinks[at.kv_head * call.group_size + row % call.group_size];
+  if (!(sink > kNegativeInfinity)) return sunk;
+  constexpr double kLog2E = 1.44269504088896340736;
+  const double logit = static_cast<double>(sink) - center_score(call, at, row);
+  const float exponent = held_log2(static_cast<float>(logit * kLog2E / 2));
+  sunk.reference = max_of(reference, ceil_of(exponent));
+  sunk.times = reference == kNegativeInfinity ? 0.0f : scale_down(reference, sunk.reference);
+  const float keys = row_sum * sunk.times;
+  sunk.row_sum =
+      keys + exp2_of(exponent - sunk.reference) * static_cast<float>(kWeightOne * kValueWeightOne);
+  sunk.share = sunk.row_sum > 0.0f ? keys / sunk.row_sum : 0.0f;
+  return sunk;
+}
 
 // Writes out, and log-sum-exp, of the warp's rows.
 template <int kDim>
@@ -32,18 +65,20 @@ INTFLASH_DEVICE void write_rows(const CudaCall& call, const TileThread& at,
   INTFLASH_UNROLL
   for (std::int32_t h = 0; h < 2; ++h) {
     // A row that saw no key has row_sum 0: its out is 0, where dividing would give NaN.
-    const float factor = state.row_sum[h] > 0.0f ? kRowSumOfOut / state.row_sum[h] : 0.0f;
-    const bool is_fused = center != nullptr && !call.rotates_values && factor > 0.0f;
     const std::int32_t row = at.lane.group + 8 * h;
+    const SunkRow sunk =
+        add_sink(call, at, at.first_row + row, state.reference[h], state.row_sum[h]);
+    const float factor = sunk.row_sum > 0.0f ? kRowSumOfOut / sunk.row_sum : 0.0f;
+    const bool is_fused = center != nullptr && !call.rotates_values && factor > 0.0f;
     if (at.lane.quad == 0)
-      outcomes.store(row, {{state.reference[h], state.row_sum[h], 0.0f}, factor > 0.0f ? 1 : 0});
+      outcomes.store(row, {{sunk.reference, sunk.row_sum, sunk.share}, factor > 0.0f ? 1 : 0});
     INTFLASH_UNROLL
     for (std::int32_t t = 0; t < kDim / 16; ++t) {
       INTFLASH_UNROLL
       for (std::int32_t i = 0; i < 4; ++i) {
         const std::int32_t c = t * 16 + 4 * at.lane.quad + i;
-        const float x = state.accumulator[t][h][i];
-        out.store(row * kDim + c, is_fused ? fused(x, factor, center[c]) : x * factor);
+        const float x = state.accumulator[t][h][i] * sunk.times;
+        out.store(row * kDim + c, is_fused ? fused(x, factor, center[c] * sunk.share) : x * factor);
       }
     }
   }
@@ -64,15 +99,12 @@ INTFLASH_DEVICE void write_rows(const CudaCall& call, const TileThread& at,
       float x = out.load(r * kDim + c);
       const std::uint32_t flip = rotation_sign(static_cast<std::uint32_t>(c));
       if (is_rotated) x = bits_as<float>(bits_as<std::uint32_t>(x * times) ^ flip);
-      if (is_rotated && center != nullptr) x += center[c];
+      if (is_rotated && center != nullptr) x += center[c] * outcome.weight.unit;
       to.store(c, x);
     }
     if (call.lse == nullptr || at.lane.index != 0) continue;
-    const double term = call.center_score == nullptr
-                            ? 0.0
-                            : call.center_score[query_index(call, request, at.kv_head, row)];
     call.lse[request.first_lse + query_head * call.lse_stride_head + query] =
-        log_sum_exp_of(outcome.weight.exponent, outcome.weight.sum, term);
+        log_sum_exp_of(outcome.weight.exponent, outcome.weight.sum, center_score(call, at, row));
   }
 }
 

@@ -65,10 +65,11 @@ struct CudaFindings {
   std::int64_t first_bad_token;
   // Lowest pair out of range, [row][pair], of a batch's queries or of new tokens.
   std::int64_t first_bad_rope;
-  std::uint32_t largest_key;  // bits of what no key in the pages that are read exceeds
+  std::int64_t first_bad_sink;  // lowest query head whose sink is NaN or infinity
+  std::uint32_t largest_key;    // bits of what no key in the pages that are read exceeds
 };
-constexpr CudaFindings kNothingFound = {{0, INT64_MAX}, {0, INT64_MAX}, {0, INT64_MAX},
-                                        INT64_MAX,      INT64_MAX,      0};
+constexpr CudaFindings kNothingFound = {
+    {0, INT64_MAX}, {0, INT64_MAX}, {0, INT64_MAX}, INT64_MAX, INT64_MAX, INT64_MAX, 0};
 
 // New tokens for pages: turned, centred, rotated, quantized and packed.
 struct CudaTokens {
@@ -130,6 +131,7 @@ struct CudaCall {
   CudaRope rope;              // of queries
   const float* key_center;    // [num_kv_heads][head_dim]; nullptr = none
   const float* value_center;  // [num_kv_heads][head_dim_v]; nullptr = none
+  const float* sinks;         // [num_kv_heads * group_size]; nullptr = none
   bool rotates_keys, rotates_values;
   std::int32_t digits_above;  // as in QueryTile; kNoDigits: pages have none
   CudaPages pages;

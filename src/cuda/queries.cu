@@ -39,6 +39,9 @@ quantize_queries(CudaCall call) {
   if (query_head == 0)
     check_rope(call.rope, change.position, request.first_token + query,
                &call.findings->first_bad_rope, lane);
+  if (query == 0 && lane == 0 && call.sinks != nullptr &&
+      !(call.sinks[query_head] < bits_as<float>(0x7f800000)))
+    lower_to(&call.findings->first_bad_sink, query_head);
   const std::uint32_t raw =
       load_row(row_of(call.query, request.tensor_batch, query_head, request.first_token + query),
                dim, change, buffer, lane);

@@ -29,7 +29,6 @@ intflash_status check_served(const intflash_context& context, const Problem& p) 
 }
 
 intflash_status check_served(const intflash_context& context, const intflash_attend_args& args) {
-  if (args.sinks != nullptr) return refuse(context, "sinks");
   if (args.alibi_slopes != nullptr) return refuse(context, "alibi_slopes");
   if (args.additive_mask.data != nullptr) return refuse(context, "additive_mask");
   if (args.bit_mask.words != nullptr) return refuse(context, "bit_mask");
@@ -43,6 +42,8 @@ intflash_status check_places(const CudaDevice& device, const Problem& p,
   if (status == INTFLASH_OK && p.kv_len > 0) status = check_place(device, "value", args.value.data);
   if (status == INTFLASH_OK) status = check_place(device, "out", args.out.data);
   if (status == INTFLASH_OK && args.lse != nullptr) status = check_place(device, "lse", args.lse);
+  if (status == INTFLASH_OK && args.sinks != nullptr)
+    status = check_place(device, "sinks", args.sinks);
   return status;
 }
 
@@ -88,6 +89,7 @@ void set_places(const intflash_attend_args& args, CudaRun& run) {
   run.call.out = cuda_tensor(args.out, p.out_dtype);
   run.call.lse = args.lse;
   run.call.lse_stride_head = p.query_len;
+  run.call.sinks = args.sinks;
   for (std::int64_t b = 0; b < p.batch; ++b) {
     run.requests[b].tensor_batch = b;
     run.requests[b].first_lse = b * p.num_query_heads * p.query_len;
@@ -100,7 +102,8 @@ void set_places(const intflash_attend_args& args, CudaRun& run) {
 intflash_status check_findings(CudaRun& run) {
   const Problem& p = run.plan->problem;
   const CudaFindings& found = run.found;
-  intflash_status status = check_finite("key", found.key, p.num_kv_heads, p.kv_len);
+  intflash_status status = check_sinks_found(run);
+  if (status == INTFLASH_OK) status = check_finite("key", found.key, p.num_kv_heads, p.kv_len);
   if (status == INTFLASH_OK) status = check_finite("value", found.value, p.num_kv_heads, p.kv_len);
   if (status == INTFLASH_OK && largest_of(found.key) >= kMaxKey)
     status = fail(INTFLASH_SCORE_OVERFLOW, "key: largest magnitude %g: must be below 2^100",

@@ -25,7 +25,6 @@ intflash_status check_served(const intflash_context& context, const intflash_bat
 }
 
 intflash_status check_served(const intflash_context& context, const intflash_batch_args& args) {
-  if (args.sinks != nullptr) return refuse(context, "sinks");
   if (args.alibi_slopes != nullptr) return refuse(context, "alibi_slopes");
   if (args.additive_masks != nullptr) return refuse(context, "additive_masks");
   if (args.bit_masks != nullptr) return refuse(context, "bit_masks");
@@ -46,6 +45,8 @@ intflash_status check_places(const CudaDevice& device, const intflash_batch_args
   intflash_status status = check_place(device, "query", args.query.data);
   if (status == INTFLASH_OK) status = check_place(device, "out", args.out.data);
   if (status == INTFLASH_OK && args.lse != nullptr) status = check_place(device, "lse", args.lse);
+  if (status == INTFLASH_OK && args.sinks != nullptr)
+    status = check_place(device, "sinks", args.sinks);
   return status == INTFLASH_OK ? check_rope_places(device, args.rope) : status;
 }
 
@@ -85,6 +86,7 @@ void set_places(const intflash_cache& cache, const intflash_batch_args& args, Cu
   call.out = cuda_tensor(args.out, p.out_dtype);
   call.lse = args.lse;
   call.lse_stride_head = p.query_len;
+  call.sinks = args.sinks;
   call.rope = cuda_rope(args.rope);
   call.pages = stored.pages_of(args.layer);
   call.largest_key = stored.largest_key + args.layer * cache.num_pages;
@@ -144,8 +146,10 @@ intflash_status find_largest_scale(const CudaBatchRun& run, float& largest) {
 intflash_status check_findings(CudaRun& any_run) {
   const CudaBatchRun& run = static_cast<const CudaBatchRun&>(any_run);
   const Problem& p = run.plan->problem;
-  if (run.found.first_bad_rope != INT64_MAX) return report_rope(run);
-  intflash_status status = check_finite("query", run.found.query, p.num_query_heads, p.query_len);
+  intflash_status status = check_sinks_found(run);
+  if (status == INTFLASH_OK && run.found.first_bad_rope != INT64_MAX) status = report_rope(run);
+  if (status == INTFLASH_OK)
+    status = check_finite("query", run.found.query, p.num_query_heads, p.query_len);
   if (status != INTFLASH_OK) return status;
   // Of all keys in the pages where that is safe, else of those that are seen.
   const double largest = static_cast<double>(std::bit_cast<float>(run.found.largest_key));

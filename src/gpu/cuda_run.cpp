@@ -85,6 +85,11 @@ void begin_cuda_run(const intflash_plan& any_plan, void* workspace, CudaRun& run
 
 namespace {
 
+// What centring took from scores matters to what else is in the denominator, and to that itself.
+bool wants_center_score(const CudaCall& call) {
+  return call.key_center != nullptr && (call.lse != nullptr || call.sinks != nullptr);
+}
+
 // The device's memory for all that a run hands over and leaves for itself.
 struct CudaRoom {
   std::int64_t staging, codes, digits, scale, center_score, pages, states, part_states;
@@ -105,8 +110,7 @@ CudaRoom take_room(const CudaRun& run, std::int64_t num_pages, Scratch& scratch)
   room.codes = scratch.take(rows * call.head_dim);
   room.digits = scratch.take(call.has_digits() ? rows * call.head_dim : 0);
   room.scale = scratch.take(rows * 4);
-  room.center_score =
-      scratch.take(call.key_center != nullptr && call.lse != nullptr ? rows * 8 : 0);
+  room.center_score = scratch.take(wants_center_score(call) ? rows * 8 : 0);
   room.pages = scratch.take(num_pages * call.pages.page_bytes);
   room.states = scratch.take(call.num_workers * call.waiting_states * state_bytes);
   room.part_states = scratch.take(part_states * state_bytes);
@@ -126,8 +130,7 @@ intflash_status allocate(CudaRun& run, Scratch& scratch) {
   call.query_codes = scratch.at<std::int8_t>(room.codes);
   call.query_digits = scratch.at<std::int8_t>(room.digits);
   call.query_scale = scratch.at<float>(room.scale);
-  if (call.key_center != nullptr && call.lse != nullptr)
-    call.center_score = scratch.at<double>(room.center_score);
+  if (wants_center_score(call)) call.center_score = scratch.at<double>(room.center_score);
   if (staging.num_runs > 0) call.pages.first = scratch.at<char>(room.pages);
   call.states = scratch.at<char>(room.states);
   call.part_states = scratch.at<char>(room.part_states);
@@ -169,6 +172,19 @@ intflash_status run_call(CudaRun& run, intflash_status (*check)(CudaRun& run)) {
   if (status == INTFLASH_OK)
     status = check_cuda(device, "attending", device.table->wait(device.index, run.call.stream));
   return status;
+}
+
+intflash_status check_sinks_found(const CudaRun& run) {
+  const std::int64_t head = run.found.first_bad_sink;
+  if (head == INT64_MAX) return INTFLASH_OK;
+  const CudaDevice& device = run.device();
+  float sink = 0;
+  const char* error =
+      device.table->copy(device.index, run.call.stream, run.call.sinks + head, sizeof sink, &sink);
+  if (error == nullptr) error = device.table->wait(device.index, run.call.stream);
+  if (error != nullptr) return check_cuda(device, "looking at sinks", error);
+  return fail(INTFLASH_NONFINITE_INPUT, "sinks[%lld] = %g: must be finite, or -infinity for none",
+              static_cast<i64>(head), static_cast<double>(sink));
 }
 
 intflash_status check_finite(const char* name, const CudaFinding& finding, std::int64_t heads,

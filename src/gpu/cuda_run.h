@@ -37,6 +37,8 @@ T& begin_cuda_run(const intflash_plan& plan, void* workspace) {
 // check(run) finds wrong with run.found ends it.
 intflash_status run_call(CudaRun& run, intflash_status (*check)(CudaRun& run));
 
+// The error that names a sink which is none; INTFLASH_OK where there is none such.
+intflash_status check_sinks_found(const CudaRun& run);
 // The error that names a row with NaN or infinity; INTFLASH_OK where there is none.
 intflash_status check_finite(const char* name, const CudaFinding& finding, std::int64_t heads,
                              std::int64_t tokens);
