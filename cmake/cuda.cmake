@@ -28,7 +28,7 @@ set(cuda_library ${PROJECT_BINARY_DIR}/libintflash_cuda.so.${abi_version})
 file(GLOB cuda_headers CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/src/cuda/*.h
                                          ${PROJECT_SOURCE_DIR}/src/tile/*.h)
 set(cuda_objects)
-foreach(source IN ITEMS attend quantize table)
+foreach(source IN ITEMS attend queries table tokens)
   set(object ${PROJECT_BINARY_DIR}/cuda/${source}.o)
   add_custom_command(OUTPUT ${object} VERBATIM
     COMMAND ${CMAKE_COMMAND} -E make_directory ${PROJECT_BINARY_DIR}/cuda

@@ -87,6 +87,7 @@ enum Factor {
   kMagnitude,
   kSoftmaxScale,
   kLse,
+  kSinkLogits,
   kNumFactors
 };
 
@@ -130,6 +131,7 @@ AttentionCase case_of(const std::vector<int>& row) {
   c.rotate = level(kRotate) == 1;
   c.score_digits = static_cast<std::int32_t>(level(kDigits));
   c.lse = level(kLse) == 1;
+  c.sinks = level(kSinkLogits) == 1;
   c.data = static_cast<CaseData>(level(kData));
   return c;
 }

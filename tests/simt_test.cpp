@@ -219,9 +219,9 @@ struct CopyKernel {
   void operator()() const {
     const Shared<Bytes16> room(0);
     if (thread_place() == 0) {
-      copy_async(room, 0, kWords);
+      copy_async(room, 0, kWords, true);
       end_copies();
-      copy_async(room, 1, kWords + 4);
+      copy_async(room, 1, kWords + 4, true);
       end_copies();
       if (waits) wait_copies<1>();
     }
@@ -235,12 +235,25 @@ TEST(Simt, CopiesComeWhenTheyAreWaitedForAndNotBefore) {
   expect_fault(run(kWarpThreads, 32, CopyKernel{false, true}), "before a copy has come");
 }
 
+TEST(Simt, CopiesOfNothingAreZeros) {
+  EXPECT_EQ(run(kWarpThreads, 16,
+                [] {
+                  const Shared<Bytes16> room(0);
+                  if (thread_place() != 0) return;
+                  copy_async(room, 0, nullptr, false);
+                  end_copies();
+                  wait_copies<0>();
+                  for (const std::uint32_t word : room.load(0).word) EXPECT_EQ(word, 0u);
+                }),
+            "");
+}
+
 TEST(Simt, CopiesThatAnotherThreadWaitedForAreARaceUntilItIsMet) {
   const Shared<Bytes16> room(0);
   expect_fault(run(kWarpThreads, 32,
                    [&] {
                      if (thread_place() == 0) {
-                       copy_async(room, 0, CopyKernel::kWords);
+                       copy_async(room, 0, CopyKernel::kWords, true);
                        end_copies();
                        wait_copies<0>();
                      }
@@ -254,9 +267,9 @@ TEST(Simt, TheLastGroupOfCopiesMayStillBeOnItsWay) {
                    [] {
                      const Shared<Bytes16> room(0);
                      if (thread_place() != 0) return;
-                     copy_async(room, 0, CopyKernel::kWords);
+                     copy_async(room, 0, CopyKernel::kWords, true);
                      end_copies();
-                     copy_async(room, 1, CopyKernel::kWords + 4);
+                     copy_async(room, 1, CopyKernel::kWords + 4, true);
                      end_copies();
                      wait_copies<1>();
                      room.load(0);

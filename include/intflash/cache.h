@@ -98,7 +98,8 @@ typedef struct intflash_cache_options {
   int64_t num_pages;
   void* arena;  // memory for the pages of one layer after another, 64-byte aligned, num_layers *
                 // (num_pages * page_bytes + num_window_pages * window_page_bytes) long, which
-                // outlives the cache; NULL = layer_arenas, or the context's allocator
+                // outlives the cache, of the context's device; NULL = layer_arenas, or the
+                // context's allocator (on a CUDA device, its own)
   size_t arena_bytes;          // of arena, or of each of layer_arenas
   const float* key_center;     // [num_layers][num_kv_heads][head_dim], subtracted from keys before
                                // quantization; copied; NULL = zero
@@ -231,7 +232,8 @@ INTFLASH_API intflash_status intflash_cache_copy_page(intflash_cache* cache, int
 // Reads tokens back in f32: code * scale, of keys with second digits (code + digit / 256) * scale,
 // rotated back where the cache rotates, plus the centre; those in INT8 where a token is there so.
 // begin and end count from the first token of page_ids[0], and page_ids names the pages up to the
-// one of token end - 1. Either tensor may be NULL: not wanted.
+// one of token end - 1. Either tensor may be NULL: not wanted. Tensors lie in the host's memory; of
+// a cache on a CUDA device also in that device's.
 INTFLASH_API intflash_status intflash_cache_export(
     const intflash_cache* cache, const int32_t* page_ids, int64_t begin, int64_t end,
     const intflash_tensor* key,     // [num_layers][num_kv_heads][end - begin][head_dim]

@@ -107,7 +107,8 @@ typedef enum intflash_status INTFLASH_INT {
   // The device is one that this library knows, but there is none here, or its driver or
   // libintflash_cuda is not; the message says which.
   INTFLASH_DEVICE_UNAVAILABLE = 17,
-  // What the device's driver reported while it was in use.
+  // What the device's driver reported while it was in use. Where that was while pages of a cache
+  // were written, the cache is of no more use: each later call says so.
   INTFLASH_DEVICE_FAILED = 18
 } intflash_status;
 
@@ -213,8 +214,9 @@ typedef struct intflash_context_options {
   void* allocator_user;
   int64_t l2_bytes;          // cache of one core that keys and values are kept in; 0 = detected
   intflash_threads threads;  // INTFLASH_UNSUPPORTED where it is not in this build
-  const char* device;  // what computes: "cpu", or a CUDA device such as "cuda:0" (docs/cuda.md says
-                       // what it serves); NULL = "cpu"
+  const char* device;  // what computes, and has the context's caches: "cpu", or a CUDA device such
+                       // as "cuda:0" (docs/cuda.md says what it serves, and which pointers are into
+                       // its memory); NULL = "cpu"
   void* stream;  // of a CUDA device: the cudaStream_t that its runs go into; NULL = the default
                  // stream. It must outlive the context
 } intflash_context_options;

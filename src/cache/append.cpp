@@ -194,8 +194,9 @@ intflash_status intflash_cache_append(intflash_cache* cache, const intflash_appe
     status = args.slots == nullptr ? check_append_pages(*cache, args) : check_slots(*cache, args);
   if (status == INTFLASH_OK) status = check_positions(append);
   if (status == INTFLASH_OK) status = cache->storage->check_tokens(append);
-  if (status == INTFLASH_OK) cache->storage->append(append);
-  return status;
+  if (status != INTFLASH_OK) return status;
+  cache->storage->append(append);
+  return check_stored(*cache);
 }
 
 intflash_status intflash_sequences_append(intflash_cache* cache, const int32_t* sequences,
@@ -213,7 +214,7 @@ intflash_status intflash_sequences_append(intflash_cache* cache, const int32_t* 
   if (status != INTFLASH_OK) return status;
   append.is_in_books = true;
   cache->storage->append(append);
-  return INTFLASH_OK;
+  return check_stored(*cache);
 }
 
 }  // extern "C"

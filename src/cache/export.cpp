@@ -22,8 +22,9 @@ intflash_status export_tokens(const Export& wanted) {
   intflash_status status = check_target("key", wanted.key, cache, tokens, layout.head_dim);
   if (status == INTFLASH_OK)
     status = check_target("value", wanted.value, cache, tokens, layout.head_dim_v);
-  if (status == INTFLASH_OK && tokens > 0) cache.storage->export_rows(wanted);
-  return status;
+  if (status != INTFLASH_OK || tokens == 0) return status;
+  cache.storage->export_rows(wanted);
+  return check_stored(cache);
 }
 
 }  // namespace

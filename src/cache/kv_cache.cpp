@@ -335,7 +335,7 @@ intflash_status intflash_cache_copy_page(intflash_cache* cache, int32_t from, in
   if (cache->references[to] > 0)
     return fail(INTFLASH_INVALID_ARGUMENT, "to = %d: a sequence holds that page", to);
   if (from != to) cache->storage->copy_page(*cache, from, to);
-  return INTFLASH_OK;
+  return check_stored(*cache);
 }
 
 }  // extern "C"

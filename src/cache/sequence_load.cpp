@@ -188,7 +188,7 @@ intflash_status load_blocks(RecordReader& reader, intflash_cache& cache, const P
                                   reinterpret_cast<std::int8_t*>(page + file_block_bytes(cache)));
     }
   }
-  return INTFLASH_OK;
+  return check_stored(cache);
 }
 
 // Takes a slot, and pages for the header's tokens, which no other call touches until the slot is

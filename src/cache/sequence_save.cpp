@@ -105,7 +105,8 @@ intflash_status save_sequence(const intflash_cache& cache, const Sequence& seque
     for (std::int64_t h = 0; status == INTFLASH_OK && h < heads; ++h) {
       cache.storage->read_block(cache, place_of(cache, run, h, position), page);
       clear_tail(cache, file, tokens, page);
-      status = writer.put(page, file.layout.bytes());
+      status = check_stored(cache);
+      if (status == INTFLASH_OK) status = writer.put(page, file.layout.bytes());
     }
   }
   return status;

@@ -92,6 +92,14 @@ struct Storage {
   // Makes the codec's block of one that is in INT8 and full. rows: room for 64 rows of codes.
   // nullptr: the storage has no windows.
   void (*code_block)(intflash_cache& cache, const BlockPlace& place, std::int8_t* rows);
+  // What went wrong in a function that cannot say so: a device that fails leaves a cache that is of
+  // no use from then on. nullptr: nothing does.
+  intflash_status (*status)(const intflash_cache& cache) = nullptr;
 };
+
+// INTFLASH_OK as long as all that was stored is there.
+inline intflash_status check_stored(const intflash_cache& cache) {
+  return cache.storage->status == nullptr ? INTFLASH_OK : cache.storage->status(cache);
+}
 
 }  // namespace intflash::internal

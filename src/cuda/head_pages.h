@@ -15,40 +15,66 @@
 namespace intflash::internal {
 namespace {
 
-// Pages of a kv head.
+// Of a kv head and a request: blocks of 64 tokens by their absolute position.
 template <int kDim>
 struct HeadPages {
-  const char* first;
-  std::int64_t page_bytes, key_block_bytes;
+  const CudaPages& pages;
+  const char* first;           // the head's part of page 0
+  const std::int32_t* blocks;  // as CudaCall has them, by position
 
-  INTFLASH_DEVICE const std::int8_t* keys(std::int64_t page) const {
-    return reinterpret_cast<const std::int8_t*>(first + page * page_bytes);
+  // nullptr: no token of it is seen.
+  INTFLASH_DEVICE const char* head_of(std::int32_t entry) const {
+    const std::int32_t per_page = pages.page_size / kBlockTokens;
+    return entry < 0 ? nullptr : first + entry / per_page * pages.page_bytes;
   }
-  INTFLASH_DEVICE const std::int8_t* values(std::int64_t page) const {
-    return keys(page) + key_block_bytes;
+  INTFLASH_DEVICE std::int32_t place_of(std::int32_t entry) const {
+    return entry % (pages.page_size / kBlockTokens);
   }
-  INTFLASH_DEVICE PageTiles digits(std::int64_t page) const {
-    return {reinterpret_cast<const TwoWords*>(keys(page) + kBlockTokens * kDim)};
+
+  INTFLASH_DEVICE const std::int8_t* keys(std::int32_t block) const {
+    const std::int32_t entry = blocks[block];
+    const char* const head = head_of(entry);
+    return head == nullptr ? nullptr
+                           : reinterpret_cast<const std::int8_t*>(head + place_of(entry) *
+                                                                             pages.key_block_bytes);
   }
-  INTFLASH_DEVICE LaneScales scales(std::int64_t block, std::int32_t lane) const {
-    const std::int64_t page = block * 2 + lane / (kWarpThreads / 2);
-    const auto* scale = reinterpret_cast<const std::int32_t*>(values(page) + kBlockTokens * kDim) +
-                        lane % (kWarpThreads / 2) * kLaneKeys;
-    LaneScales scales;
+  INTFLASH_DEVICE const std::int8_t* values(std::int32_t block) const {
+    const std::int32_t entry = blocks[block];
+    const char* const head = head_of(entry);
+    return head == nullptr ? nullptr
+                           : reinterpret_cast<const std::int8_t*>(
+                                 head + pages.values + place_of(entry) * pages.value_block_bytes);
+  }
+  INTFLASH_DEVICE PageTiles digits(std::int32_t block) const {
+    const std::int8_t* const codes = keys(block);
+    return {codes == nullptr ? nullptr
+                             : reinterpret_cast<const TwoWords*>(codes + kBlockTokens * kDim)};
+  }
+  // Of a lane's four keys of a score block.
+  INTFLASH_DEVICE LaneScales scales(std::int32_t score_block, std::int32_t lane) const {
+    LaneScales scales{};
+    const std::int32_t entry = blocks[2 * score_block + lane / (kWarpThreads / 2)];
+    const char* const head = head_of(entry);
+    if (head == nullptr) return scales;
+    const auto* const scale = reinterpret_cast<const std::int32_t*>(head + pages.scales) +
+                              place_of(entry) * kBlockTokens +
+                              lane % (kWarpThreads / 2) * kLaneKeys;
     for (std::int32_t i = 0; i < kLaneKeys; ++i) {
       scales.key[i] = scale[i];
-      scales.value[i] = scale[kBlockTokens + i];
+      scales.value[i] = scale[pages.page_size + i];
     }
     return scales;
   }
-  INTFLASH_DEVICE void copy_keys(std::int64_t block, std::int32_t thread) const {
-    BlockCopy<kDim>::begin(Shared<Bytes16>(Place<kDim>::kKeys), keys(2 * block),
-                           keys(2 * block + 1), thread, kThreads);
+  INTFLASH_DEVICE void copy_keys(std::int32_t score_block, std::int32_t thread) const {
+    for (std::int32_t half = 0; half < 2; ++half)
+      BlockCopy<kDim>::begin(Shared<Bytes16>(Place<kDim>::kKeys), half,
+                             keys(2 * score_block + half), thread, kThreads);
     end_copies();
   }
-  INTFLASH_DEVICE void copy_values(std::int64_t block, std::int32_t thread) const {
-    BlockCopy<kDim>::begin(Shared<Bytes16>(Place<kDim>::kValues), values(2 * block),
-                           values(2 * block + 1), thread, kThreads);
+  INTFLASH_DEVICE void copy_values(std::int32_t score_block, std::int32_t thread) const {
+    for (std::int32_t half = 0; half < 2; ++half)
+      BlockCopy<kDim>::begin(Shared<Bytes16>(Place<kDim>::kValues), half,
+                             values(2 * score_block + half), thread, kThreads);
     end_copies();
   }
 };

@@ -30,11 +30,13 @@ struct alignas(8) TwoWords {
   std::uint32_t word[2];
 };
 
-// Tiles where they lie in a page.
+// Tiles where they lie in a page; nullptr: zeros.
 struct PageTiles {
   const TwoWords* first;
 
-  INTFLASH_DEVICE TwoWords load(std::int64_t i) const { return first[i]; }
+  INTFLASH_DEVICE TwoWords load(std::int64_t i) const {
+    return first == nullptr ? TwoWords{} : first[i];
+  }
 };
 
 // Products go by steps of 32 reduced elements. Of a head_dim the last step may have the lower half
@@ -101,15 +103,12 @@ template <int kDim>
 struct BlockCopy {
   static constexpr std::int32_t kBytes = kScoreBlock * kDim;
 
-  // Begins to copy one half's codes after the other's, 64 tokens each, by all threads.
-  static INTFLASH_DEVICE void begin(Shared<Bytes16> to, const std::int8_t* low,
-                                    const std::int8_t* high, std::int32_t thread,
-                                    std::int32_t threads) {
+  // Begins to copy codes of one half of it, 64 tokens, by all threads; nullptr: zeros.
+  static INTFLASH_DEVICE void begin(Shared<Bytes16> to, std::int32_t half, const std::int8_t* from,
+                                    std::int32_t thread, std::int32_t threads) {
     constexpr std::int32_t kHalf = kBytes / 32;
-    for (std::int32_t i = thread; i < kHalf; i += threads) {
-      copy_async(to, i, low + 16 * i);
-      copy_async(to, kHalf + i, high + 16 * i);
-    }
+    for (std::int32_t i = thread; i < kHalf; i += threads)
+      copy_async(to, half * kHalf + i, from + 16 * i, from != nullptr);
   }
 };
 

@@ -104,9 +104,15 @@ class Shared {
 struct alignas(16) Bytes16 {
   std::uint32_t word[4];
 };
-INTFLASH_DEVICE void copy_async(Shared<Bytes16> to, std::int64_t i, const void* from) {
+// is_there = false: zeros, and nothing is read.
+INTFLASH_DEVICE void copy_async(Shared<Bytes16> to, std::int64_t i, const void* from,
+                                bool is_there) {
   const auto address = static_cast<std::uint32_t>(__cvta_generic_to_shared(to.address(i)));
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" : : "r"(address), "l"(from) : "memory");
+  const std::int32_t bytes = is_there ? 16 : 0;
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
+               :
+               : "r"(address), "l"(from), "r"(bytes)
+               : "memory");
 }
 // Ends a group of copies.
 INTFLASH_DEVICE void end_copies() { asm volatile("cp.async.commit_group;" : : : "memory"); }

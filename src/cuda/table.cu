@@ -6,7 +6,7 @@
 
 #include <cstring>
 
-#include "cuda/attend.h"
+#include "cuda/enqueue.h"
 
 namespace intflash::internal {
 namespace {
@@ -78,19 +78,27 @@ const char* release(std::int32_t device, void* stream, void* memory) {
   return OnDevice(device).text_of([&] { return cudaFreeAsync(memory, stream_of(stream)); });
 }
 
-const char* read(std::int32_t device, void* stream, const void* from, std::size_t bytes, void* to) {
-  return OnDevice(device).text_of([&] {
-    const cudaError_t error =
-        cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream_of(stream));
-    return error == cudaSuccess ? cudaStreamSynchronize(stream_of(stream)) : error;
-  });
+const char* copy(std::int32_t device, void* stream, const void* from, std::size_t bytes, void* to) {
+  return OnDevice(device).text_of(
+      [&] { return cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream_of(stream)); });
 }
 const char* wait(std::int32_t device, void* stream) {
   return OnDevice(device).text_of([&] { return cudaStreamSynchronize(stream_of(stream)); });
 }
 
-const char* quantize(std::int32_t device, const CudaCall& call) {
-  return OnDevice(device).text_of([&] { return enqueue_quantize(call); });
+const char* check_tokens(std::int32_t device, const CudaTokens& tokens) {
+  return OnDevice(device).text_of([&] { return enqueue_checks(tokens); });
+}
+const char* store_tokens(std::int32_t device, const CudaTokens& tokens) {
+  return OnDevice(device).text_of([&] { return enqueue_tokens(tokens); });
+}
+const char* note_scales(std::int32_t device, void* stream, const float* key_scale,
+                        std::uint32_t* largest_key, bool begins_page) {
+  return OnDevice(device).text_of(
+      [&] { return enqueue_note(stream, key_scale, largest_key, begins_page); });
+}
+const char* quantize_queries(std::int32_t device, const CudaCall& call) {
+  return OnDevice(device).text_of([&] { return enqueue_queries(call); });
 }
 const char* attend(std::int32_t device, const CudaCall& call) {
   return OnDevice(device).text_of([&] { return enqueue_attend(call); });
@@ -104,9 +112,12 @@ constexpr CudaTable kTable = {
     .locate = locate,
     .allocate = allocate,
     .release = release,
-    .read = read,
+    .copy = copy,
     .wait = wait,
-    .quantize = quantize,
+    .check_tokens = check_tokens,
+    .store_tokens = store_tokens,
+    .note_scales = note_scales,
+    .quantize_queries = quantize_queries,
     .attend = attend,
 };
 

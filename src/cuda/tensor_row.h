@@ -6,8 +6,8 @@
 
 #include <cstdint>
 
+#include "cuda/call.h"
 #include "cuda/simt.h"
-#include "cuda/table.h"
 #include "tile/halves.h"
 
 namespace intflash::internal {

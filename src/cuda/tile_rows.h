@@ -8,8 +8,8 @@
 #include <cstdint>
 
 #include "cuda/products.h"
+#include "cuda/requests.h"
 #include "cuda/simt.h"
-#include "cuda/table.h"
 #include "cuda/weights.h"
 
 namespace intflash::internal {
@@ -54,14 +54,15 @@ struct Place {
 
 // ---- Which keys a row sees ----
 
-INTFLASH_DEVICE std::int64_t first_seen(const CudaCall& call, std::int64_t query) {
-  const std::int64_t position = call.first_position + query;
-  return call.window_left < 0 ? 0 : max_of<std::int64_t>(0, position - call.window_left);
+INTFLASH_DEVICE std::int64_t first_seen(const CudaRequest& request, std::int64_t query) {
+  const std::int64_t position = request.first_position + query;
+  return request.window_left < 0 ? request.key_begin
+                                 : max_of(request.key_begin, position - request.window_left);
 }
-INTFLASH_DEVICE std::int64_t end_seen(const CudaCall& call, std::int64_t query) {
-  const std::int64_t position = call.first_position + query;
-  const std::int64_t end = max_of(position + call.window_right + 1, call.prefix_len);
-  return call.window_right < 0 ? call.kv_len : min_of(call.kv_len, end);
+INTFLASH_DEVICE std::int64_t end_seen(const CudaRequest& request, std::int64_t query) {
+  const std::int64_t position = request.first_position + query;
+  const std::int64_t end = max_of(position + request.window_right + 1, request.prefix_len);
+  return request.window_right < 0 ? request.key_end : min_of(request.key_end, end);
 }
 
 // A bit per key of a lane, from first_key on.
@@ -75,15 +76,15 @@ INTFLASH_DEVICE std::uint32_t kept_keys(const TileRow& row, std::int32_t first_k
 // ---- A row ----
 
 // What query_scale * softmax_scale * log2(e) is in fixed point, and what bounds the row's products.
-INTFLASH_DEVICE TileRow make_row(const CudaCall& call, std::int64_t head, std::int64_t row,
-                                 std::int32_t head_dim) {
+INTFLASH_DEVICE TileRow make_row(const CudaCall& call, const CudaRequest& request,
+                                 std::int64_t kv_head, std::int64_t row, std::int32_t head_dim) {
   TileRow made{};
   made.end = -1;
-  if (row >= call.rows()) return made;
-  const std::int64_t at = head * call.rows() + row;
+  if (row >= rows_of(call, request)) return made;
+  const std::int64_t at = query_index(call, request, kv_head, row);
   QueryRow& query = made.query;
   query.digits_above = call.digits_above;
-  query.factor = call.query_scale[at] * call.softmax_factor;
+  query.factor = call.query_scale[at] * request.softmax_factor;
   if (query.factor < kLeastFactor) {
     query.scale.mantissa = 0.5f;
     query.scale.exponent = -126;
@@ -100,8 +101,8 @@ INTFLASH_DEVICE TileRow make_row(const CudaCall& call, std::int64_t head, std::i
   std::uint32_t bound = static_cast<std::uint32_t>(128 * sum + 64 * head_dim);
   for (; bound != 0; bound >>= 1) ++query.scale.score_bits;
   const std::int64_t token = row / call.group_size;
-  made.begin = static_cast<std::int32_t>(first_seen(call, token));
-  made.end = static_cast<std::int32_t>(max_of<std::int64_t>(0, end_seen(call, token)));
+  made.begin = static_cast<std::int32_t>(first_seen(request, token));
+  made.end = static_cast<std::int32_t>(max_of<std::int64_t>(0, end_seen(request, token)));
   return made;
 }
 
@@ -112,38 +113,39 @@ INTFLASH_DEVICE TileRow make_row(const CudaCall& call, std::int64_t head, std::i
 struct TileThread {
   std::int32_t thread, warp;
   Lane lane;
-  std::int32_t part, tile;            // tile: of all heads
-  std::int32_t batch, kv_head, head;  // head: of all batches
+  const CudaRequest* request;
+  std::int32_t part, tile;  // of the request's: part from its first on, tile of all kv heads
+  std::int32_t kv_head;
   std::int32_t first_tile_row, last_row;
   std::int32_t first_row;  // of the warp's
 
+  // Whether the warp has no row: it copies, and meets the others, alone.
+  INTFLASH_DEVICE bool is_idle() const { return first_row > last_row; }
   // Of a row of the warp's; nullptr: it lies behind the last.
   INTFLASH_DEVICE const std::uint32_t* words_of_row(const CudaCall& call, const std::int8_t* rows,
                                                     std::int32_t row) const {
-    const std::int64_t at = head * call.rows() + first_row + row;
+    const std::int64_t at = query_index(call, *request, kv_head, first_row + row);
     return first_row + row > last_row
                ? nullptr
                : reinterpret_cast<const std::uint32_t*>(rows + at * call.head_dim);
   }
 };
 
-// Of an item: part `item % parts` of a tile.
-INTFLASH_DEVICE TileThread tile_thread(const CudaCall& call, std::int32_t item,
-                                       std::int32_t parts) {
-  const auto tiles_per_head = static_cast<std::int32_t>(call.tiles_per_head());
-  const auto num_kv_heads = static_cast<std::int32_t>(call.num_kv_heads);
+// Of part `part` of a request's tile.
+INTFLASH_DEVICE TileThread tile_thread(const CudaCall& call, const CudaRequest& request,
+                                       std::int32_t tile, std::int32_t part) {
+  const std::int64_t rows = rows_of(call, request);
+  const auto tiles_per_head = static_cast<std::int32_t>(ceil_div(rows, kCudaTileRows));
   TileThread at{};
   at.thread = thread_place();
   at.warp = at.thread / kWarpThreads;
   at.lane = lane_of(at.thread);
-  at.part = item % parts;
-  at.tile = item / parts;
-  at.head = at.tile / tiles_per_head;
-  at.batch = at.head / num_kv_heads;
-  at.kv_head = at.head % num_kv_heads;
-  at.first_tile_row = at.tile % tiles_per_head * static_cast<std::int32_t>(kCudaTileRows);
-  at.last_row =
-      static_cast<std::int32_t>(min_of(at.first_tile_row + kCudaTileRows, call.rows()) - 1);
+  at.request = &request;
+  at.part = part;
+  at.tile = tile;
+  at.kv_head = tile / tiles_per_head;
+  at.first_tile_row = tile % tiles_per_head * static_cast<std::int32_t>(kCudaTileRows);
+  at.last_row = static_cast<std::int32_t>(min_of(at.first_tile_row + kCudaTileRows, rows) - 1);
   at.first_row = at.first_tile_row + at.warp * kWarpRows;
   return at;
 }

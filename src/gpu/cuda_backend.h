@@ -1,7 +1,8 @@
 // Copyright 2026 The intflash Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// Dense calls in mode int8 on a CUDA device: what is served, what is refused, and how a run goes.
+// The backend of a CUDA device, in mode int8; its dense calls: what is served, what is refused, and
+// how a run goes.
 #pragma once
 
 #include "backend/backend.h"

@@ -9,8 +9,8 @@
 #include <string_view>
 
 #include "backend/backend.h"
-#include "cache/storage.h"
 #include "gpu/cuda_backend.h"
+#include "gpu/cuda_storage.h"
 
 namespace intflash::internal {
 namespace {
@@ -37,16 +37,6 @@ std::int32_t count_devices(const CudaLibrary& library, const char*& reason) {
   if (reason == nullptr && count == 0) reason = "the driver has no device";
   return reason == nullptr ? std::min(count, kMaxDevices) : 0;
 }
-
-// ---- Caches, of which it has none yet ----
-
-intflash_status refuse_cache(intflash_cache& cache, const intflash_cache_options&) {
-  return fail(INTFLASH_UNSUPPORTED, "device %s holds no caches: it serves dense calls alone",
-              cache.context->device->name);
-}
-
-constexpr Storage kCudaStorage = {"cuda",  refuse_cache, nullptr, nullptr, nullptr, nullptr,
-                                  nullptr, nullptr,      nullptr, nullptr, nullptr};
 
 // What contexts have been created on; a process's library and its devices stay what they are.
 struct Devices {

@@ -47,6 +47,30 @@ std::uint32_t largest_scaled(const float* scales, std::int64_t count) {
   return std::bit_cast<std::uint32_t>(127 * *std::max_element(scales, scales + count));
 }
 
+// The keys of a full block in INT8 as the cache's codec has them. rows: room for 64 rows of codes,
+// which are there already where are_rows says so.
+void code_full_keys(const intflash_cache& cache, const KvBlock& from, const WritableBlock& to,
+                    bool are_rows, std::int8_t* rows) {
+  const PageLayout& layout = cache.window_layout;
+  const std::int64_t stride = round_up(layout.head_dim, 64);
+  for (std::int64_t at = 0; !are_rows && at < kBlockTokens; ++at)
+    kInt8Codec.load_key(layout, from, at, rows + at * stride);
+  std::copy_n(from.key_scale, kBlockTokens, to.key_scale);
+  cache.codec->store_keys(*cache.context->port->kernels, cache.layout, to,
+                          {rows, nullptr, stride, 0, kBlockTokens});
+}
+// The same of its values.
+void code_full_values(const intflash_cache& cache, const KvBlock& from, const WritableBlock& to,
+                      bool are_rows, std::int8_t* rows) {
+  const PageLayout& layout = cache.window_layout;
+  const std::int64_t stride = round_up(layout.head_dim_v, 64);
+  for (std::int64_t at = 0; !are_rows && at < kBlockTokens; ++at)
+    kInt8Codec.load_value(layout, from, at, rows + at * stride);
+  std::copy_n(from.value_scale, kBlockTokens, to.value_scale);
+  cache.codec->store_values(*cache.context->port->kernels, cache.layout, to,
+                            {rows, nullptr, stride, 0, kBlockTokens});
+}
+
 // codes: room for 64 rows, and 64 of second digits.
 void append_to_block(const Append& append, std::int8_t* codes, std::int64_t kv_head,
                      const BlockTokens& tokens) {
@@ -73,13 +97,16 @@ void append_to_block(const Append& append, std::int8_t* codes, std::int64_t kv_h
     magnitude = largest_scaled(block.key_scale + begin, count);
   raise_to(host_pages(cache).layers[layer].largest_key[tokens.slot / layout.page_size], magnitude);
   codec.store_keys(kernels, layout, block, {codes, digits, key_stride, begin, count});
+  const bool is_whole = count == kBlockTokens;
+  const bool is_coded = has_window && begin + count == kBlockTokens;
+  const WritableBlock coded = is_coded ? block_of(append, kv_head, tokens.slot) : block;
+  if (is_coded) code_full_keys(cache, readable(block), coded, is_whole, codes);
   quantize_tokens(kernels, append.args.value, append.args.value_dtype, 0, kv_head, tokens.first,
                   count, layout.head_dim_v,
                   {cache.value_center_of(layer, kv_head), cache.rotation.values, true},
                   value_stride, codes, nullptr, block.value_scale + begin);
   codec.store_values(kernels, layout, block, {codes, nullptr, value_stride, begin, count});
-  if (has_window && begin + count == kBlockTokens)
-    code_full_block(cache, readable(block), block_of(append, kv_head, tokens.slot), codes);
+  if (is_coded) code_full_values(cache, readable(block), coded, is_whole, codes);
 }
 
 // All new tokens of one request and kv head.
@@ -182,19 +209,8 @@ void write_to_slots(const Append& append) {
 
 void code_full_block(const intflash_cache& cache, const KvBlock& from, const WritableBlock& to,
                      std::int8_t* rows) {
-  const KernelTable& kernels = *cache.context->port->kernels;
-  const PageLayout& layout = cache.window_layout;
-  const std::int64_t key_stride = round_up(layout.head_dim, 64);
-  const std::int64_t value_stride = round_up(layout.head_dim_v, 64);
-  std::copy_n(from.key_scale, kBlockTokens, to.key_scale);
-  std::copy_n(from.value_scale, kBlockTokens, to.value_scale);
-  for (std::int64_t at = 0; at < kBlockTokens; ++at)
-    kInt8Codec.load_key(layout, from, at, rows + at * key_stride);
-  cache.codec->store_keys(kernels, cache.layout, to, {rows, nullptr, key_stride, 0, kBlockTokens});
-  for (std::int64_t at = 0; at < kBlockTokens; ++at)
-    kInt8Codec.load_value(layout, from, at, rows + at * value_stride);
-  cache.codec->store_values(kernels, cache.layout, to,
-                            {rows, nullptr, value_stride, 0, kBlockTokens});
+  code_full_keys(cache, from, to, false, rows);
+  code_full_values(cache, from, to, false, rows);
 }
 
 void append_tokens(const Append& append) {

@@ -40,33 +40,40 @@ void export_block(const Export& wanted, std::int64_t layer, std::int64_t kv_head
   const HostPages& host = host_pages(cache);
   const bool is_int8 = run.is_int8(position);
   const Codec& codec = is_int8 ? kInt8Codec : *cache.codec;
-  const PageLayout& layout = is_int8 ? cache.window_layout : cache.layout;
   const KvBlock block =
       is_int8 ? host.window_block(run, kv_head, position) : host.block(run, kv_head, position);
   const std::int64_t first = std::max<std::int64_t>(wanted.begin - position, 0);
   const std::int64_t end = std::min<std::int64_t>(wanted.end - position, kBlockTokens);
-  std::int8_t codes[kMaxHeadDim];
-  std::int8_t digits[kMaxHeadDim];
-  const bool has_digits = codec.has_digits;
   for (std::int64_t at = first; at < end; ++at) {
     const std::int64_t row = position + at - wanted.begin;
-    if (wanted.key != nullptr) {
-      codec.load_key(layout, block, at, codes);
-      if (has_digits) codec.load_digits(layout, block, at, digits);
-      dequantize(codes, has_digits ? digits : nullptr, block.key_scale[at], cache.layout.head_dim,
-                 cache.rotation.keys, cache.key_center_of(layer, kv_head),
-                 row_of(*wanted.key, layer, kv_head, row));
-    }
-    if (wanted.value != nullptr) {
-      codec.load_value(layout, block, at, codes);
-      dequantize(codes, nullptr, block.value_scale[at], cache.layout.head_dim_v,
-                 cache.rotation.values, cache.value_center_of(layer, kv_head),
-                 row_of(*wanted.value, layer, kv_head, row));
-    }
+    if (wanted.key != nullptr)
+      export_key(cache, codec, layer, kv_head, block, at, row_of(*wanted.key, layer, kv_head, row));
+    if (wanted.value != nullptr)
+      export_value(cache, codec, layer, kv_head, block, at,
+                   row_of(*wanted.value, layer, kv_head, row));
   }
 }
 
 }  // namespace
+
+void export_key(const intflash_cache& cache, const Codec& codec, std::int64_t layer,
+                std::int64_t kv_head, const KvBlock& block, std::int64_t at, float* key) {
+  std::int8_t codes[kMaxHeadDim];
+  std::int8_t digits[kMaxHeadDim];
+  const bool has_digits = codec.has_digits;
+  codec.load_key(cache.layout, block, at, codes);
+  if (has_digits) codec.load_digits(cache.layout, block, at, digits);
+  dequantize(codes, has_digits ? digits : nullptr, block.key_scale[at], cache.layout.head_dim,
+             cache.rotation.keys, cache.key_center_of(layer, kv_head), key);
+}
+
+void export_value(const intflash_cache& cache, const Codec& codec, std::int64_t layer,
+                  std::int64_t kv_head, const KvBlock& block, std::int64_t at, float* value) {
+  std::int8_t codes[kMaxHeadDim];
+  codec.load_value(cache.layout, block, at, codes);
+  dequantize(codes, nullptr, block.value_scale[at], cache.layout.head_dim_v, cache.rotation.values,
+             cache.value_center_of(layer, kv_head), value);
+}
 
 void export_rows(const Export& wanted) {
   const intflash_cache& cache = wanted.cache;

@@ -17,6 +17,12 @@ intflash_status check_tokens(const Append& append);
 void append_tokens(const Append& append);
 void export_rows(const Export& wanted);
 
+// The token at a place of a block, which is of this codec, as export_rows gives it.
+void export_key(const intflash_cache& cache, const Codec& codec, std::int64_t layer,
+                std::int64_t kv_head, const KvBlock& block, std::int64_t at, float* key);
+void export_value(const intflash_cache& cache, const Codec& codec, std::int64_t layer,
+                  std::int64_t kv_head, const KvBlock& block, std::int64_t at, float* value);
+
 // Of one kv head and of the run's layer alone, on this thread: key [end - begin][head_dim], value
 // [end - begin][head_dim_v].
 void export_head(const intflash_cache& cache, const PageRun& run, std::int64_t kv_head,

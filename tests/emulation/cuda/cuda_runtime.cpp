@@ -39,6 +39,12 @@ cudaError_t launch_failure(const std::string& fault) {
   return cudaErrorLaunchFailure;
 }
 
+bool take_launch() {
+  if (machine.launches_left == 0) return false;
+  --machine.launches_left;
+  return true;
+}
+
 }  // namespace intflash::emulation
 
 using namespace intflash::emulation;

@@ -22,7 +22,7 @@ enum cudaMemoryType {
   cudaMemoryTypeDevice = 2,
   cudaMemoryTypeManaged = 3
 };
-enum cudaMemcpyKind { cudaMemcpyDeviceToHost = 2 };
+enum cudaMemcpyKind { cudaMemcpyDefault = 4 };
 using cudaStream_t = void*;
 
 struct cudaDeviceProp {
@@ -56,5 +56,7 @@ namespace intflash::emulation {
 
 // A kernel's fault: cudaGetErrorString then says it.
 cudaError_t launch_failure(const std::string& fault);
+// Whether the device is still there for one more kernel.
+bool take_launch();
 
 }  // namespace intflash::emulation

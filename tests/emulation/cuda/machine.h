@@ -9,12 +9,13 @@
 namespace intflash::emulation {
 
 struct EmulatedMachine {
-  int num_devices = 1;
+  int num_devices = 2;
   int compute_major = 8, compute_minor = 0;
   int num_multiprocessors = 1;
-  bool has_code = true;                      // the library's kernels have code for the devices
-  std::size_t bytes_left = ~std::size_t{0};  // of memory, for what is allocated next
-  std::size_t allocations = 0;               // that have not been freed
+  bool has_code = true;                         // the library's kernels have code for the devices
+  std::size_t bytes_left = ~std::size_t{0};     // of memory, for what is allocated next
+  std::size_t allocations = 0;                  // that have not been freed
+  std::size_t launches_left = ~std::size_t{0};  // of kernels, before the device is lost
 };
 
 // Of the library that exports intflash_emulated_machine.

@@ -180,8 +180,9 @@ class Shared {
 struct alignas(16) Bytes16 {
   std::uint32_t word[4];
 };
-inline void copy_async(Shared<Bytes16> to, std::int64_t i, const void* from) {
-  emulation::Block::current().begin_copy(to.bytes(i), from);
+inline void copy_async(Shared<Bytes16> to, std::int64_t i, const void* from, bool is_there) {
+  static constexpr Bytes16 kZeros = {};
+  emulation::Block::current().begin_copy(to.bytes(i), is_there ? from : &kZeros);
 }
 inline void end_copies() { emulation::Block::current().end_copies(); }
 template <int kLeft>
@@ -201,6 +202,7 @@ struct Grid {
 template <class... Arguments>
 cudaError_t launch(void (*kernel)(Arguments...), const Grid& grid, void*,
                    const Arguments&... arguments) {
+  if (!emulation::take_launch()) return emulation::launch_failure("the device is lost");
   const std::int64_t blocks = grid.x * grid.y * grid.z;
   for (std::int64_t i = 0; i < blocks; ++i) {
     const emulation::Place place = {static_cast<std::int32_t>(i % grid.x),

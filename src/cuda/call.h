@@ -1,0 +1,173 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// What kernels are told, in plain data: where tokens lie, which are new, and what queries see.
+#pragma once
+
+#include <cstdint>
+
+#include "tile/portability.h"
+#include "tile/types.h"
+
+namespace intflash::internal {
+
+// Rows of a tensor in the device's memory: of kF32, kF16 or kBf16, channels contiguous, strides in
+// elements.
+struct CudaTensor {
+  void* data;
+  Dtype dtype;
+  std::int64_t stride_batch, stride_head, stride_token;
+};
+
+// What a table of rope may hold at most in magnitude.
+constexpr float kCudaMaxRope = 16.0f;
+// Tables of rotary position embedding, by absolute position, in the device's memory.
+struct CudaRope {
+  const float* cos;  // nullptr: none
+  const float* sin;
+  std::int32_t dim;  // the first channels, which are turned
+  bool halves;       // as in RopeRows
+};
+
+// Pages of version 1 of codecs int8 and int8_wide, in the device's memory. A kv head's part of a
+// page is as src/pages/page.h has it.
+struct CudaPages {
+  char* first;
+  std::int64_t page_bytes, head_bytes;              // of all kv heads, and of one
+  std::int64_t key_block_bytes, value_block_bytes;  // of 64 tokens
+  std::int64_t values, scales;  // where in a head's part values and scales begin
+  std::int32_t page_size;
+  bool has_digits;
+};
+
+// ---- New tokens ----
+
+// Consecutive rows of key and value that lie one after the other in a block of 64 tokens.
+struct CudaTokenRun {
+  std::int64_t slot;      // of the first one: page * page_size + its place in the page
+  std::int64_t position;  // of it, for rope
+  std::int64_t first;     // its row in the tensors
+  std::int32_t count;
+  std::int32_t batch;    // index into the tensors' first dimension
+  std::int32_t request;  // that it is of
+  bool clears;           // the block's other tokens are absent, and what it held is gone
+};
+
+// What was found of one tensor.
+struct CudaFinding {
+  std::uint32_t magnitude;  // bits of the largest |x|, below infinity
+  std::int64_t first_bad;   // lowest row with NaN or infinity, [batch][head][token]; INT64_MAX =
+                            // none
+};
+struct CudaFindings {
+  CudaFinding query, key, value;
+  // Lowest new token out of range, [request][head][key, value][row]; INT64_MAX = none.
+  std::int64_t first_bad_token;
+  // Lowest pair out of range, [row][pair], of a batch's queries or of new tokens.
+  std::int64_t first_bad_rope;
+  std::int64_t first_bad_sink;  // lowest query head whose sink is NaN or infinity
+  std::uint32_t largest_key;    // bits of what no key in the pages that are read exceeds
+};
+constexpr CudaFindings kNothingFound = {
+    {0, INT64_MAX}, {0, INT64_MAX}, {0, INT64_MAX}, INT64_MAX, INT64_MAX, INT64_MAX, 0};
+
+// New tokens for pages: turned, centred, rotated, quantized and packed.
+struct CudaTokens {
+  void* stream;  // cudaStream_t
+  CudaPages pages;
+  std::int64_t num_kv_heads, head_dim, head_dim_v;
+  CudaTensor key, value;
+  std::int64_t num_rows;    // of each head of the tensors
+  CudaRope rope;            // of keys
+  const float* key_center;  // [num_kv_heads][head_dim]; nullptr = none
+  const float* value_center;
+  bool rotates_keys, rotates_values;
+  const CudaTokenRun* runs;
+  std::int64_t num_runs;
+  // By page: bits of what no key of it exceeds, begun anew with its first token; nullptr: of all
+  // in findings alone.
+  std::uint32_t* largest_key;
+  CudaFindings* findings;
+};
+
+// ---- Queries over pages ----
+
+// The queries of a request, or of a batch's element of a dense call. Rows of one kv head: row r is
+// query r / group_size of query head r % group_size of the group.
+struct CudaRequest {
+  // Query i stands at position p = first_position + i and sees keys [key_begin, key_end) that lie
+  // in p - window_left ... p + window_right; -1 = no bound on that side. Keys below prefix_len are
+  // never too late to be seen.
+  std::int64_t first_position, window_left, window_right, prefix_len;
+  std::int64_t key_begin, key_end;
+  std::int64_t query_len;
+  std::int64_t first_rope;    // rope's position of the first query
+  std::int64_t tensor_batch;  // where its queries lie: index into the first dimension
+  std::int64_t first_token;   // and the first one's into the third
+  std::int64_t first_lse;     // index of the first one's log-sum-exp, for head 0
+  std::int64_t first_row;     // of one kv head's rows of all requests
+  // Of blocks of 64 tokens, by absolute position: the table's entry of block b is
+  // first_entry + b.
+  std::int64_t first_entry;
+  // Keys are cut into parts of 2^k spans, of which those from first_part on have keys that are
+  // seen. Items are [tile of a kv head][part], kv heads one after the other.
+  std::int64_t first_part, num_parts;
+  std::int64_t first_item;   // of those of all requests
+  std::int64_t first_state;  // of the states of parts, where there are more than one
+  std::int64_t first_merge;  // tiles of requests before it whose parts are merged
+  float softmax_scale;
+  float softmax_factor;  // softmax_scale * log2(e)
+};
+
+// Requests over pages. What scratch pointers name is the device's memory, 256-byte aligned.
+struct CudaCall {
+  void* stream;  // cudaStream_t
+  std::int64_t num_requests, num_kv_heads, group_size;
+  std::int64_t head_dim, head_dim_v;
+  std::int64_t num_rows;  // of one kv head, of all requests
+  CudaTensor query, out;
+  float* lse;  // nullptr: not asked for
+  std::int64_t lse_stride_head;
+  CudaRope rope;              // of queries
+  const float* key_center;    // [num_kv_heads][head_dim]; nullptr = none
+  const float* value_center;  // [num_kv_heads][head_dim_v]; nullptr = none
+  const float* sinks;         // [num_kv_heads * group_size]; nullptr = none
+  bool rotates_keys, rotates_values;
+  std::int32_t digits_above;  // as in QueryTile; kNoDigits: pages have none
+  CudaPages pages;
+  const std::uint32_t* largest_key;  // as CudaTokens has it; nullptr: nobody asks
+
+  CudaFindings* findings;
+  const CudaRequest* requests;
+  // Blocks of 64 tokens: page * (page_size / 64) + place in the page; -1: none of its tokens is
+  // seen.
+  const std::int32_t* blocks;
+  std::int64_t num_blocks;
+  std::int8_t* query_codes;   // by request, [num_kv_heads][its rows][head_dim]
+  std::int8_t* query_digits;  // likewise, where digits_above is not kNoDigits
+  float* query_scale;         // by request, [num_kv_heads][its rows]
+  double* center_score;       // the same: what centring took from scores; nullptr: nobody asks
+  std::int64_t num_items, num_merges;
+  std::int64_t spans_per_part;
+  // Of threads, which take items in turn.
+  std::int64_t num_workers;
+  // States that wait to be merged: [num_workers][waiting_states] of tile_state_bytes().
+  char* states;
+  std::int64_t waiting_states;
+  char* part_states;
+
+  INTFLASH_INLINE bool has_digits() const { return digits_above != kNoDigits; }
+};
+
+// What there are kernels for, of keys and values alike.
+constexpr std::int64_t kCudaHeadDims[] = {64, 80, 96, 128};
+
+// Query rows of one kv head that a block of threads attends, 16 to a warp.
+constexpr std::int64_t kCudaTileRows = 64;
+// A state of a tile's rows, as its threads lay it down: accumulators, and five words of each
+// thread.
+INTFLASH_INLINE std::int64_t tile_state_bytes(std::int64_t head_dim_v) {
+  return kCudaTileRows * (head_dim_v + 2 * 5) * 4;
+}
+
+}  // namespace intflash::internal

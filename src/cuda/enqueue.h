@@ -1,0 +1,30 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// What a call enqueues: kernels in the stream of the current device. Findings must be there, of
+// nothing yet.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include "cuda/call.h"
+
+namespace intflash::internal {
+
+// Looks at new tokens, which must be in range: first_bad_token and first_bad_rope.
+cudaError_t enqueue_checks(const CudaTokens& tokens);
+// New tokens into pages; notes what is not finite, which gets codes of 0.
+cudaError_t enqueue_tokens(const CudaTokens& tokens);
+// What a page's largest key may be with a block that was copied into it.
+cudaError_t enqueue_note(void* stream, const float* key_scale, std::uint32_t* largest_key,
+                         bool begins_page);
+
+// Findings, codes and scales of queries; what the pages' largest key may be.
+cudaError_t enqueue_queries(const CudaCall& call);
+// Out and log-sum-exp; head_dim and head_dim_v are the same one of kCudaHeadDims.
+cudaError_t enqueue_attend(const CudaCall& call);
+
+// Whether this library has code for the current device: cudaSuccess, or why not.
+cudaError_t check_attend();
+
+}  // namespace intflash::internal

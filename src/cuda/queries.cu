@@ -1,0 +1,94 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// Rows of queries in INT8, and what the keys that they are to meet may be at most.
+#include "cuda/enqueue.h"
+#include "cuda/quantize.h"
+#include "cuda/requests.h"
+
+namespace intflash::internal {
+namespace {
+
+constexpr std::int32_t kWarps = 4;
+constexpr std::int32_t kThreads = kWarps * kWarpThreads;
+
+// What centring took from a row's scores, in double, in the order of channels.
+INTFLASH_DEVICE double score_of_center(Shared<float> row, const float* center, std::int32_t dim,
+                                       float softmax_scale) {
+  double dot = 0;
+  for (std::int32_t c = 0; c < dim; ++c)
+    dot += static_cast<double>(row.load(c)) * static_cast<double>(center[c]);
+  return dot * static_cast<double>(softmax_scale);
+}
+
+INTFLASH_KERNEL(kThreads)
+quantize_queries(CudaCall call) {
+  const BlockPlace3 place = block_place();
+  const std::int32_t warp = thread_place() / kWarpThreads;
+  const std::int32_t lane = thread_place() % kWarpThreads;
+  const auto dim = static_cast<std::int32_t>(call.head_dim);
+  const std::int64_t row_of_all = static_cast<std::int64_t>(place.x) * kWarps + warp;
+  if (row_of_all >= call.num_rows) return;
+  const CudaRequest& request = call.requests[request_of(call, &CudaRequest::first_row, row_of_all)];
+  const std::int64_t row = row_of_all - request.first_row;
+  const Shared<float> buffer(static_cast<std::size_t>(warp * dim) * sizeof(float));
+  const std::int64_t query_head = place.y * call.group_size + row % call.group_size;
+  const std::int64_t query = row / call.group_size;
+  const RowChange change = {call.rope, request.first_rope + query, nullptr, call.rotates_keys,
+                            false};
+  if (query_head == 0)
+    check_rope(call.rope, change.position, request.first_token + query,
+               &call.findings->first_bad_rope, lane);
+  if (query == 0 && lane == 0 && call.sinks != nullptr &&
+      !(call.sinks[query_head] < bits_as<float>(0x7f800000)))
+    lower_to(&call.findings->first_bad_sink, query_head);
+  const std::uint32_t raw =
+      load_row(row_of(call.query, request.tensor_batch, query_head, request.first_token + query),
+               dim, change, buffer, lane);
+  const std::int64_t at = query_index(call, request, place.y, row);
+  if (call.center_score != nullptr) {
+    sync_warp();
+    if (lane == 0)
+      call.center_score[at] =
+          score_of_center(buffer, call.key_center + place.y * dim, dim, request.softmax_scale);
+    sync_warp();
+  }
+  const RowQuantum quantum = prepare_row(raw, dim, change, buffer, lane);
+  note_row(&call.findings->query, quantum, quantum.raw_magnitude,
+           request.first_lse + query_head * call.lse_stride_head + query, lane);
+  for (std::int32_t c = lane; c < dim; c += kWarpThreads)
+    call.query_codes[at * dim + c] = code_of(buffer.load(c), quantum.inverse);
+  for (std::int32_t c = lane; call.has_digits() && c < dim; c += kWarpThreads)
+    call.query_digits[at * dim + c] = digit_of(buffer.load(c), quantum.inverse);
+  if (lane == 0) call.query_scale[at] = quantum.scale;
+}
+
+// Of the pages that hold keys which are attended.
+INTFLASH_KERNEL(kWarpThreads)
+find_largest_keys(CudaCall call) {
+  const std::int64_t i = static_cast<std::int64_t>(block_place().x) * kWarpThreads + thread_place();
+  const std::int32_t block = i < call.num_blocks ? call.blocks[i] : -1;
+  const std::int32_t per_page = call.pages.page_size / kBlockTokens;
+  const std::uint32_t own = block < 0 ? 0 : call.largest_key[block / per_page];
+  const std::int32_t largest = warp_max(static_cast<std::int32_t>(own));
+  if (thread_place() == 0)
+    raise_to(&call.findings->largest_key, static_cast<std::uint32_t>(largest));
+}
+
+}  // namespace
+
+cudaError_t enqueue_queries(const CudaCall& call) {
+  const auto buffers = static_cast<std::size_t>(kWarps * call.head_dim) * sizeof(float);
+  if (call.num_rows > 0) {
+    const cudaError_t error =
+        launch(quantize_queries,
+               {ceil_div(call.num_rows, kWarps), call.num_kv_heads, 1, kThreads, buffers},
+               call.stream, call);
+    if (error != cudaSuccess) return error;
+  }
+  if (call.largest_key == nullptr || call.num_blocks == 0) return cudaSuccess;
+  return launch(find_largest_keys, {ceil_div(call.num_blocks, kWarpThreads), 1, 1, kWarpThreads, 0},
+                call.stream, call);
+}
+
+}  // namespace intflash::internal

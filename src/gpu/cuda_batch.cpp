@@ -1,0 +1,204 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+#include "gpu/cuda_batch.h"
+
+#include <algorithm>
+#include <bit>
+#include <cstdio>
+
+#include "backend/score_range.h"
+#include "core/limits.h"
+#include "gpu/cuda_run.h"
+#include "gpu/cuda_storage.h"
+#include "inputs/rope.h"
+
+namespace intflash::internal {
+namespace {
+
+// ---- What is served ----
+
+intflash_status check_served(const intflash_context& context, const intflash_batch_desc& desc) {
+  if (desc.mode != INTFLASH_MODE_INT8) return refuse(context, "a mode other than int8");
+  if (!cuda_reads(desc.query_dtype)) return refuse(context, "a query_dtype of INT8");
+  if (desc.score_cap > 0) return refuse(context, "score_cap");
+  return INTFLASH_OK;
+}
+
+intflash_status check_served(const intflash_context& context, const intflash_batch_args& args) {
+  if (args.alibi_slopes != nullptr) return refuse(context, "alibi_slopes");
+  if (args.additive_masks != nullptr) return refuse(context, "additive_masks");
+  if (args.bit_masks != nullptr) return refuse(context, "bit_masks");
+  if (args.states != nullptr) return refuse(context, "states");
+  return INTFLASH_OK;
+}
+
+// Each device has caches of its own.
+intflash_status check_device(const intflash_context& context, const intflash_cache& cache) {
+  const CudaDevice& device = cuda_device(context);
+  const CudaDevice& own = cuda_device(*cache.context);
+  if (device.index == own.index) return cuda_stored(cache).status();
+  return fail(INTFLASH_INVALID_ARGUMENT, "cache: it lies on device %s: must be of %s", own.name,
+              device.name);
+}
+
+intflash_status check_places(const CudaDevice& device, const intflash_batch_args& args) {
+  intflash_status status = check_place(device, "query", args.query.data);
+  if (status == INTFLASH_OK) status = check_place(device, "out", args.out.data);
+  if (status == INTFLASH_OK && args.lse != nullptr) status = check_place(device, "lse", args.lse);
+  if (status == INTFLASH_OK && args.sinks != nullptr)
+    status = check_place(device, "sinks", args.sinks);
+  return status == INTFLASH_OK ? check_rope_places(device, args.rope) : status;
+}
+
+// ---- A run ----
+
+struct CudaBatchRun : CudaRun {
+  const intflash_cache* cache;
+  const intflash_batch_args* args;
+};
+
+// Entries of the blocks that have keys which are seen; others are not read.
+void set_blocks(const intflash_cache& cache, const intflash_batch_args& args, CudaRun& run) {
+  const std::int64_t per_page = cache.layout.page_size / kBlockTokens;
+  std::int32_t* entry = run.blocks;
+  for (std::int64_t r = 0; r < run.plan->schedule.num_requests; ++r) {
+    const Request& request = run.plan->schedule.requests[r];
+    const PageRun pages = batch_pages(cache, args, r, request.mask.kv_begin);
+    const KeyRange seen = keys_that_are_seen(request);
+    const KeyRange blocks = blocks_of(seen);
+    for (std::int64_t block = blocks.begin; block < blocks.end; ++block) {
+      const bool is_seen =
+          (block + 1) * kBlockTokens > seen.begin && block * kBlockTokens < seen.end;
+      const std::int64_t at = block - pages.first_key_position / kBlockTokens;
+      *entry++ =
+          is_seen
+              ? static_cast<std::int32_t>(pages.page_ids[at / per_page] * per_page + at % per_page)
+              : -1;
+    }
+  }
+}
+
+void set_places(const intflash_cache& cache, const intflash_batch_args& args, CudaRun& run) {
+  const Problem& p = run.plan->problem;
+  const CudaStored& stored = cuda_stored(cache);
+  CudaCall& call = run.call;
+  call.query = cuda_tensor(args.query, p.query_dtype);
+  call.out = cuda_tensor(args.out, p.out_dtype);
+  call.lse = args.lse;
+  call.lse_stride_head = p.query_len;
+  call.sinks = args.sinks;
+  call.rope = cuda_rope(args.rope);
+  call.pages = stored.pages_of(args.layer);
+  call.largest_key = stored.largest_key + args.layer * cache.num_pages;
+  call.key_center = stored.key_center_of(cache, args.layer);
+  call.value_center = stored.value_center_of(cache, args.layer);
+  for (std::int64_t r = 0; r < call.num_requests; ++r)
+    run.requests[r].first_token = run.requests[r].first_lse =
+        run.plan->schedule.requests[r].first_query;
+}
+
+// The error for the lowest pair that is out of range.
+intflash_status report_rope(const CudaBatchRun& run) {
+  const std::int64_t pairs = run.args->rope.rope_dim / 2;
+  const std::int64_t query = run.found.first_bad_rope / pairs;
+  const Schedule& schedule = run.plan->schedule;
+  const Request* const after = std::upper_bound(
+      schedule.requests, schedule.requests + schedule.num_requests, query,
+      [](std::int64_t q, const Request& request) { return q < request.first_query; });
+  const Request& request = *(after - 1);
+  return report_bad_rope(run.device(), run.call.stream, run.args->rope,
+                         first_position(request) + query - request.first_query,
+                         run.found.first_bad_rope % pairs);
+}
+
+ScoreRange score_range(const CudaBatchRun& run, double largest_key) {
+  const CudaPlan& plan = run.cuda_plan();
+  const double turned = run.args->rope.cos == nullptr ? 1.0 : 2.0 * static_cast<double>(kMaxRope);
+  const double center = cuda_stored(*run.cache).largest_key_center[run.args->layer];
+  return {largest_of(run.found.query) * turned, largest_key + center, plan.largest_softmax_scale,
+          plan.problem.head_dim, plan.problem.rotation.keys};
+}
+
+// The largest scale of a key that some query sees; looked at on the host, since it decides little.
+intflash_status find_largest_scale(const CudaBatchRun& run, float& largest) {
+  const intflash_cache& cache = *run.cache;
+  intflash_status status = INTFLASH_OK;
+  for (std::int64_t r = 0; r < run.call.num_requests; ++r) {
+    const Request& request = run.plan->schedule.requests[r];
+    const PageRun pages = batch_pages(cache, *run.args, r, request.mask.kv_begin);
+    const KeyRange seen = keys_that_are_seen(request);
+    for (std::int64_t key = seen.begin; key < seen.end;) {
+      const std::int64_t first = key / kBlockTokens * kBlockTokens;
+      const std::int64_t end = std::min(seen.end, first + kBlockTokens);
+      for (std::int64_t head = 0; status == INTFLASH_OK && head < cache.num_kv_heads; ++head) {
+        float scale[kBlockTokens];
+        const std::int64_t h = run.args->layer * cache.num_kv_heads + head;
+        status = read_key_scales(cache, place_of(cache, pages, h, first), scale);
+        if (status == INTFLASH_OK)
+          largest = std::max(largest, *std::max_element(scale + key - first, scale + end - first));
+      }
+      key = end;
+    }
+  }
+  return status;
+}
+
+intflash_status check_findings(CudaRun& any_run) {
+  const CudaBatchRun& run = static_cast<const CudaBatchRun&>(any_run);
+  const Problem& p = run.plan->problem;
+  intflash_status status = check_sinks_found(run);
+  if (status == INTFLASH_OK && run.found.first_bad_rope != INT64_MAX) status = report_rope(run);
+  if (status == INTFLASH_OK)
+    status = check_finite("query", run.found.query, p.num_query_heads, p.query_len);
+  if (status != INTFLASH_OK) return status;
+  // Of all keys in the pages where that is safe, else of those that are seen.
+  const double largest = static_cast<double>(std::bit_cast<float>(run.found.largest_key));
+  if (score_range(run, largest).is_safe()) return INTFLASH_OK;
+  float scale = 0;
+  status = find_largest_scale(run, scale);
+  if (status != INTFLASH_OK) return status;
+  return check_score_range(score_range(run, 127.001 * static_cast<double>(scale)));
+}
+
+intflash_status begin_batch(const intflash_plan& plan, const intflash_cache& cache,
+                            const intflash_batch_args& args, void* workspace) {
+  const intflash_context& context = *plan.context;
+  intflash_status status = check_device(context, cache);
+  if (status == INTFLASH_OK) status = check_served(context, args);
+  if (status == INTFLASH_OK && plan.schedule.num_queries > 0)
+    status = check_places(cuda_device(context), args);
+  if (status != INTFLASH_OK) return status;
+  CudaBatchRun& run = begin_cuda_run<CudaBatchRun>(plan, workspace);
+  run.should_cancel = args.should_cancel;
+  run.cancel_user = args.cancel_user;
+  run.cache = &cache;
+  run.args = &args;
+  set_places(cache, args, run);
+  set_blocks(cache, args, run);
+  if (plan.schedule.num_queries > 0) status = run_call(run, check_findings);
+  if (status != INTFLASH_OK) run.mark = 0;
+  return status;
+}
+
+constexpr RunCalls kBatchCalls = {nullptr, begin_batch, no_tasks, nullptr, end_cuda_run};
+
+}  // namespace
+
+intflash_status create_cuda_batch_plan(const intflash_context& context, const intflash_cache& cache,
+                                       const intflash_batch_desc& desc, intflash_plan*& plan) {
+  intflash_status status = check_device(context, cache);
+  if (status == INTFLASH_OK) status = check_served(context, desc);
+  if (status != INTFLASH_OK) return status;
+  CudaPlan* made = nullptr;
+  status = create_plan(context, made, [&](CudaPlan& cut) {
+    const ScheduleShape shape = {
+        cache.num_kv_heads, desc.num_query_heads / cache.num_kv_heads, kCudaTileRows, 0, 1, false};
+    return cut_batch(context, cache, desc, shape, cut);
+  });
+  if (status != INTFLASH_OK) return status;
+  status = finish_cuda_plan(kBatchCalls, "batch", sizeof(CudaBatchRun), *made);
+  if (status == INTFLASH_OK) plan = made;
+  return status;
+}
+
+}  // namespace intflash::internal

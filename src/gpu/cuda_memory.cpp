@@ -1,0 +1,48 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+#include "gpu/cuda_memory.h"
+
+#include <algorithm>
+#include <iterator>
+
+namespace intflash::internal {
+
+intflash_status refuse(const intflash_context& context, const char* what) {
+  return fail(INTFLASH_UNSUPPORTED, "%s: device %s does not serve it (docs/cuda.md)", what,
+              context.device->name);
+}
+
+intflash_status check_head_dims(const intflash_context& context, std::int64_t head_dim,
+                                std::int64_t head_dim_v) {
+  const bool has_kernel = std::find(std::begin(kCudaHeadDims), std::end(kCudaHeadDims), head_dim) !=
+                          std::end(kCudaHeadDims);
+  if (has_kernel && head_dim_v == head_dim) return INTFLASH_OK;
+  return refuse(context, "a head_dim other than 64, 80, 96 and 128, or another head_dim_v");
+}
+
+intflash_status check_place(const CudaDevice& device, const char* name, const void* pointer) {
+  std::int32_t found = -1;
+  const intflash_status status = check_cuda(device, name, device.table->locate(pointer, &found));
+  if (status != INTFLASH_OK || found == device.index) return status;
+  if (found < 0) {
+    return fail(INTFLASH_INVALID_ARGUMENT,
+                "%s = %p: is in the host's memory: must be in that of device %s", name, pointer,
+                device.name);
+  }
+  return fail(INTFLASH_INVALID_ARGUMENT, "%s = %p: is of device cuda:%d: must be of %s", name,
+              pointer, found, device.name);
+}
+
+intflash_status allocate_on(const CudaDevice& device, void* stream, std::int64_t bytes,
+                            void*& memory) {
+  const char* const error =
+      device.table->allocate(device.index, stream, static_cast<std::size_t>(bytes), &memory);
+  if (error == nullptr) return INTFLASH_OK;
+  memory = nullptr;
+  return fail(INTFLASH_OUT_OF_MEMORY, "device %s, %lld bytes of its memory: %s", device.name,
+              static_cast<i64>(bytes), error);
+}
+
+intflash_status Scratch::allocate() { return allocate_on(device_, stream_, bytes_, memory_); }
+
+}  // namespace intflash::internal

@@ -1,0 +1,208 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+#include "gpu/cuda_run.h"
+
+#include <bit>
+
+#include "core/limits.h"
+
+namespace intflash::internal {
+namespace {
+
+CudaRequest request_on_device(const Problem& p, const Request& request) {
+  const KeyRange seen = keys_that_are_seen(request);
+  CudaRequest made{};
+  made.first_position = first_position(request) + request.mask.shift;
+  made.window_left = request.mask.window_left;
+  made.window_right = request.mask.window_right;
+  made.prefix_len = request.mask.prefix_len;
+  made.key_begin = seen.begin;
+  made.key_end = seen.end;
+  made.query_len = request.mask.query_len;
+  made.first_rope = first_position(request);
+  made.first_row = request.first_query * p.group_size;
+  made.softmax_scale = request.softmax_scale;
+  made.softmax_factor = static_cast<float>(static_cast<double>(request.softmax_scale) * kLog2E);
+  return made;
+}
+
+// Requests one after the other: what each has before it.
+void make_requests(CudaRun& run) {
+  const CudaPlan& plan = run.cuda_plan();
+  CudaCall& call = run.call;
+  std::int64_t blocks = 0, items = 0, states = 0;
+  for (std::int64_t r = 0; r < plan.schedule.num_requests; ++r) {
+    const Request& request = plan.schedule.requests[r];
+    const KeyRange seen = keys_that_are_seen(request);
+    const KeyRange own = blocks_of(seen);
+    const KeyRange parts = cuda_parts(seen, plan.cut.spans_per_part);
+    const std::int64_t tiles = cuda_tiles(plan, request);
+    CudaRequest& made =
+        *new (run.requests + r) CudaRequest(request_on_device(plan.problem, request));
+    made.first_entry = blocks - own.begin;
+    made.first_part = parts.begin;
+    made.num_parts = parts.end - parts.begin;
+    made.first_item = items;
+    made.first_state = states;
+    made.first_merge = call.num_merges;
+    blocks += own.end - own.begin;
+    items += tiles * made.num_parts;
+    if (made.num_parts == 1) continue;
+    states += tiles * made.num_parts;
+    call.num_merges += tiles;
+  }
+}
+
+}  // namespace
+
+void begin_cuda_run(const intflash_plan& any_plan, void* workspace, CudaRun& run) {
+  const CudaPlan& plan = static_cast<const CudaPlan&>(any_plan);
+  const Problem& p = plan.problem;
+  begin_run(plan, RunPart::kAll, workspace, run);
+  char* const staging = run.workspace + plan.staging_offset;
+  new (staging) CudaFindings(kNothingFound);
+  run.requests = reinterpret_cast<CudaRequest*>(staging + plan.staging.requests);
+  run.blocks = reinterpret_cast<std::int32_t*>(staging + plan.staging.blocks);
+  run.runs = reinterpret_cast<CudaTokenRun*>(staging + plan.staging.runs);
+  CudaCall& call = run.call;
+  call.stream = plan.context->stream;
+  call.num_requests = plan.schedule.num_requests;
+  call.num_kv_heads = p.num_kv_heads;
+  call.group_size = p.group_size;
+  call.head_dim = p.head_dim;
+  call.head_dim_v = p.head_dim_v;
+  call.num_rows = plan.schedule.num_queries * p.group_size;
+  call.rotates_keys = p.rotation.keys;
+  call.rotates_values = p.rotation.values;
+  call.digits_above = p.digits_above;
+  call.num_blocks = plan.staging.num_blocks;
+  call.num_items = plan.cut.num_items;
+  call.num_workers = plan.cut.num_workers;
+  call.spans_per_part = plan.cut.spans_per_part;
+  call.waiting_states = plan.cut.waiting_states;
+  make_requests(run);
+}
+
+namespace {
+
+// What centring took from scores matters to what else is in the denominator, and to that itself.
+bool wants_center_score(const CudaCall& call) {
+  return call.key_center != nullptr && (call.lse != nullptr || call.sinks != nullptr);
+}
+
+// The device's memory for all that a run hands over and leaves for itself.
+struct CudaRoom {
+  std::int64_t staging, codes, digits, scale, center_score, pages, states, part_states;
+};
+
+CudaRoom take_room(const CudaRun& run, std::int64_t num_pages, Scratch& scratch) {
+  const CudaCall& call = run.call;
+  const std::int64_t rows = call.num_kv_heads * call.num_rows;
+  const std::int64_t state_bytes = tile_state_bytes(call.head_dim_v);
+  std::int64_t part_states = 0;
+  for (std::int64_t r = 0; r < call.num_requests; ++r) {
+    const std::int64_t parts = run.requests[r].num_parts;
+    if (parts > 1)
+      part_states += parts * cuda_tiles(run.cuda_plan(), run.plan->schedule.requests[r]);
+  }
+  CudaRoom room{};
+  room.staging = scratch.take(run.cuda_plan().staging.bytes);
+  room.codes = scratch.take(rows * call.head_dim);
+  room.digits = scratch.take(call.has_digits() ? rows * call.head_dim : 0);
+  room.scale = scratch.take(rows * 4);
+  room.center_score = scratch.take(wants_center_score(call) ? rows * 8 : 0);
+  room.pages = scratch.take(num_pages * call.pages.page_bytes);
+  room.states = scratch.take(call.num_workers * call.waiting_states * state_bytes);
+  room.part_states = scratch.take(part_states * state_bytes);
+  return room;
+}
+
+// Pages of the run's own are those that it has tokens for.
+intflash_status allocate(CudaRun& run, Scratch& scratch) {
+  const CudaStaging& staging = run.cuda_plan().staging;
+  CudaCall& call = run.call;
+  const CudaRoom room = take_room(run, staging.num_runs, scratch);
+  const intflash_status status = scratch.allocate();
+  if (status != INTFLASH_OK) return status;
+  call.findings = scratch.at<CudaFindings>(room.staging);
+  call.requests = scratch.at<CudaRequest>(room.staging + staging.requests);
+  call.blocks = scratch.at<std::int32_t>(room.staging + staging.blocks);
+  call.query_codes = scratch.at<std::int8_t>(room.codes);
+  call.query_digits = scratch.at<std::int8_t>(room.digits);
+  call.query_scale = scratch.at<float>(room.scale);
+  if (wants_center_score(call)) call.center_score = scratch.at<double>(room.center_score);
+  if (staging.num_runs > 0) call.pages.first = scratch.at<char>(room.pages);
+  call.states = scratch.at<char>(room.states);
+  call.part_states = scratch.at<char>(room.part_states);
+  run.tokens.stream = call.stream;
+  run.tokens.pages = call.pages;
+  run.tokens.findings = call.findings;
+  run.tokens.runs = scratch.at<CudaTokenRun>(room.staging + staging.runs);
+  return INTFLASH_OK;
+}
+
+// Enqueues, and waits for what that found.
+const char* quantize(CudaRun& run) {
+  const CudaDevice& device = run.device();
+  const CudaTable& table = *device.table;
+  const CudaStaging& staging = run.cuda_plan().staging;
+  void* const stream = run.call.stream;
+  const char* error =
+      table.copy(device.index, stream, run.workspace + run.cuda_plan().staging_offset,
+                 static_cast<std::size_t>(staging.bytes), run.call.findings);
+  if (error == nullptr) error = table.store_tokens(device.index, run.tokens);
+  if (error == nullptr) error = table.quantize_queries(device.index, run.call);
+  if (error == nullptr)
+    error = table.copy(device.index, stream, run.call.findings, sizeof run.found, &run.found);
+  const char* const waited = table.wait(device.index, stream);
+  return error == nullptr ? waited : error;
+}
+
+}  // namespace
+
+intflash_status run_call(CudaRun& run, intflash_status (*check)(CudaRun& run)) {
+  const CudaDevice& device = run.device();
+  Scratch scratch(device, run.call.stream);
+  intflash_status status = allocate(run, scratch);
+  if (status != INTFLASH_OK || was_cancelled(run)) return status;
+  status = check_cuda(device, "quantizing", quantize(run));
+  if (status == INTFLASH_OK) status = check(run);
+  if (status != INTFLASH_OK || was_cancelled(run)) return status;
+  status = check_cuda(device, "attending", device.table->attend(device.index, run.call));
+  if (status == INTFLASH_OK)
+    status = check_cuda(device, "attending", device.table->wait(device.index, run.call.stream));
+  return status;
+}
+
+intflash_status check_sinks_found(const CudaRun& run) {
+  const std::int64_t head = run.found.first_bad_sink;
+  if (head == INT64_MAX) return INTFLASH_OK;
+  const CudaDevice& device = run.device();
+  float sink = 0;
+  const char* error =
+      device.table->copy(device.index, run.call.stream, run.call.sinks + head, sizeof sink, &sink);
+  if (error == nullptr) error = device.table->wait(device.index, run.call.stream);
+  if (error != nullptr) return check_cuda(device, "looking at sinks", error);
+  return fail(INTFLASH_NONFINITE_INPUT, "sinks[%lld] = %g: must be finite, or -infinity for none",
+              static_cast<i64>(head), static_cast<double>(sink));
+}
+
+intflash_status check_finite(const char* name, const CudaFinding& finding, std::int64_t heads,
+                             std::int64_t tokens) {
+  if (finding.first_bad == INT64_MAX) return INTFLASH_OK;
+  const std::int64_t row = finding.first_bad / tokens;
+  return fail(INTFLASH_NONFINITE_INPUT,
+              "%s[batch %lld][head %lld][token %lld]: holds NaN or infinity: must be finite", name,
+              static_cast<i64>(row / heads), static_cast<i64>(row % heads),
+              static_cast<i64>(finding.first_bad % tokens));
+}
+
+double largest_of(const CudaFinding& finding) {
+  return static_cast<double>(std::bit_cast<float>(finding.magnitude));
+}
+
+std::int64_t no_tasks(const intflash_plan&, std::int32_t) { return 0; }
+
+intflash_status end_cuda_run(Run& run) { return check_cancelled(run); }
+
+}  // namespace intflash::internal

@@ -1,0 +1,51 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// A run of a dense call or of a batch on a CUDA device.
+#pragma once
+
+#include <cstdint>
+#include <new>
+
+#include "gpu/cuda_plan.h"
+
+namespace intflash::internal {
+
+// At the front of the workspace, in the host's memory. What a run needs of the device's it takes
+// from the stream's pool, and gives back before begin returns.
+struct CudaRun : Run {
+  CudaRequest* requests;  // [the plan's requests]
+  std::int32_t* blocks;
+  CudaTokenRun* runs;
+  CudaCall call;
+  CudaTokens tokens;  // whose num_runs is 0 where the run stores none
+  CudaFindings found;
+
+  const CudaPlan& cuda_plan() const { return static_cast<const CudaPlan&>(*plan); }
+  const CudaDevice& device() const { return cuda_device(*plan->context); }
+};
+
+// A run whose call says all but pages, blocks, tensors and where queries lie.
+void begin_cuda_run(const intflash_plan& plan, void* workspace, CudaRun& run);
+template <class T>
+T& begin_cuda_run(const intflash_plan& plan, void* workspace) {
+  T& run = *new (workspace) T{};
+  begin_cuda_run(plan, workspace, run);
+  return run;
+}
+// Quantizes and stores, looks at what that found, and only then lets anything be written: what
+// check(run) finds wrong with run.found ends it.
+intflash_status run_call(CudaRun& run, intflash_status (*check)(CudaRun& run));
+
+// The error that names a sink which is none; INTFLASH_OK where there is none such.
+intflash_status check_sinks_found(const CudaRun& run);
+// The error that names a row with NaN or infinity; INTFLASH_OK where there is none.
+intflash_status check_finite(const char* name, const CudaFinding& finding, std::int64_t heads,
+                             std::int64_t tokens);
+double largest_of(const CudaFinding& finding);
+
+// What RunCalls have: there is nothing left to do between begin and end.
+std::int64_t no_tasks(const intflash_plan& plan, std::int32_t phase);
+intflash_status end_cuda_run(Run& run);
+
+}  // namespace intflash::internal

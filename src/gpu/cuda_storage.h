@@ -1,0 +1,78 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// Caches in a CUDA device's memory: pages of codecs int8 and int8_wide, as the host has them.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+
+#include "cache/storage.h"
+#include "gpu/cuda_memory.h"
+
+namespace intflash::internal {
+
+extern const Storage kCudaStorage;
+
+// What a cache has stored.
+struct CudaStored {
+  const CudaDevice* device;
+  void* stream;
+  CudaPages shape;            // of a layer's pages, but for where they lie
+  char** layers;              // [num_layers], in the device's memory
+  float* largest_key_center;  // [num_layers]
+  // In the device's memory.
+  void* own_pages;             // nullptr: they lie in arenas of the caller's
+  std::uint32_t* largest_key;  // [num_layers][num_pages], as CudaTokens has it
+  float* key_center;           // [num_layers][num_kv_heads][head_dim]; nullptr = zero
+  float* value_center;
+  // What an append hands over: findings of nothing yet, then runs of tokens. It grows.
+  std::int64_t max_runs;
+  char* host_staging;
+  void* device_staging;
+  // What the device's driver first said of a call that has no status: from then on the cache is
+  // of no use.
+  std::atomic<const char*> failure;
+
+  CudaPages pages_of(std::int64_t layer) const {
+    CudaPages pages = shape;
+    pages.first = layers[layer];
+    return pages;
+  }
+  const float* key_center_of(const intflash_cache& cache, std::int64_t layer) const {
+    return key_center == nullptr ? nullptr
+                                 : key_center + layer * cache.num_kv_heads * cache.layout.head_dim;
+  }
+  const float* value_center_of(const intflash_cache& cache, std::int64_t layer) const {
+    return value_center == nullptr
+               ? nullptr
+               : value_center + layer * cache.num_kv_heads * cache.layout.head_dim_v;
+  }
+
+  intflash_status status() const {
+    return check_cuda(*device, "its cache", failure.load(std::memory_order_relaxed));
+  }
+  // Keeps what went wrong, if anything did; says whether all is well.
+  bool is_well(const char* error);
+};
+// Of a cache whose storage is a CUDA device's.
+inline CudaStored& cuda_stored(const intflash_cache& cache) {
+  return *static_cast<CudaStored*>(cache.stored);
+}
+
+// As Storage has them (cuda_append.cpp).
+intflash_status check_cuda_tokens(const Append& append);
+void append_cuda_tokens(const Append& append);
+
+// Tables of rope: where they must lie, how kernels have them, and the error for a pair that is out
+// of range.
+intflash_status check_rope_places(const CudaDevice& device, const intflash_rope& rope);
+CudaRope cuda_rope(const intflash_rope& rope);
+intflash_status report_bad_rope(const CudaDevice& device, void* stream, const intflash_rope& rope,
+                                std::int64_t position, std::int64_t pair);
+
+// [64]: of a block's keys.
+intflash_status read_key_scales(const intflash_cache& cache, const BlockPlace& place,
+                                float* key_scale);
+
+}  // namespace intflash::internal
