@@ -201,9 +201,9 @@ struct Avx2 : LevelsByAvx2 {
     const I32 codes = _mm256_adds_epu8(_mm256_or_si256(of_even, of_odd), offset);
     return _mm256_xor_si256(codes, _mm256_set1_epi8(-128));
   }
-  static INTFLASH_INLINE void scale_nibbles(const std::uint8_t* bytes, std::uint32_t steps,
-                                            std::uint32_t offsets, std::int8_t* low,
-                                            std::int8_t* high) {
+  static INTFLASH_INLINE void expand_key_quads(const std::uint8_t* bytes, std::uint32_t steps,
+                                               std::uint32_t offsets, std::int8_t* low,
+                                               std::int8_t* high) {
     const I32 step = _mm256_set1_epi32(static_cast<std::int32_t>(steps));
     const I32 even = _mm256_and_si256(step, _mm256_set1_epi16(255));
     const I32 odd = _mm256_srli_epi16(step, 8);

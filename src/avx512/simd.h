@@ -224,9 +224,9 @@ struct Avx512 : LevelsByAvx2 {
     const I32 codes = _mm512_adds_epu8(_mm512_or_si512(of_even, of_odd), offset);
     return _mm512_xor_si512(codes, _mm512_set1_epi8(-128));
   }
-  static INTFLASH_INLINE void scale_nibbles(const std::uint8_t* bytes, std::uint32_t steps,
-                                            std::uint32_t offsets, std::int8_t* low,
-                                            std::int8_t* high) {
+  static INTFLASH_INLINE void expand_key_quads(const std::uint8_t* bytes, std::uint32_t steps,
+                                               std::uint32_t offsets, std::int8_t* low,
+                                               std::int8_t* high) {
     const I32 step = _mm512_set1_epi32(static_cast<std::int32_t>(steps));
     const I32 even = _mm512_and_si512(step, _mm512_set1_epi16(255));
     const I32 odd = _mm512_srli_epi16(step, 8);

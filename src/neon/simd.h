@@ -91,9 +91,9 @@ struct Neon : RowLoops {
     const uint8x16_t codes = vqaddq_u8(vmulq_u8(nibbles, step), offset);
     return vreinterpretq_s8_u8(veorq_u8(codes, vdupq_n_u8(128)));
   }
-  static INTFLASH_INLINE void scale_nibbles(const std::uint8_t* bytes, std::uint32_t steps,
-                                            std::uint32_t offsets, std::int8_t* low,
-                                            std::int8_t* high) {
+  static INTFLASH_INLINE void expand_key_quads(const std::uint8_t* bytes, std::uint32_t steps,
+                                               std::uint32_t offsets, std::int8_t* low,
+                                               std::int8_t* high) {
     const uint8x16_t step = vreinterpretq_u8_u32(vdupq_n_u32(steps));
     const uint8x16_t offset = vreinterpretq_u8_u32(vdupq_n_u32(offsets));
     INTFLASH_UNROLL

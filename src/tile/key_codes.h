@@ -109,7 +109,7 @@ void expand_keys(const std::uint8_t* INTFLASH_RESTRICT packed, std::int64_t head
     const auto steps = load_as<std::uint32_t>(step + quad * 4);
     const auto offsets = load_as<std::uint32_t>(step + head_dim + quad * 4);
     for (std::int64_t row = quad * 64; row < half; row += half / 2)
-      Ops::scale_nibbles(packed + row, steps, offsets, codes + row, codes + half + row);
+      Ops::expand_key_quads(packed + row, steps, offsets, codes + row, codes + half + row);
   }
 }
 

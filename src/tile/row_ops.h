@@ -155,9 +155,9 @@ struct RowLoops {
   }
   // Of 64 bytes their low and their high four bits as codes of keys: byte i of four in a row has
   // byte i of steps and of offsets.
-  static INTFLASH_INLINE void scale_nibbles(const std::uint8_t* bytes, std::uint32_t steps,
-                                            std::uint32_t offsets, std::int8_t* low,
-                                            std::int8_t* high) {
+  static INTFLASH_INLINE void expand_key_quads(const std::uint8_t* bytes, std::uint32_t steps,
+                                               std::uint32_t offsets, std::int8_t* low,
+                                               std::int8_t* high) {
     for (std::int32_t i = 0; i < 64; ++i) {
       const auto step = static_cast<std::int32_t>(steps >> i % 4 * 8 & 255);
       const auto offset = static_cast<std::int32_t>(offsets >> i % 4 * 8 & 255);
