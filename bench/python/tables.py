@@ -3,8 +3,9 @@
 """Prints the tables of docs/python.md: intflash beside PyTorch and transformers, in turn.
 
 Parts: overhead (of a call, over the C interface), sdpa (the drop-in), model (SmolLM2-135M: logits,
-prefill, tokens after it, memory), decode (beside QuantizedCache), codecs (perplexity). All of a part is measured in this
-process, A B A B; with one thread by its CPU time. Shares of goals above 1 reach them.
+prefill, tokens after it, memory), decode (beside QuantizedCache), codecs (perplexity). All of a
+part is measured in this process, A B A B; with one thread by its CPU time. Shares of goals above 1
+reach them.
 """
 
 import argparse
