@@ -181,6 +181,7 @@ TEST(Int8Window, AllOfItIsInt8) {
     EXPECT_EQ(out, attended(Shape{}, tokens, {100, 384}));
     // The same by the first blocks.
     EXPECT_EQ(out, attended(window_shape(*codec, 1, 6), tokens, {100, 384}));
+    EXPECT_EQ(out, attended(window_shape(*codec, 5, 1), tokens, {100, 384}));
     EXPECT_NE(out, attended(window_shape(*codec, 5, 0), tokens, {100, 384}));
   }
 }
@@ -321,6 +322,27 @@ TEST(Int8Window, ATokenTakes144BytesBehindIt) {
   EXPECT_EQ(info.window_blocks, 1);
   EXPECT_EQ(info.sink_blocks, 0);
   EXPECT_EQ(info.num_window_pages, shape.num_pages);
+}
+
+TEST(Int8Window, ForksGiveBackTogetherWhatNeitherWants) {
+  Shape shape = window_shape(kK4v4Codec, 1, 0);
+  shape.num_window_pages = 5;
+  const Tokens tokens = test_tokens(shape, 330);
+  Server server(shape);
+  const std::int32_t sequence = server.create_sequence();
+  append(server, sequence, tokens, 0, 320);
+  std::int32_t fork = -1;
+  ASSERT_EQ(intflash_sequence_fork(server.cache(), sequence, &fork), INTFLASH_OK);
+  EXPECT_EQ(free_window_pages(server), 0);
+  // One of them alone cannot: the other holds them all.
+  EXPECT_EQ(server.append(sequence, tokens, 320, 321), INTFLASH_POOL_EXHAUSTED);
+  ASSERT_EQ(server.append({sequence, fork}, tokens, {0, 1, 2}), INTFLASH_OK)
+      << intflash_last_error();
+  EXPECT_EQ(free_window_pages(server), 3);
+  // No tokens, and nothing is given back.
+  ASSERT_EQ(server.append({sequence, fork}, tokens, {0, 70, 70}), INTFLASH_OK);
+  ASSERT_EQ(server.append({sequence, fork}, tokens, {0, 0, 0}), INTFLASH_OK);
+  EXPECT_EQ(intflash_sequence_truncate(server.cache(), sequence, 321), INTFLASH_OK);
 }
 
 // ---- What is refused ----

@@ -7,8 +7,8 @@
 // head, in pages: what their bytes mean is up to the cache's codec (src/pages/page.h has them byte
 // by byte). Page p stores page_size tokens of every kv head, contiguously, in each layer. Which
 // pages belong to a request, and in which order, is the caller's page table; or the cache keeps it,
-// in sequences: one table for all layers. The codes of a token depend on that token alone:
-// appending one by one or all at once gives the same bytes.
+// in sequences: one table for all layers. The codes of a token depend on it alone, or on its block
+// of 64: appending one by one or all at once gives the same bytes.
 //
 // A batch plan depends on lengths, masks, shared prefixes and the number of workers alone: one plan
 // serves all layers of a step. Outputs do not depend on the batch a request is in, on shared
@@ -119,8 +119,8 @@ typedef struct intflash_cache_options {
   int64_t window_blocks;
   int64_t sink_blocks;  // 0 where there is no window
   // Pages for what is in INT8, of all sequences and each layer, beside num_pages for the rest, and
-  // behind these in an arena: a sequence has up to (window_blocks + sink_blocks) * 64 tokens and
-  // those of its last append in them. 0 = num_pages.
+  // behind these in an arena: a sequence has (window_blocks + sink_blocks) * 64 tokens and those of
+  // its last append in them, in whole pages. 0 = num_pages.
   int64_t num_window_pages;
 } intflash_cache_options;
 
@@ -253,7 +253,7 @@ INTFLASH_API intflash_status intflash_sequence_fork(intflash_cache* cache, int32
                                                     int32_t* fork);
 // Keeps the tokens at positions below kv_len, and gives back pages that hold none of them.
 // INTFLASH_UNSUPPORTED where the window of a query at kv_len is no longer there in INT8; the error
-// says from which kv_len on it is: from where the last append to layer 0 began.
+// says from which kv_len on it is: from the block on where the last append to layer 0 began.
 INTFLASH_API intflash_status intflash_sequence_truncate(intflash_cache* cache, int32_t sequence,
                                                         int64_t kv_len);
 // Gives back the pages all of whose tokens lie before position; what is left keeps its positions.

@@ -37,6 +37,12 @@ def tokens(count: int, seed: int) -> list[np.ndarray]:
     return [random(count, *shape, seed=seed + i) for i, shape in enumerate(shapes)]
 
 
+def test_pages_of_callers_have_no_window():
+    memory = [np.zeros(2**16, "u1")]
+    with pytest.raises(intflash.ArgumentError, match="window_blocks is 1"):
+        intflash.Pages(memory, kv_heads=1, head_dim=16, pages=4, codec="k4v4", window_blocks=1)
+
+
 def test_batches_over_tables_give_the_bits_of_attend_in_any_order_of_pages():
     pages = make_pages()
     tables, lengths = [[7, 2, 31], [4, 39], [0]], [150, 100, 9]

@@ -298,13 +298,11 @@ intflash_status check_batch_sequences(const intflash_plan& plan, const intflash_
     const std::int64_t length = sequence.length(args.layer);
     const bool has_keys = end < mask.kv_len ? length >= end : length == mask.kv_len;
     if (has_keys && sequence.first_key_position == mask.kv_begin) {
-      if (mask.query_len == 0) continue;
+      const std::int64_t first = mask.kv_len - mask.query_len;
+      if (mask.query_len == 0 || has_window(cache, sequence, first)) continue;
       char name[48];
       std::snprintf(name, sizeof name, "requests[%lld]: first query", static_cast<i64>(r));
-      const intflash_status window =
-          check_window(cache, name, sequence, mask.kv_len - mask.query_len);
-      if (window != INTFLASH_OK) return window;
-      continue;
+      return report_no_window(cache, name, sequence, first);
     }
     return fail(
         INTFLASH_BAD_SHAPE,

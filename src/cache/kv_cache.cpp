@@ -43,8 +43,8 @@ intflash_status check_cache_options(const intflash_cache_options& options) {
 }
 
 // What codecs and windows there are together.
-intflash_status check_window(const intflash_context& context, const intflash_cache_options& options,
-                             const Codec& codec) {
+intflash_status check_window_options(const intflash_context& context,
+                                     const intflash_cache_options& options, const Codec& codec) {
   if (options.window_blocks > 0 && context.device->storage->code_block == nullptr) {
     return fail(INTFLASH_UNSUPPORTED, "window_blocks = %lld: device %s has no windows",
                 static_cast<i64>(options.window_blocks), context.device->name);
@@ -211,7 +211,7 @@ intflash_status create_cache(const intflash_context& context, const intflash_cac
   intflash_cache shape{};
   intflash_status status = check_cache_options(options);
   if (status == INTFLASH_OK) status = check_codec(codec, *context.port);
-  if (status == INTFLASH_OK) status = check_window(context, options, codec);
+  if (status == INTFLASH_OK) status = check_window_options(context, options, codec);
   if (status == INTFLASH_OK) status = set_shape(context, options, codec, shape);
   if (status == INTFLASH_OK)
     status = check_centers(shape, "key_center", options.key_center, shape.layout.head_dim,

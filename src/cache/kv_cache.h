@@ -190,9 +190,11 @@ intflash_status check_pages_are_callers(const intflash_cache& cache);
 intflash_status check_layer(const intflash_cache& cache, std::int64_t layer);
 // Whether the caller's number names a sequence.
 intflash_status check_sequence(const intflash_cache& cache, std::int32_t sequence);
-// Whether a query at a position, which has this name, finds its window in INT8.
-intflash_status check_window(const intflash_cache& cache, const char* name,
-                             const Sequence& sequence, std::int64_t position);
+// Whether a query at a position finds its window in INT8; the error where it does not. name: of the
+// position.
+bool has_window(const intflash_cache& cache, const Sequence& sequence, std::int64_t position);
+intflash_status report_no_window(const intflash_cache& cache, const char* name,
+                                 const Sequence& sequence, std::int64_t position);
 // Whether all layers of a sequence have its tokens.
 intflash_status check_layers(const intflash_cache& cache, std::int32_t sequence);
 

@@ -111,12 +111,12 @@ intflash_status check_positions(const FileHeader& header, const intflash_cache& 
 }
 
 // That it is the cache's, or that there is none in both.
-intflash_status check_window(RecordReader& reader, const intflash_cache& cache, bool in_file) {
+intflash_status check_file_window(RecordReader& reader, const intflash_cache& cache, bool in_file) {
   FileWindow saved{};
   const intflash_status status = in_file ? reader.get(&saved, sizeof saved) : INTFLASH_OK;
   if (status != INTFLASH_OK) return status;
   const Int8Window window = {saved.window_blocks, saved.sink_blocks};
-  if (window == cache.window) return INTFLASH_OK;
+  if (in_file != cache.window.is_none() && window == cache.window) return INTFLASH_OK;
   return fail(
       INTFLASH_BAD_FILE,
       "byte %lld: a window of %lld and %lld blocks in the file, %lld and %lld in the cache",
@@ -252,7 +252,8 @@ intflash_status intflash_sequence_load(intflash_cache* cache, intflash_read_fn r
   RecordReader reader(read, user);
   FileHeader header{};
   intflash_status status = load_header(reader, *cache, header);
-  if (status == INTFLASH_OK) status = check_window(reader, *cache, (header.parts & kWindow) != 0);
+  if (status == INTFLASH_OK)
+    status = check_file_window(reader, *cache, (header.parts & kWindow) != 0);
   if (status == INTFLASH_OK)
     status = check_centers(reader, *cache, "key_center", (header.parts & kKeyCenter) != 0,
                            cache->key_center, cache->layout.head_dim);

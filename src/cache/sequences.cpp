@@ -31,8 +31,10 @@ struct Extension {
 
 // ---- Pages in INT8 ----
 
-// Keys that no query behind those of all layers sees in INT8.
-KeyRange later_coded_keys(const intflash_cache& cache, const Sequence& sequence) {
+// Keys that no query behind those of all layers sees in INT8, once so many tokens come.
+KeyRange later_coded_keys(const intflash_cache& cache, const Sequence& sequence,
+                          std::int64_t count) {
+  if (count == 0) return sequence.coded_keys;
   const KeyRange keys = cache.window.coded_keys(sequence.shortest());
   return {keys.begin, std::max(keys.end, sequence.coded_keys.end)};
 }
@@ -44,7 +46,19 @@ bool has_int8(const intflash_cache& cache, const Sequence& sequence, KeyRange co
   return begin < coded_keys.begin || begin + cache.layout.page_size > coded_keys.end;
 }
 
-// Pages of the window that the batch takes, less those that it gives back and nobody else holds.
+// Calls visit(a page's references) for those of a sequence that it is to give back.
+template <class Visit>
+void for_each_leaving(const intflash_cache& cache, const Sequence& sequence, KeyRange coded_keys,
+                      Visit visit) {
+  for (std::int64_t page = 0; page < sequence.window_pages.size(); ++page) {
+    const std::int32_t id = sequence.window_pages[page];
+    if (id != kNoPage && !has_int8(cache, sequence, coded_keys, page))
+      visit(cache.window_pages.references[id]);
+  }
+}
+
+// Pages of the window that the batch takes, less those that it gives back and nobody else holds. As
+// with pages_needed each sequence gives up its references while they are counted.
 std::int64_t window_pages_needed(intflash_cache& cache, const Extension& extension) {
   std::int64_t needed = 0;
   const auto for_each_last = [&](auto visit) {
@@ -56,25 +70,26 @@ std::int64_t window_pages_needed(intflash_cache& cache, const Extension& extensi
   };
   for (std::int64_t i = 0; i < extension.num_sequences; ++i) {
     const Sequence& sequence = cache.sequences[extension.sequences[i]];
-    const KeyRange coded = later_coded_keys(cache, sequence);
+    const KeyRange coded = later_coded_keys(cache, sequence, extension.count(i));
     const std::int64_t pages = pages_for(cache, sequence, sequence.kv_len + extension.count(i));
     for (std::int64_t page = sequence.pages.size(); page < pages; ++page)
       needed += has_int8(cache, sequence, coded, page) ? 1 : 0;
-    for (std::int64_t page = 0; page < sequence.pages.size(); ++page) {
-      const std::int32_t id = sequence.window_pages[page];
-      if (id != kNoPage && !has_int8(cache, sequence, coded, page) &&
-          cache.window_pages.references[id] == 1)
-        --needed;
-    }
+    for_each_leaving(cache, sequence, coded,
+                     [&](std::int32_t& references) { needed -= --references == 0 ? 1 : 0; });
   }
   for_each_last([&](std::int32_t& references) { needed += --references > 0 ? 1 : 0; });
   for_each_last([](std::int32_t& references) { ++references; });
+  for (std::int64_t i = 0; i < extension.num_sequences; ++i) {
+    const Sequence& sequence = cache.sequences[extension.sequences[i]];
+    for_each_leaving(cache, sequence, later_coded_keys(cache, sequence, extension.count(i)),
+                     [](std::int32_t& references) { ++references; });
+  }
   return needed;
 }
 
 // Gives back what no later query sees in INT8.
-void leave_window(intflash_cache& cache, Sequence& sequence) {
-  sequence.coded_keys = later_coded_keys(cache, sequence);
+void leave_window(intflash_cache& cache, Sequence& sequence, std::int64_t count) {
+  sequence.coded_keys = later_coded_keys(cache, sequence, count);
   for (std::int64_t page = 0; page < sequence.pages.size(); ++page) {
     std::int32_t& id = sequence.window_pages[page];
     if (id == kNoPage || has_int8(cache, sequence, sequence.coded_keys, page)) continue;
@@ -172,11 +187,14 @@ intflash_status check_layers(const intflash_cache& cache, std::int32_t sequence)
   return INTFLASH_OK;
 }
 
-intflash_status check_window(const intflash_cache& cache, const char* name,
-                             const Sequence& sequence, std::int64_t position) {
+bool has_window(const intflash_cache& cache, const Sequence& sequence, std::int64_t position) {
   const KeyRange coded = sequence.coded_keys;
-  if (coded.begin == coded.end || cache.window.coded_keys(position).end >= coded.end)
-    return INTFLASH_OK;
+  return coded.begin == coded.end || cache.window.coded_keys(position).end >= coded.end;
+}
+
+intflash_status report_no_window(const intflash_cache& cache, const char* name,
+                                 const Sequence& sequence, std::int64_t position) {
+  const KeyRange coded = sequence.coded_keys;
   return fail(
       INTFLASH_UNSUPPORTED,
       "%s = %lld: keys of its window at %lld ... %lld are no longer in INT8: must be at "
@@ -218,7 +236,7 @@ intflash_status extend_sequences(intflash_cache& cache, const std::int32_t* sequ
   }
   // What is given back may be what others take.
   for (std::int64_t i = 0; !cache.window.is_none() && i < num_sequences; ++i)
-    leave_window(cache, cache.sequences[sequences[i]]);
+    leave_window(cache, cache.sequences[sequences[i]], extension.count(i));
   for (std::int64_t i = 0; i < num_sequences; ++i) {
     Sequence& sequence = cache.sequences[sequences[i]];
     const bool writes_to_last = writes_last(cache, sequence, extension.count(i));
@@ -370,9 +388,8 @@ intflash_status intflash_sequence_truncate(intflash_cache* cache, int32_t sequen
                 static_cast<i64>(kv_len), sequence, static_cast<i64>(truncated.first_key_position),
                 static_cast<i64>(truncated.kv_len));
   }
-  if (kv_len > truncated.coded_keys.begin)
-    status = check_window(*cache, "kv_len", truncated, kv_len);
-  if (status != INTFLASH_OK) return status;
+  if (kv_len > truncated.coded_keys.begin && !has_window(*cache, truncated, kv_len))
+    return report_no_window(*cache, "kv_len", truncated, kv_len);
   shrink_sequence(*cache, truncated, kv_len);
   return INTFLASH_OK;
 }

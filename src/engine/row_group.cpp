@@ -300,7 +300,10 @@ void set_part(const Tile& tile, std::int32_t form, SeenRanges& part) {
   part.clear();
   for (std::int32_t r = 0; r < tile.query.rows; ++r) {
     const KeyRange coded = tile.coded[r];
-    const KeyRange forms[kNumForms] = {{0, coded.begin}, coded, {coded.end, INT64_MAX}};
+    // Where none is as the codec has it, all are one run.
+    const bool is_one = coded.begin == coded.end;
+    const KeyRange forms[kNumForms] = {
+        {0, is_one ? 0 : coded.begin}, coded, {is_one ? 0 : coded.end, INT64_MAX}};
     const KeyRange keys = {std::max(tile.seen.rows[r].begin, forms[form].begin),
                            std::min(tile.seen.rows[r].end, forms[form].end)};
     part.set(r, keys.begin < keys.end ? keys : KeyRange{});

@@ -17,7 +17,9 @@ struct FormBlocks {
   const ScoreBlock* coded;
   const ScoreBlock* window;
 
-  FormBlocks from(std::int64_t index) const { return {coded + index, window + index}; }
+  FormBlocks from(std::int64_t index) const {
+    return {coded + index, window == nullptr ? nullptr : window + index};
+  }
 };
 
 // In the pages of the section's first request. item: whose rows are to see them.

@@ -74,6 +74,8 @@ class Paged:
     ) -> None:
         if memory is not None or self._wants_memory:
             layers = _count_layers(memory, layers)
+        if self._wants_memory and window_blocks != 0:
+            raise ArgumentError(f"window_blocks is {window_blocks}: a Cache alone has a window")
         self._dropped: list[int] = []  # sequences of nobody's, that are yet to be freed
         self._core = _core.Cache(
             kv_heads,

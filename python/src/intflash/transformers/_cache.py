@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import os
-from typing import BinaryIO, Literal
+from typing import BinaryIO
 
 import torch
 import transformers
@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin
 
 import intflash
+from intflash._pages import Codec
 
 
 class Handle(Tensor):
@@ -44,7 +45,7 @@ class Handle(Tensor):
 
 
 class IntflashCache(transformers.Cache):
-    """A cache for ``attn_implementation="int8_attention"``, in half of float16's memory.
+    """A cache for ``attn_implementation="int8_attention"``, in half of float16's memory or less.
 
     Tokens are quantized once, when they come. Beams share pages (`reorder_cache` forks), `crop`
     truncates, and sequences can be saved and loaded. Every layer keeps all tokens; sliding windows
@@ -58,6 +59,8 @@ class IntflashCache(transformers.Cache):
             values have four bits, or ``"k4v4"``, whose keys do too.
         window_blocks: as in `intflash.Cache`; by default 4 where the codec is ``"k4v4"``, else 0.
         sink_blocks: the same; by default 1 where there is a window.
+        window_pages: the same; as long as tokens are being stored, all that come at once are in
+            INT8 as well.
     """
 
     def __init__(
@@ -66,9 +69,10 @@ class IntflashCache(transformers.Cache):
         tokens: int,
         *,
         page_size: int = 64,
-        codec: Literal["int8", "int8_wide", "k8v4", "k4v4"] = "int8",
+        codec: Codec = "int8",
         window_blocks: int | None = None,
         sink_blocks: int | None = None,
+        window_pages: int = 0,
     ) -> None:
         if window_blocks is None:
             window_blocks = 4 if codec == "k4v4" else 0
@@ -85,6 +89,7 @@ class IntflashCache(transformers.Cache):
             codec=codec,
             window_blocks=window_blocks,
             sink_blocks=sink_blocks,
+            window_pages=window_pages,
         )
         self.sequences: list[intflash.Sequence] = []
         super().__init__(layers=[_Layer(self, i) for i in range(config.num_hidden_layers)])
