@@ -13,6 +13,7 @@
 #include <gtest/gtest.h>
 
 #include "cache/kv_cache.h"
+#include "cache/sequence_file.h"
 #include "cache_uses.h"
 #include "host/host_pages.h"
 #include "pages/codec.h"
@@ -257,11 +258,16 @@ TEST(Int8Window, HistoryIsOfNoAccount) {
         sequences.push_back(-1);
         ASSERT_EQ(intflash_sequence_fork(server.cache(), sequence, &sequences.back()), INTFLASH_OK);
       } else if (choice == 1) {
-        const std::int64_t end = std::max<std::int64_t>(kv_len - random.below(300), 0);
+        const std::int64_t first = server.request_of(sequence).first_key_position;
+        const std::int64_t end = std::max(kv_len - random.below(300), first);
         const intflash_status status = intflash_sequence_truncate(server.cache(), sequence, end);
         ASSERT_TRUE(status == INTFLASH_OK || status == INTFLASH_UNSUPPORTED);
         ASSERT_EQ(server.request_of(sequence).kv_len, status == INTFLASH_OK ? end : kv_len);
       } else if (choice == 2) {
+        ASSERT_EQ(
+            intflash_sequence_drop_before(server.cache(), sequence, random.below(1 + kv_len / 2)),
+            INTFLASH_OK);
+      } else if (choice == 3) {
         const File file = save(server, sequence);
         ASSERT_EQ(intflash_sequence_free(server.cache(), sequence), INTFLASH_OK);
         ASSERT_EQ(load(server, file, sequences[which]), INTFLASH_OK) << intflash_last_error();
@@ -277,6 +283,9 @@ TEST(Int8Window, HistoryIsOfNoAccount) {
       Server fresh(shape);
       const std::int32_t whole = fresh.create_sequence();
       append(fresh, whole, tokens, 0, kv_len + 20);
+      ASSERT_EQ(intflash_sequence_drop_before(fresh.cache(), whole,
+                                              server.request_of(sequence).first_key_position),
+                INTFLASH_OK);
       EXPECT_EQ(server.attend({rows_of(server, sequence, tokens, kv_len)}),
                 fresh.attend({rows_of(fresh, whole, tokens, kv_len)}))
           << "script " << script << " window " << window;
@@ -483,6 +492,20 @@ TEST(Int8Window, FilesKeepTheWindowAndWantTheSame) {
   windowed.window_blocks = 2;
   expect_error(load(Server(windowed), without, loaded), INTFLASH_BAD_FILE,
                "byte 22: a window of 0 and 0 blocks in the file, 2 and 0 in the cache");
+
+  // A record of no window is none that is ever saved.
+  File with_record = without;
+  with_record[22] = kWindow;
+  const auto seal = [&](std::size_t begin, std::size_t end) {
+    const std::uint64_t checksum =
+        record_checksum(with_record.data() + begin, end - begin, static_cast<std::int64_t>(begin));
+    std::memcpy(with_record.data() + end, &checksum, sizeof checksum);
+  };
+  with_record.insert(with_record.begin() + 80, sizeof(FileWindow) + 8, 0);
+  seal(0, 72);
+  seal(80, 80 + sizeof(FileWindow));
+  expect_error(load(Server(none), with_record, loaded), INTFLASH_BAD_FILE,
+               "byte 80: a window of 0 and 0 blocks in the file, 0 and 0 in the cache");
 }
 
 }  // namespace
