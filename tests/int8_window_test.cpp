@@ -205,9 +205,9 @@ TEST(Int8Window, WhatIsSeenIsCloseToTheDefinition) {
 // ---- What does not matter ----
 
 TEST(Int8Window, ChunksPagesThreadsAndPortsAreOfNoAccount) {
-  constexpr std::int64_t kCount = 1200;
+  constexpr std::int64_t kCount = 1100;
   constexpr std::int64_t kPortCount = 333;
-  std::vector<std::int64_t> one_by_one{1100};
+  std::vector<std::int64_t> one_by_one{1060};
   while (one_by_one.back() < kCount) one_by_one.push_back(one_by_one.back() + 1);
   for (const std::int64_t group_size : {1, 5, 6}) {
     for (const Codec* codec : {&kK4v4Codec, &kK8v4Codec}) {
@@ -227,6 +227,8 @@ TEST(Int8Window, ChunksPagesThreadsAndPortsAreOfNoAccount) {
         EXPECT_EQ(attended(shape, tokens, {64, 65, 192, 300, kPortCount}), expected)
             << port.name << ' ' << codec->name << " group " << group_size;
       }
+      // Beyond a span, and row by row.
+      if (codec != &kK4v4Codec || group_size == 1) continue;
       shape.port = nullptr;
       const std::vector<float> whole = attended(shape, tokens, {kCount});
       EXPECT_TRUE(std::equal(expected.begin(), expected.end(), whole.begin()));
