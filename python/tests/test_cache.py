@@ -295,15 +295,15 @@ def test_keys_in_four_bits_lie_behind_a_window():
     exact = small.attend([sequence], query[1], layer=1, query_lens=[400], mode="exact")
     assert np.abs(whole - exact).sum() / np.abs(exact).sum() < 0.02
     pieces = small.sequence()
-    for begin, end in ((0, 130), (130, 131), (131, 400)):
+    for begin, end in ((0, 130), (130, 200), (200, 400)):
         for layer in range(LAYERS):
             part = slice(begin, end)
             small.append([pieces], key[layer][part], value[layer][part], layer=layer)
         out = small.attend([pieces], query[1][part], layer=1, query_lens=[end - begin])
         assert (out == whole[part]).all()
-    with pytest.raises(intflash.UnsupportedError, match="must be at least 128"):
-        pieces.truncate(127)
-    pieces.truncate(200)
+    with pytest.raises(intflash.UnsupportedError, match="must be at least 192"):
+        pieces.truncate(191)
+    pieces.truncate(192)
 
 
 def test_sequences_that_nobody_has_give_their_pages_back():
