@@ -270,6 +270,20 @@ TEST(Attention, IsWithinTheBoundForEveryCenter) {
   }
 }
 
+// Keys that FP8 holds at 448, and a centre that is where they were: any key may be above the sink.
+TEST(Attention, IsWithinTheBoundFarFromGivenCenters) {
+  AttentionCase c = small_case();
+  c.center = INTFLASH_CENTER_KEY_VALUE;
+  c.given_centers = c.rotate = c.sinks = true;
+  c.key.dtype = INTFLASH_F8_E4M3;
+  c.key.magnitude = 4e18f;
+  c.batch = 40;
+  c.group_size = 2;
+  c.mask = INTFLASH_MASK_CAUSAL;
+  c.query_len = c.kv_len = 6;
+  check_against_oracles(c);
+}
+
 TEST(Attention, IsWithinTheBoundRotated) {
   for (const std::int64_t dim : {8, 40, 64, 72, 96, 112, 128}) {
     for (const CaseData data : {CaseData::kNormal, CaseData::kOutliers}) {

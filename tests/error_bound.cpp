@@ -46,7 +46,8 @@ using Eigen::VectorXd;
 constexpr double kLn2 = 0.69314718055994531;
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr double kScoreUnit = 1.0 / (1 << kFractionBits);
-constexpr double kFloat = 2e-6;  // relative error of some f32 operations in a row
+constexpr double kFloat = 2e-6;    // relative error of some f32 operations in a row
+constexpr double kDouble = 1e-14;  // and of this file's own
 
 constexpr double kCurve = 2.4e-3 + 2 * 0.5 / 16320;  // polynomial, and its two Q15 products
 constexpr double kCurves = (1 + kCurve) * (1 + kCurve);
@@ -58,6 +59,12 @@ constexpr double kLevel4080 = 0.5 / kWeightOne;
 constexpr double kLargeError = 0.1;  // of a score: beyond it the mean of all values may say more
 constexpr double kSmallShare = 1e-9;
 constexpr double kLargestLogit = kLn2 * 2 * (3e38 - 0x1p125);  // that is held
+
+// |a - b|, and what rounding in float64 may have left out of either: a share so stretched that a
+// distance of next to 0 counts takes the larger one.
+VectorXd distance(const VectorXd& a, const VectorXd& b) {
+  return (a - b).cwiseAbs() + kDouble * (a.cwiseAbs() + b.cwiseAbs());
+}
 
 // log(sum exp(x_j)).
 double log_sum(const std::vector<double>& x) {
@@ -261,7 +268,7 @@ class HeadBound {
     const VectorXd kept = oracle_.share.row(i) * value_;
     // In the basis of the values, as they are quantized.
     const VectorXd exact = kept - sink_share * basis_center_;
-    VectorXd above = (sink_above - sink_share) * (basis_center_ + exact).cwiseAbs();
+    VectorXd above = (sink_above - sink_share) * distance(-basis_center_, exact);
     low = share_of(i, oracle_.sink, -error_of_sink) * (1 - kFloat);
     high = sink_above * (1 + kFloat);
     for (std::int64_t first = 0; first < c_.kv_len; first += kScoreBlock)
@@ -313,7 +320,7 @@ class HeadBound {
       const double unfold = (may_be_light ? std::max(kUnfold, kCurve) : kUnfold) + kFloat;
       const double level = folded * level_of_sum(scales, j);
       const VectorXd value = magnitude_of_value(j);
-      above += (stretched - share) * (value_.row(j).transpose() - exact).cwiseAbs() +
+      above += (stretched - share) * distance(value_.row(j).transpose(), exact) +
                stretched * ((scales.fold + kFloat) * value + unfold * magnitude) +
                level * magnitude;
       above.array() += stretched * kRounding * key(j).value_half_step;
