@@ -45,6 +45,8 @@ struct Call {
   intflash_mask mask = INTFLASH_MASK_NONE;
   intflash_rotation rotation = INTFLASH_ROTATION_AUTO;
   float softmax_scale = 0;
+  float score_cap = 0;
+  bool lse = false;  // behind out
 };
 
 std::vector<float> attend(Rows rows, const Call& call) {
@@ -59,12 +61,18 @@ std::vector<float> attend(Rows rows, const Call& call) {
   desc.mask = call.mask;
   desc.rotation = call.rotation;
   desc.softmax_scale = call.softmax_scale;
+  desc.score_cap = call.score_cap;
   std::vector<float> out(rows.query.size());
   intflash_attend_args args = attend_args();
   args.query = contiguous(rows.query.data(), 1, rows.query_len, rows.dim);
   args.key = contiguous(rows.key.data(), 1, rows.kv_len, rows.dim);
   args.value = contiguous(rows.value.data(), 1, rows.kv_len, rows.dim);
   args.out = contiguous(out.data(), 1, rows.query_len, rows.dim);
+  if (call.lse) {
+    out.resize(rows.query.size() + static_cast<std::size_t>(rows.query_len));
+    args.out.data = out.data();
+    args.lse = out.data() + rows.query.size();
+  }
   context.attend(desc, args);
   return out;
 }
@@ -121,16 +129,26 @@ TEST(ScoreDigits, ThatAreZeroChangeNoBit) {
       (*part)[i] = (i % 64 == 0 ? 127.0f : steps) / 64;
     }
   }
-  // In fixed point, in f32, and so small that the unit is the finest.
-  for (const float softmax_scale : {0.25f, 8.0f, 1e-6f}) {
+  const auto check = [&rows](float softmax_scale, float score_cap) {
     Call call;
+    call.score_cap = score_cap;
     call.rotation = INTFLASH_ROTATION_NONE;
     call.softmax_scale = softmax_scale;
+    call.mask = INTFLASH_MASK_CAUSAL;
+    call.lse = true;
     call.score_digits = 1;
     const std::vector<float> one = attend(rows, call);
     call.score_digits = 2;
     EXPECT_EQ(attend(rows, call), one) << softmax_scale;
-  }
+  };
+  // In fixed point, in f32, and so small that the unit is the finest.
+  for (const float softmax_scale : {0.25f, 8.0f, 1e-6f}) check(softmax_scale, 0);
+  // Factors of queries are subnormal, and the first row's only score, in f32, is below 0.
+  for (std::size_t i = 0; i < 64; ++i) rows.key[i] = -rows.query[i];
+  for (float& x : rows.query) x *= 0x1p-45f;
+  for (float& x : rows.key) x *= 0x1p90f;
+  rows.kv_len = rows.query_len;
+  check(0x1p-97f, 1e-15f);
 }
 
 // The last keys of a block are so large that rows that see them need second digits.

@@ -176,13 +176,13 @@ INTFLASH_DEVICE BlockWeight weigh_beside_faint(const LaneProducts& row, const La
   return {largest, add_in_order(0.0f, weight, row.kept), exp2_of(largest_folded)};
 }
 
-// factor: of the query in f32.
+// factor: of the query in f32; unit: of the products.
 INTFLASH_DEVICE BlockWeight general_weights(const LaneProducts& row, const LaneScales& scales,
                                             const LaneValues& values, const LargestScales& seen,
-                                            float factor, std::uint32_t& weights) {
+                                            float factor, float unit, std::uint32_t& weights) {
   float score[kLaneKeys];
   for (std::int32_t i = 0; i < kLaneKeys; ++i) {
-    const float keyed = static_cast<float>(row.dot[i]) * bits_as<float>(scales.key[i]);
+    const float keyed = static_cast<float>(row.dot[i]) * unit * bits_as<float>(scales.key[i]);
     score[i] = row.keeps(i) ? fused(keyed, factor, 0.0f) : kNegativeInfinity;
   }
   const float exponent = largest_score(score);
@@ -223,7 +223,7 @@ INTFLASH_DEVICE BlockWeight weigh_row(const QueryRow& query, const LaneProducts&
   const std::int32_t bits = scale.exponent > query.digits_above ? query.digit_bits() : 0;
   const LaneValues values = values_beside(scales, row, seen);
   if (!is_fixed(scale.exponent) || values.any_faint)
-    return general_weights(row, scales, values, seen, query.factor * power_of_two(-bits), weights);
+    return general_weights(row, scales, values, seen, query.factor, power_of_two(-bits), weights);
   scale.shift = min_of(scale.shift + bits, 31);
   return plain_weights(row, scales, values, seen, scale, weights);
 }

@@ -156,8 +156,8 @@ BlockWeight general_weights(const TileTask& task, std::int32_t row, std::int64_t
   const std::uint64_t* seen = keep != nullptr ? keep : kAll;
   NaturalOrder::expand(seen, scratch.kept);
   GeneralRow form{};
-  form.factor =
-      task.query->factor[row] * power_of_two(has_digits ? -digit_bits(*task.query, row) : 0);
+  form.factor = task.query->factor[row];
+  form.unit = power_of_two(has_digits ? -digit_bits(*task.query, row) : 0);
   form.term = task.query->score_term[row];
   form.cap = task.score_cap;
   form.bias = is_biased ? task.bias + row : nullptr;

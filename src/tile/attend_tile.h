@@ -250,7 +250,8 @@ INTFLASH_INLINE void score_general_rows(const TileTask& task, std::int64_t first
     }
     GeneralRow form{};
     const bool has_digits = (scratch.digit_rows >> row & 1) != 0;
-    form.factor = query.factor[row] * power_of_two(has_digits ? -digit_bits(query, row) : 0);
+    form.factor = query.factor[row];
+    form.unit = power_of_two(has_digits ? -digit_bits(query, row) : 0);
     form.term = query.score_term[row];
     form.cap = task.score_cap;
     form.bias = bias;

@@ -50,6 +50,7 @@ INTFLASH_INLINE std::uint32_t biased_rows(const TileTask& task, std::int32_t b) 
 // What the scores of one row in one block are made of, beside its products.
 struct GeneralRow {
   float factor;              // of the query: QueryTile::factor
+  float unit;                // of its products: 2^-digit_bits where they have second digits, else 1
   float term;                // added before the cap
   float cap;                 // 0 = none
   const BiasRow* bias;       // nullptr = none
@@ -64,13 +65,14 @@ struct GeneralRow {
   const float* INTFLASH_RESTRICT low = half[0].key_scale;
   const float* INTFLASH_RESTRICT high = half[1].key_scale;
   const float factor = row.factor;
+  const float unit = row.unit;
   const float term = row.cap > 0.0f ? row.term : 0.0f;
   for (std::int32_t key = 0; key < kBlockTokens; ++key) {
-    const float keyed = static_cast<float>(scores[key]) * low[key];
+    const float keyed = static_cast<float>(scores[key]) * unit * low[key];
     scores[key] = bits_as<std::int32_t>(fused(keyed, factor, term));
   }
   for (std::int32_t key = 0; key < kBlockTokens; ++key) {
-    const float keyed = static_cast<float>(scores[kBlockTokens + key]) * high[key];
+    const float keyed = static_cast<float>(scores[kBlockTokens + key]) * unit * high[key];
     scores[kBlockTokens + key] = bits_as<std::int32_t>(fused(keyed, factor, term));
   }
 }

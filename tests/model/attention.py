@@ -154,7 +154,7 @@ def weigh(row, keys, key_codes, key_scale, key_digits, value_scale):  # 2
     mixed = key_digits @ row.codes + key_codes @ row.digits
     dot = (dot << bits) + (mixed >> (8 - bits)) if bits > 0 else dot
     if row.cap > 0 or row.slope != 0 or row.elements[keys].any() or E > -6 or sees_faint:
-        t = general_scores(row, keys, dot, key_scale, row.factor * power_of_two(-bits))
+        t = general_scores(row, keys, dot.astype(F32) * power_of_two(-bits), key_scale)
         return weigh_faint(t, value_scale) if sees_faint else weigh_general(t, V, value_log2)
     key_factor = np.minimum(32767, np.rint(key_scale * power_of_two(15 - K))).astype(int)
     multiplier = (multiplier + (1 << (-6 - E) >> 1)) >> (-6 - E)
@@ -186,8 +186,8 @@ def fixed_weights(x, value_log2):  # 3
     return q15(w, 2048), l_block
 
 
-def general_scores(row, keys, dot, key_scale, factor):  # 4
-    t = fma(dot.astype(F32) * key_scale, factor, row.centring)
+def general_scores(row, keys, dot, key_scale):  # 4
+    t = fma(dot * key_scale, row.factor, row.centring)
     t = capped(t, row.cap) if row.cap > 0 else t
     if row.elements[keys].any() or row.slope != 0:
         t = held(fma(row.elements[keys], F32(0.5) * F32(LOG2_E), F32(0.5) * t))
