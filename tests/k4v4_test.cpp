@@ -57,14 +57,15 @@ std::vector<int> defined_codes(Block& block, std::int64_t c) {
     least = std::min(least, static_cast<double>(block.row(at, c)));
     most = std::max(most, static_cast<double>(block.row(at, c)));
   }
-  const double step = std::ceil((most - least) / 15);
-  const double first = std::max(least - std::floor((15 * step - (most - least)) / 2), -127.0);
+  const double step = std::min(std::ceil((most - least) / 15), 16.0);
+  const double first = std::min(
+      std::max(least - std::floor((15 * step - (most - least)) / 2), -127.0), 127 - 15 * step);
   std::vector<int> codes;
   for (std::int64_t at = 0; at < kBlockTokens; ++at) {
     const double steps =
         step == 0 ? 0 : std::floor((static_cast<double>(block.row(at, c)) - first) / step + 0.5);
-    EXPECT_LE(steps, 15);
-    codes.push_back(static_cast<int>(std::min(first + steps * step, 127.0)));
+    EXPECT_TRUE(steps >= 0 && steps <= 15);
+    codes.push_back(static_cast<int>(first + steps * step));
   }
   return codes;
 }
@@ -111,7 +112,7 @@ TEST(K4v4, KeysAreThoseOfTheDefinitionOnEveryPort) {
       char* page =
           static_cast<char*>(std::align(64, static_cast<std::size_t>(int8.bytes()), first, size));
       const KvBlock expanded = port.kernels->rows->expand[kK4v4Codec.id](
-          stored, static_cast<std::int32_t>(head_dim), static_cast<std::int32_t>(head_dim), true,
+          stored, static_cast<std::int32_t>(head_dim), static_cast<std::int32_t>(head_dim), 0,
           writable_block(int8, page, 0));
       std::vector<std::int8_t> codes(static_cast<std::size_t>(head_dim));
       for (std::int64_t at = 0; at < kBlockTokens; ++at) {
@@ -141,8 +142,9 @@ TEST(K4v4, BlocksThatAreNoneAreFound) {
     byte = before;
     return found;
   };
-  EXPECT_EQ(with(step[2], 18), step + 2);
+  EXPECT_EQ(with(step[2], 17), step + 2);
   EXPECT_EQ(with(step[8 + 3], 0), step + 8 + 3);
+  EXPECT_EQ(with(step[8 + 3], 256 - 15 * step[3]), step + 8 + 3);
   EXPECT_EQ(with(step[16], 1), step + 16);
   EXPECT_EQ(with(at.key_codes[5], at.key_codes[5] ^ 3), at.key_sum + 1);
   at.key_scale[9] = -1;

@@ -48,7 +48,7 @@ void load_value(const PageLayout& layout, const KvBlock& block, std::int64_t at,
 }
 
 // Scales stay where they are.
-KvBlock expand(const KvBlock& packed, std::int32_t head_dim, std::int32_t head_dim_v, bool,
+KvBlock expand(const KvBlock& packed, std::int32_t head_dim, std::int32_t head_dim_v, std::int32_t,
                const WritableBlock& room) {
   negate(packed.key_codes, kInt8Codec.key_block_bytes(head_dim), room.key_codes);
   negate(packed.value_codes, kInt8Codec.value_block_bytes(head_dim_v), room.value_codes);
@@ -66,6 +66,7 @@ const Codec kNegatedCodec = {
     .is_expanded = true,
     .has_digits = false,
     .is_by_block = false,
+    .packed = 0,
     .key_block_bytes = kInt8Codec.key_block_bytes,
     .value_block_bytes = kInt8Codec.value_block_bytes,
     .store_keys = store_keys,

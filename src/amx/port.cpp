@@ -40,7 +40,8 @@ extern constexpr KernelTable kernels_amx_int8 = {
     .scratch_bytes = scratch_bytes_of_either,
     .attend_tile = attend_tile_by_either,
     .attend_spans = attend_spans_amx,
-    .packed_rows = {0, 0, VnniForAmx::kPackedRows, VnniForAmx::kPackedRows},
+    .packed_rows = VnniForAmx::kPackedRows,
+    .packed = VnniForAmx::kPacked,
     .integer_peak = integer_peak,
 };
 

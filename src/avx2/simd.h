@@ -180,8 +180,10 @@ struct Avx2 : LevelsByAvx2 {
   static INTFLASH_INLINE I32 load_table(const std::int8_t* table) {
     return _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(table)));
   }
+  // Of bytes their high four bits, with others above them.
+  static INTFLASH_INLINE I32 high_nibbles(I32 both) { return _mm256_srli_epi16(both, 4); }
   static INTFLASH_INLINE I32 look_up_nibbles(I32 table, I32 both, bool high) {
-    const I32 bits = high ? _mm256_srli_epi16(both, 4) : both;
+    const I32 bits = high ? high_nibbles(both) : both;
     return _mm256_shuffle_epi8(table, _mm256_and_si256(bits, _mm256_set1_epi8(15)));
   }
   static INTFLASH_INLINE void look_up_nibbles(const std::uint8_t* bytes, const std::int8_t* table,
@@ -194,12 +196,15 @@ struct Avx2 : LevelsByAvx2 {
       store(high + i, look_up_nibbles(looked_up, both, true));
     }
   }
-  // Of bytes their low four bits; even and odd: steps of bytes 2 i and 2 i + 1, as 16 bits.
-  static INTFLASH_INLINE I32 scaled_nibbles(I32 bytes, I32 even, I32 odd, I32 offset) {
+  // Of bytes their low four bits times steps; even and odd: those of bytes 2 i and 2 i + 1, as 16
+  // bits.
+  static INTFLASH_INLINE I32 scaled_nibbles(I32 bytes, I32 even, I32 odd) {
     const I32 of_even = _mm256_mullo_epi16(_mm256_and_si256(bytes, _mm256_set1_epi16(15)), even);
     const I32 of_odd = _mm256_mullo_epi16(_mm256_and_si256(bytes, _mm256_set1_epi16(15 << 8)), odd);
-    const I32 codes = _mm256_adds_epu8(_mm256_or_si256(of_even, of_odd), offset);
-    return _mm256_xor_si256(codes, _mm256_set1_epi8(-128));
+    return _mm256_or_si256(of_even, of_odd);
+  }
+  static INTFLASH_INLINE I32 offset_codes(I32 bytes, I32 offset) {
+    return _mm256_xor_si256(_mm256_add_epi8(bytes, offset), _mm256_set1_epi8(-128));
   }
   static INTFLASH_INLINE void expand_key_quads(const std::uint8_t* bytes, std::uint32_t steps,
                                                std::uint32_t offsets, std::int8_t* low,
@@ -211,8 +216,8 @@ struct Avx2 : LevelsByAvx2 {
     INTFLASH_UNROLL
     for (std::int32_t i = 0; i < 64; i += 32) {
       const I32 both = load_any(bytes + i);
-      store(low + i, scaled_nibbles(both, even, odd, offset));
-      store(high + i, scaled_nibbles(_mm256_srli_epi16(both, 4), even, odd, offset));
+      store(low + i, offset_codes(scaled_nibbles(both, even, odd), offset));
+      store(high + i, offset_codes(scaled_nibbles(high_nibbles(both), even, odd), offset));
     }
   }
   static INTFLASH_INLINE void interleave_tokens(const std::int8_t* tokens, std::int64_t stride,

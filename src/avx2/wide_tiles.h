@@ -24,6 +24,7 @@ struct WideTiles : Avx2 {
   static constexpr bool kFetches = true;
   // Looking codes up is of the port that widens them: no gain over expanded blocks.
   static constexpr std::int32_t kPackedRows = 0;
+  static constexpr std::int32_t kPacked = 0;
   static constexpr std::int32_t kMaxQuads = kMaxHeadDim / 4;
 
   // Elements 0 and 2 of each group of four bytes, and elements 1 and 3, as int16.

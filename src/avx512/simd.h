@@ -206,8 +206,10 @@ struct Avx512 : LevelsByAvx2 {
   static INTFLASH_INLINE I32 load_table(const std::int8_t* table) {
     return _mm512_broadcast_i32x4(_mm_load_si128(reinterpret_cast<const __m128i*>(table)));
   }
+  // Of bytes their high four bits, with others above them.
+  static INTFLASH_INLINE I32 high_nibbles(I32 both) { return _mm512_srli_epi16(both, 4); }
   static INTFLASH_INLINE I32 look_up_nibbles(I32 table, I32 both, bool high) {
-    const I32 bits = high ? _mm512_srli_epi16(both, 4) : both;
+    const I32 bits = high ? high_nibbles(both) : both;
     return _mm512_shuffle_epi8(table, _mm512_and_si512(bits, _mm512_set1_epi8(15)));
   }
   static INTFLASH_INLINE void look_up_nibbles(const std::uint8_t* bytes, const std::int8_t* table,
@@ -217,12 +219,15 @@ struct Avx512 : LevelsByAvx2 {
     store(low, look_up_nibbles(looked_up, both, false));
     store(high, look_up_nibbles(looked_up, both, true));
   }
-  // Of bytes their low four bits; even and odd: steps of bytes 2 i and 2 i + 1, as 16 bits.
-  static INTFLASH_INLINE I32 scaled_nibbles(I32 bytes, I32 even, I32 odd, I32 offset) {
+  // Of bytes their low four bits times steps; even and odd: those of bytes 2 i and 2 i + 1, as 16
+  // bits.
+  static INTFLASH_INLINE I32 scaled_nibbles(I32 bytes, I32 even, I32 odd) {
     const I32 of_even = _mm512_mullo_epi16(_mm512_and_si512(bytes, _mm512_set1_epi16(15)), even);
     const I32 of_odd = _mm512_mullo_epi16(_mm512_and_si512(bytes, _mm512_set1_epi16(15 << 8)), odd);
-    const I32 codes = _mm512_adds_epu8(_mm512_or_si512(of_even, of_odd), offset);
-    return _mm512_xor_si512(codes, _mm512_set1_epi8(-128));
+    return _mm512_or_si512(of_even, of_odd);
+  }
+  static INTFLASH_INLINE I32 offset_codes(I32 bytes, I32 offset) {
+    return _mm512_xor_si512(_mm512_add_epi8(bytes, offset), _mm512_set1_epi8(-128));
   }
   static INTFLASH_INLINE void expand_key_quads(const std::uint8_t* bytes, std::uint32_t steps,
                                                std::uint32_t offsets, std::int8_t* low,
@@ -232,8 +237,8 @@ struct Avx512 : LevelsByAvx2 {
     const I32 odd = _mm512_srli_epi16(step, 8);
     const I32 offset = _mm512_set1_epi32(static_cast<std::int32_t>(offsets));
     const I32 both = load_any(bytes);
-    store(low, scaled_nibbles(both, even, odd, offset));
-    store(high, scaled_nibbles(_mm512_srli_epi16(both, 4), even, odd, offset));
+    store(low, offset_codes(scaled_nibbles(both, even, odd), offset));
+    store(high, offset_codes(scaled_nibbles(high_nibbles(both), even, odd), offset));
   }
   static INTFLASH_INLINE void interleave_tokens(const std::int8_t* tokens, std::int64_t stride,
                                                 std::int8_t* rows, std::int64_t row_stride) {

@@ -107,7 +107,8 @@ Attention attention_of(const BatchRun& run) {
   pages.head_stride = plan.cache.layout.bytes();
   pages.cache = &cache;
   pages.expand = attention.kernels->rows->expand[plan.cache.codec->id];
-  pages.packed_rows = attention.kernels->packed_rows[plan.cache.codec->id];
+  pages.packed_rows = attention.kernels->packed_rows;
+  pages.packed = attention.kernels->packed & plan.cache.codec->packed;
   pages.expanded = kernel_block(plan.cache.layout);
   pages.args = &args;
   pages.window = plan.cache.window;

@@ -251,10 +251,10 @@ struct ItemHead {
 };
 
 // Takes keys in each form in which the tile's rows see them, in the order of positions: a score
-// block in both forms is two. after: as in SpanKeys; packed: values of those that are not in INT8.
+// block in both forms is two. after: as in SpanKeys; packed: of those that are not in INT8.
 void attend_forms(const RowGroup& group, const Worker& worker, KeyRange keys,
-                  const FormBlocks& blocks, const KvBlock* after, bool packed, const Tile& tile,
-                  const AttentionState& state) {
+                  const FormBlocks& blocks, const KvBlock* after, std::int32_t packed,
+                  const Tile& tile, const AttentionState& state) {
   if (group.window.is_none())
     return attend_into(group, worker, {keys, blocks.coded, after, packed}, tile, tile.seen, state);
   SeenRanges parts[kNumForms];
@@ -268,7 +268,7 @@ void attend_forms(const RowGroup& group, const Worker& worker, KeyRange keys,
     const bool is_coded = i == kCodedForm;
     attend_into(group, worker,
                 {keys, is_coded ? blocks.coded : blocks.window, i == last ? after : nullptr,
-                 is_coded && packed},
+                 is_coded ? packed : 0},
                 tile, parts[i], state);
   }
 }
@@ -280,7 +280,7 @@ void attend_span(const ItemHead& head, std::int64_t span, std::int64_t i, const 
   if (!is_seen && !head.enters_all()) return;
   const AttentionState part = state_stack(head.attention.tile, head.worker.part).first;
   const AttentionState state = head.enter(span, i, part, tile);
-  if (is_seen) attend_forms(head.group, head.worker, keys, blocks, after, false, tile, state);
+  if (is_seen) attend_forms(head.group, head.worker, keys, blocks, after, 0, tile, state);
   head.leave(span, part, tile);
 }
 
@@ -363,12 +363,12 @@ void attend_block(const Attention& attention, const Section& section, const Item
   if (block.coded == nullptr) return;
   // The next head's block lies behind this one; behind the last head's there is the next block's.
   KvBlock after[2];
-  const bool is_packed = attention.pages.are_packed_for(tile.query.rows);
+  const std::int32_t packed = attention.pages.packed_for(tile.query.rows);
   const bool is_last = h + 1 == heads.item->num_heads;
   const bool knows_next =
       SectionKeys(attention, section, *heads.item, is_last ? heads.item->first_head : kv_head + 1)
           .halves(is_last ? first + kScoreBlock : first, after);
-  attend_forms(heads.groups[h], worker, keys, block, knows_next ? after : nullptr, is_packed, tile,
+  attend_forms(heads.groups[h], worker, keys, block, knows_next ? after : nullptr, packed, tile,
                heads.states[h]);
 }
 

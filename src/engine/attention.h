@@ -26,19 +26,20 @@ struct KeyPages {
   // Of consecutive pages: [requests][num_kv_heads][blocks_per_head] of all their keys, prepared.
   const ScoreBlock* blocks;
   std::int64_t blocks_per_head;
-  // nullptr: pages are of codec int8, else each block is expanded to a page of its own, but for its
-  // values where there are up to packed_rows rows.
+  // nullptr: pages are of codec int8, else each block is expanded to a page of its own, but for
+  // what up to packed_rows rows take as it lies.
   ExpandFn expand;
   PageLayout expanded;
   std::int32_t packed_rows;
+  std::int32_t packed;
   // Of a cache with a window, the pages in INT8.
   Int8Window window;
   PageLayout window_layout;
   const char* window_memory;
   std::int64_t window_page_stride, window_head_stride;
 
-  // Whether so many rows attend blocks of another codec than int8 as they lie.
-  bool are_packed_for(std::int32_t rows) const { return expand != nullptr && rows <= packed_rows; }
+  // What of blocks so many rows take as it lies.
+  std::int32_t packed_for(std::int32_t rows) const { return rows <= packed_rows ? packed : 0; }
 };
 
 // Packs the tokens of a score block that lie before kv_end, instead of what KeyPages would name,

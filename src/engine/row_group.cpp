@@ -331,7 +331,7 @@ void attend_into(const RowGroup& group, const Worker& worker, const SpanKeys& ke
   task.num_blocks = num_blocks;
   task.blocks = keys.blocks + (first_key - keys.keys.begin) / kScoreBlock;
   task.after = keys.after;
-  task.packed_values = keys.packed_values;
+  task.packed = keys.packed;
   task.keep = keep;
   task.biased = biased;
   if (tile.has_bias) task.bias = tile.bias;

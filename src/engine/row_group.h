@@ -79,7 +79,7 @@ struct SpanKeys {
   KeyRange keys;  // begin is a multiple of kScoreBlock
   const ScoreBlock* blocks;
   const KvBlock* after;  // [2]: keys that are read after the last; nullptr = unknown
-  bool packed_values;    // as in TileTask
+  std::int32_t packed;   // as in TileTask
 };
 
 // Which keys rows see in which form, where there is a window: first ones in INT8, those that are as

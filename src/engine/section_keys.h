@@ -55,7 +55,7 @@ class SectionKeys {
       return {is_sound ? worker.blocks : nullptr, nullptr};
     }
     if (blocks_ != nullptr) return {blocks_ + first / kScoreBlock, nullptr};
-    gather(first, 0, attention_.pages.are_packed_for(query.rows), worker);
+    gather(first, 0, attention_.pages.packed_for(query.rows), worker);
     return {worker.blocks, worker.window_blocks};
   }
 
@@ -64,13 +64,13 @@ class SectionKeys {
     if (blocks_ != nullptr) return {blocks_ + first * kBlocksPerSpan, nullptr};
     for (std::int64_t b = 0; b < num_spans * kBlocksPerSpan; ++b) {
       const std::int64_t key = first * kSpanTokens + b * kScoreBlock;
-      if (key + kScoreBlock > present_.begin && key < present_.end) gather(key, b, false, worker);
+      if (key + kScoreBlock > present_.begin && key < present_.end) gather(key, b, 0, worker);
     }
     return {worker.blocks, worker.window_blocks};
   }
 
   // The halves of the score block at a position as they lie in the pages, where it has some of the
-  // keys and nobody brings them. Of a codec that will be expanded values take fewer bytes: who asks
+  // keys and nobody brings them. Of a codec that will be expanded they take fewer bytes: who asks
   // for those of codec int8 asks for what lies behind them too, which is the next head's.
   bool halves(std::int64_t first, KvBlock* halves) const {
     if (attention_.bring_block != nullptr || first + kScoreBlock <= present_.begin ||
@@ -126,8 +126,9 @@ class SectionKeys {
            keep_word({std::max(present_.begin, window_begin_), present_.end}, position);
   }
 
-  // Into the worker's blocks of this index; packed: values as they lie.
-  void gather(std::int64_t first, std::int64_t index, bool packed, const Worker& worker) const {
+  // Into the worker's blocks of this index; packed: what stays so.
+  void gather(std::int64_t first, std::int64_t index, std::int32_t packed,
+              const Worker& worker) const {
     const std::int64_t second = first + kBlockTokens;
     const std::uint64_t coded[] = {coded_word(first), coded_word(second)};
     if ((coded[0] | coded[1]) != 0) {
@@ -156,14 +157,14 @@ class SectionKeys {
   }
 
   // The halves that have tokens.
-  void expand(const std::uint64_t* keep, bool packed, char* memory, KvBlock* halves) const {
+  void expand(const std::uint64_t* keep, std::int32_t packed, char* memory, KvBlock* halves) const {
     const PageLayout& layout = attention_.pages.expanded;
     for (std::int64_t i = 0; i < 2; ++i) {
       if (keep[i] == 0) continue;
       const WritableBlock room = writable_block(layout, memory + i * layout.bytes(), 0);
       halves[i] =
           attention_.pages.expand(halves[i], static_cast<std::int32_t>(layout.head_dim),
-                                  static_cast<std::int32_t>(layout.head_dim_v), !packed, room);
+                                  static_cast<std::int32_t>(layout.head_dim_v), packed, room);
     }
   }
 

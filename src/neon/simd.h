@@ -88,7 +88,7 @@ struct Neon : RowLoops {
 
   static INTFLASH_INLINE int8x16_t scaled_nibbles(uint8x16_t nibbles, uint8x16_t step,
                                                   uint8x16_t offset) {
-    const uint8x16_t codes = vqaddq_u8(vmulq_u8(nibbles, step), offset);
+    const uint8x16_t codes = vmlaq_u8(offset, nibbles, step);
     return vreinterpretq_s8_u8(veorq_u8(codes, vdupq_n_u8(128)));
   }
   static INTFLASH_INLINE void expand_key_quads(const std::uint8_t* bytes, std::uint32_t steps,

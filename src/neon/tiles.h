@@ -27,6 +27,7 @@ struct NeonTiles : Products {
   static constexpr std::int32_t kTileRows = 24;
   static constexpr bool kFetches = false;  // no ARM core has been measured
   static constexpr std::int32_t kPackedRows = 0;
+  static constexpr std::int32_t kPacked = 0;
   static constexpr std::int32_t kRowStride = Products::kOctetBytes;
   static constexpr std::int32_t kOctetStride = kTileRows * kRowStride;
   static constexpr std::int32_t kBlockOctets = kScoreBlock / 8;

@@ -31,6 +31,7 @@ struct Codec {
   bool is_expanded;             // its blocks are not int8's
   bool has_digits;              // keys have second digits
   bool is_by_block;             // 64 tokens are stored at once, or none of them
+  std::int32_t packed;          // what is in four bits, in the layout that ports know
   // Of 64 tokens; multiples of 64.
   std::int64_t (*key_block_bytes)(std::int64_t head_dim);
   std::int64_t (*value_block_bytes)(std::int64_t head_dim_v);

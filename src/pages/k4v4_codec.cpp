@@ -62,8 +62,8 @@ const void* find_damaged_four_bit_keys(const PageLayout& layout, const KvBlock& 
   const std::uint8_t* const offset = step + layout.head_dim;
   const std::uint8_t* const end = bytes_of(block.key_codes) + packed_key_bytes(layout.head_dim);
   for (std::int64_t c = 0; c < layout.head_dim; ++c) {
-    if (step[c] > 17) return step + c;
-    if (offset[c] == 0) return offset + c;
+    if (step[c] > kMaxKeyStep) return step + c;
+    if (offset[c] == 0 || offset[c] + 15 * step[c] > 255) return offset + c;
   }
   const std::uint8_t* const padding = offset + layout.head_dim;
   const std::uint8_t* const found =
@@ -95,6 +95,7 @@ const Codec kK4v4Codec = {
     .is_expanded = true,
     .has_digits = false,
     .is_by_block = true,
+    .packed = kPackedKeys | kPackedValues,
     .key_block_bytes = key_block_bytes,
     .value_block_bytes = value_block_bytes,
     .store_keys = store_keys,

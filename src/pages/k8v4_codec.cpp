@@ -107,6 +107,7 @@ const Codec kK8v4Codec = {
     .is_expanded = true,
     .has_digits = false,
     .is_by_block = false,
+    .packed = kPackedValues,
     .key_block_bytes = key_block_bytes,
     .value_block_bytes = value_block_bytes,
     .store_keys = store_keys,

@@ -255,7 +255,8 @@ extern constexpr KernelTable kernels_scalar = {
     .scratch_bytes = scratch_bytes,
     .attend_tile = attend_tile,
     .attend_spans = nullptr,
-    .packed_rows = {},
+    .packed_rows = 0,
+    .packed = 0,
     .integer_peak = integer_peak,
 };
 

@@ -401,13 +401,32 @@ INTFLASH_INLINE const KvBlock* next_keys(const TileTask& task, std::int32_t b) {
   return task.after != nullptr ? task.after : task.blocks[b].half;
 }
 
-// packed: values lie in four bits.
+// packed: what lies in four bits.
 template <class Isa, class... Args>
-INTFLASH_INLINE void multiply_values(bool packed, const Args&... args) {
-  if constexpr (Isa::kPackedRows > 0) {
-    if (packed) return Isa::pv_packed_tile(args...);
+INTFLASH_INLINE void multiply_keys(std::int32_t packed, Args&&... args) {
+  if constexpr ((Isa::kPacked & kPackedKeys) != 0) {
+    if ((packed & kPackedKeys) != 0) return Isa::qk_packed_tile(args...);
+  }
+  Isa::qk_tile(args...);
+}
+template <class Isa, class... Args>
+INTFLASH_INLINE void multiply_values(std::int32_t packed, Args&&... args) {
+  if constexpr ((Isa::kPacked & kPackedValues) != 0) {
+    if ((packed & kPackedValues) != 0) return Isa::pv_packed_tile(args...);
   }
   Isa::pv_tile(args...);
+}
+
+INTFLASH_INLINE FetchLines lines_of_half(const TileTask& task) {
+  const std::int32_t head_dim = task.query->head_dim;
+  const std::int32_t groups = (task.head_dim_v + 15) / 16;
+  FetchLines lines{head_dim / 4 * 3, head_dim, groups * kValueLines};
+  if ((task.packed & kPackedKeys) != 0) {
+    lines.keys_beside = head_dim / 8 * 3;
+    lines.keys = static_cast<std::int32_t>(packed_key_bytes(head_dim) / 64);
+  }
+  if ((task.packed & kPackedValues) != 0) lines.values = groups * kPackedValueLines;
+  return lines;
 }
 
 template <class Isa>
@@ -418,22 +437,20 @@ void attend_tile(const TileTask& task) {
   Isa::prepare_query(query, products);
   DigitProducts<Isa> digits(query, products);
   const std::int32_t limit = exponent_limit(query);
-  const std::int32_t value_lines =
-      (task.head_dim_v + 15) / 16 * (task.packed_values ? kPackedValueLines : kValueLines);
+  const FetchLines lines = lines_of_half(task);
   for (std::int32_t b = 0; b < task.num_blocks; ++b) {
     const ScoreBlock& block = task.blocks[b];
     const std::int32_t num_keys = keys_to_multiply(query, keep_of(task, b));
     if (num_keys == 0) continue;
     const KvBlock* next = next_keys(task, b);
-    FetchBetween fetch = Isa::kFetches && query.rows <= kFewRows
-                             ? FetchBetween(next, query.head_dim, value_lines)
-                             : FetchBetween();
-    Isa::qk_tile(query, products, block, next, num_keys, scratch.dots[0]);
+    FetchBetween fetch =
+        Isa::kFetches && query.rows <= kFewRows ? FetchBetween(next, lines) : FetchBetween();
+    multiply_keys<Isa>(task.packed, query, products, block, next, num_keys, scratch.dots[0]);
     const auto add_digits = [&] { digits.add(block, num_keys, scratch.digit_rows, scratch.dots); };
     const std::int32_t active = weigh_block(task, b, limit, fetch, add_digits, scratch);
     fetch.finish();
-    multiply_values<Isa>(task.packed_values, products, scratch.weights[0], active, block, next,
-                         num_keys, task.head_dim_v, scratch.gain, scratch.accumulators);
+    multiply_values<Isa>(task.packed, products, scratch.weights[0], active, block, next, num_keys,
+                         task.head_dim_v, scratch.gain, scratch.accumulators);
   }
 }
 

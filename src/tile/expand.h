@@ -16,24 +16,25 @@ namespace {
 
 // Codec k8v4: keys are as they lie.
 template <class Ops>
-KvBlock expand_k8v4(const KvBlock& packed, std::int32_t, std::int32_t head_dim_v, bool with_values,
-                    const WritableBlock& room) {
-  KvBlock block = packed;
-  if (!with_values) return block;
-  expand_values<Ops>(reinterpret_cast<const std::uint8_t*>(packed.value_codes),
+KvBlock expand_k8v4(const KvBlock& block, std::int32_t, std::int32_t head_dim_v,
+                    std::int32_t packed, const WritableBlock& room) {
+  KvBlock expanded = block;
+  if ((packed & kPackedValues) != 0) return expanded;
+  expand_values<Ops>(reinterpret_cast<const std::uint8_t*>(block.value_codes),
                      round_up(head_dim_v, 16), room.value_codes);
-  block.value_codes = room.value_codes;
-  return block;
+  expanded.value_codes = room.value_codes;
+  return expanded;
 }
 
 template <class Ops>
-KvBlock expand_k4v4(const KvBlock& packed, std::int32_t head_dim, std::int32_t head_dim_v,
-                    bool with_values, const WritableBlock& room) {
-  KvBlock block = expand_k8v4<Ops>(packed, head_dim, head_dim_v, with_values, room);
-  expand_keys<Ops>(reinterpret_cast<const std::uint8_t*>(packed.key_codes), head_dim,
+KvBlock expand_k4v4(const KvBlock& block, std::int32_t head_dim, std::int32_t head_dim_v,
+                    std::int32_t packed, const WritableBlock& room) {
+  KvBlock expanded = expand_k8v4<Ops>(block, head_dim, head_dim_v, packed, room);
+  if ((packed & kPackedKeys) != 0) return expanded;
+  expand_keys<Ops>(reinterpret_cast<const std::uint8_t*>(block.key_codes), head_dim,
                    room.key_codes);
-  block.key_codes = room.key_codes;
-  return block;
+  expanded.key_codes = room.key_codes;
+  return expanded;
 }
 
 }  // namespace

@@ -59,18 +59,24 @@ struct Fetch {
   }
 };
 
-// Between the products, in eight steps: the last quarter of the keys and the first of the values;
-// then the scales.
+// Of codes in each half.
+struct FetchLines {
+  std::int32_t keys_beside;  // of keys, asked for beside Q K^T
+  std::int32_t keys, values;
+};
+
+// Between the products, in eight steps: what is left of the keys and a quarter of the values; then
+// the scales.
 class FetchBetween {
  public:
   // Asks for nothing.
   FetchBetween() = default;
-  INTFLASH_INLINE FetchBetween(const KvBlock* next, std::int32_t head_dim, std::int32_t value_lines)
+  INTFLASH_INLINE FetchBetween(const KvBlock* next, const FetchLines& lines)
       : next_(next),
-        keys_(Fetch::from(next[0].key_codes, next[1].key_codes, head_dim / 4 * 3)),
+        keys_(Fetch::from(next[0].key_codes, next[1].key_codes, lines.keys_beside)),
         values_(Fetch::from(next[0].value_codes, next[1].value_codes, 0)),
-        key_pairs_((head_dim + 15) / 16),
-        value_pairs_((value_lines + 15) / 16) {}
+        key_pairs_((lines.keys - lines.keys_beside + 3) / 4),
+        value_pairs_((lines.values + 15) / 16) {}
 
   INTFLASH_INLINE void step() {
     if (next_ == nullptr) return;

@@ -5,9 +5,9 @@
 // INT8 codes, of 64 tokens at a time. docs/numerics.md, section "Codecs".
 //   nibbles  [2 tiles][head_dim / 4][16 tokens][4], low bits of the first 32 tokens, high ones of
 //            the others
-//   step     u8 [head_dim], 0 ... 17
-//   offset   u8 [head_dim], 1 ... 255
-// A code is min(offset + nibble * step, 255) - 128.
+//   step     u8 [head_dim], 0 ... 16
+//   offset   u8 [head_dim], 1 ... 255 - 15 * step
+// A code is offset + nibble * step - 128.
 #pragma once
 
 #include <cstdint>
@@ -27,10 +27,13 @@ constexpr std::int64_t packed_key_bytes(std::int64_t head_dim) {
 }
 
 INTFLASH_INLINE std::int32_t key_code(std::int32_t nibble, std::int32_t step, std::int32_t offset) {
-  return min_of(offset + nibble * step, 255) - 128;
+  return offset + nibble * step - 128;
 }
 
-// What the codes of each channel are divided by, so that 15 steps have them all.
+constexpr std::int32_t kMaxKeyStep = 16;
+
+// What the codes of each channel are divided by, so that 15 steps have them all, but for up to 7 at
+// either end of the widest channels.
 struct KeySteps {
   std::uint8_t step[kMaxHeadDim];
   std::uint8_t offset[kMaxHeadDim];
@@ -49,11 +52,11 @@ INTFLASH_INLINE void find_steps(const std::int8_t* codes, std::int64_t stride, s
   }
   for (std::int64_t c = 0; c < dim; ++c) {
     const std::int32_t range = most[c] - least[c];
-    const std::int32_t step = (range + 14) / 15;
-    // What 15 steps have more than the range lies on both sides of it.
-    const std::int32_t first = max_of(least[c] - (15 * step - range) / 2, -127);
+    const std::int32_t step = min_of((range + 14) / 15, kMaxKeyStep);
+    // What 15 steps have more than the range lies on both sides of it, as far as there are codes.
+    const std::int32_t first = max_of(least[c] + 128 - ((15 * step - range) >> 1), 1);
     steps.step[c] = static_cast<std::uint8_t>(step);
-    steps.offset[c] = static_cast<std::uint8_t>(first + 128);
+    steps.offset[c] = static_cast<std::uint8_t>(min_of(first, 255 - 15 * step));
     steps.reciprocal[c] = static_cast<std::uint16_t>(step == 0 ? 0 : (32768 + step - 1) / step);
   }
 }

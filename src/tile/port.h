@@ -19,7 +19,8 @@ constexpr KernelTable make_kernel_table(const char* name, const RowKernels& rows
       .scratch_bytes = scratch_bytes<Isa>,
       .attend_tile = attend_tile<Isa>,
       .attend_spans = nullptr,
-      .packed_rows = {0, 0, Isa::kPackedRows, Isa::kPackedRows},
+      .packed_rows = Isa::kPackedRows,
+      .packed = Isa::kPacked,
       .integer_peak = Isa::integer_peak,
   };
 }

@@ -85,10 +85,14 @@ struct WritableBlock {
   std::int32_t* digit_sum;
 };
 
-// Makes codes of another codec's bytes, of values where with_values says so. What is not as it is
-// in the page goes to room.
-using ExpandFn = KvBlock (*)(const KvBlock& packed, std::int32_t head_dim, std::int32_t head_dim_v,
-                             bool with_values, const WritableBlock& room);
+// What of a block is in four bits.
+constexpr std::int32_t kPackedKeys = 1;
+constexpr std::int32_t kPackedValues = 2;
+
+// Makes codes of another codec's bytes, but for what is to stay packed. What is not as it is in the
+// page goes to room.
+using ExpandFn = KvBlock (*)(const KvBlock& block, std::int32_t head_dim, std::int32_t head_dim_v,
+                             std::int32_t packed, const WritableBlock& room);
 constexpr int kMaxCodecs = 8;
 
 // 128 keys and their factors in fixed point, in the port's own key order (NarrowedOrder).
@@ -152,7 +156,7 @@ struct TileTask {
   std::int32_t num_blocks;
   const ScoreBlock* blocks;  // [num_blocks]
   const KvBlock* after;      // [2]: keys that are read after the last block; nullptr = unknown
-  bool packed_values;        // values are in four bits, and mostly those of after
+  std::int32_t packed;       // what is in four bits of the blocks, and mostly of after
   const std::uint64_t* const* keep;  // [num_blocks]: nullptr = all keys visible to all rows, else
                                      // [rows][2] keep words; nullptr: that is so of all blocks
   const std::uint32_t* biased;  // [num_blocks]: a bit per row that has a bias there, none where
@@ -255,8 +259,9 @@ struct KernelTable {
   // The same for a tile of tile_rows rows and several whole spans, each of which has a state of its
   // own: the first task.state, others those behind it. nullptr: the port gains nothing by it.
   void (*attend_spans)(const TileTask& task);
-  // By codec: up to so many rows attend_tile takes values in its own bytes, not expanded.
-  std::int32_t packed_rows[kMaxCodecs];
+  // Up to so many rows attend_tile takes these as they lie, not expanded.
+  std::int32_t packed_rows;
+  std::int32_t packed;
   // A register-only loop of the port's integer multiply-add; returns the operations done, 2 per
   // multiply-add.
   double (*integer_peak)(std::int64_t repeats);

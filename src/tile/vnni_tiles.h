@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "tile/fetch.h"
+#include "tile/packed_keys.h"
 #include "tile/panels.h"
 #include "tile/portability.h"
 #include "tile/types.h"
@@ -184,6 +185,7 @@ struct VnniTiles : Base {
   static constexpr std::int32_t kTileRows = kRows;
   static constexpr bool kFetches = true;
   static constexpr std::int32_t kPackedRows = kFewRows;
+  static constexpr std::int32_t kPacked = kPackedKeys | kPackedValues;
 
   static std::size_t query_bytes(std::int32_t head_dim) {
     return static_cast<std::size_t>(kTileRows * round_up(head_dim, 64));
@@ -201,6 +203,17 @@ struct VnniTiles : Base {
       qk_rows<Base, decltype(panel)::kRows>(static_cast<const std::uint8_t*>(bytes) + r * stride,
                                             stride, block, next, num_keys, query.head_dim,
                                             dots + r * kScoreBlock);
+    });
+  }
+  // Of up to kPackedRows rows; keys lie in four bits.
+  static INTFLASH_INLINE void qk_packed_tile(const QueryTile& query, void* /*bytes*/,
+                                             const ScoreBlock& block, const KvBlock* next,
+                                             std::int32_t num_keys, std::int32_t* dots) {
+    const std::int64_t stride = query.code_stride;
+    for_each_panel<5, 4, 3, 2, 1>(query.rows, [&](auto panel, std::int32_t r) {
+      qk_packed_rows<Base, decltype(panel)::kRows>(query.codes + r * stride, stride, block, next,
+                                                   num_keys, query.head_dim,
+                                                   dots + r * kScoreBlock);
     });
   }
   static INTFLASH_INLINE void pv_tile(void* /*bytes*/, const std::uint8_t* weights,

@@ -127,7 +127,7 @@ inline __m512 _mm512_set1_ps(float a) { return {_mm256_set1_ps(a), _mm256_set1_p
   }
 INTFLASH_BY_HALVES(add_epi16)
 INTFLASH_BY_HALVES(add_epi32)
-INTFLASH_BY_HALVES(adds_epu8)
+INTFLASH_BY_HALVES(add_epi8)
 INTFLASH_BY_HALVES(avg_epu16)
 INTFLASH_BY_HALVES(max_epi16)
 INTFLASH_BY_HALVES(max_epi32)
