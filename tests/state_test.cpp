@@ -75,8 +75,9 @@ std::vector<Case> cases() {
       {"prefill, rotated", rotated, 4097, 130},
       {"prefill in a window", centered, 5000, 70, INTFLASH_MASK_WINDOW, 900},
       {"decode in a window", plain, 5200, 1, INTFLASH_MASK_WINDOW, 1500},
-      {"prefill with a prefix", plain, 3500, 2000, INTFLASH_MASK_PREFIX, 0, 2500},
-      {"more queries than a span", alone, 2600, 2600},
+      {"prefill with a prefix", plain, 3500, quick_length(2000, 200), INTFLASH_MASK_PREFIX, 0,
+       2500},
+      {"more queries than a span", alone, 2600, quick_length(2600, 1100)},
       {"capped, in bf16", centered, 5000, 6, INTFLASH_MASK_CAUSAL, 0, 0, 5, INTFLASH_BF16},
       {"sloped, in f16", sloped, 5000, 3, INTFLASH_MASK_CAUSAL, 0, 0, 0, INTFLASH_F16},
       {"biased", centered, 4500, 7, INTFLASH_MASK_CAUSAL, 0, 0, 0, INTFLASH_F32, true},
@@ -261,7 +262,7 @@ TEST(States, OfAnyDivisionOfTheKeysFinishAsTheUndividedRun) {
   for (const Case& c : cases()) {
     const Finished whole = Rank(c, nullptr, 1).attend();
     Rank ranks[] = {{c, nullptr, 1}, {c, nullptr, 3}, {c, nullptr, 8}};
-    for (int round = 0; round < (quick_tests() ? 3 : 8); ++round) {
+    for (int round = 0; round < (quick_tests() ? 2 : 8); ++round) {
       const std::vector<std::int64_t> cuts = random_cuts(random, c.num_tokens);
       SCOPED_TRACE(testing::Message()
                    << c.name << ", ranges end at " << testing::PrintToString(cuts));
