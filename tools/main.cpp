@@ -170,7 +170,7 @@ struct CompareKind {
 
 void add_compare(CLI::App& app, CompareOptions& options, CompareKind& kind) {
   CLI::App& command =
-      *app.add_subcommand("compare", "error of every mode and of published pipelines");
+      *app.add_subcommand("compare", "error of every mode and codec, and of published pipelines");
   add_inputs(command, options, false);
   command.add_option("--softmax-scale", options.softmax_scale, "default: 1 / sqrt(head_dim)")
       ->check(check_positive);
@@ -186,18 +186,26 @@ void add_compare(CLI::App& app, CompareOptions& options, CompareKind& kind) {
   // Either three files, or inputs made up here.
   CLI::Option& generated = *command.add_flag("--synthetic", kind.synthetic,
                                              "inputs of known distributions, of growing length");
-  for (const char* name :
-       {"--query", "--key", "--value", "--causal", "--softmax-scale", "--report", "--formats"}) {
+  CLI::Option& random =
+      *command
+           .add_option("--random", options.random,
+                       "in place of files: 64 queries and 4096 keys of 4 heads, head_dim 128")
+           ->check(CLI::IsMember({"normal", "uniform", "student-t"}))
+           ->type_name("DISTRIBUTION");
+  for (const char* name : {"--query", "--key", "--value", "--causal", "--report", "--formats"}) {
     generated.excludes(command.get_option(name));
+    random.excludes(command.get_option(name));
   }
+  generated.excludes(&random)->excludes(command.get_option("--softmax-scale"));
   command.add_flag("--quick", kind.quick,
-                   "with --synthetic: only the rows that have a goal to reach; with --formats: "
-                   "fewer random inputs");
+                   "with --synthetic: only the rows that have a goal to reach; with --random and "
+                   "--formats: fewer random inputs");
   command.add_flag("--json", options.json, "prints one JSON object");
   command.footer(
       "Examples:\n"
       "  intflash compare --query q.npy --key k.npy --value v.npy --causal\n"
       "  intflash compare --query q.npy --key k.npy --value v.npy --report --picture error.svg\n"
+      "  intflash compare --random student-t\n"
       "  intflash compare --formats --query q.npy --key k.npy --value v.npy --causal\n"
       "  intflash compare --synthetic --quick");
 }
@@ -358,7 +366,7 @@ int run_compare(const CompareOptions& files, const CompareKind& kind) {
   if (kind.synthetic) return run_compare_synthetic(files.json, kind.quick);
   if (kind.formats) return run_compare_formats(files, kind.quick);
   if (kind.report) return run_compare_report(files);
-  return run_compare(files);
+  return run_compare(files, kind.quick);
 }
 
 int run_subcommand(const CLI::App& app, const Options& options) {
@@ -383,11 +391,14 @@ void check_options(const CLI::App& app, const Options& options) {
   const CompareOptions& files = options.compare;
   const bool has_files = !files.query.empty() && !files.key.empty() && !files.value.empty();
   const bool has_any = !files.query.empty() || !files.key.empty() || !files.value.empty();
-  const bool may_have_none = options.compare_kind.synthetic || options.compare_kind.formats;
-  if (app.got_subcommand("compare") && !has_files && (has_any || !may_have_none))
-    throw UsageError("compare needs --query, --key and --value, or --synthetic or --formats");
+  const bool may_have_none =
+      options.compare_kind.synthetic || options.compare_kind.formats || !files.random.empty();
+  if (app.got_subcommand("compare") && !has_files && (has_any || !may_have_none)) {
+    throw UsageError(
+        "compare needs --query, --key and --value, or --random, --synthetic or --formats");
+  }
   if (options.compare_kind.quick && !may_have_none)
-    throw UsageError("--quick needs --synthetic or --formats");
+    throw UsageError("--quick needs --random, --synthetic or --formats");
   for (const std::string& isa :
        {options.attend.isa, options.bench.isa, options.plan.isa, options.serve_sim.isa}) {
     if (!isa.empty()) require_port_name(isa);
