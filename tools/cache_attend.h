@@ -5,11 +5,11 @@
 #pragma once
 
 #include <cstdint>
-#include <span>
 #include <vector>
 
 #include "attention_inputs.h"
 #include "call.h"
+#include "sampled_rows.h"
 
 namespace intflash {
 
@@ -30,16 +30,18 @@ struct Centers {
 };
 
 struct CacheAttention {
-  std::vector<float> out;         // [batch][heads][query_len][head_dim_v]
-  double bytes_per_token;         // and kv head, of what the codec stores, scales included
-  double window_bytes_per_token;  // the same of tokens in the window; as above where there is none
+  HeadOuts outs;
+  std::int64_t block_bytes;         // of 64 tokens of all kv heads, scales included: as the codec
+                                    // stores them,
+  std::int64_t window_block_bytes;  // and in the window; as above where there is none
 };
 
-// Keys and values are appended at once. A causal query stands where the mask has it, another one
-// behind all keys: that is the position whose window it has. The mask of desc is one of these two,
-// and rows that see no key are 0. Throws Error where the library refuses.
+// Keys and values are appended as far as a run sees them, and then it attends. A causal query
+// stands where the mask has it, another one behind all keys: that is the position whose window it
+// has. The mask of desc is one of these two, and rows that see no key are 0. Throws Error where the
+// library refuses.
 CacheAttention attend_over_cache(const Context& context, const intflash_attend_desc& desc,
                                  const AttentionInputs& inputs, const CacheForm& form,
-                                 const Centers& centers = {});
+                                 const std::vector<RowRun>& runs, const Centers& centers = {});
 
 }  // namespace intflash

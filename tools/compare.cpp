@@ -78,6 +78,20 @@ Row run_mode(const Context& context, const Mode& mode, intflash_attend_desc desc
   return {mode.name, mode.what, measure_error(std::span<const float>(out), reference)};
 }
 
+// Of all rows, in the order of out.
+std::vector<float> attend_caches(const Context& context, const intflash_attend_desc& desc,
+                                 const AttentionInputs& inputs, const CacheForm& form) {
+  const HeadOuts outs =
+      attend_over_cache(context, desc, inputs, form, {{0, inputs.query_len}}).outs;
+  const std::int64_t size = inputs.query_len * inputs.head_dim_v;
+  std::vector<float> out;
+  for (std::int64_t b = 0; b < inputs.batch; ++b) {
+    for (const std::vector<float>& of_head : outs)
+      out.insert(out.end(), of_head.begin() + b * size, of_head.begin() + (b + 1) * size);
+  }
+  return out;
+}
+
 // FlashQ's 4 and 2 bits by head, chosen for each batch's kv heads.
 std::vector<float> attend_turbo_heads(const AttentionInputs& inputs,
                                       const intflash_attend_desc& desc) {
@@ -139,7 +153,7 @@ int run_compare(const CompareOptions& options, bool quick) {
   };
   for (const Mode& mode : kModes) rows.push_back(run_mode(context, mode, desc, inputs, reference));
   for (const Caches& caches : kCaches)
-    add(caches.name, caches.what, attend_over_cache(context, desc, inputs, caches.form).out);
+    add(caches.name, caches.what, attend_caches(context, desc, inputs, caches.form));
   for (const Pipeline& pipeline : pipelines())
     add(pipeline.name, pipeline.what, attend_heads(pipeline.attend, inputs, desc));
   add("Turbo-4/2", "4 bits in half of the kv heads, 2 in those of the least gap * std",

@@ -321,7 +321,8 @@ void add_plan(CLI::App& app, PlanOptions& options) {
 
 void add_calibrate(CLI::App& app, CalibrateOptions& options) {
   CLI::App& command = *app.add_subcommand(
-      "calibrate", "what a cache should be like, by samples: centres, and digits of keys");
+      "calibrate",
+      "what a cache should be like, by samples: centres, digits of keys, codecs of layers");
   command
       .add_option("--key", options.key,
                   "[heads, tokens, head_dim] or [batch, heads, tokens, head_dim]; float16, float32 "
@@ -345,10 +346,30 @@ void add_calibrate(CLI::App& app, CalibrateOptions& options) {
       ->check(check_positive)
       ->needs(&query);
   command.add_flag("--json", options.json, "prints one JSON object")->needs(&query);
+  CLI::Option& budget =
+      *command
+           .add_option("--budget", options.budget,
+                       "bytes per token and kv head, in the mean of layers: chooses each layer's "
+                       "codec by its error, and centres, where they are written, are its own")
+           ->check(check_positive)
+           ->type_name("BYTES")
+           ->needs(&query);
+  command
+      .add_option("--layers", options.layers,
+                  "numbers, as 0,4,14-19, of which each stands for {} in the paths of a layer")
+      ->check(check_named)
+      ->type_name("LAYERS")
+      ->needs(&budget);
+  add_output(command, "--out", options.out, "writes the choice, JSON").needs(&budget);
+  add_output(command, "--report", options.picture, "draws bits by layer and the front, SVG")
+      .needs(&budget);
   command.footer(
       "Examples:\n"
       "  intflash calibrate --query q.npy --key k.npy --value v.npy --causal\n"
-      "  intflash calibrate --key k.npy --value v.npy --key-center kc.npy --value-center vc.npy");
+      "  intflash calibrate --key k.npy --value v.npy --key-center kc.npy --value-center "
+      "vc.npy\n"
+      "  intflash calibrate --budget 160 --layers 0-29 --query 'l{}_q.npy' --key 'l{}_k.npy' "
+      "--value 'l{}_v.npy' --causal --out codecs.json");
 }
 
 struct Options {
@@ -408,6 +429,7 @@ void check_options(const CLI::App& app, const Options& options) {
     throw UsageError("calibrate needs --query, or --key-center and --value-center");
   }
   require_two_files("--out", options.attend.out, "--lse", options.attend.lse);
+  require_two_files("--out", options.calibrate.out, "--report", options.calibrate.picture);
   require_two_files("--key-center", options.calibrate.key_center, "--value-center",
                     options.calibrate.value_center);
 }
