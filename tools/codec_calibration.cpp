@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <filesystem>
 #include <memory>
 #include <set>
 #include <utility>
@@ -234,6 +235,13 @@ void write_text(std::unique_ptr<AtomicFile>& file, const std::string& text) {
   file->commit();
 }
 
+// Names in the file count from its folder, wherever programs are started.
+std::string seen_from(const std::string& out, const std::string& path) {
+  namespace fs = std::filesystem;
+  if (out.empty() || path.empty()) return path;
+  return fs::absolute(path).lexically_proximate(fs::absolute(out).parent_path()).string();
+}
+
 }  // namespace
 
 int run_codec_calibration(const CalibrateOptions& options) {
@@ -251,6 +259,9 @@ int run_codec_calibration(const CalibrateOptions& options) {
   for (std::size_t i = 0; i < numbers.size(); ++i) {
     measured.push_back(measure_layer(context, files[i], numbers[i]));
     calibration.layers.push_back(measured.back().layer);
+    LayerCalibration& layer = calibration.layers.back();
+    layer.key_center = seen_from(options.out, layer.key_center);
+    layer.value_center = seen_from(options.out, layer.value_center);
   }
   choose(calibration);
   std::vector<NpyOutput> centers;

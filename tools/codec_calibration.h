@@ -29,7 +29,7 @@ struct LayerCalibration {
   std::int64_t layer;  // its number
   std::int64_t num_kv_heads, head_dim, head_dim_v, kv_len;
   std::int64_t rows;                     // that errors were measured on, of each head and batch
-  std::string key_center, value_center;  // files; "" = none
+  std::string key_center, value_center;  // files, as the file of all has them; "" = none
   std::vector<LayerCodec> codecs;
   std::size_t choice;  // of codecs
 
