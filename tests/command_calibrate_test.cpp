@@ -1,10 +1,13 @@
 // Copyright 2026 The intflash Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// `intflash calibrate --query`: which heads need second digits.
+// `intflash calibrate --query`: which heads need second digits; and with --budget, which codec each
+// layer gets.
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -149,6 +152,132 @@ TEST_F(CalibrateCommand, RefusesWhatSaysNothing) {
   expect_failure("calibrate --json --key-center a.npy --value-center b.npy " + pair, 2, "--query");
   expect_failure("calibrate --key-center a.npy " + inputs, 2, "--value-center");
   expect_failure("calibrate --query '" + path("none.npy") + "' " + pair, 1, "none.npy");
+}
+
+// Layers 3 and 7, whose queries see all keys: those of 7 are short, so that few bits of keys cost
+// little there.
+class BudgetCommand : public CalibrateCommand {
+ protected:
+  static constexpr std::int64_t kTokens = 704, kDim = 32;
+
+  std::string write_layers() const {
+    for (const unsigned layer : {3u, 7u}) {
+      const std::string name = std::to_string(layer) + "_";
+      write_normal(name + "q.npy", {2, 10, kDim}, layer);
+      write_normal(name + "k.npy", {1, kTokens, kDim}, layer + 1);
+      write_normal(name + "v.npy", {1, kTokens, kDim}, layer + 2);
+    }
+    const NpyArray array = read_npy(path("7_k.npy"));
+    std::vector<float> keys(floats(array), floats(array) + array.num_elements());
+    for (float& key : keys) key *= 0.1f;
+    write_npy_files(std::vector<NpyOutput>{{path("7_k.npy"), array.shape, keys.data()}});
+    return "--layers 3,7-7 " + files("{}_");
+  }
+  std::string files(const std::string& name) const {
+    return "--query '" + path(name + "q.npy") + "' --key '" + path(name + "k.npy") + "' --value '" +
+           path(name + "v.npy") + "'";
+  }
+};
+
+TEST_F(BudgetCommand, SpendsItsBytesWhereTheySaveMostError) {
+  const std::string layers = write_layers() + " ";
+  // int8 has 2 * 32 + 12 bytes.
+  const Json report = calibrate(layers + "--budget 71 --out '" + path("c.json") + "' --report '" +
+                                path("c.svg") + "'");
+  EXPECT_EQ(Json::parse(read_text(path("c.json"))), report);
+  ASSERT_EQ(report["layers"].size(), 2u);
+  double best = INFINITY, chosen = 0, bytes = 0;
+  for (const Json& a : report["layers"][0]["codecs"]) {
+    for (const Json& b : report["layers"][1]["codecs"]) {
+      const double total = a["bytes_per_token"].get<double>() + b["bytes_per_token"].get<double>();
+      const double damage =
+          std::pow(a["rel_l1"].get<double>(), 2) + std::pow(b["rel_l1"].get<double>(), 2);
+      if (total <= 2 * 71) best = std::min(best, damage);
+    }
+  }
+  for (const Json& layer : report["layers"]) {
+    bytes += layer["bytes_per_token"].get<double>() / 2;
+    chosen += std::pow(layer["rel_l1"].get<double>(), 2);
+    EXPECT_EQ(layer["rel_l1_by_head"].size(), 2u);
+    EXPECT_EQ(layer["codecs"][1]["codec"], "int8");
+    EXPECT_EQ(layer["codecs"][1]["bytes_per_token"], 76);
+  }
+  EXPECT_EQ(chosen, best);
+  EXPECT_NEAR(report["rel_l1"].get<double>(), std::sqrt(best / 2), 1e-9);
+  EXPECT_EQ(report["bytes_per_token"], bytes);
+  EXPECT_EQ(report["layers"][0]["layer"], 3);
+  EXPECT_EQ(report["layers"][1]["layer"], 7);
+  EXPECT_EQ(report["front"][0]["bytes_per_token"],
+            report["layers"][0]["codecs"][3]["bytes_per_token"]);
+  // Short keys bear four bits: there k4v4 is as good as k8v4, and elsewhere it is not.
+  const auto error = [&](int layer, int codec) {
+    return report["layers"][layer]["codecs"][codec]["rel_l1"].get<double>();
+  };
+  EXPECT_GT(error(0, 3), 1.2 * error(0, 2));
+  EXPECT_LT(error(1, 3), 1.1 * error(1, 2));
+  const std::string picture = read_text(path("c.svg"));
+  for (const char* part : {"<svg ", "layer 3<", "layer 7<", "class=\"choice\"", "</svg>"})
+    EXPECT_NE(picture.find(part), std::string::npos) << part;
+
+  const Result text = run("calibrate " + layers + "--budget 1000");
+  EXPECT_EQ(text.code, 0) << text.err;
+  EXPECT_NE(text.out.find("int8_wide"), std::string::npos) << text.out;
+}
+
+// Of a layer on its own, by the names of its files.
+TEST_F(BudgetCommand, ErrorsOfCodecsAreThoseOfCompare) {
+  write_layers();
+  const Json report = calibrate(files("3_") + " --budget 100");
+  const Json compared = Json::parse(run("compare --json " + files("3_")).out);
+  const std::vector<std::pair<int, std::string>> rows = {
+      {1, "intflash int8, one digit"}, {2, "cache k8v4, 256 + 64"}, {3, "cache k4v4, 256 + 64"}};
+  for (const auto& [codec, name] : rows) {
+    for (const Json& row : compared["rows"]) {
+      if (row["name"] != name) continue;
+      EXPECT_NEAR(report["layers"][0]["codecs"][codec]["rel_l1"].get<double>(),
+                  row["error"]["rel_l1"].get<double>(), 1e-6)
+          << name;
+    }
+  }
+}
+
+TEST_F(BudgetCommand, MeasuresWithTheCentresThatItWrites) {
+  write_layers();
+  const NpyArray array = read_npy(path("3_k.npy"));
+  std::vector<float> keys(floats(array), floats(array) + array.num_elements());
+  for (std::size_t i = 0; i < keys.size(); i += kDim) keys[i] += 200;
+  write_npy_files(std::vector<NpyOutput>{{path("3_k.npy"), array.shape, keys.data()}});
+  const std::string command = files("3_") + " --budget 100";
+  const Json plain = calibrate(command);
+  const Json centred =
+      calibrate(command + " --key-center '" + path("kc.npy") + "' --value-center '" +
+                path("vc.npy") + "' --out '" + path("c.json") + "'");
+  EXPECT_EQ(centred["layers"][0]["key_center"], "kc.npy");  // as its folder has it
+  EXPECT_TRUE(plain["layers"][0]["key_center"].is_null());
+  EXPECT_NEAR(floats(read_npy(path("kc.npy")))[0], 200, 0.3);
+  EXPECT_LT(2 * centred["layers"][0]["codecs"][1]["rel_l1"].get<double>(),
+            plain["layers"][0]["codecs"][1]["rel_l1"].get<double>());
+}
+
+TEST_F(BudgetCommand, RefusesWhatItCannotMeasureOrMeet) {
+  const std::string layers = write_layers();
+  expect_failure("calibrate --budget 20 " + layers, 1, "the least is");
+  expect_failure("calibrate --budget 0 " + layers, 2, "--budget");
+  expect_failure("calibrate " + layers, 2, "--layers requires --budget");
+  expect_failure("calibrate --budget 99 --layers 3,3 " + files("{}_"), 2, "twice");
+  expect_failure("calibrate --budget 99 --layers 7-3 " + files("{}_"), 2, "7-3");
+  expect_failure("calibrate --budget 99 --layers 3 " + files("3_"), 2, "{} stands for the number");
+  expect_failure("calibrate --budget 99 " + files("{}_"), 2, "{} needs --layers");
+  expect_failure("calibrate --budget 99 --layers 3,8 " + files("{}_"), 1, "8_q.npy");
+  const NpyArray array = read_npy(path("3_v.npy"));
+  std::vector<float> values(floats(array), floats(array) + array.num_elements());
+  write_npy_files(
+      std::vector<NpyOutput>{{path("3_v.npy"), {1, kTokens - 65, kDim}, values.data()},
+                             {path("3_k.npy"), {1, kTokens - 65, kDim}, values.data()}});
+  expect_failure("calibrate --budget 99 " + files("3_"), 1, "639 tokens");
+  values[5 * kDim + 1] = NAN;
+  write_npy_files(std::vector<NpyOutput>{{path("7_v.npy"), {1, kTokens, kDim}, values.data()}});
+  expect_failure("calibrate --budget 99 " + files("7_"), 1, "7_v.npy: head 0, token 5");
 }
 
 }  // namespace

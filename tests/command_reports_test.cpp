@@ -101,6 +101,36 @@ TEST_F(Command, CompareListsTheModesAndThePipelines) {
   expect_failure("compare --query x.npy --key x.npy --value x.npy", 1, "x.npy");
 }
 
+// The error of each row of compare's table.
+std::map<std::string, double> errors_of(const Result& result) {
+  EXPECT_EQ(result.code, 0) << result.err;
+  const Json report = Json::parse(result.out);
+  std::map<std::string, double> errors;
+  for (const Json& row : report["rows"]) errors[row["name"]] = row["error"]["rel_l1"].get<double>();
+  return errors;
+}
+
+TEST_F(Command, CompareAttendsCachesOfFewBitsBehindTheirWindows) {
+  // All keys are in a query's own block; of the causal queries 10 see none.
+  const std::string inputs =
+      "compare --json " + write_inputs({4, 50, 32}, {2, 40, 32}, {2, 40, 32});
+  for (const char* mask : {"", " --causal"}) {
+    std::map<std::string, double> errors = errors_of(run(inputs + mask));
+    const double int8 = errors["intflash int8, one digit"];
+    EXPECT_GT(int8, 0) << mask;
+    for (const char* form : {"k4v4, 64", "k4v4, 256 + 64", "k8v4, 256 + 64"})
+      EXPECT_EQ(errors[std::string("cache ") + form], int8) << form << mask;
+    EXPECT_GT(errors["cache k8v4"], 2 * int8) << mask;
+  }
+  std::map<std::string, double> errors = errors_of(run("compare --json --quick --random normal"));
+  EXPECT_EQ(errors["cache k4v4, 256 + 64"], errors["cache k8v4, 256 + 64"]);  // of 256 keys
+  EXPECT_GT(errors["cache k4v4, 64"], errors["cache k8v4"]);
+  EXPECT_GT(errors["Turbo-4/2"], errors["Turbo-4"]);
+  EXPECT_LT(errors["Turbo-4/2"], errors["Turbo-2"]);
+  expect_failure("compare --random cauchy", 2, "--random");
+  expect_failure("compare --random normal --query q.npy", 2, "--random");
+}
+
 // A number's nearest in bfloat16.
 float in_bf16(float number) {
   const auto bits = std::bit_cast<std::uint32_t>(number);

@@ -146,7 +146,7 @@ TEST(Pipelines, KeysThatAllTokensShareABiasOfChangeNothingWhereKeysAreSmoothed) 
   for (std::int64_t t = 0; t < 128; ++t) {
     for (std::int64_t c = 0; c < 16; c += 4) biased.key.row(t)[c] += 32;
   }
-  for (const char* name : {"Sage2-8b", "Sage1-B", "Sage1-vB", "A", "A7", "B"}) {
+  for (const char* name : {"Sage2-8b", "Sage2-4b", "Sage1-B", "Sage1-vB", "A", "A7", "B"}) {
     EXPECT_LT(error_of(pipeline(name).attend(biased), pipeline(name).attend(head)).rel_l1, 1e-3)
         << name;
   }

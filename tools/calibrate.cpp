@@ -4,46 +4,16 @@
 
 #include <fmt/format.h>
 
-#include <cmath>
-#include <cstdint>
-#include <vector>
-
 #include "attention_inputs.h"
 #include "call.h"
+#include "channel_means.h"
+#include "codec_calibration.h"
 #include "compare_inputs.h"
 #include "digit_report.h"
-#include "failure.h"
-#include "inputs/tensor.h"
 #include "npy.h"
 
 namespace intflash {
 namespace {
-
-struct Means {
-  std::vector<std::int64_t> shape;  // [heads, dim]
-  std::vector<float> elements;
-};
-
-// Over the tokens of all the batch, summed in double.
-Means means_of(const NpyArray& array, const std::string& path) {
-  const HeadAxes axes = head_axes(array, path);
-  const std::int64_t tokens = axes.batch * axes.tokens;
-  if (tokens == 0) throw Failure(fmt::format("{}: no tokens to take the mean of", path));
-  const intflash_tensor tensor = contiguous(array.data.data(), axes.heads, axes.tokens, axes.dim);
-  Means means{{axes.heads, axes.dim}, {}};
-  for (std::int64_t h = 0; h < axes.heads; ++h) {
-    for (std::int64_t c = 0; c < axes.dim; ++c) {
-      double sum = 0;
-      for (std::int64_t t = 0; t < tokens; ++t)
-        sum +=
-            internal::tensor_element(tensor, array.dtype, t / axes.tokens, h, t % axes.tokens, c);
-      if (!std::isfinite(sum))
-        throw Failure(fmt::format("{}: head {}, channel {} is not finite", path, h, c));
-      means.elements.push_back(static_cast<float>(sum / static_cast<double>(tokens)));
-    }
-  }
-  return means;
-}
 
 void write_centers(const CalibrateOptions& options, const NpyArray& keys, const NpyArray& values) {
   const Means key = means_of(keys, options.key);
@@ -71,6 +41,7 @@ void report_digits(const CalibrateOptions& options, const AttentionInputs& input
 }  // namespace
 
 int run_calibrate(const CalibrateOptions& options) {
+  if (options.budget > 0) return run_codec_calibration(options);
   if (options.query.empty()) {
     write_centers(options, read_npy(options.key), read_npy(options.value));
     return 0;

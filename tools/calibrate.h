@@ -2,7 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // `intflash calibrate`: what a cache for a model should be like, by samples of a layer from files:
-// its centres, as means of keys and values, and whether its keys should have second digits.
+// its centres, as means of keys and values, and whether its keys should have second digits; or, of
+// some layers, which codec each of them should have.
 #pragma once
 
 #include <string>
@@ -16,6 +17,10 @@ struct CalibrateOptions {
   bool causal = false;
   float softmax_scale = 0;  // 0 = 1 / sqrt(head_dim)
   bool json = false;
+  double budget = 0;    // bytes per token and kv head, in the mean of layers; 0 = choose no codecs
+  std::string layers;   // with budget: numbers that stand for {} in all paths above; "" = one layer
+  std::string out;      // with budget: the file that programs load, "" = not written
+  std::string picture;  // the same as SVG
 };
 
 // The exit code; failures are thrown.

@@ -11,14 +11,16 @@ namespace intflash {
 
 struct CompareOptions {
   std::string query, key, value;  // paths of .npy files
+  std::string random;             // in place of files: normal, uniform or student-t
   bool causal = false;
   bool json = false;
   std::string picture;      // of the report, "" = not written
   float softmax_scale = 0;  // 0 = 1 / sqrt(head_dim)
 };
 
-// The table for arrays from files. The exit code; failures are thrown.
-int run_compare(const CompareOptions& options);
+// The table for arrays from files, or for random ones, fewer of them if quick. The exit code;
+// failures are thrown.
+int run_compare(const CompareOptions& options, bool quick);
 
 // The library's error by part and by head, likewise.
 int run_compare_report(const CompareOptions& options);

@@ -3,8 +3,11 @@
 #include "compare_inputs.h"
 
 #include <cmath>
+#include <cstddef>
+#include <cstdint>
 
 #include "inputs/tensor.h"
+#include "synthetic.h"
 
 namespace intflash {
 namespace {
@@ -19,7 +22,40 @@ Matrix matrix_of(const intflash_tensor& tensor, intflash_dtype dtype, std::int64
   return matrix;
 }
 
+constexpr std::int64_t kRandomHeads = 4, kRandomHeadDim = 128;
+
+Distribution distribution_of(const std::string& name) {
+  if (name == "uniform") return Distribution::kUniform;
+  if (name == "student-t") return Distribution::kStudentT;
+  return Distribution::kNormal;
+}
+
+// Appends a head to an array of shape [heads, tokens, dim].
+void append_head(const Matrix& matrix, NpyArray& array) {
+  array.shape = {kRandomHeads, matrix.tokens, matrix.dim};
+  const std::vector<float> floats(matrix.data.begin(), matrix.data.end());
+  const auto* bytes = reinterpret_cast<const std::byte*>(floats.data());
+  array.data.insert(array.data.end(), bytes, bytes + floats.size() * sizeof(float));
+}
+
 }  // namespace
+
+AttentionInputs random_inputs(const std::string& distribution, bool quick) {
+  AttentionInputs inputs = {};
+  inputs.batch = 1;
+  inputs.num_query_heads = inputs.num_kv_heads = kRandomHeads;
+  inputs.query_len = quick ? 8 : 64;
+  inputs.kv_len = quick ? 256 : 4096;
+  inputs.head_dim = inputs.head_dim_v = kRandomHeadDim;
+  for (std::int64_t h = 0; h < kRandomHeads; ++h) {
+    const Head head = make_head(distribution_of(distribution), inputs.query_len, inputs.kv_len,
+                                kRandomHeadDim, static_cast<std::uint64_t>(h + 1));
+    append_head(head.query, inputs.query);
+    append_head(head.key, inputs.key);
+    append_head(head.value, inputs.value);
+  }
+  return inputs;
+}
 
 Head head_of(const AttentionInputs& inputs, const intflash_attend_desc& desc, std::int64_t b,
              std::int64_t h) {

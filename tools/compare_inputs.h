@@ -5,6 +5,7 @@
 // head.
 #pragma once
 
+#include <string>
 #include <vector>
 
 #include "attention_inputs.h"
@@ -13,6 +14,10 @@
 #include "pipelines.h"
 
 namespace intflash {
+
+// Four heads of 64 queries and 4096 keys, if quick of 8 and 256, head_dim 128: normal, uniform or
+// student-t.
+AttentionInputs random_inputs(const std::string& distribution, bool quick);
 
 // The library's default for these inputs.
 intflash_attend_desc compare_desc(const CompareOptions& options, const AttentionInputs& inputs);

@@ -170,7 +170,7 @@ struct CompareKind {
 
 void add_compare(CLI::App& app, CompareOptions& options, CompareKind& kind) {
   CLI::App& command =
-      *app.add_subcommand("compare", "error of every mode and of published pipelines");
+      *app.add_subcommand("compare", "error of every mode and codec, and of published pipelines");
   add_inputs(command, options, false);
   command.add_option("--softmax-scale", options.softmax_scale, "default: 1 / sqrt(head_dim)")
       ->check(check_positive);
@@ -186,18 +186,26 @@ void add_compare(CLI::App& app, CompareOptions& options, CompareKind& kind) {
   // Either three files, or inputs made up here.
   CLI::Option& generated = *command.add_flag("--synthetic", kind.synthetic,
                                              "inputs of known distributions, of growing length");
-  for (const char* name :
-       {"--query", "--key", "--value", "--causal", "--softmax-scale", "--report", "--formats"}) {
+  CLI::Option& random =
+      *command
+           .add_option("--random", options.random,
+                       "in place of files: 64 queries and 4096 keys of 4 heads, head_dim 128")
+           ->check(CLI::IsMember({"normal", "uniform", "student-t"}))
+           ->type_name("DISTRIBUTION");
+  for (const char* name : {"--query", "--key", "--value", "--causal", "--report", "--formats"}) {
     generated.excludes(command.get_option(name));
+    random.excludes(command.get_option(name));
   }
+  generated.excludes(&random)->excludes(command.get_option("--softmax-scale"));
   command.add_flag("--quick", kind.quick,
-                   "with --synthetic: only the rows that have a goal to reach; with --formats: "
-                   "fewer random inputs");
+                   "with --synthetic: only the rows that have a goal to reach; with --random and "
+                   "--formats: fewer random inputs");
   command.add_flag("--json", options.json, "prints one JSON object");
   command.footer(
       "Examples:\n"
       "  intflash compare --query q.npy --key k.npy --value v.npy --causal\n"
       "  intflash compare --query q.npy --key k.npy --value v.npy --report --picture error.svg\n"
+      "  intflash compare --random student-t\n"
       "  intflash compare --formats --query q.npy --key k.npy --value v.npy --causal\n"
       "  intflash compare --synthetic --quick");
 }
@@ -313,7 +321,8 @@ void add_plan(CLI::App& app, PlanOptions& options) {
 
 void add_calibrate(CLI::App& app, CalibrateOptions& options) {
   CLI::App& command = *app.add_subcommand(
-      "calibrate", "what a cache should be like, by samples: centres, and digits of keys");
+      "calibrate",
+      "what a cache should be like, by samples: centres, digits of keys, codecs of layers");
   command
       .add_option("--key", options.key,
                   "[heads, tokens, head_dim] or [batch, heads, tokens, head_dim]; float16, float32 "
@@ -337,10 +346,30 @@ void add_calibrate(CLI::App& app, CalibrateOptions& options) {
       ->check(check_positive)
       ->needs(&query);
   command.add_flag("--json", options.json, "prints one JSON object")->needs(&query);
+  CLI::Option& budget =
+      *command
+           .add_option("--budget", options.budget,
+                       "bytes per token and kv head, in the mean of layers: chooses each layer's "
+                       "codec by its error, and centres, where they are written, are its own")
+           ->check(check_positive)
+           ->type_name("BYTES")
+           ->needs(&query);
+  command
+      .add_option("--layers", options.layers,
+                  "numbers, as 0,4,14-19, of which each stands for {} in the paths of a layer")
+      ->check(check_named)
+      ->type_name("LAYERS")
+      ->needs(&budget);
+  add_output(command, "--out", options.out, "writes the choice, JSON").needs(&budget);
+  add_output(command, "--report", options.picture, "draws bits by layer and the front, SVG")
+      .needs(&budget);
   command.footer(
       "Examples:\n"
       "  intflash calibrate --query q.npy --key k.npy --value v.npy --causal\n"
-      "  intflash calibrate --key k.npy --value v.npy --key-center kc.npy --value-center vc.npy");
+      "  intflash calibrate --key k.npy --value v.npy --key-center kc.npy --value-center "
+      "vc.npy\n"
+      "  intflash calibrate --budget 160 --layers 0-29 --query 'l{}_q.npy' --key 'l{}_k.npy' "
+      "--value 'l{}_v.npy' --causal --out codecs.json");
 }
 
 struct Options {
@@ -358,7 +387,7 @@ int run_compare(const CompareOptions& files, const CompareKind& kind) {
   if (kind.synthetic) return run_compare_synthetic(files.json, kind.quick);
   if (kind.formats) return run_compare_formats(files, kind.quick);
   if (kind.report) return run_compare_report(files);
-  return run_compare(files);
+  return run_compare(files, kind.quick);
 }
 
 int run_subcommand(const CLI::App& app, const Options& options) {
@@ -383,11 +412,14 @@ void check_options(const CLI::App& app, const Options& options) {
   const CompareOptions& files = options.compare;
   const bool has_files = !files.query.empty() && !files.key.empty() && !files.value.empty();
   const bool has_any = !files.query.empty() || !files.key.empty() || !files.value.empty();
-  const bool may_have_none = options.compare_kind.synthetic || options.compare_kind.formats;
-  if (app.got_subcommand("compare") && !has_files && (has_any || !may_have_none))
-    throw UsageError("compare needs --query, --key and --value, or --synthetic or --formats");
+  const bool may_have_none =
+      options.compare_kind.synthetic || options.compare_kind.formats || !files.random.empty();
+  if (app.got_subcommand("compare") && !has_files && (has_any || !may_have_none)) {
+    throw UsageError(
+        "compare needs --query, --key and --value, or --random, --synthetic or --formats");
+  }
   if (options.compare_kind.quick && !may_have_none)
-    throw UsageError("--quick needs --synthetic or --formats");
+    throw UsageError("--quick needs --random, --synthetic or --formats");
   for (const std::string& isa :
        {options.attend.isa, options.bench.isa, options.plan.isa, options.serve_sim.isa}) {
     if (!isa.empty()) require_port_name(isa);
@@ -397,6 +429,7 @@ void check_options(const CLI::App& app, const Options& options) {
     throw UsageError("calibrate needs --query, or --key-center and --value-center");
   }
   require_two_files("--out", options.attend.out, "--lse", options.attend.lse);
+  require_two_files("--out", options.calibrate.out, "--report", options.calibrate.picture);
   require_two_files("--key-center", options.calibrate.key_center, "--value-center",
                     options.calibrate.value_center);
 }

@@ -1,8 +1,8 @@
 // Copyright 2026 The intflash Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// Published attention pipelines with 8-bit products, simulated: what each rounds is rounded, all
-// else is double precision. One head at a time.
+// Published attention pipelines with products of 8 bits or fewer, simulated: what each rounds is
+// rounded, all else is double precision. One head at a time.
 #pragma once
 
 #include <cstdint>

@@ -11,6 +11,7 @@ from . import _core
 from ._attend import attend, merge_states
 from ._batch import Batch
 from ._cache import Cache, Sequence
+from ._calibration import load_calibration
 from ._errors import (
     ArgumentError,
     BadFileError,
@@ -70,6 +71,7 @@ __all__ = [
     "WorkspaceError",
     "attend",
     "info",
+    "load_calibration",
     "merge_states",
     "__version__",
 ]

@@ -1,0 +1,80 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+#include "codec_report.h"
+
+#include <fmt/format.h>
+
+namespace intflash {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+Json file_json(const std::string& path) { return path.empty() ? Json(nullptr) : Json(path); }
+
+Json codec_json(const LayerCalibration& layer, const LayerCodec& codec) {
+  return {{"codec", codec.form.name},
+          {"window_blocks", codec.form.window_blocks},
+          {"sink_blocks", codec.form.sink_blocks},
+          {"score_digits", codec.score_digits},
+          {"bytes_per_token", layer.bytes_per_token_and_head(codec.block_bytes)},
+          {"window_bytes_per_token", layer.bytes_per_token_and_head(codec.window_block_bytes)},
+          {"rel_l1", codec.errors.rel_l1},
+          {"rel_l1_by_head", codec.errors.by_head}};
+}
+
+Json layer_json(const LayerCalibration& layer) {
+  Json json = {{"layer", layer.layer},
+               {"kv_heads", layer.num_kv_heads},
+               {"head_dim", layer.head_dim},
+               {"head_dim_v", layer.head_dim_v},
+               {"tokens", layer.kv_len},
+               {"sampled_rows", layer.rows},
+               {"key_center", file_json(layer.key_center)},
+               {"value_center", file_json(layer.value_center)}};
+  json.update(codec_json(layer, layer.chosen()));
+  json["codecs"] = Json::array();
+  for (const LayerCodec& codec : layer.codecs) json["codecs"].push_back(codec_json(layer, codec));
+  return json;
+}
+
+Json total_json(const CodecTotal& total) {
+  return {{"bytes_per_token", total.bytes_per_token}, {"rel_l1", total.rel_l1}};
+}
+
+}  // namespace
+
+void print_codecs(const CodecCalibration& calibration) {
+  fmt::print("{:5} {:>6}  {:9} {:>6} {:>9}   rel L1 % of each\n", "layer", "tokens", "codec",
+             "bytes", "rel L1 %");
+  fmt::print("{:41}", "");
+  for (const LayerCodec& codec : calibration.layers.front().codecs)
+    fmt::print(" {:>9}", codec.form.name);
+  fmt::print("\n");
+  for (const LayerCalibration& layer : calibration.layers) {
+    const LayerCodec& chosen = layer.chosen();
+    fmt::print("{:5} {:6}  {:9} {:6.4g} {:9.4f}  ", layer.layer, layer.kv_len, chosen.form.name,
+               layer.bytes_per_token_and_head(chosen.block_bytes), 100 * chosen.errors.rel_l1);
+    for (const LayerCodec& codec : layer.codecs) fmt::print(" {:9.4f}", 100 * codec.errors.rel_l1);
+    fmt::print("\n");
+  }
+  fmt::print("\n{:.4g} bytes per token and kv head of {:.4g}; rel L1 {:.4f} %, root mean square\n",
+             calibration.total.bytes_per_token, calibration.budget, 100 * calibration.total.rel_l1);
+  fmt::print("behind windows of {} tokens and the first {}, which k8v4 and k4v4 keep in INT8\n",
+             64 * kWindowBlocks, 64 * kSinkBlocks);
+  fmt::print("\nfront: bytes, rel L1 %\n");
+  for (const CodecTotal& total : calibration.front)
+    fmt::print("  {:6.4g} {:9.4f}\n", total.bytes_per_token, 100 * total.rel_l1);
+}
+
+nlohmann::ordered_json codecs_json(const CodecCalibration& calibration) {
+  Json json = {{"intflash_calibration", 1}, {"budget", calibration.budget}};
+  json.update(total_json(calibration.total));
+  json["layers"] = Json::array();
+  for (const LayerCalibration& layer : calibration.layers)
+    json["layers"].push_back(layer_json(layer));
+  json["front"] = Json::array();
+  for (const CodecTotal& total : calibration.front) json["front"].push_back(total_json(total));
+  return json;
+}
+
+}  // namespace intflash
