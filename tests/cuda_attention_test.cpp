@@ -61,6 +61,7 @@ constexpr Mask kMasks[] = {
 };
 constexpr intflash_dtype kDtypes[] = {INTFLASH_F32, INTFLASH_F16, INTFLASH_BF16};
 constexpr float kSoftmaxScales[] = {0, 1, 0.01f};
+constexpr float kScoreCaps[] = {0, 2, 1e-35f};
 struct Magnitudes {
   float query, key, value;
 };
@@ -88,6 +89,8 @@ enum Factor {
   kSoftmaxScale,
   kLse,
   kSinkLogits,
+  kBias,
+  kCap,
   kNumFactors
 };
 
@@ -132,6 +135,8 @@ AttentionCase case_of(const std::vector<int>& row) {
   c.score_digits = static_cast<std::int32_t>(level(kDigits));
   c.lse = level(kLse) == 1;
   c.sinks = level(kSinkLogits) == 1;
+  c.bias = static_cast<CaseBias>(level(kBias));
+  c.score_cap = kScoreCaps[level(kCap)];
   c.data = static_cast<CaseData>(level(kData));
   return c;
 }
@@ -149,6 +154,8 @@ std::vector<AttentionCase> pairwise_cases() {
   levels[kData] = static_cast<int>(CaseData::kSinks) + 1;
   levels[kMagnitude] = std::size(kMagnitudes);
   levels[kSoftmaxScale] = std::size(kSoftmaxScales);
+  levels[kBias] = static_cast<int>(CaseBias::kAll) + 1;
+  levels[kCap] = std::size(kScoreCaps);
   std::vector<AttentionCase> cases;
   for (const std::vector<int>& row : pairwise_cover(levels, allowed)) cases.push_back(case_of(row));
   return cases;

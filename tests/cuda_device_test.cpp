@@ -105,7 +105,6 @@ TEST_F(CudaDevice, RefusesByNameWhatItDoesNotServe) {
   expect_refused([](AttentionCase& c) { c.query.dtype = INTFLASH_INT8; }, "dtype");
   expect_refused([](AttentionCase& c) { c.key.dtype = INTFLASH_Q8_0; }, "dtype");
   expect_refused([](AttentionCase& c) { c.value.dtype = INTFLASH_F8_E4M3; }, "dtype");
-  expect_refused([](AttentionCase& c) { c.score_cap = 30; }, "score_cap");
   expect_refused([](AttentionCase& c) { c.center = INTFLASH_CENTER_KEY; }, "center");
   expect_refused([](AttentionCase& c) { c.batch = 1 << 30; }, "query rows");
   expect_refused([](AttentionCase& c) { c.query_len = (1 << 30) + 1; }, "query rows");
@@ -132,24 +131,6 @@ struct Attempt {
   DeviceMemory memory;
   CaseTensors tensors;
 };
-
-TEST_F(CudaDevice, RefusesByNameArgumentsThatItDoesNotServe) {
-  Attempt attempt;
-  intflash_attend_args& args = attempt.tensors.args;
-  float* const numbers = args.lse;
-  const intflash_attend_args before = args;
-  args.alibi_slopes = numbers;
-  EXPECT_TRUE(has(attempt.run(INTFLASH_UNSUPPORTED), "alibi_slopes"));
-  args = before;
-  args.additive_mask = {numbers, INTFLASH_F32, 0, 0, 0, nullptr};
-  EXPECT_TRUE(has(attempt.run(INTFLASH_UNSUPPORTED), "additive_mask"));
-  args = before;
-  const std::uint64_t words[3] = {};
-  args.bit_mask = {words, 1};
-  EXPECT_TRUE(has(attempt.run(INTFLASH_UNSUPPORTED), "bit_mask"));
-  args = before;
-  attempt.run(INTFLASH_OK);
-}
 
 TEST_F(CudaDevice, RefusesHalvesOfARun) {
   const DeviceContext context;

@@ -141,7 +141,8 @@ intflash_status finish_cuda_plan(const RunCalls& calls, const char* kernel, std:
   cut_keys(plan);
   plan.calls = &calls;
   plan.port = plan.context->device->name;
-  std::snprintf(plan.kernel, sizeof plan.kernel, "%s/int8/%s/rows%dx%d", kernel, plan.port,
+  std::snprintf(plan.kernel, sizeof plan.kernel, "%s/int8%s/%s/rows%dx%d", kernel,
+                plan.problem.score_cap > 0 ? "+cap" : "", plan.port,
                 static_cast<int>(kCudaTileRows), kScoreBlock);
   return status;
 }

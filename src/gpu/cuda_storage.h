@@ -71,8 +71,4 @@ CudaRope cuda_rope(const intflash_rope& rope);
 intflash_status report_bad_rope(const CudaDevice& device, void* stream, const intflash_rope& rope,
                                 std::int64_t position, std::int64_t pair);
 
-// [64]: of a block's keys.
-intflash_status read_key_scales(const intflash_cache& cache, const BlockPlace& place,
-                                float* key_scale);
-
 }  // namespace intflash::internal
