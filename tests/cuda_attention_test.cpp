@@ -61,6 +61,8 @@ constexpr Mask kMasks[] = {
 };
 constexpr intflash_dtype kDtypes[] = {INTFLASH_F32, INTFLASH_F16, INTFLASH_BF16};
 constexpr float kSoftmaxScales[] = {0, 1, 0.01f};
+constexpr intflash_center kGivenCenters[] = {INTFLASH_CENTER_NONE, INTFLASH_CENTER_KEY,
+                                             INTFLASH_CENTER_KEY_VALUE};
 constexpr float kScoreCaps[] = {0, 2, 1e-35f};
 struct Magnitudes {
   float query, key, value;
@@ -91,6 +93,7 @@ enum Factor {
   kSinkLogits,
   kBias,
   kCap,
+  kCenters,
   kNumFactors
 };
 
@@ -137,6 +140,8 @@ AttentionCase case_of(const std::vector<int>& row) {
   c.sinks = level(kSinkLogits) == 1;
   c.bias = static_cast<CaseBias>(level(kBias));
   c.score_cap = kScoreCaps[level(kCap)];
+  c.center = kGivenCenters[level(kCenters)];
+  c.given_centers = level(kCenters) > 0;
   c.data = static_cast<CaseData>(level(kData));
   return c;
 }
@@ -156,6 +161,7 @@ std::vector<AttentionCase> pairwise_cases() {
   levels[kSoftmaxScale] = std::size(kSoftmaxScales);
   levels[kBias] = static_cast<int>(CaseBias::kAll) + 1;
   levels[kCap] = std::size(kScoreCaps);
+  levels[kCenters] = std::size(kGivenCenters);
   std::vector<AttentionCase> cases;
   for (const std::vector<int>& row : pairwise_cover(levels, allowed)) cases.push_back(case_of(row));
   return cases;

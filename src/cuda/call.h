@@ -41,6 +41,23 @@ struct CudaPages {
   bool has_digits;
 };
 
+// What is taken from keys and values, in the device's memory.
+struct CudaCenters {
+  const float* key;    // [num_kv_heads][head_dim]; nullptr = none
+  const float* value;  // [num_kv_heads][head_dim_v]; nullptr = none
+  // In floats, from one of the tensors' first dimension to the next.
+  std::int64_t key_stride, value_stride;
+
+  INTFLASH_INLINE const float* key_of(std::int64_t batch, std::int64_t head,
+                                      std::int64_t dim) const {
+    return key == nullptr ? nullptr : key + batch * key_stride + head * dim;
+  }
+  INTFLASH_INLINE const float* value_of(std::int64_t batch, std::int64_t head,
+                                        std::int64_t dim) const {
+    return value == nullptr ? nullptr : value + batch * value_stride + head * dim;
+  }
+};
+
 // ---- New tokens ----
 
 // Consecutive rows of key and value that lie one after the other in a block of 64 tokens.
@@ -82,10 +99,9 @@ struct CudaTokens {
   CudaPages pages;
   std::int64_t num_kv_heads, head_dim, head_dim_v;
   CudaTensor key, value;
-  std::int64_t num_rows;    // of each head of the tensors
-  CudaRope rope;            // of keys
-  const float* key_center;  // [num_kv_heads][head_dim]; nullptr = none
-  const float* value_center;
+  std::int64_t num_rows;  // of each head of the tensors
+  CudaRope rope;          // of keys
+  CudaCenters centers;
   bool rotates_keys, rotates_values;
   const CudaTokenRun* runs;
   std::int64_t num_runs;
@@ -148,9 +164,8 @@ struct CudaCall {
   CudaTensor query, out;
   float* lse;  // nullptr: not asked for
   std::int64_t lse_stride_head;
-  CudaRope rope;              // of queries
-  const float* key_center;    // [num_kv_heads][head_dim]; nullptr = none
-  const float* value_center;  // [num_kv_heads][head_dim_v]; nullptr = none
+  CudaRope rope;  // of queries
+  CudaCenters centers;
   const float* sinks;         // [num_kv_heads * group_size]; nullptr = none
   const float* alibi_slopes;  // the same
   bool has_masks;             // some request has masks that are data

@@ -54,7 +54,8 @@ quantize_queries(CudaCall call) {
     sync_warp();
     if (lane == 0)
       call.center_score[at] =
-          score_of_center(buffer, call.key_center + place.y * dim, dim, request.softmax_scale);
+          score_of_center(buffer, call.centers.key_of(request.tensor_batch, place.y, dim), dim,
+                          request.softmax_scale);
     sync_warp();
   }
   const RowQuantum quantum = prepare_row(raw, dim, change, buffer, lane);

@@ -12,7 +12,7 @@
 namespace intflash::internal {
 
 // Of this header, and of call.h: a library of another one is refused.
-constexpr std::uint32_t kCudaTableVersion = 3;
+constexpr std::uint32_t kCudaTableVersion = 4;
 // Names the table of a library, a CudaTableFn.
 constexpr const char* kCudaTableSymbol = "intflash_cuda_table";
 

@@ -60,8 +60,7 @@ INTFLASH_DEVICE void write_rows(const CudaCall& call, const TileThread& at,
   using P = Place<kDim>;
   const Shared<float> out(P::kDots + at.warp * P::kDotBytes);
   const Shared<RowOutcome> outcomes(P::kOutcomes + at.warp * kWarpRows * sizeof(RowOutcome));
-  const float* const center =
-      call.value_center == nullptr ? nullptr : call.value_center + at.kv_head * kDim;
+  const float* const center = call.centers.value_of(at.request->tensor_batch, at.kv_head, kDim);
   sync_warp();
   INTFLASH_UNROLL
   for (std::int32_t h = 0; h < 2; ++h) {

@@ -90,8 +90,7 @@ void set_places(const intflash_cache& cache, const intflash_batch_args& args, Cu
   call.rope = cuda_rope(args.rope);
   call.pages = stored.pages_of(args.layer);
   call.largest_key = stored.largest_key + args.layer * cache.num_pages;
-  call.key_center = stored.key_center_of(cache, args.layer);
-  call.value_center = stored.value_center_of(cache, args.layer);
+  call.centers = stored.centers_of(cache, args.layer);
   for (std::int64_t r = 0; r < call.num_requests; ++r)
     run.requests[r].first_token = run.requests[r].first_lse =
         run.plan->schedule.requests[r].first_query;

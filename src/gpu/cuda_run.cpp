@@ -90,7 +90,7 @@ namespace {
 
 // What centring took from scores matters to what else is in the denominator, and to that itself.
 bool wants_center_score(const CudaCall& call) {
-  return call.key_center != nullptr &&
+  return call.centers.key != nullptr &&
          (call.lse != nullptr || call.sinks != nullptr || call.score_cap > 0);
 }
 

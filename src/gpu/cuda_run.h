@@ -29,6 +29,7 @@ struct CudaRun : Run {
   CudaCall call;
   CudaTokens tokens;  // whose num_runs is 0 where the run stores none
   CudaFindings found;
+  double largest_key_center;  // of a dense call
 
   const CudaPlan& cuda_plan() const { return static_cast<const CudaPlan&>(*plan); }
   const CudaDevice& device() const { return cuda_device(*plan->context); }

@@ -39,14 +39,12 @@ struct CudaStored {
     pages.first = layers[layer];
     return pages;
   }
-  const float* key_center_of(const intflash_cache& cache, std::int64_t layer) const {
-    return key_center == nullptr ? nullptr
-                                 : key_center + layer * cache.num_kv_heads * cache.layout.head_dim;
-  }
-  const float* value_center_of(const intflash_cache& cache, std::int64_t layer) const {
-    return value_center == nullptr
-               ? nullptr
-               : value_center + layer * cache.num_kv_heads * cache.layout.head_dim_v;
+  CudaCenters centers_of(const intflash_cache& cache, std::int64_t layer) const {
+    const std::int64_t heads = layer * cache.num_kv_heads;
+    CudaCenters centers{};
+    if (key_center != nullptr) centers.key = key_center + heads * cache.layout.head_dim;
+    if (value_center != nullptr) centers.value = value_center + heads * cache.layout.head_dim_v;
+    return centers;
   }
 
   intflash_status status() const {
