@@ -238,6 +238,36 @@ TEST(CudaBlocks, ThatRowsSeeWholeAreWeighedInAnyForm) {
   }
 }
 
+// The same beside what acts on scores: caps and masks, of which a tree begins in the second block.
+TEST(CudaBlocks, ThatRowsSeeWholeAreWeighedAsMasksSay) {
+  for (int bias = 0; bias <= static_cast<int>(CaseBias::kAll); ++bias) {
+    for (const float cap : {0.0f, 2.0f}) {
+      AttentionCase c = plain_case(18, 300);
+      c.bias = static_cast<CaseBias>(bias);
+      c.score_cap = cap;
+      expect_scalar_bits(c);
+    }
+  }
+}
+
+// Of the first block's rows the first 16 see all, and the last one lacks a key.
+TEST(CudaBlocks, ThatAMaskOfZerosLeavesAreWhole) {
+  AttentionCase c = plain_case(18, 300);
+  c.head_dim_v = c.head_dim;
+  c.bias = CaseBias::kAdditive;
+  c.seed = seed_from_test_name();
+  DeviceMemory memory;
+  CaseTensors tensors = make_tensors(c, memory);
+  const intflash_additive_mask& mask = tensors.args.additive_mask;
+  auto* const elements = static_cast<float*>(const_cast<void*>(mask.data));
+  for (std::int64_t query = 0; query < c.query_len; ++query)
+    std::fill_n(elements + query * mask.stride_query, 128, 0.0f);
+  elements[17 * mask.stride_query + 100] = -INFINITY;
+  const CaseResult expected = run_on_scalar(tensors);
+  ASSERT_EQ(expected.status, INTFLASH_OK) << expected.error;
+  EXPECT_EQ(difference(c, run_on_device(tensors), expected), "");
+}
+
 // A scale that is a power of 2^(1/64) already, or next to one.
 TEST(CudaValues, ThatLieOnTheGridOfScalesStayThere) {
   AttentionCase c = plain_case(4, 9);
