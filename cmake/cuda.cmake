@@ -12,12 +12,13 @@ if(NOT INTFLASH_NVCC)
   return()
 endif()
 
-# Code for Ampere and Ada, and what drivers make code of for later devices.
-set(cuda_code)
-foreach(kind IN ITEMS 80 86 89)
-  list(APPEND cuda_code -gencode arch=compute_${kind},code=sm_${kind})
+# Code for Ampere and Ada, and what drivers make code of for later devices. Ada runs Ampere's: kernels
+# that nobody waits for, and those beside the rules of masks, have no other.
+set(ampere_code -gencode arch=compute_80,code=sm_80 -gencode arch=compute_80,code=compute_80)
+set(all_code ${ampere_code})
+foreach(kind IN ITEMS 86 89)
+  list(APPEND all_code -gencode arch=compute_${kind},code=sm_${kind})
 endforeach()
-list(APPEND cuda_code -gencode arch=compute_80,code=compute_80)
 # The arithmetic's own terms: what is fused is written so, and nothing is flushed to zero. 177:
 # functions of src/tile that devices do not call.
 set(cuda_options -std=c++20 -O3 --threads 2 -fmad=false -ftz=false -prec-div=true -prec-sqrt=true
@@ -28,8 +29,12 @@ set(cuda_library ${PROJECT_BINARY_DIR}/libintflash_cuda.so.${abi_version})
 file(GLOB cuda_headers CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/src/cuda/*.h
                                          ${PROJECT_SOURCE_DIR}/src/tile/*.h)
 set(cuda_objects)
-foreach(source IN ITEMS attend queries table tokens)
+foreach(source IN ITEMS attend attend_acts masks queries table tokens)
   set(object ${PROJECT_BINARY_DIR}/cuda/${source}.o)
+  set(cuda_code ${all_code})
+  if(source MATCHES "^(attend_acts|masks)$")
+    set(cuda_code ${ampere_code})
+  endif()
   add_custom_command(OUTPUT ${object} VERBATIM
     COMMAND ${CMAKE_COMMAND} -E make_directory ${PROJECT_BINARY_DIR}/cuda
     COMMAND ${INTFLASH_NVCC} ${cuda_options} ${cuda_code} -I${PROJECT_SOURCE_DIR}/src

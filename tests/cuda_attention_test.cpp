@@ -61,6 +61,9 @@ constexpr Mask kMasks[] = {
 };
 constexpr intflash_dtype kDtypes[] = {INTFLASH_F32, INTFLASH_F16, INTFLASH_BF16};
 constexpr float kSoftmaxScales[] = {0, 1, 0.01f};
+constexpr intflash_center kGivenCenters[] = {INTFLASH_CENTER_NONE, INTFLASH_CENTER_KEY,
+                                             INTFLASH_CENTER_KEY_VALUE};
+constexpr float kScoreCaps[] = {0, 2, 1e-35f};
 struct Magnitudes {
   float query, key, value;
 };
@@ -88,6 +91,9 @@ enum Factor {
   kSoftmaxScale,
   kLse,
   kSinkLogits,
+  kBias,
+  kCap,
+  kCenters,
   kNumFactors
 };
 
@@ -132,6 +138,10 @@ AttentionCase case_of(const std::vector<int>& row) {
   c.score_digits = static_cast<std::int32_t>(level(kDigits));
   c.lse = level(kLse) == 1;
   c.sinks = level(kSinkLogits) == 1;
+  c.bias = static_cast<CaseBias>(level(kBias));
+  c.score_cap = kScoreCaps[level(kCap)];
+  c.center = kGivenCenters[level(kCenters)];
+  c.given_centers = level(kCenters) > 0;
   c.data = static_cast<CaseData>(level(kData));
   return c;
 }
@@ -149,6 +159,9 @@ std::vector<AttentionCase> pairwise_cases() {
   levels[kData] = static_cast<int>(CaseData::kSinks) + 1;
   levels[kMagnitude] = std::size(kMagnitudes);
   levels[kSoftmaxScale] = std::size(kSoftmaxScales);
+  levels[kBias] = static_cast<int>(CaseBias::kAll) + 1;
+  levels[kCap] = std::size(kScoreCaps);
+  levels[kCenters] = std::size(kGivenCenters);
   std::vector<AttentionCase> cases;
   for (const std::vector<int>& row : pairwise_cover(levels, allowed)) cases.push_back(case_of(row));
   return cases;
@@ -223,6 +236,36 @@ TEST(CudaBlocks, ThatRowsSeeWholeAreWeighedInAnyForm) {
       }
     }
   }
+}
+
+// The same beside what acts on scores: caps and masks, of which a tree begins in the second block.
+TEST(CudaBlocks, ThatRowsSeeWholeAreWeighedAsMasksSay) {
+  for (int bias = 0; bias <= static_cast<int>(CaseBias::kAll); ++bias) {
+    for (const float cap : {0.0f, 2.0f}) {
+      AttentionCase c = plain_case(18, 300);
+      c.bias = static_cast<CaseBias>(bias);
+      c.score_cap = cap;
+      expect_scalar_bits(c);
+    }
+  }
+}
+
+// Of the first block's rows the first 16 see all, and the last one lacks a key.
+TEST(CudaBlocks, ThatAMaskOfZerosLeavesAreWhole) {
+  AttentionCase c = plain_case(18, 300);
+  c.head_dim_v = c.head_dim;
+  c.bias = CaseBias::kAdditive;
+  c.seed = seed_from_test_name();
+  DeviceMemory memory;
+  CaseTensors tensors = make_tensors(c, memory);
+  const intflash_additive_mask& mask = tensors.args.additive_mask;
+  auto* const elements = static_cast<float*>(const_cast<void*>(mask.data));
+  for (std::int64_t query = 0; query < c.query_len; ++query)
+    std::fill_n(elements + query * mask.stride_query, 128, 0.0f);
+  elements[17 * mask.stride_query + 100] = -INFINITY;
+  const CaseResult expected = run_on_scalar(tensors);
+  ASSERT_EQ(expected.status, INTFLASH_OK) << expected.error;
+  EXPECT_EQ(difference(c, run_on_device(tensors), expected), "");
 }
 
 // A scale that is a power of 2^(1/64) already, or next to one.

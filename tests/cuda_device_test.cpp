@@ -10,6 +10,7 @@
 #include <functional>
 #include <limits>
 #include <string>
+#include <utility>
 
 #include <gtest/gtest.h>
 
@@ -105,8 +106,6 @@ TEST_F(CudaDevice, RefusesByNameWhatItDoesNotServe) {
   expect_refused([](AttentionCase& c) { c.query.dtype = INTFLASH_INT8; }, "dtype");
   expect_refused([](AttentionCase& c) { c.key.dtype = INTFLASH_Q8_0; }, "dtype");
   expect_refused([](AttentionCase& c) { c.value.dtype = INTFLASH_F8_E4M3; }, "dtype");
-  expect_refused([](AttentionCase& c) { c.score_cap = 30; }, "score_cap");
-  expect_refused([](AttentionCase& c) { c.center = INTFLASH_CENTER_KEY; }, "center");
   expect_refused([](AttentionCase& c) { c.batch = 1 << 30; }, "query rows");
   expect_refused([](AttentionCase& c) { c.query_len = (1 << 30) + 1; }, "query rows");
 }
@@ -133,22 +132,29 @@ struct Attempt {
   CaseTensors tensors;
 };
 
-TEST_F(CudaDevice, RefusesByNameArgumentsThatItDoesNotServe) {
-  Attempt attempt;
-  intflash_attend_args& args = attempt.tensors.args;
-  float* const numbers = args.lse;
-  const intflash_attend_args before = args;
-  args.alibi_slopes = numbers;
-  EXPECT_TRUE(has(attempt.run(INTFLASH_UNSUPPORTED), "alibi_slopes"));
-  args = before;
-  args.additive_mask = {numbers, INTFLASH_F32, 0, 0, 0, nullptr};
-  EXPECT_TRUE(has(attempt.run(INTFLASH_UNSUPPORTED), "additive_mask"));
-  args = before;
-  const std::uint64_t words[3] = {};
-  args.bit_mask = {words, 1};
-  EXPECT_TRUE(has(attempt.run(INTFLASH_UNSUPPORTED), "bit_mask"));
-  args = before;
-  attempt.run(INTFLASH_OK);
+// Of keys and values alike; what they must be is what the CPU says it is.
+TEST_F(CudaDevice, TakesCentresThatAreGivenAndIsAskedForNoOthers) {
+  AttentionCase c = small_case();
+  c.center = INTFLASH_CENTER_KEY_VALUE;
+  c.given_centers = true;
+  DeviceMemory memory;
+  CaseTensors tensors = make_tensors(c, memory);
+  intflash_attend_args& args = tensors.args;
+  const auto expect_error = [&](intflash_status status, const std::string& part) {
+    const CaseResult result = run_on_device(tensors);
+    EXPECT_EQ(result.status, status) << result.error;
+    EXPECT_TRUE(has(result.error, part)) << result.error;
+  };
+  const float* const value_center = std::exchange(args.value_center, nullptr);
+  expect_error(INTFLASH_UNSUPPORTED, "value_center");
+  static float host[2 * 64];
+  args.value_center = host;
+  expect_error(INTFLASH_INVALID_ARGUMENT, "host's memory");
+  args.value_center = value_center;
+  const_cast<float*>(value_center)[64 + 5] = -INFINITY;
+  expect_error(INTFLASH_NONFINITE_INPUT, "value_center[head 1][5] = -inf: must be finite");
+  const_cast<float*>(args.key_center)[7] = 2e30f;
+  expect_error(INTFLASH_SCORE_OVERFLOW, "key_center[head 0][7] = 2e+30: must be below 2^100");
 }
 
 TEST_F(CudaDevice, RefusesHalvesOfARun) {

@@ -146,6 +146,7 @@ intflash_status CacheSide::try_attend(const std::vector<intflash_request>& reque
   desc.query_dtype = case_.query_dtype;
   desc.out_dtype = case_.out_dtype;
   desc.score_digits = case_.score_digits;
+  desc.score_cap = case_.score_cap;
   std::int64_t rows = 0;
   for (const intflash_request& request : requests) rows += request.query_len;
   args.struct_size = sizeof args;
@@ -160,6 +161,8 @@ intflash_status CacheSide::try_attend(const std::vector<intflash_request>& reque
     if (sinks.size() > 1) sinks[1] = -INFINITY;
     args.sinks = copy_of(sinks, *memory_);
   }
+  const ServingMasks masks = make_masks(case_.masks, requests, desc.num_query_heads, *memory_);
+  if (args.additive_masks == nullptr) masks.set(args);
   intflash_plan* plan = nullptr;
   intflash_status status = intflash_plan_batch(context_, cache_, &desc, &plan);
   if (status != INTFLASH_OK) return status;

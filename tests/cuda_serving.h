@@ -12,6 +12,7 @@
 
 #include "attention_case.h"
 #include "intflash/cache.h"
+#include "serving_masks.h"
 
 namespace intflash::internal {
 
@@ -34,6 +35,8 @@ struct CacheCase {
   std::int32_t score_digits = 0;
   bool lse = true;
   bool sinks = false;  // of which the second is none
+  float score_cap = 0;
+  MaskCase masks;
   std::uint32_t seed = 1;
 };
 
@@ -64,7 +67,7 @@ class CacheSide {
     std::vector<float> lse;
     bool operator==(const Result&) const = default;
   };
-  // args: layer, and pages or sequences.
+  // args: layer, and pages or sequences; masks in place of the case's.
   Result attend(const std::vector<intflash_request>& requests, intflash_batch_args args,
                 std::uint32_t seed);
   // The same of a call that may be refused.

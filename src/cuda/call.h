@@ -19,8 +19,9 @@ struct CudaTensor {
   std::int64_t stride_batch, stride_head, stride_token;
 };
 
-// What a table of rope may hold at most in magnitude.
+// What a table of rope may hold at most in magnitude; slopes, and scales of masks.
 constexpr float kCudaMaxRope = 16.0f;
+constexpr float kCudaMaxFactor = 1e20f;
 // Tables of rotary position embedding, by absolute position, in the device's memory.
 struct CudaRope {
   const float* cos;  // nullptr: none
@@ -38,6 +39,23 @@ struct CudaPages {
   std::int64_t values, scales;  // where in a head's part values and scales begin
   std::int32_t page_size;
   bool has_digits;
+};
+
+// What is taken from keys and values, in the device's memory.
+struct CudaCenters {
+  const float* key;    // [num_kv_heads][head_dim]; nullptr = none
+  const float* value;  // [num_kv_heads][head_dim_v]; nullptr = none
+  // In floats, from one of the tensors' first dimension to the next.
+  std::int64_t key_stride, value_stride;
+
+  INTFLASH_INLINE const float* key_of(std::int64_t batch, std::int64_t head,
+                                      std::int64_t dim) const {
+    return key == nullptr ? nullptr : key + batch * key_stride + head * dim;
+  }
+  INTFLASH_INLINE const float* value_of(std::int64_t batch, std::int64_t head,
+                                        std::int64_t dim) const {
+    return value == nullptr ? nullptr : value + batch * value_stride + head * dim;
+  }
 };
 
 // ---- New tokens ----
@@ -65,11 +83,15 @@ struct CudaFindings {
   std::int64_t first_bad_token;
   // Lowest pair out of range, [row][pair], of a batch's queries or of new tokens.
   std::int64_t first_bad_rope;
-  std::int64_t first_bad_sink;  // lowest query head whose sink is NaN or infinity
-  std::uint32_t largest_key;    // bits of what no key in the pages that are read exceeds
+  std::int64_t first_bad_sink;        // lowest query head whose sink is NaN or infinity
+  std::int64_t first_bad_slope;       // lowest whose slope is beyond kCudaMaxFactor
+  std::int64_t first_bad_head_scale;  // the same of masks, [request][query head]
+  std::int64_t first_bad_mask;        // lowest query of the call whose mask has NaN or +infinity
+  std::uint32_t largest_key;          // bits of what no key in the pages that are read exceeds
 };
 constexpr CudaFindings kNothingFound = {
-    {0, INT64_MAX}, {0, INT64_MAX}, {0, INT64_MAX}, INT64_MAX, INT64_MAX, INT64_MAX, 0};
+    {0, INT64_MAX}, {0, INT64_MAX}, {0, INT64_MAX}, INT64_MAX, INT64_MAX,
+    INT64_MAX,      INT64_MAX,      INT64_MAX,      INT64_MAX, 0};
 
 // New tokens for pages: turned, centred, rotated, quantized and packed.
 struct CudaTokens {
@@ -77,10 +99,9 @@ struct CudaTokens {
   CudaPages pages;
   std::int64_t num_kv_heads, head_dim, head_dim_v;
   CudaTensor key, value;
-  std::int64_t num_rows;    // of each head of the tensors
-  CudaRope rope;            // of keys
-  const float* key_center;  // [num_kv_heads][head_dim]; nullptr = none
-  const float* value_center;
+  std::int64_t num_rows;  // of each head of the tensors
+  CudaRope rope;          // of keys
+  CudaCenters centers;
   bool rotates_keys, rotates_values;
   const CudaTokenRun* runs;
   std::int64_t num_runs;
@@ -92,6 +113,19 @@ struct CudaTokens {
 
 // ---- Queries over pages ----
 
+// A request's masks that are data, in the device's memory.
+struct CudaMask {
+  const void* elements;  // of query 0 and head 0 from the key at `begin` on, of kF32, kF16, kBf16
+                         // or kBool; nullptr = none
+  Dtype dtype;
+  std::int64_t stride_head, stride_query;  // in elements
+  std::int64_t begin, end;                 // positions of the keys that they are of
+  const float* head_scale;                 // [query heads]; nullptr = 1
+  const std::uint64_t* bits;               // [query_len][bit_words]; nullptr = none
+  std::int64_t bits_begin, bit_words;      // the position of a query's first bit; 64 to a word
+  bool is_checked;                         // its elements are those of the request before
+};
+
 // The queries of a request, or of a batch's element of a dense call. Rows of one kv head: row r is
 // query r / group_size of query head r % group_size of the group.
 struct CudaRequest {
@@ -101,7 +135,7 @@ struct CudaRequest {
   std::int64_t first_position, window_left, window_right, prefix_len;
   std::int64_t key_begin, key_end;
   std::int64_t query_len;
-  std::int64_t first_rope;    // rope's position of the first query
+  std::int64_t first_rope;    // the first query's position, for rope and slopes
   std::int64_t tensor_batch;  // where its queries lie: index into the first dimension
   std::int64_t first_token;   // and the first one's into the third
   std::int64_t first_lse;     // index of the first one's log-sum-exp, for head 0
@@ -109,6 +143,7 @@ struct CudaRequest {
   // Of blocks of 64 tokens, by absolute position: the table's entry of block b is
   // first_entry + b.
   std::int64_t first_entry;
+  std::int64_t first_block;  // entries of requests before it
   // Keys are cut into parts of 2^k spans, of which those from first_part on have keys that are
   // seen. Items are [tile of a kv head][part], kv heads one after the other.
   std::int64_t first_part, num_parts;
@@ -117,6 +152,7 @@ struct CudaRequest {
   std::int64_t first_merge;  // tiles of requests before it whose parts are merged
   float softmax_scale;
   float softmax_factor;  // softmax_scale * log2(e)
+  CudaMask mask;
 };
 
 // Requests over pages. What scratch pointers name is the device's memory, 256-byte aligned.
@@ -128,10 +164,12 @@ struct CudaCall {
   CudaTensor query, out;
   float* lse;  // nullptr: not asked for
   std::int64_t lse_stride_head;
-  CudaRope rope;              // of queries
-  const float* key_center;    // [num_kv_heads][head_dim]; nullptr = none
-  const float* value_center;  // [num_kv_heads][head_dim_v]; nullptr = none
+  CudaRope rope;  // of queries
+  CudaCenters centers;
   const float* sinks;         // [num_kv_heads * group_size]; nullptr = none
+  const float* alibi_slopes;  // the same
+  bool has_masks;             // some request has masks that are data
+  float score_cap;            // as in TileTask
   bool rotates_keys, rotates_values;
   std::int32_t digits_above;  // as in QueryTile; kNoDigits: pages have none
   CudaPages pages;
@@ -157,6 +195,10 @@ struct CudaCall {
   char* part_states;
 
   INTFLASH_INLINE bool has_digits() const { return digits_above != kNoDigits; }
+  // Whether something acts on scores, or hides keys, beside the rules of requests.
+  INTFLASH_INLINE bool has_acts() const {
+    return has_masks || alibi_slopes != nullptr || score_cap > 0.0f;
+  }
 };
 
 // What there are kernels for, of keys and values alike.

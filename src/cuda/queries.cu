@@ -5,6 +5,7 @@
 #include "cuda/enqueue.h"
 #include "cuda/quantize.h"
 #include "cuda/requests.h"
+#include "cuda/row_mask.h"
 
 namespace intflash::internal {
 namespace {
@@ -42,6 +43,9 @@ quantize_queries(CudaCall call) {
   if (query == 0 && lane == 0 && call.sinks != nullptr &&
       !(call.sinks[query_head] < bits_as<float>(0x7f800000)))
     lower_to(&call.findings->first_bad_sink, query_head);
+  if (query == 0 && lane == 0 && call.alibi_slopes != nullptr &&
+      !is_factor(call.alibi_slopes[query_head]))
+    lower_to(&call.findings->first_bad_slope, query_head);
   const std::uint32_t raw =
       load_row(row_of(call.query, request.tensor_batch, query_head, request.first_token + query),
                dim, change, buffer, lane);
@@ -50,7 +54,8 @@ quantize_queries(CudaCall call) {
     sync_warp();
     if (lane == 0)
       call.center_score[at] =
-          score_of_center(buffer, call.key_center + place.y * dim, dim, request.softmax_scale);
+          score_of_center(buffer, call.centers.key_of(request.tensor_batch, place.y, dim), dim,
+                          request.softmax_scale);
     sync_warp();
   }
   const RowQuantum quantum = prepare_row(raw, dim, change, buffer, lane);

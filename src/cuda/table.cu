@@ -100,6 +100,12 @@ const char* note_scales(std::int32_t device, void* stream, const float* key_scal
 const char* quantize_queries(std::int32_t device, const CudaCall& call) {
   return OnDevice(device).text_of([&] { return enqueue_queries(call); });
 }
+const char* check_masks(std::int32_t device, const CudaCall& call) {
+  return OnDevice(device).text_of([&] { return enqueue_masks(call); });
+}
+const char* find_seen(std::int32_t device, const CudaCall& call, const CudaTokens& tokens) {
+  return OnDevice(device).text_of([&] { return enqueue_seen(call, tokens); });
+}
 const char* attend(std::int32_t device, const CudaCall& call) {
   return OnDevice(device).text_of([&] { return enqueue_attend(call); });
 }
@@ -118,6 +124,8 @@ constexpr CudaTable kTable = {
     .store_tokens = store_tokens,
     .note_scales = note_scales,
     .quantize_queries = quantize_queries,
+    .check_masks = check_masks,
+    .find_seen = find_seen,
     .attend = attend,
 };
 

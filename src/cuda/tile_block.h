@@ -48,15 +48,16 @@ INTFLASH_DEVICE void store_products(const BlockProducts& products, Lane lane, st
 }
 
 // The rows that take second digits in the block at first_key, a bit each.
-template <int kDim>
-INTFLASH_DEVICE std::uint32_t digit_rows(const LaneScales& scales, std::int32_t first_key,
-                                         Lane lane, std::int32_t warp) {
+template <int kDim, class Masks>
+INTFLASH_DEVICE std::uint32_t digit_rows(const Masks& masks, const LaneScales& scales,
+                                         std::int32_t first_key, Lane lane, std::int32_t warp) {
   const Shared<TileRow> rows(Place<kDim>::kRows + warp * kWarpRows * sizeof(TileRow));
   std::uint32_t found = 0;
   for (std::int32_t r = 0; r < kWarpRows; ++r) {
     const TileRow row = rows.load(r);
     LaneProducts seen{};
     seen.kept = kept_keys(row, first_key + kLaneKeys * lane.index);
+    masks.acts_of(r, first_key + kLaneKeys * lane.index, seen.kept);
     if (warp_any(seen.kept != 0) && takes_digits(row.query, seen, scales)) found |= 1u << r;
   }
   return found;
@@ -99,9 +100,9 @@ INTFLASH_DEVICE void add_digit_products(const std::uint32_t (&query)[kSteps<kDim
 }
 
 // P and outcomes of the warp's rows, from their products, one row after the other.
-template <int kDim>
-INTFLASH_DEVICE void weigh_rows(const LaneScales& scales, std::int32_t first_key, Lane lane,
-                                std::int32_t warp) {
+template <int kDim, class Masks>
+INTFLASH_DEVICE void weigh_rows(const Masks& masks, const LaneScales& scales,
+                                std::int32_t first_key, Lane lane, std::int32_t warp) {
   using P = Place<kDim>;
   const Shared<FourSums> dots(P::kDots + warp * P::kDotBytes);
   const Shared<std::uint32_t> weights(P::kWeights + warp * P::kWeightBytes);
@@ -111,13 +112,14 @@ INTFLASH_DEVICE void weigh_rows(const LaneScales& scales, std::int32_t first_key
     const TileRow row = rows.load(r);
     LaneProducts products{};
     products.kept = kept_keys(row, first_key + kLaneKeys * lane.index);
+    const auto acts = masks.acts_of(r, first_key + kLaneKeys * lane.index, products.kept);
     RowOutcome outcome{};
     std::uint32_t quantized = 0;
     outcome.is_active = warp_any(products.kept != 0) ? 1 : 0;
     if (outcome.is_active != 0) {
       const FourSums sums = dots.load(r * P::kDotStride / 4 + lane.index);
       for (std::int32_t i = 0; i < kLaneKeys; ++i) products.dot[i] = sums.output[i];
-      outcome.weight = weigh_row(row.query, products, scales, quantized);
+      outcome.weight = weigh_row(row.query, products, scales, acts, quantized);
     }
     weights.store(r * P::kWeightStride / 4 + lane.index, quantized);
     if (lane.index == 0) outcomes.store(r, outcome);

@@ -54,17 +54,6 @@ struct Place {
 
 // ---- Which keys a row sees ----
 
-INTFLASH_DEVICE std::int64_t first_seen(const CudaRequest& request, std::int64_t query) {
-  const std::int64_t position = request.first_position + query;
-  return request.window_left < 0 ? request.key_begin
-                                 : max_of(request.key_begin, position - request.window_left);
-}
-INTFLASH_DEVICE std::int64_t end_seen(const CudaRequest& request, std::int64_t query) {
-  const std::int64_t position = request.first_position + query;
-  const std::int64_t end = max_of(position + request.window_right + 1, request.prefix_len);
-  return request.window_right < 0 ? request.key_end : min_of(request.key_end, end);
-}
-
 // A bit per key of a lane, from first_key on.
 INTFLASH_DEVICE std::uint32_t kept_keys(const TileRow& row, std::int32_t first_key) {
   std::uint32_t kept = 0;

@@ -123,10 +123,8 @@ INTFLASH_DEVICE void code_token(const CudaTokens& tokens, const TokenThread& at,
   const auto dim_v = static_cast<std::int32_t>(tokens.head_dim_v);
   const std::int64_t row = at.run.first + i;
   const std::int64_t index = (at.run.batch * tokens.num_kv_heads + at.head) * tokens.num_rows + row;
-  const float* const key_center =
-      tokens.key_center == nullptr ? nullptr : tokens.key_center + at.head * dim;
-  const float* const value_center =
-      tokens.value_center == nullptr ? nullptr : tokens.value_center + at.head * dim_v;
+  const float* const key_center = tokens.centers.key_of(at.run.batch, at.head, dim);
+  const float* const value_center = tokens.centers.value_of(at.run.batch, at.head, dim_v);
   const float key_scale =
       code_row(row_of(tokens.key, at.run.batch, at.head, row), dim,
                {tokens.rope, at.run.position + i, key_center, tokens.rotates_keys, false}, buffer,

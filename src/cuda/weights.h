@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "cuda/simt.h"
+#include "tile/general_score.h"
 #include "tile/score_block.h"
 #include "tile/weights.h"
 
@@ -145,7 +146,6 @@ INTFLASH_DEVICE BlockWeight plain_weights(const LaneProducts& row, const LaneSca
 // Distances of scores below the largest, in fixed point and negated.
 INTFLASH_DEVICE void fix_scores(const float (&score)[kLaneKeys], float largest,
                                 std::int32_t (&fixed)[kLaneKeys]) {
-  constexpr float kFurthest = -40 << kFractionBits;  // as in general_scores.h
   for (std::int32_t i = 0; i < kLaneKeys; ++i) {
     const float below = max_of((score[i] - largest) / kScoreUnit, kFurthest);
     fixed[i] = round_to_int(below);
@@ -176,14 +176,24 @@ INTFLASH_DEVICE BlockWeight weigh_beside_faint(const LaneProducts& row, const La
   return {largest, add_in_order(0.0f, weight, row.kept), exp2_of(largest_folded)};
 }
 
+// What acts on a row's scores in a block: nothing. row_mask.h has the other.
+struct NoActs {
+  INTFLASH_DEVICE bool are_any() const { return false; }
+  INTFLASH_DEVICE float term() const { return 0.0f; }  // what is added before the cap
+  INTFLASH_DEVICE float on(float score, std::int32_t) const { return score; }
+};
+
 // factor: of the query in f32; unit: of the products.
+template <class Acts>
 INTFLASH_DEVICE BlockWeight general_weights(const LaneProducts& row, const LaneScales& scales,
                                             const LaneValues& values, const LargestScales& seen,
-                                            float factor, float unit, std::uint32_t& weights) {
+                                            float factor, float unit, const Acts& acts,
+                                            std::uint32_t& weights) {
   float score[kLaneKeys];
   for (std::int32_t i = 0; i < kLaneKeys; ++i) {
-    const float keyed = static_cast<float>(row.dot[i]) * unit * bits_as<float>(scales.key[i]);
-    score[i] = row.keeps(i) ? fused(keyed, factor, 0.0f) : kNegativeInfinity;
+    const float scaled =
+        scaled_product(row.dot[i], unit, bits_as<float>(scales.key[i]), factor, acts.term());
+    score[i] = row.keeps(i) ? acts.on(scaled, i) : kNegativeInfinity;
   }
   const float exponent = largest_score(score);
   if (values.any_faint) return weigh_beside_faint(row, scales, values, score, exponent, weights);
@@ -216,14 +226,17 @@ INTFLASH_DEVICE bool takes_digits(const QueryRow& query, const LaneProducts& row
 }
 
 // A row that sees some key of the block; its products have second digits where it takes them.
+template <class Acts>
 INTFLASH_DEVICE BlockWeight weigh_row(const QueryRow& query, const LaneProducts& row,
-                                      const LaneScales& scales, std::uint32_t& weights) {
+                                      const LaneScales& scales, const Acts& acts,
+                                      std::uint32_t& weights) {
   const LargestScales seen = largest_seen(scales, row);
   RowScale scale = row_scale(query.scale, seen.key_exponent, seen.key_mantissa);
   const std::int32_t bits = scale.exponent > query.digits_above ? query.digit_bits() : 0;
   const LaneValues values = values_beside(scales, row, seen);
-  if (!is_fixed(scale.exponent) || values.any_faint)
-    return general_weights(row, scales, values, seen, query.factor, power_of_two(-bits), weights);
+  if (acts.are_any() || !is_fixed(scale.exponent) || values.any_faint)
+    return general_weights(row, scales, values, seen, query.factor, power_of_two(-bits), acts,
+                           weights);
   scale.shift = min_of(scale.shift + bits, 31);
   return plain_weights(row, scales, values, seen, scale, weights);
 }

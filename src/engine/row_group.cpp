@@ -245,10 +245,7 @@ TileTask tile_task(const RowGroup& group, const Worker& worker, const Tile& tile
   TileTask task{};
   task.query = &tile.query;
   task.head_dim_v = static_cast<std::int32_t>(group.head_dim_v);
-  // Below 2^-100 all scores are the same, and 1 / score_cap might be no number.
-  if (group.score_cap > 0)
-    task.score_cap = static_cast<float>(
-        std::clamp(static_cast<double>(group.score_cap) * kLog2E, 0x1p-100, 3e38));
+  task.score_cap = cap_in_log2(group.score_cap);
   task.state = state;
   task.scratch = worker.scratch;
   return task;

@@ -133,8 +133,7 @@ CudaTokens stage_tokens(const Append& append, bool knows_pages, const char*& err
   tokens.value = cuda_tensor(append.args.value, append.args.value_dtype);
   tokens.num_rows = append.num_tokens();
   tokens.rope = cuda_rope(append.args.rope);
-  tokens.key_center = stored.key_center_of(cache, append.args.layer);
-  tokens.value_center = stored.value_center_of(cache, append.args.layer);
+  tokens.centers = stored.centers_of(cache, append.args.layer);
   tokens.rotates_keys = cache.rotation.keys;
   tokens.rotates_values = cache.rotation.values;
   tokens.largest_key = stored.largest_key + append.args.layer * cache.num_pages;

@@ -3,11 +3,13 @@
 #include "gpu/cuda_backend.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "backend/score_range.h"
 #include "core/limits.h"
 #include "gpu/cuda_batch.h"
-#include "gpu/cuda_run.h"
+#include "gpu/cuda_findings.h"
+#include "gpu/cuda_masks.h"
 
 namespace intflash::internal {
 namespace {
@@ -20,31 +22,36 @@ intflash_status check_served(const intflash_context& context, const Problem& p) 
   if (status != INTFLASH_OK) return status;
   if (!cuda_reads(p.query_dtype) || !cuda_reads(p.key_dtype) || !cuda_reads(p.value_dtype))
     return refuse(context, "a dtype other than f32, f16 and bf16");
-  if (p.score_cap > 0) return refuse(context, "score_cap");
-  if (p.center_key || p.center_value) return refuse(context, "center");
   const std::int64_t rows = p.group_size * p.query_len;
   if (rows > kMaxCudaRows || (rows > 0 && p.batch > kMaxCudaRows / rows))
     return refuse(context, "so many query rows, more than 2^30 of a kv head");
   return INTFLASH_OK;
 }
 
-intflash_status check_served(const intflash_context& context, const intflash_attend_args& args) {
-  if (args.alibi_slopes != nullptr) return refuse(context, "alibi_slopes");
-  if (args.additive_mask.data != nullptr) return refuse(context, "additive_mask");
-  if (args.bit_mask.words != nullptr) return refuse(context, "bit_mask");
+intflash_status check_served(const intflash_plan& plan, const intflash_attend_args& args) {
+  const Problem& p = plan.problem;
+  if (p.center_key && args.key_center == nullptr)
+    return refuse(*plan.context, "key_center = NULL, which asks for means of keys");
+  if (p.center_value && args.value_center == nullptr)
+    return refuse(*plan.context, "value_center = NULL, which asks for means of values");
   return INTFLASH_OK;
 }
 
-intflash_status check_places(const CudaDevice& device, const Problem& p,
-                             const intflash_attend_args& args) {
+intflash_status check_places(const intflash_plan& plan, const intflash_attend_args& args) {
+  const CudaDevice& device = cuda_device(*plan.context);
+  const Problem& p = plan.problem;
   intflash_status status = check_place(device, "query", args.query.data);
   if (status == INTFLASH_OK && p.kv_len > 0) status = check_place(device, "key", args.key.data);
   if (status == INTFLASH_OK && p.kv_len > 0) status = check_place(device, "value", args.value.data);
+  if (status == INTFLASH_OK && p.center_key)
+    status = check_place(device, "key_center", args.key_center);
+  if (status == INTFLASH_OK && p.center_value)
+    status = check_place(device, "value_center", args.value_center);
   if (status == INTFLASH_OK) status = check_place(device, "out", args.out.data);
   if (status == INTFLASH_OK && args.lse != nullptr) status = check_place(device, "lse", args.lse);
   if (status == INTFLASH_OK && args.sinks != nullptr)
     status = check_place(device, "sinks", args.sinks);
-  return status;
+  return status == INTFLASH_OK ? check_mask_places(plan, run_masks(args)) : status;
 }
 
 // ---- A run ----
@@ -95,15 +102,63 @@ void set_places(const intflash_attend_args& args, CudaRun& run) {
     run.requests[b].first_lse = b * p.num_query_heads * p.query_len;
   }
   const Codec& codec = p.has_digits() ? kInt8WideCodec : kInt8Codec;
+  if (p.center_key) {
+    run.call.centers.key = args.key_center;
+    run.call.centers.key_stride = p.num_kv_heads * p.head_dim;
+  }
+  if (p.center_value) {
+    run.call.centers.value = args.value_center;
+    run.call.centers.value_stride = p.num_kv_heads * p.head_dim_v;
+  }
+  run.tokens.centers = run.call.centers;
+  set_masks(run_masks(args), run);
   run.call.pages =
       cuda_pages(page_layout(codec, p.head_dim, p.head_dim_v, kBlockTokens), p.num_kv_heads);
 }
 
-intflash_status check_findings(CudaRun& run) {
+// Given means of heads of so many channels, as the host has them; largest: |x|.
+intflash_status check_center_values(const CudaRun& run, const char* name, const float* center,
+                                    std::int64_t dim, int max_exponent, double& largest) {
+  largest = 0;
+  if (center == nullptr) return INTFLASH_OK;
+  const Problem& p = run.plan->problem;
+  const std::int64_t heads = p.batch * p.num_kv_heads;
+  auto* const copied = reinterpret_cast<float*>(run.workspace + run.cuda_plan().center_offset);
+  intflash_status status = fetch(run, "looking at centres", center, heads * dim * 4, copied);
+  if (status == INTFLASH_OK) status = check_center(name, copied, heads, dim, max_exponent);
+  for (std::int64_t i = 0; status == INTFLASH_OK && i < heads * dim; ++i)
+    largest = std::max(largest, std::fabs(static_cast<double>(copied[i])));
+  return status;
+}
+
+intflash_status check_centers(CudaRun& run) {
+  const Problem& p = run.plan->problem;
+  const CudaCenters& centers = run.call.centers;
+  double largest_value = 0;
+  const intflash_status status = check_center_values(run, "key_center", centers.key, p.head_dim,
+                                                     kMaxKeyExponent, run.largest_key_center);
+  if (status != INTFLASH_OK) return status;
+  return check_center_values(run, "value_center", centers.value, p.head_dim_v, kMaxValueExponent,
+                             largest_value);
+}
+
+ScoreRange score_range(const CudaRun& run) {
+  const Problem& p = run.plan->problem;
+  return {largest_of(run.found.query), largest_of(run.found.key) + run.largest_key_center,
+          static_cast<double>(p.softmax_scale), p.head_dim, p.rotation.keys};
+}
+
+bool are_keys_sound(const CudaRun& run) {
+  const CudaFindings& found = run.found;
+  return found.key.first_bad == INT64_MAX && found.value.first_bad == INT64_MAX &&
+         largest_of(found.key) < kMaxKey && largest_of(found.value) < kMaxValue &&
+         score_range(run).is_safe();
+}
+
+intflash_status check_keys(const CudaRun& run) {
   const Problem& p = run.plan->problem;
   const CudaFindings& found = run.found;
-  intflash_status status = check_sinks_found(run);
-  if (status == INTFLASH_OK) status = check_finite("key", found.key, p.num_kv_heads, p.kv_len);
+  intflash_status status = check_finite("key", found.key, p.num_kv_heads, p.kv_len);
   if (status == INTFLASH_OK) status = check_finite("value", found.value, p.num_kv_heads, p.kv_len);
   if (status == INTFLASH_OK && largest_of(found.key) >= kMaxKey)
     status = fail(INTFLASH_SCORE_OVERFLOW, "key: largest magnitude %g: must be below 2^100",
@@ -111,26 +166,37 @@ intflash_status check_findings(CudaRun& run) {
   if (status == INTFLASH_OK && largest_of(found.value) >= kMaxValue)
     status = fail(INTFLASH_SCORE_OVERFLOW, "value: largest magnitude %g: must be below 2^90",
                   largest_of(found.value));
+  return status;
+}
+
+intflash_status check_findings(CudaRun& run) {
+  const Problem& p = run.plan->problem;
+  intflash_status status = check_sinks_found(run);
+  if (status == INTFLASH_OK) status = check_slopes_found(run);
+  if (status == INTFLASH_OK) status = check_head_scales_found(run);
+  if (status == INTFLASH_OK && !are_keys_sound(run)) status = find_seen(run);
+  if (status == INTFLASH_OK) status = check_keys(run);
   if (status == INTFLASH_OK)
-    status = check_finite("query", found.query, p.num_query_heads, p.query_len);
+    status = check_finite("query", run.found.query, p.num_query_heads, p.query_len);
+  if (status == INTFLASH_OK) status = check_masks_found(run);
   if (status != INTFLASH_OK || p.kv_len == 0) return status;
-  return check_score_range({largest_of(found.query), largest_of(found.key),
-                            static_cast<double>(p.softmax_scale), p.head_dim, p.rotation.keys});
+  return check_score_range(score_range(run));
 }
 
 intflash_status begin(const intflash_plan& plan, const intflash_attend_args& args, RunPart part,
                       void* workspace) {
   const intflash_context& context = *plan.context;
   if (part != RunPart::kAll) return refuse(context, "intflash_pack and intflash_run_packed");
-  intflash_status status = check_served(context, args);
-  if (status == INTFLASH_OK) status = check_places(cuda_device(context), plan.problem, args);
+  intflash_status status = check_served(plan, args);
+  if (status == INTFLASH_OK) status = check_places(plan, args);
   if (status != INTFLASH_OK) return status;
   CudaRun& run = begin_cuda_run<CudaRun>(plan, workspace);
   run.should_cancel = args.should_cancel;
   run.cancel_user = args.cancel_user;
   set_places(args, run);
   store_keys(args, run);
-  status = run_call(run, check_findings);
+  status = check_centers(run);
+  if (status == INTFLASH_OK) status = run_call(run, check_findings);
   if (status != INTFLASH_OK) run.mark = 0;
   return status;
 }

@@ -8,7 +8,8 @@
 
 #include "backend/score_range.h"
 #include "core/limits.h"
-#include "gpu/cuda_run.h"
+#include "gpu/cuda_findings.h"
+#include "gpu/cuda_masks.h"
 #include "gpu/cuda_storage.h"
 #include "inputs/rope.h"
 
@@ -20,14 +21,10 @@ namespace {
 intflash_status check_served(const intflash_context& context, const intflash_batch_desc& desc) {
   if (desc.mode != INTFLASH_MODE_INT8) return refuse(context, "a mode other than int8");
   if (!cuda_reads(desc.query_dtype)) return refuse(context, "a query_dtype of INT8");
-  if (desc.score_cap > 0) return refuse(context, "score_cap");
   return INTFLASH_OK;
 }
 
 intflash_status check_served(const intflash_context& context, const intflash_batch_args& args) {
-  if (args.alibi_slopes != nullptr) return refuse(context, "alibi_slopes");
-  if (args.additive_masks != nullptr) return refuse(context, "additive_masks");
-  if (args.bit_masks != nullptr) return refuse(context, "bit_masks");
   if (args.states != nullptr) return refuse(context, "states");
   return INTFLASH_OK;
 }
@@ -41,12 +38,14 @@ intflash_status check_device(const intflash_context& context, const intflash_cac
               device.name);
 }
 
-intflash_status check_places(const CudaDevice& device, const intflash_batch_args& args) {
+intflash_status check_places(const intflash_plan& plan, const intflash_batch_args& args) {
+  const CudaDevice& device = cuda_device(*plan.context);
   intflash_status status = check_place(device, "query", args.query.data);
   if (status == INTFLASH_OK) status = check_place(device, "out", args.out.data);
   if (status == INTFLASH_OK && args.lse != nullptr) status = check_place(device, "lse", args.lse);
   if (status == INTFLASH_OK && args.sinks != nullptr)
     status = check_place(device, "sinks", args.sinks);
+  if (status == INTFLASH_OK) status = check_mask_places(plan, run_masks(args));
   return status == INTFLASH_OK ? check_rope_places(device, args.rope) : status;
 }
 
@@ -87,28 +86,31 @@ void set_places(const intflash_cache& cache, const intflash_batch_args& args, Cu
   call.lse = args.lse;
   call.lse_stride_head = p.query_len;
   call.sinks = args.sinks;
+  set_masks(run_masks(args), run);
   call.rope = cuda_rope(args.rope);
   call.pages = stored.pages_of(args.layer);
   call.largest_key = stored.largest_key + args.layer * cache.num_pages;
-  call.key_center = stored.key_center_of(cache, args.layer);
-  call.value_center = stored.value_center_of(cache, args.layer);
+  call.centers = stored.centers_of(cache, args.layer);
   for (std::int64_t r = 0; r < call.num_requests; ++r)
     run.requests[r].first_token = run.requests[r].first_lse =
         run.plan->schedule.requests[r].first_query;
 }
 
 // The error for the lowest pair that is out of range.
-intflash_status report_rope(const CudaBatchRun& run) {
+intflash_status report_rope(const CudaBatchRun& run, std::int64_t query) {
   const std::int64_t pairs = run.args->rope.rope_dim / 2;
-  const std::int64_t query = run.found.first_bad_rope / pairs;
-  const Schedule& schedule = run.plan->schedule;
-  const Request* const after = std::upper_bound(
-      schedule.requests, schedule.requests + schedule.num_requests, query,
-      [](std::int64_t q, const Request& request) { return q < request.first_query; });
-  const Request& request = *(after - 1);
+  const Request& request = run.plan->schedule.requests[request_of_query(run, query)];
   return report_bad_rope(run.device(), run.call.stream, run.args->rope,
                          first_position(request) + query - request.first_query,
                          run.found.first_bad_rope % pairs);
+}
+
+// By request: tables of rope, then scales of masks.
+intflash_status check_tables_found(const CudaBatchRun& run) {
+  if (run.found.first_bad_rope == INT64_MAX) return check_head_scales_found(run);
+  const std::int64_t query = run.found.first_bad_rope / (run.args->rope.rope_dim / 2);
+  return bad_head_scale_request(run) < request_of_query(run, query) ? check_head_scales_found(run)
+                                                                    : report_rope(run, query);
 }
 
 ScoreRange score_range(const CudaBatchRun& run, double largest_key) {
@@ -119,45 +121,25 @@ ScoreRange score_range(const CudaBatchRun& run, double largest_key) {
           plan.problem.head_dim, plan.problem.rotation.keys};
 }
 
-// The largest scale of a key that some query sees; looked at on the host, since it decides little.
-intflash_status find_largest_scale(const CudaBatchRun& run, float& largest) {
-  const intflash_cache& cache = *run.cache;
-  intflash_status status = INTFLASH_OK;
-  for (std::int64_t r = 0; r < run.call.num_requests; ++r) {
-    const Request& request = run.plan->schedule.requests[r];
-    const PageRun pages = batch_pages(cache, *run.args, r, request.mask.kv_begin);
-    const KeyRange seen = keys_that_are_seen(request);
-    for (std::int64_t key = seen.begin; key < seen.end;) {
-      const std::int64_t first = key / kBlockTokens * kBlockTokens;
-      const std::int64_t end = std::min(seen.end, first + kBlockTokens);
-      for (std::int64_t head = 0; status == INTFLASH_OK && head < cache.num_kv_heads; ++head) {
-        float scale[kBlockTokens];
-        const std::int64_t h = run.args->layer * cache.num_kv_heads + head;
-        status = read_key_scales(cache, place_of(cache, pages, h, first), scale);
-        if (status == INTFLASH_OK)
-          largest = std::max(largest, *std::max_element(scale + key - first, scale + end - first));
-      }
-      key = end;
-    }
-  }
-  return status;
+double largest_key(const CudaBatchRun& run) {
+  return static_cast<double>(std::bit_cast<float>(run.found.largest_key));
 }
 
 intflash_status check_findings(CudaRun& any_run) {
-  const CudaBatchRun& run = static_cast<const CudaBatchRun&>(any_run);
+  CudaBatchRun& run = static_cast<CudaBatchRun&>(any_run);
   const Problem& p = run.plan->problem;
   intflash_status status = check_sinks_found(run);
-  if (status == INTFLASH_OK && run.found.first_bad_rope != INT64_MAX) status = report_rope(run);
+  if (status == INTFLASH_OK) status = check_slopes_found(run);
+  if (status == INTFLASH_OK) status = check_tables_found(run);
   if (status == INTFLASH_OK)
     status = check_finite("query", run.found.query, p.num_query_heads, p.query_len);
+  if (status == INTFLASH_OK) status = check_masks_found(run);
   if (status != INTFLASH_OK) return status;
   // Of all keys in the pages where that is safe, else of those that are seen.
-  const double largest = static_cast<double>(std::bit_cast<float>(run.found.largest_key));
-  if (score_range(run, largest).is_safe()) return INTFLASH_OK;
-  float scale = 0;
-  status = find_largest_scale(run, scale);
+  if (score_range(run, largest_key(run)).is_safe()) return INTFLASH_OK;
+  status = find_seen(run);
   if (status != INTFLASH_OK) return status;
-  return check_score_range(score_range(run, 127.001 * static_cast<double>(scale)));
+  return check_score_range(score_range(run, 127.001 * largest_key(run)));
 }
 
 intflash_status begin_batch(const intflash_plan& plan, const intflash_cache& cache,
@@ -165,8 +147,7 @@ intflash_status begin_batch(const intflash_plan& plan, const intflash_cache& cac
   const intflash_context& context = *plan.context;
   intflash_status status = check_device(context, cache);
   if (status == INTFLASH_OK) status = check_served(context, args);
-  if (status == INTFLASH_OK && plan.schedule.num_queries > 0)
-    status = check_places(cuda_device(context), args);
+  if (status == INTFLASH_OK && plan.schedule.num_queries > 0) status = check_places(plan, args);
   if (status != INTFLASH_OK) return status;
   CudaBatchRun& run = begin_cuda_run<CudaBatchRun>(plan, workspace);
   run.should_cancel = args.should_cancel;

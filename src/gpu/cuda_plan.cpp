@@ -97,6 +97,10 @@ void lay_out(std::size_t run_bytes, CudaPlan& plan) {
   arena.take(static_cast<std::int64_t>(run_bytes));
   if (plan.is_batch) plan.page_set_offset = arena.take(PageSet::bytes(plan.cache.num_pages));
   plan.staging_offset = arena.take(staging.bytes);
+  const Problem& p = plan.problem;
+  const std::int64_t centered =
+      std::max(p.center_key ? p.head_dim : 0, p.center_value ? p.head_dim_v : 0);
+  plan.center_offset = arena.take(p.batch * p.num_kv_heads * centered * 4);
   plan.workspace_bytes = static_cast<std::size_t>(arena.used());
 }
 
@@ -141,7 +145,8 @@ intflash_status finish_cuda_plan(const RunCalls& calls, const char* kernel, std:
   cut_keys(plan);
   plan.calls = &calls;
   plan.port = plan.context->device->name;
-  std::snprintf(plan.kernel, sizeof plan.kernel, "%s/int8/%s/rows%dx%d", kernel, plan.port,
+  std::snprintf(plan.kernel, sizeof plan.kernel, "%s/int8%s/%s/rows%dx%d", kernel,
+                plan.problem.score_cap > 0 ? "+cap" : "", plan.port,
                 static_cast<int>(kCudaTileRows), kScoreBlock);
   return status;
 }

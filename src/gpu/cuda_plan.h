@@ -29,6 +29,7 @@ struct CudaPlan : intflash_plan {
   CudaStaging staging;
   CudaCut cut;
   std::int64_t staging_offset;  // into the workspace
+  std::int64_t center_offset;   // room for a dense call's centres, of keys or of values
   double largest_softmax_scale;
 };
 

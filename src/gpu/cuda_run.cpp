@@ -5,6 +5,7 @@
 #include <bit>
 
 #include "core/limits.h"
+#include "inputs/score_bias.h"
 
 namespace intflash::internal {
 namespace {
@@ -40,6 +41,7 @@ void make_requests(CudaRun& run) {
     CudaRequest& made =
         *new (run.requests + r) CudaRequest(request_on_device(plan.problem, request));
     made.first_entry = blocks - own.begin;
+    made.first_block = blocks;
     made.first_part = parts.begin;
     made.num_parts = parts.end - parts.begin;
     made.first_item = items;
@@ -75,6 +77,7 @@ void begin_cuda_run(const intflash_plan& any_plan, void* workspace, CudaRun& run
   call.rotates_keys = p.rotation.keys;
   call.rotates_values = p.rotation.values;
   call.digits_above = p.digits_above;
+  call.score_cap = cap_in_log2(p.score_cap);
   call.num_blocks = plan.staging.num_blocks;
   call.num_items = plan.cut.num_items;
   call.num_workers = plan.cut.num_workers;
@@ -87,7 +90,8 @@ namespace {
 
 // What centring took from scores matters to what else is in the denominator, and to that itself.
 bool wants_center_score(const CudaCall& call) {
-  return call.key_center != nullptr && (call.lse != nullptr || call.sinks != nullptr);
+  return call.centers.key != nullptr &&
+         (call.lse != nullptr || call.sinks != nullptr || call.score_cap > 0);
 }
 
 // The device's memory for all that a run hands over and leaves for itself.
@@ -152,6 +156,7 @@ const char* quantize(CudaRun& run) {
                  static_cast<std::size_t>(staging.bytes), run.call.findings);
   if (error == nullptr) error = table.store_tokens(device.index, run.tokens);
   if (error == nullptr) error = table.quantize_queries(device.index, run.call);
+  if (error == nullptr) error = table.check_masks(device.index, run.call);
   if (error == nullptr)
     error = table.copy(device.index, stream, run.call.findings, sizeof run.found, &run.found);
   const char* const waited = table.wait(device.index, stream);
@@ -172,33 +177,6 @@ intflash_status run_call(CudaRun& run, intflash_status (*check)(CudaRun& run)) {
   if (status == INTFLASH_OK)
     status = check_cuda(device, "attending", device.table->wait(device.index, run.call.stream));
   return status;
-}
-
-intflash_status check_sinks_found(const CudaRun& run) {
-  const std::int64_t head = run.found.first_bad_sink;
-  if (head == INT64_MAX) return INTFLASH_OK;
-  const CudaDevice& device = run.device();
-  float sink = 0;
-  const char* error =
-      device.table->copy(device.index, run.call.stream, run.call.sinks + head, sizeof sink, &sink);
-  if (error == nullptr) error = device.table->wait(device.index, run.call.stream);
-  if (error != nullptr) return check_cuda(device, "looking at sinks", error);
-  return fail(INTFLASH_NONFINITE_INPUT, "sinks[%lld] = %g: must be finite, or -infinity for none",
-              static_cast<i64>(head), static_cast<double>(sink));
-}
-
-intflash_status check_finite(const char* name, const CudaFinding& finding, std::int64_t heads,
-                             std::int64_t tokens) {
-  if (finding.first_bad == INT64_MAX) return INTFLASH_OK;
-  const std::int64_t row = finding.first_bad / tokens;
-  return fail(INTFLASH_NONFINITE_INPUT,
-              "%s[batch %lld][head %lld][token %lld]: holds NaN or infinity: must be finite", name,
-              static_cast<i64>(row / heads), static_cast<i64>(row % heads),
-              static_cast<i64>(finding.first_bad % tokens));
-}
-
-double largest_of(const CudaFinding& finding) {
-  return static_cast<double>(std::bit_cast<float>(finding.magnitude));
 }
 
 std::int64_t no_tasks(const intflash_plan&, std::int32_t) { return 0; }

@@ -11,6 +11,15 @@
 
 namespace intflash::internal {
 
+// Masks that are data of a run: of a batch an element by request, else one of all.
+struct CudaRunMasks {
+  const intflash_additive_mask* additive;  // nullptr = none
+  std::uint32_t additive_size;
+  const intflash_bit_mask* bits;  // nullptr = none
+  std::uint32_t bits_size;
+  const float* alibi_slopes;
+};
+
 // At the front of the workspace, in the host's memory. What a run needs of the device's it takes
 // from the stream's pool, and gives back before begin returns.
 struct CudaRun : Run {
@@ -20,6 +29,7 @@ struct CudaRun : Run {
   CudaCall call;
   CudaTokens tokens;  // whose num_runs is 0 where the run stores none
   CudaFindings found;
+  double largest_key_center;  // of a dense call
 
   const CudaPlan& cuda_plan() const { return static_cast<const CudaPlan&>(*plan); }
   const CudaDevice& device() const { return cuda_device(*plan->context); }
@@ -36,13 +46,6 @@ T& begin_cuda_run(const intflash_plan& plan, void* workspace) {
 // Quantizes and stores, looks at what that found, and only then lets anything be written: what
 // check(run) finds wrong with run.found ends it.
 intflash_status run_call(CudaRun& run, intflash_status (*check)(CudaRun& run));
-
-// The error that names a sink which is none; INTFLASH_OK where there is none such.
-intflash_status check_sinks_found(const CudaRun& run);
-// The error that names a row with NaN or infinity; INTFLASH_OK where there is none.
-intflash_status check_finite(const char* name, const CudaFinding& finding, std::int64_t heads,
-                             std::int64_t tokens);
-double largest_of(const CudaFinding& finding);
 
 // What RunCalls have: there is nothing left to do between begin and end.
 std::int64_t no_tasks(const intflash_plan& plan, std::int32_t phase);

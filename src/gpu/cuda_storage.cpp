@@ -282,14 +282,6 @@ bool CudaStored::is_well(const char* error) {
   return failure.load(std::memory_order_relaxed) == nullptr;
 }
 
-intflash_status read_key_scales(const intflash_cache& cache, const BlockPlace& place,
-                                float* key_scale) {
-  const CudaStored& stored = cuda_stored(cache);
-  const char* error = copy(stored, block_of(cache, place).key_scale, kBlockTokens * 4, key_scale);
-  if (error == nullptr) error = wait(stored);
-  return check_cuda(*stored.device, "looking at keys", error);
-}
-
 const Storage kCudaStorage = {
     .name = "cuda",
     .create = create,

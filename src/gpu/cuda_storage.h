@@ -39,14 +39,12 @@ struct CudaStored {
     pages.first = layers[layer];
     return pages;
   }
-  const float* key_center_of(const intflash_cache& cache, std::int64_t layer) const {
-    return key_center == nullptr ? nullptr
-                                 : key_center + layer * cache.num_kv_heads * cache.layout.head_dim;
-  }
-  const float* value_center_of(const intflash_cache& cache, std::int64_t layer) const {
-    return value_center == nullptr
-               ? nullptr
-               : value_center + layer * cache.num_kv_heads * cache.layout.head_dim_v;
+  CudaCenters centers_of(const intflash_cache& cache, std::int64_t layer) const {
+    const std::int64_t heads = layer * cache.num_kv_heads;
+    CudaCenters centers{};
+    if (key_center != nullptr) centers.key = key_center + heads * cache.layout.head_dim;
+    if (value_center != nullptr) centers.value = value_center + heads * cache.layout.head_dim_v;
+    return centers;
   }
 
   intflash_status status() const {
@@ -70,9 +68,5 @@ intflash_status check_rope_places(const CudaDevice& device, const intflash_rope&
 CudaRope cuda_rope(const intflash_rope& rope);
 intflash_status report_bad_rope(const CudaDevice& device, void* stream, const intflash_rope& rope,
                                 std::int64_t position, std::int64_t pair);
-
-// [64]: of a block's keys.
-intflash_status read_key_scales(const intflash_cache& cache, const BlockPlace& place,
-                                float* key_scale);
 
 }  // namespace intflash::internal

@@ -62,14 +62,17 @@ intflash_status check_factors(const char* owner, const char* field, const float*
                               std::int64_t heads) {
   for (std::int64_t h = 0; factors != nullptr && h < heads; ++h) {
     if (std::fabs(factors[h]) <= kMaxFactor) continue;
-    return fail(INTFLASH_NONFINITE_INPUT, "%s%s[%lld] = %g: must be at most %g in magnitude", owner,
-                field, static_cast<i64>(h), static_cast<double>(factors[h]),
-                static_cast<double>(kMaxFactor));
+    return report_bad_factor(owner, field, h, factors[h]);
   }
   return INTFLASH_OK;
 }
 
 }  // namespace
+
+float cap_in_log2(float score_cap) {
+  if (score_cap == 0) return 0;
+  return static_cast<float>(std::clamp(static_cast<double>(score_cap) * kLog2E, 0x1p-100, 3e38));
+}
 
 intflash_status check_additive_mask(const char* name, const intflash_additive_mask& mask,
                                     std::int64_t batch, std::int64_t heads, const MaskRule& rule) {
@@ -126,14 +129,26 @@ intflash_status report_bad_mask(const char* name, const ScoreBias& bias, std::in
     for (std::int64_t key = 0; key < bias.rule.kv_len - bias.rule.kv_begin; ++key) {
       const double element = element_of(bias.additive, elements, key);
       if (element < std::numeric_limits<double>::infinity()) continue;
-      return fail(INTFLASH_NONFINITE_INPUT,
-                  "%s[batch %lld][head %lld][query %lld][key %lld] = %g: must be finite, or "
-                  "-infinity to hide the key",
-                  name, static_cast<i64>(batch), static_cast<i64>(h), static_cast<i64>(query),
-                  static_cast<i64>(key), element);
+      return report_bad_element(name, batch, h, query, key, element);
     }
   }
   return INTFLASH_OK;
+}
+
+intflash_status report_bad_element(const char* name, std::int64_t batch, std::int64_t head,
+                                   std::int64_t query, std::int64_t key, double element) {
+  return fail(INTFLASH_NONFINITE_INPUT,
+              "%s[batch %lld][head %lld][query %lld][key %lld] = %g: must be finite, or -infinity "
+              "to hide the key",
+              name, static_cast<i64>(batch), static_cast<i64>(head), static_cast<i64>(query),
+              static_cast<i64>(key), element);
+}
+
+intflash_status report_bad_factor(const char* owner, const char* field, std::int64_t head,
+                                  float factor) {
+  return fail(INTFLASH_NONFINITE_INPUT, "%s%s[%lld] = %g: must be at most %g in magnitude", owner,
+              field, static_cast<i64>(head), static_cast<double>(factor),
+              static_cast<double>(kMaxFactor));
 }
 
 KeyRange plain_keys(const KernelTable& kernels, const ScoreBias& bias, std::int64_t batch,

@@ -25,6 +25,10 @@ struct ScoreBias {
   }
 };
 
+// score_cap as kernels take it: 0 = none. Below 2^-100 all scores are the same, and its inverse
+// might be no number.
+float cap_in_log2(float score_cap);
+
 // Pointers and strides. name: such as "additive_masks[3]"; rule: of the queries and keys that the
 // mask is for.
 intflash_status check_additive_mask(const char* name, const intflash_additive_mask& mask,
@@ -42,6 +46,12 @@ bool has_bad_mask(const KernelTable& kernels, const ScoreBias& bias, std::int64_
 // The error that names the first of them. name: of the mask, such as "additive_masks[3]".
 intflash_status report_bad_mask(const char* name, const ScoreBias& bias, std::int64_t batch,
                                 std::int64_t heads, std::int64_t query);
+
+// The errors for one element, and for one slope or scale.
+intflash_status report_bad_element(const char* name, std::int64_t batch, std::int64_t head,
+                                   std::int64_t query, std::int64_t key, double element);
+intflash_status report_bad_factor(const char* owner, const char* field, std::int64_t head,
+                                  float factor);
 
 // The keys that a query's additive mask leaves, of all heads, where they lie side by side and it
 // adds nothing to them: causal masks, windows, padding. begin < 0: it is another.

@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "tile/general_score.h"
 #include "tile/score_block.h"
 #include "tile/types.h"
 #include "tile/widen.h"
@@ -68,60 +69,33 @@ struct GeneralRow {
   const float unit = row.unit;
   const float term = row.cap > 0.0f ? row.term : 0.0f;
   for (std::int32_t key = 0; key < kBlockTokens; ++key) {
-    const float keyed = static_cast<float>(scores[key]) * unit * low[key];
-    scores[key] = bits_as<std::int32_t>(fused(keyed, factor, term));
+    const float score = scaled_product(scores[key], unit, low[key], factor, term);
+    scores[key] = bits_as<std::int32_t>(score);
   }
   for (std::int32_t key = 0; key < kBlockTokens; ++key) {
-    const float keyed = static_cast<float>(scores[kBlockTokens + key]) * unit * high[key];
-    scores[kBlockTokens + key] = bits_as<std::int32_t>(fused(keyed, factor, term));
+    std::int32_t& score = scores[kBlockTokens + key];
+    score = bits_as<std::int32_t>(scaled_product(score, unit, high[key], factor, term));
   }
 }
 
-// ---- The cap ----
-
-// score / cap, by 1 / cap, as a division rounds it: what one step leaves is a unit apart at most,
-// and of such the next one finds the nearest (Markstein's theorem; below caps of 2^-80, where what
-// is left is denormal, it may be the one beside). Division is what the loop over keys would wait
-// for.
-INTFLASH_INLINE float over_cap(float score, float cap, float inverse) {
-  float quotient = score * inverse;
-  quotient = fused(fused(-cap, quotient, score), inverse, quotient);
-  return fused(fused(-cap, quotient, score), inverse, quotient);
-}
-
-// cap * tanh(score / cap), all in units of log2, by tanh z = (1 - e^-2z) / (1 + e^-2z). Two loops:
-// instructions of more keys fit the window in which they run beside each other.
+// Two loops: instructions of more keys fit the window in which they run beside each other.
 [[maybe_unused]] INTFLASH_NOINLINE void cap_scores(float cap,
                                                    std::int32_t* INTFLASH_RESTRICT scores) {
-  alignas(64) float magnitude[kScoreBlock];
+  alignas(64) float ratio[kScoreBlock];
   alignas(64) float decay[kScoreBlock];
   const float inverse = 1.0f / cap;
-  const float most = 43.0f * cap;  // there nothing is left of e^-2z beside 1
   for (std::int32_t key = 0; key < kScoreBlock; ++key) {
-    const float score = __builtin_fabsf(bits_as<float>(scores[key]));
-    const float z = over_cap(min_of(score, most), cap, inverse);
-    magnitude[key] = z;
-    decay[key] = exp2_in_range(z * -2.88539008f);
+    ratio[key] = cap_ratio(bits_as<float>(scores[key]), cap, inverse);
+    decay[key] = cap_decay(ratio[key]);
   }
   for (std::int32_t key = 0; key < kScoreBlock; ++key) {
-    // Near 0 the difference cancels: z - z^3 / 3 + 2 z^5 / 15 - 17 z^7 / 315 leaves 1e-9 of z
-    // there.
-    const float z = magnitude[key];
-    const float z2 = z * z;
-    float series = fused(z2, -0.053968254f, 0.13333333f);
-    series = fused(series, z2, -0.33333333f);
-    series = fused(series * z2, z, z);
-    const float quotient = (1.0f - decay[key]) / (1.0f + decay[key]);
-    const float bounded = cap * select_float(z < 0.125f, series, quotient);
-    scores[key] = bits_as<std::int32_t>(__builtin_copysignf(bounded, bits_as<float>(scores[key])));
+    const float score = bits_as<float>(scores[key]);
+    scores[key] = bits_as<std::int32_t>(capped_score(score, cap, ratio[key], decay[key]));
   }
 }
 
-// ---- Biases ----
-
 // Adds biases, and leaves -infinity where a key is not kept. The first key's position is `ahead` of
-// the row's. Where there is a slope alone scores are halved as well, which rounds the least numbers
-// of f32: elements of 0 change nothing.
+// the row's.
 template <bool kElements, bool kSlope>
 INTFLASH_NOINLINE void bias_scores(const BiasRow* bias, std::int32_t ahead,
                                    const float* INTFLASH_RESTRICT elements,
@@ -130,11 +104,9 @@ INTFLASH_NOINLINE void bias_scores(const BiasRow* bias, std::int32_t ahead,
   const float half_factor = kElements ? 0.5f * bias->factor : 0.0f;
   const float slope = kSlope ? bias->slope : 0.0f;
   for (std::int32_t key = 0; key < kScoreBlock; ++key) {
-    float score = bits_as<float>(scores[key]);
-    const float half = 0.5f * score;
-    if (kElements) score = held_log2(fused(elements[key], half_factor, half));
-    if (!kElements && kSlope) score = half + half;  // what is held of it: none is beyond 2^126
-    if (kSlope) score = fused(__builtin_fabsf(static_cast<float>(ahead + key)), -slope, score);
+    const float score =
+        biased_score<kElements, kSlope>(bits_as<float>(scores[key]), kElements ? elements[key] : 0,
+                                        half_factor, slope, ahead + key);
     scores[key] = bits_as<std::int32_t>(select_float(kept[key] != 0, score, kNegativeInfinity));
   }
 }
@@ -144,10 +116,7 @@ INTFLASH_INLINE void add_biases(const GeneralRow& row, std::int64_t first_key,
   const BiasRow* bias = row.bias;
   const bool has_elements = bias != nullptr && bias->elements != nullptr && bias->factor != 0.0f;
   const bool has_slope = bias != nullptr && bias->slope != 0.0f;
-  const std::int64_t furthest = INT32_MAX - kScoreBlock;
-  const std::int64_t distance = has_slope ? first_key - bias->position : 0;
-  const std::int32_t ahead =
-      static_cast<std::int32_t>(min_of(max_of(distance, -furthest), furthest));
+  const std::int32_t ahead = has_slope ? distance_of(first_key, bias->position) : 0;
   const auto add = has_elements ? has_slope ? bias_scores<true, true> : bias_scores<true, false>
                    : has_slope ? bias_scores<false, true>
                                 : bias_scores<false, false>;
@@ -177,10 +146,6 @@ INTFLASH_INLINE float general_scores(const GeneralRow& row, const ScoreBlock& bl
 }
 
 // ---- Fixed point ----
-
-// So far below the largest score nothing is left of a weight, whatever value has the largest: 40
-// octaves, where kValueLog2Min is 24.
-constexpr float kFurthest = -40 << kFractionBits;
 
 // Distances below the maximum in fixed point, negated: what scores of the plain form are when their
 // row's maximum is 0.

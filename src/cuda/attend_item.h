@@ -1,0 +1,163 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// Attention of a tile of query rows over pages: four warps of 16 rows pass over the keys that they
+// see, block by block and span by span, in the order of docs/numerics.md.
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/head_pages.h"
+#include "cuda/products.h"
+#include "cuda/row_state.h"
+#include "cuda/score_acts.h"
+#include "cuda/simt.h"
+#include "cuda/tile_block.h"
+#include "cuda/tile_out.h"
+#include "cuda/tile_rows.h"
+#include "cuda/whole_block.h"
+
+namespace intflash::internal {
+namespace {
+
+// Blocks of the part's keys that some row of the tile sees.
+struct BlockRange {
+  std::int32_t begin, end;
+};
+INTFLASH_DEVICE BlockRange seen_blocks(const CudaCall& call, const TileThread& at) {
+  const CudaRequest& request = *at.request;
+  const std::int64_t first = (request.first_part + at.part) * call.spans_per_part * kBlocksPerSpan;
+  const std::int64_t begin = first_seen(request, at.first_tile_row / call.group_size) / kScoreBlock;
+  const std::int64_t end = ceil_div(end_seen(request, at.last_row / call.group_size), kScoreBlock);
+  return {static_cast<std::int32_t>(max_of(begin, first)),
+          static_cast<std::int32_t>(min_of(end, first + call.spans_per_part * kBlocksPerSpan))};
+}
+
+template <int kDim>
+INTFLASH_DEVICE StateSlots<kDim> slots_of(char* first, std::int64_t index, const TileThread& at) {
+  return {first + index * tile_state_bytes(kDim), at.thread, kThreads};
+}
+
+// Adds second digits to the products that were stored, where rows take them.
+template <int kDim, class Masks>
+INTFLASH_DEVICE void add_second_digits(const CudaCall& call, const TileThread& at,
+                                       const Masks& masks, const HeadPages<kDim>& pages,
+                                       std::int32_t block,
+                                       const std::uint32_t (&query)[kSteps<kDim>][4]) {
+  const std::uint32_t taking = digit_rows<kDim>(masks, pages.scales(block, at.lane.index),
+                                                block * kScoreBlock, at.lane, at.warp);
+  if (taking == 0) return;
+  add_digit_products<kDim>(query,
+                           {at.words_of_row(call, call.query_digits, at.lane.group),
+                            at.words_of_row(call, call.query_digits, at.lane.group + 8)},
+                           {pages.digits(2 * block), pages.digits(2 * block + 1)}, taking, at.lane,
+                           at.warp);
+}
+
+// All blocks of a range, in order: leaves the state of each span to those that wait.
+template <int kDim, bool kDigits, bool kActs>
+INTFLASH_DEVICE void attend_blocks(const CudaCall& call, const TileThread& at, BlockRange range,
+                                   WaitingStates<kDim>& waiting, RowStates<kDim>& state) {
+  std::uint32_t query[kSteps<kDim>][4];
+  const std::uint32_t* const codes = at.words_of_row(call, call.query_codes, at.lane.group);
+  const std::uint32_t* const codes_8 = at.words_of_row(call, call.query_codes, at.lane.group + 8);
+  INTFLASH_UNROLL
+  for (std::int32_t step = 0; step < kSteps<kDim>; ++step)
+    load_rows(codes, codes_8, 8 * step + at.lane.quad, has_upper_half<kDim>(step), query[step]);
+  const HeadPages<kDim> pages = {call.pages, call.pages.first + at.kv_head * call.pages.head_bytes,
+                                 call.blocks + at.request->first_entry};
+  const Shared<TileRow> rows(Place<kDim>::kRows + at.warp * kWarpRows * sizeof(TileRow));
+  const Shared<KeyFactors> factors(Place<kDim>::kFactors);
+  const auto masks = masks_of<kActs>(call, at);
+  pages.copy_keys(range.begin, at.thread);
+  pages.copy_values(range.begin, at.thread);
+  state.clear();
+  for (std::int32_t block = range.begin; block < range.end; ++block) {
+    const bool is_last = block + 1 == range.end;
+    wait_copies<1>();  // for keys; the values may come later
+    sync_block();
+    const std::int32_t first_key = block * kScoreBlock;
+    // Scales are loaded again where they are used again: they would stay in eight registers.
+    const WholeBlock whole =
+        prepare_whole_block(pages.scales(block, at.lane.index), at.lane.index, at.warp, factors);
+    const ThreadScales row_scales = scales_of_rows(rows, at.lane, whole, first_key);
+    bool are_plain = !warp_any(!row_scales.are_plain);
+    if constexpr (kActs) are_plain = are_plain && masks.leave_whole(first_key);
+    BlockProducts products{};
+    if (!at.is_idle()) products = multiply_keys<kDim>(query, at.lane);
+    if (!are_plain) store_products<kDim>(products, at.lane, at.warp);
+    if constexpr (kDigits) {
+      if (!are_plain && call.has_digits())
+        add_second_digits<kDim>(call, at, masks, pages, block, query);
+    }
+    sync_block();
+    if (!is_last) pages.copy_keys(block + 1, at.thread);
+    ThreadWeights weights;
+    if (are_plain) {
+      weights = weigh_whole_rows(products, row_scales, whole, at.lane.quad, factors);
+    } else {
+      weigh_rows<kDim>(masks, pages.scales(block, at.lane.index), first_key, at.lane, at.warp);
+      sync_warp();
+      weights = load_weights<kDim>(at.lane, at.warp);
+    }
+    if (is_last) {
+      wait_copies<0>();
+    } else {
+      wait_copies<1>();
+    }
+    sync_block();
+    if (!at.is_idle()) add_values<kDim>(at.lane, weights, state);
+    sync_block();
+    if (!is_last) pages.copy_values(block + 1, at.thread);
+    if (block % kBlocksPerSpan == kBlocksPerSpan - 1 || is_last) {
+      if (!at.is_idle()) waiting.push(block / kBlocksPerSpan, state);
+      state.clear();
+    }
+  }
+}
+
+// The state of a part of a tile's keys.
+INTFLASH_DEVICE std::int64_t part_state(const TileThread& at, std::int64_t part) {
+  return at.request->first_state + at.tile * at.request->num_parts + part;
+}
+
+// An item of a block of threads: its state of the tile's part, or the tile's result.
+template <int kDim, bool kDigits, bool kActs>
+INTFLASH_DEVICE void attend_item(const CudaCall& call, std::int32_t item, std::int32_t worker) {
+  const CudaRequest& request = call.requests[request_of(call, &CudaRequest::first_item, item)];
+  const auto own = static_cast<std::int32_t>(item - request.first_item);
+  const auto parts = static_cast<std::int32_t>(request.num_parts);
+  const TileThread at = tile_thread(call, request, own / parts, own % parts);
+  const Shared<TileRow> rows(Place<kDim>::kRows);
+  if (at.thread < kCudaTileRows)
+    rows.store(at.thread, make_row(call, request, at.kv_head, at.first_tile_row + at.thread, kDim));
+  WaitingStates<kDim> waiting(slots_of<kDim>(call.states, worker * call.waiting_states, at));
+  RowStates<kDim> state;
+  const BlockRange range = seen_blocks(call, at);
+  if (range.begin < range.end) attend_blocks<kDim, kDigits, kActs>(call, at, range, waiting, state);
+  waiting.finish(state);
+  if (at.request->num_parts > 1) {
+    slots_of<kDim>(call.part_states, part_state(at, at.part), at).store(0, 0, state);
+  } else {
+    write_rows<kDim>(call, at, state);
+  }
+}
+
+// Few blocks take all items in turn, so that few states wait at a time. The last come first: below
+// a causal mask they see most.
+// kActs: whether anything but rules acts on scores, or hides keys.
+template <int kDim, bool kDigits, bool kActs>
+INTFLASH_KERNEL(kThreads)
+attend_tiles(CudaCall call) {
+  const std::int32_t worker = block_place().x;
+  const auto items = static_cast<std::int32_t>(call.num_items);
+  const auto workers = static_cast<std::int32_t>(call.num_workers);
+  for (std::int32_t item = items - 1 - worker; item >= 0; item -= workers) {
+    // Warps may be an item ahead of each other: what they share is read between barriers of its
+    // own.
+    attend_item<kDim, kDigits, kActs>(call, item, worker);
+  }
+}
+
+}  // namespace
+}  // namespace intflash::internal
