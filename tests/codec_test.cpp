@@ -133,6 +133,27 @@ TEST(Codec, ThatIsNotThereIsRefusedWithWhatThereIs) {
   intflash_cache_destroy(cache);
 }
 
+TEST(Codec, BlocksAreExpandedOnceForTheRowsOfAKvHead) {
+  constexpr std::int64_t kNumBlocks = 20;
+  for (const PortEntry& port : all_test_ports()) {
+    const NegatedPort negated(port);
+    Shape shape;
+    shape.codec = &kNegatedCodec;
+    shape.port = &negated.entry;
+    shape.group_size = 8;
+    Server server(shape);
+    const Tokens tokens = random_tokens(shape, kNumBlocks * kBlockTokens, seed_from_test_name());
+    const std::int32_t sequence = server.create_sequence();
+    append(server, sequence, tokens, 0, tokens.count);
+    for (const std::int64_t query_len : {1, 4, 12}) {
+      num_expanded_blocks = 0;
+      server.attend({last_rows(server, sequence, tokens, query_len)});
+      EXPECT_EQ(num_expanded_blocks, shape.num_kv_heads * kNumBlocks)
+          << port.name << ", " << query_len << " queries";
+    }
+  }
+}
+
 TEST(Codec, ThatAPortDoesNotExpandIsRefused) {
   const ServingInput input;
   intflash_cache* cache = nullptr;

@@ -50,6 +50,7 @@ void load_value(const PageLayout& layout, const KvBlock& block, std::int64_t at,
 // Scales stay where they are.
 KvBlock expand(const KvBlock& packed, std::int32_t head_dim, std::int32_t head_dim_v, std::int32_t,
                const WritableBlock& room) {
+  ++num_expanded_blocks;
   negate(packed.key_codes, kInt8Codec.key_block_bytes(head_dim), room.key_codes);
   negate(packed.value_codes, kInt8Codec.value_block_bytes(head_dim_v), room.value_codes);
   for (int key = 0; key < kBlockTokens; ++key) room.key_sum[key] = -packed.key_sum[key];
@@ -58,6 +59,8 @@ KvBlock expand(const KvBlock& packed, std::int32_t head_dim, std::int32_t head_d
 }
 
 }  // namespace
+
+std::atomic<std::int64_t> num_expanded_blocks = 0;
 
 const Codec kNegatedCodec = {
     .id = static_cast<intflash_codec>(kMaxCodecs - 1),
