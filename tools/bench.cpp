@@ -89,7 +89,7 @@ std::vector<PortCases> select_cases(const BenchOptions& options) {
         read_attention_inputs(options.query, options.key, options.value));
   }
   if (options.suite == "dense" && options.codec != "int8")
-    throw UsageError("--codec: of the suites decode and append alone, not of dense");
+    throw UsageError("--codec: of caches, not of the suite dense");
   std::vector<PortCases> selected;
   bool any = false;
   for (const std::string& port : chosen_ports(options)) {

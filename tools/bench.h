@@ -14,7 +14,7 @@ struct BenchOptions {
   std::string filter;          // regular expression that a case's name must contain; "" = all cases
   std::string isa;             // a port's name; "" = every port that runs here
   int threads = 0;             // of every case; 0 = one thread, and some cases with two as well
-  std::string codec = "int8";  // of the caches of decode and append
+  std::string codec = "int8";  // of the caches of decode, append, and chunks of batch
   std::string json;            // path of a report; "" = none
   // Paths of .npy files, all or none: they alone are timed, beside random tensors of their shapes.
   std::string query, key, value;

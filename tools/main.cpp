@@ -231,8 +231,8 @@ void add_bench(CLI::App& app, BenchOptions& options) {
   command
       .add_option(
           "--codec", options.codec,
-          "of decode's and append's caches: int8 (default), int8_wide, k8v4 or k4v4, in turn with "
-          "int8")
+          "of the caches of decode and append, and of batch's chunks: int8 (default), int8_wide, "
+          "k8v4 or k4v4, in turn with int8")
       ->type_name("NAME");
   add_port(command, options.threads, options.isa);
   add_output(command, "--json", options.json,

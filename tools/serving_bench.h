@@ -13,7 +13,7 @@
 namespace intflash {
 
 // The names of a suite's cases; empty for a suite that is not one of these.
-// Throws UsageError where there is no such codec, or the suite's caches are of int8 alone.
+// Of another codec than int8 fewer of batch. Throws UsageError where there is no such codec.
 std::vector<std::string> serving_cases(const std::string& suite, const std::string& codec,
                                        bool quick, int threads, int max_threads);
 
