@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <filesystem>
 #include <string>
 #include <utility>
 #include <vector>
@@ -249,12 +250,14 @@ TEST_F(BudgetCommand, MeasuresWithTheCentresThatItWrites) {
   write_npy_files(std::vector<NpyOutput>{{path("3_k.npy"), array.shape, keys.data()}});
   const std::string command = files("3_") + " --budget 100";
   const Json plain = calibrate(command);
+  for (const char* folder : {"a", "b"}) std::filesystem::create_directory(path(folder));
   const Json centred =
-      calibrate(command + " --key-center '" + path("kc.npy") + "' --value-center '" +
-                path("vc.npy") + "' --out '" + path("c.json") + "'");
-  EXPECT_EQ(centred["layers"][0]["key_center"], "kc.npy");  // as its folder has it
+      calibrate(command + " --key-center '" + path("a/kc.npy") + "' --value-center '" +
+                path("b/vc.npy") + "' --out '" + path("a/../b/c.json") + "'");
+  EXPECT_EQ(centred["layers"][0]["key_center"], "../a/kc.npy");  // from its folder on
+  EXPECT_EQ(centred["layers"][0]["value_center"], "vc.npy");
   EXPECT_TRUE(plain["layers"][0]["key_center"].is_null());
-  EXPECT_NEAR(floats(read_npy(path("kc.npy")))[0], 200, 0.3);
+  EXPECT_NEAR(floats(read_npy(path("a/kc.npy")))[0], 200, 0.3);
   EXPECT_LT(2 * centred["layers"][0]["codecs"][1]["rel_l1"].get<double>(),
             plain["layers"][0]["codecs"][1]["rel_l1"].get<double>());
 }

@@ -239,7 +239,8 @@ void write_text(std::unique_ptr<AtomicFile>& file, const std::string& text) {
 std::string seen_from(const std::string& out, const std::string& path) {
   namespace fs = std::filesystem;
   if (out.empty() || path.empty()) return path;
-  return fs::absolute(path).lexically_proximate(fs::absolute(out).parent_path()).string();
+  const fs::path folder = fs::weakly_canonical(out).parent_path();
+  return fs::weakly_canonical(path).lexically_proximate(folder).string();
 }
 
 }  // namespace

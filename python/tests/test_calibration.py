@@ -47,7 +47,9 @@ def test_caches_are_as_the_command_chose(tmp_path):
 
 
 LAYER = {"layer": 0, "codec": "int8", "window_blocks": 0, "sink_blocks": 0}
-CENTRED = {**LAYER, "key_center": "kc.npy", "value_center": None}
+PLAIN = {**LAYER, "key_center": None, "value_center": None}
+TEXT = {**PLAIN, "window_blocks": "4"}
+CENTRED = {**PLAIN, "key_center": "kc.npy"}
 
 
 @pytest.mark.parametrize(
@@ -57,21 +59,32 @@ CENTRED = {**LAYER, "key_center": "kc.npy", "value_center": None}
         ("[]", "not a file of intflash calibrate"),
         ('{"layers": []}', "not a file of intflash calibrate"),
         ('{"intflash_calibration": 2}', "version 2 where 1 is read"),
-        ('{"intflash_calibration": 1}', "lacks 'layers'"),
-        (json.dumps({"intflash_calibration": 1, "layers": [LAYER]}), "lacks 'key_center'"),
+        ('{"intflash_calibration": 1}', "no list of layers"),
+        (json.dumps({"intflash_calibration": 1, "layers": [5]}), "a layer without layer"),
+        (json.dumps({"intflash_calibration": 1, "layers": [LAYER]}), "a layer without key_center"),
+        (json.dumps({"intflash_calibration": 1, "layers": [PLAIN, PLAIN]}), "0 stands there twice"),
+        (
+            json.dumps({"intflash_calibration": 1, "layers": [TEXT]}),
+            "a layer without window_blocks",
+        ),
         (json.dumps({"intflash_calibration": 1, "layers": [CENTRED]}), "kc.npy: "),
     ],
 )
 def test_other_files_are_refused(tmp_path, text, message):
     path = tmp_path / "codecs.json"
     path.write_text(text)
-    for center in (b"", np.zeros((2, 2)), np.zeros((2, 2), np.float32)):
+    for center in (
+        b"",
+        np.zeros((2, 2)),
+        np.zeros((0, 2), np.float32),
+        np.zeros((2, 2), np.float32),
+    ):
         with open(tmp_path / "kc.npy", "wb") as file:
             if isinstance(center, bytes):
                 file.write(center)
             else:
                 np.save(file, center)
-        if isinstance(center, np.ndarray) and center.dtype == np.float32:
+        if isinstance(center, np.ndarray) and center.dtype == np.float32 and center.size > 0:
             contents = (tmp_path / "kc.npy").read_bytes()
             (tmp_path / "kc.npy").write_bytes(contents[:-1])
         with pytest.raises(intflash.BadFileError, match=message):

@@ -14,7 +14,7 @@ from typing import Any
 from ._errors import BadFileError
 
 _VERSION = 1
-_OPTIONS = ("codec", "window_blocks", "sink_blocks")
+_OPTIONS = (("codec", str), ("window_blocks", int), ("sink_blocks", int))
 _CENTERS = ("key_center", "value_center")
 
 
@@ -22,8 +22,8 @@ def load_calibration(path: str | os.PathLike[str]) -> dict[int, dict[str, Any]]:
     """Read which cache each layer of a model is to have.
 
     Args:
-        path: of the file that ``intflash calibrate --budget ... --out`` wrote, with the files of
-            centres that it names beside it.
+        path: of the file that ``intflash calibrate --budget ... --out`` wrote; files of centres
+            are where it names them, from its folder on.
 
     Returns:
         By the layer's number, what `Cache` takes by name: codec, window_blocks, sink_blocks, and
@@ -37,23 +37,31 @@ def load_calibration(path: str | os.PathLike[str]) -> dict[int, dict[str, Any]]:
     path = Path(path)
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
-        version = report["intflash_calibration"]
-    except (ValueError, TypeError, KeyError):
+        version, layers = report["intflash_calibration"], report.get("layers")
+    except (ValueError, TypeError, KeyError, RecursionError):
         raise BadFileError(f"{path}: not a file of intflash calibrate --budget") from None
     if version != _VERSION:
         raise BadFileError(f"{path}: version {version} where {_VERSION} is read")
-    try:
-        return {layer["layer"]: _options(layer, path.parent) for layer in report["layers"]}
-    except (TypeError, KeyError) as error:
-        raise BadFileError(f"{path}: a layer lacks {error}") from None
-
-
-def _options(layer: dict[str, Any], folder: Path) -> dict[str, Any]:
-    options = {name: layer[name] for name in _OPTIONS}
-    for name in _CENTERS:
-        if layer[name] is not None:
-            options[name] = _center(folder / layer[name])
+    if not isinstance(layers, list):
+        raise BadFileError(f"{path}: no list of layers")
+    options: dict[int, dict[str, Any]] = {}
+    for layer in layers:
+        number = _checked(path, layer, "layer", int)
+        if number in options:
+            raise BadFileError(f"{path}: layer {number} stands there twice")
+        options[number] = {name: _checked(path, layer, name, kind) for name, kind in _OPTIONS}
+        for name in _CENTERS:
+            center = _checked(path, layer, name, (str, type(None)))
+            if center is not None:
+                options[number][name] = _center(path.parent / center)
     return options
+
+
+def _checked(path: Path, layer: Any, name: str, kind: Any) -> Any:
+    value = layer.get(name, ...) if isinstance(layer, dict) else ...
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise BadFileError(f"{path}: a layer without {name}, or with one that is none")
+    return value
 
 
 def _center(path: Path) -> memoryview:
@@ -64,7 +72,8 @@ def _center(path: Path) -> memoryview:
         header = ast.literal_eval(contents[10:begin].decode("latin-1").strip())
         heads, dim = header["shape"]
         known = header["descr"] == "<f4" and not header["fortran_order"]
-    except (ValueError, SyntaxError, TypeError, KeyError):
+        known = known and all(type(size) is int and size > 0 for size in (heads, dim))
+    except (ValueError, SyntaxError, TypeError, KeyError, RecursionError, MemoryError):
         known = False
     if contents[:7] != b"\x93NUMPY\x01" or not known:
         raise BadFileError(f"{path}: not [heads, dim] in float32")
