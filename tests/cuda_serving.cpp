@@ -45,6 +45,7 @@ CacheSide::CacheSide(const CacheCase& c, Place place)
   options.num_threads = 1;
   options.isa = "scalar";
   options.device = place == Place::kHost ? "cpu" : "cuda:0";
+  options.stream = c.stream;
   EXPECT_EQ(intflash_context_create(&options, &context_), INTFLASH_OK) << intflash_last_error();
   const std::int64_t channels = c.num_layers * c.num_kv_heads * c.head_dim;
   const std::vector<float> key_center = random_floats(channels, 5, 0.5f * c.key_magnitude);
@@ -167,8 +168,10 @@ intflash_status CacheSide::try_attend(const std::vector<intflash_request>& reque
   intflash_status status = intflash_plan_batch(context_, cache_, &desc, &plan);
   if (status != INTFLASH_OK) return status;
   const std::size_t bytes = intflash_plan_workspace_bytes(plan);
-  Memory workspace;
-  status = intflash_run_batch(plan, cache_, &args, workspace.take(bytes), bytes);
+  Memory memory;
+  std::byte* const workspace = memory.take(bytes);
+  status = intflash_run_batch(plan, cache_, &args, workspace, bytes);
+  if (status == INTFLASH_OK) status = intflash_status_of_run(plan, workspace);
   intflash_plan_destroy(plan);
   const auto* const out = static_cast<const std::byte*>(args.out.data);
   result.out.assign(

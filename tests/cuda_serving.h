@@ -38,6 +38,7 @@ struct CacheCase {
   float score_cap = 0;
   MaskCase masks;
   std::uint32_t seed = 1;
+  void* stream = nullptr;
 };
 
 class CacheSide {

@@ -97,6 +97,22 @@ TEST(DenseTasks, GiveTheBitsOfARun) {
   }
 }
 
+TEST(DenseRuns, HaveAStatusFromAnEndWithoutAnErrorOn) {
+  Planned planned(small_call());
+  const auto status = [&] { return intflash_status_of_run(planned.plan, planned.workspace); };
+  EXPECT_EQ(status(), INTFLASH_INVALID_ARGUMENT);
+  EXPECT_EQ(intflash_status_of_run(planned.plan, nullptr), INTFLASH_INVALID_ARGUMENT);
+  EXPECT_EQ(intflash_status_of_run(nullptr, planned.workspace), INTFLASH_INVALID_ARGUMENT);
+  ASSERT_EQ(planned.run(), INTFLASH_OK) << intflash_last_error();
+  EXPECT_EQ(status(), INTFLASH_OK);
+  EXPECT_EQ(status(), INTFLASH_OK);
+  const Planned other(small_call());
+  EXPECT_EQ(intflash_status_of_run(other.plan, planned.workspace), INTFLASH_INVALID_ARGUMENT);
+  ASSERT_EQ(planned.begin(), INTFLASH_OK);
+  EXPECT_EQ(status(), INTFLASH_INVALID_ARGUMENT);
+  EXPECT_NE(std::string(intflash_last_error()).find("ended without an error"), std::string::npos);
+}
+
 TEST(DenseTasks, ThatAreMissingKeepTheRunFromItsEnd) {
   Planned planned(small_call());
   EXPECT_EQ(planned.end(), INTFLASH_INVALID_ARGUMENT);

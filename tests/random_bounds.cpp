@@ -22,11 +22,11 @@
 
 #include "attention_case.h"
 #include "batched_cases.h"
-#include "core/limits.h"
 #include "element.h"
 #include "error_bound.h"
 #include "random_case.h"
 #include "test_ports.h"
+#include "tile/limits.h"
 
 namespace {
 

@@ -12,9 +12,9 @@
 #include <gtest/gtest.h>
 
 #include "attention_case.h"
-#include "core/limits.h"
 #include "eigen_oracle.h"
 #include "test_ports.h"
+#include "tile/limits.h"
 
 namespace intflash::internal {
 namespace {

@@ -356,6 +356,10 @@ class Plan {
     return intflash_get_task_node(get(), workspace.data(), phase, task);
   }
   void end(Workspace& workspace) const { check(intflash_end(get(), workspace.data())); }
+  // On a CUDA device waits for what a run enqueued, and says what it came to.
+  void wait_for_run(Workspace& workspace) const {
+    check(intflash_status_of_run(get(), workspace.data()));
+  }
 
  private:
   struct Destroy {

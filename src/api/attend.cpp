@@ -94,6 +94,7 @@ intflash_status intflash_attend(intflash_context* context, const intflash_attend
     status = fail(INTFLASH_OUT_OF_MEMORY, "no memory for a workspace of %zu bytes", bytes);
   } else {
     status = intflash_run(plan, args, workspace, bytes);
+    if (status == INTFLASH_OK) status = intflash_status_of_run(plan, workspace);
     context->deallocate(context->allocator_user, workspace);
   }
   intflash_plan_destroy(plan);

@@ -44,6 +44,14 @@ std::int64_t count_tasks(const intflash_plan& plan, PhaseRange phases) {
   return tasks;
 }
 
+intflash_status end_run(const intflash_plan& plan, Run& run) {
+  run.mark = 0;
+  const FloatState float_state;  // as the tasks had it
+  const intflash_status status = plan.calls->end(run);
+  if (status == INTFLASH_OK) run.ended = run_mark(plan);
+  return status;
+}
+
 // A phase whose tasks are best done on certain nodes.
 struct NodePhase {
   Run& run;
@@ -100,7 +108,9 @@ intflash_status check_plan(const intflash_plan* plan, bool is_batch) {
 }
 
 void forget_run(void* workspace, std::size_t bytes) {
-  if (is_aligned(workspace) && bytes >= sizeof(Run::mark)) static_cast<Run*>(workspace)->mark = 0;
+  if (!is_aligned(workspace) || bytes < sizeof(Run)) return;
+  static_cast<Run*>(workspace)->mark = 0;
+  static_cast<Run*>(workspace)->ended = 0;
 }
 
 intflash_status check_workspace(const intflash_plan& plan, const void* workspace,
@@ -123,9 +133,7 @@ intflash_status finish_run(const intflash_plan& plan, RunPart part, void* worksp
                     plan.calls->run_task(run, phase, task, worker);
                   });
   }
-  run.mark = 0;
-  const FloatState float_state;  // as the tasks had it
-  return plan.calls->end(run);
+  return end_run(plan, run);
 }
 
 void fill_info(const intflash_plan& plan, intflash_plan_info* target) {
@@ -214,9 +222,19 @@ intflash_status intflash_end(const intflash_plan* plan, void* workspace) {
                 "%lld tasks of this run have run: must be the plan's %lld, each once",
                 static_cast<i64>(tasks_run), static_cast<i64>(tasks));
   }
-  run->mark = 0;
-  const FloatState float_state;  // as the tasks had it
-  return plan->calls->end(*run);
+  return end_run(*plan, *run);
+}
+
+intflash_status intflash_status_of_run(const intflash_plan* plan, void* workspace) {
+  if (plan != nullptr && plan->is_empty()) return INTFLASH_OK;
+  if (plan == nullptr || !is_aligned(workspace) ||
+      static_cast<Run*>(workspace)->ended != run_mark(*plan)) {
+    return fail(INTFLASH_INVALID_ARGUMENT,
+                "plan = %p, workspace = %p: must be those of a run that ended without an error",
+                static_cast<const void*>(plan), workspace);
+  }
+  if (plan->calls->status_of == nullptr) return INTFLASH_OK;
+  return plan->calls->status_of(*static_cast<Run*>(workspace));
 }
 
 }  // extern "C"

@@ -7,13 +7,13 @@
 
 #include "context/context.h"
 #include "core/checks.h"
-#include "core/limits.h"
 #include "core/structs.h"
 #include "inputs/token_rows.h"
 #include "machine/float_state.h"
 #include "states/row_result.h"
 #include "states/state_set.h"
 #include "tile/float_math.h"
+#include "tile/limits.h"
 
 namespace {
 

@@ -18,6 +18,7 @@ namespace intflash::internal {
 // What the workspace of a run begins with.
 struct Run {
   std::uint64_t mark;    // run_mark() from begin to end
+  std::uint64_t ended;   // the same from an end without an error on
   std::uint64_t packed;  // the backend's mark where packed keys outlive the run; 0: there are none
   const intflash_plan* plan;
   char* workspace;
@@ -45,6 +46,7 @@ inline void begin_run(const intflash_plan& plan, RunPart part, void* workspace, 
   run.cancelled.store(0, std::memory_order_relaxed);
   run.soundness.store(0, std::memory_order_relaxed);
   run.mark = run_mark(plan);
+  run.ended = 0;
 }
 
 inline bool was_cancelled(Run& run) {
@@ -77,17 +79,20 @@ struct RunCalls {
   // Begins a run in a workspace of the plan's size, whose arguments' shapes have been checked. Of
   // the two the one that is of the plan's kind is there.
   intflash_status (*begin)(const intflash_plan& plan, const intflash_attend_args& args,
-                           RunPart part, void* workspace);
+                           RunPart part, void* workspace) = nullptr;
   intflash_status (*begin_batch)(const intflash_plan& plan, const intflash_cache& cache,
-                                 const intflash_batch_args& args, void* workspace);
+                                 const intflash_batch_args& args, void* workspace) = nullptr;
   std::int64_t (*num_tasks)(const intflash_plan& plan, std::int32_t phase);
   // Tasks of a phase are independent; each may run on any worker.
-  void (*run_task)(Run& run, std::int32_t phase, std::int64_t task, std::int32_t worker);
+  void (*run_task)(Run& run, std::int32_t phase, std::int64_t task, std::int32_t worker) = nullptr;
   // INTFLASH_OK, or what was found wrong while the tasks ran.
   intflash_status (*end)(Run& run);
   // The system's number of the NUMA node that a task's keys lie on; -1: none. nullptr: of all
   // tasks.
   std::int32_t (*node_of_task)(const Run& run, std::int32_t phase, std::int64_t task) = nullptr;
+  // Of a run that has ended: waits for what it enqueued, and says what came of it. nullptr: end
+  // has said it.
+  intflash_status (*status_of)(Run& run) = nullptr;
 };
 
 struct Backend {

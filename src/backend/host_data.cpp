@@ -4,11 +4,11 @@
 
 #include <cstdio>
 
-#include "core/limits.h"
 #include "core/structs.h"
 #include "inputs/rope.h"
 #include "inputs/scan.h"
 #include "inputs/score_bias.h"
+#include "tile/limits.h"
 
 namespace intflash::internal {
 

@@ -2,25 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "backend/score_range.h"
 
-#include <algorithm>
-
 #include "core/checks.h"
-#include "core/limits.h"
 
 namespace intflash::internal {
-namespace {
-
-// Beyond it the f32 factors of scores would leave their range.
-constexpr double kMaxScore = 0x1p126;
-
-}  // namespace
-
-bool ScoreRange::is_safe() const {
-  const double dim = static_cast<double>(head_dim);
-  const double factor = largest_query * std::max(1.0, softmax_scale * kLog2E);
-  const double largest = factor * largest_key * dim * (rotated ? dim : 1.0);
-  return largest < kMaxScore && factor < kMaxScore && largest_query < kMaxQuery;
-}
 
 intflash_status check_score_range(const ScoreRange& range) {
   if (range.is_safe()) return INTFLASH_OK;

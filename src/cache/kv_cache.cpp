@@ -8,8 +8,8 @@
 
 #include "cache/storage.h"
 #include "core/checks.h"
-#include "core/limits.h"
 #include "core/structs.h"
+#include "tile/limits.h"
 
 namespace intflash::internal {
 namespace {

@@ -5,10 +5,10 @@
 #include <algorithm>
 #include <cstring>
 
-#include "core/limits.h"
 #include "core/mask.h"
 #include "cpu/query_limits.h"
 #include "inputs/token_rows.h"
+#include "tile/limits.h"
 #include "tile/score_block.h"
 
 namespace intflash::internal {

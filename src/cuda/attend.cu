@@ -12,6 +12,7 @@ namespace {
 template <int kDim>
 INTFLASH_KERNEL(kThreads)
 merge_parts(CudaCall call) {
+  if (call.findings->refused != 0) return;
   const std::int32_t worker = block_place().x;
   const auto merges = static_cast<std::int32_t>(call.num_merges);
   for (std::int32_t merge = worker; merge < merges;

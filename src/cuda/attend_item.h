@@ -149,6 +149,7 @@ INTFLASH_DEVICE void attend_item(const CudaCall& call, std::int32_t item, std::i
 template <int kDim, bool kDigits, bool kActs>
 INTFLASH_KERNEL(kThreads)
 attend_tiles(CudaCall call) {
+  if (call.findings->refused != 0) return;
   const std::int32_t worker = block_place().x;
   const auto items = static_cast<std::int32_t>(call.num_items);
   const auto workers = static_cast<std::int32_t>(call.num_workers);

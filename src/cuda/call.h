@@ -6,6 +6,7 @@
 
 #include <cstdint>
 
+#include "cuda/findings.h"
 #include "tile/portability.h"
 #include "tile/types.h"
 
@@ -70,28 +71,6 @@ struct CudaTokenRun {
   std::int32_t request;  // that it is of
   bool clears;           // the block's other tokens are absent, and what it held is gone
 };
-
-// What was found of one tensor.
-struct CudaFinding {
-  std::uint32_t magnitude;  // bits of the largest |x|, below infinity
-  std::int64_t first_bad;   // lowest row with NaN or infinity, [batch][head][token]; INT64_MAX =
-                            // none
-};
-struct CudaFindings {
-  CudaFinding query, key, value;
-  // Lowest new token out of range, [request][head][key, value][row]; INT64_MAX = none.
-  std::int64_t first_bad_token;
-  // Lowest pair out of range, [row][pair], of a batch's queries or of new tokens.
-  std::int64_t first_bad_rope;
-  std::int64_t first_bad_sink;        // lowest query head whose sink is NaN or infinity
-  std::int64_t first_bad_slope;       // lowest whose slope is beyond kCudaMaxFactor
-  std::int64_t first_bad_head_scale;  // the same of masks, [request][query head]
-  std::int64_t first_bad_mask;        // lowest query of the call whose mask has NaN or +infinity
-  std::uint32_t largest_key;          // bits of what no key in the pages that are read exceeds
-};
-constexpr CudaFindings kNothingFound = {
-    {0, INT64_MAX}, {0, INT64_MAX}, {0, INT64_MAX}, INT64_MAX, INT64_MAX,
-    INT64_MAX,      INT64_MAX,      INT64_MAX,      INT64_MAX, 0};
 
 // New tokens for pages: turned, centred, rotated, quantized and packed.
 struct CudaTokens {
@@ -173,8 +152,12 @@ struct CudaCall {
   bool rotates_keys, rotates_values;
   std::int32_t digits_above;  // as in QueryTile; kNoDigits: pages have none
   CudaPages pages;
-  const std::uint32_t* largest_key;  // as CudaTokens has it; nullptr: nobody asks
+  const std::uint32_t* largest_key;  // as CudaTokens has it; nullptr: pages are the run's own
 
+  // What findings are judged by.
+  double largest_softmax_scale;  // of requests
+  double largest_center;         // of a cache's keys
+  bool has_keys;
   CudaFindings* findings;
   const CudaRequest* requests;
   // Blocks of 64 tokens: page * (page_size / 64) + place in the page; -1: none of its tokens is
@@ -195,6 +178,8 @@ struct CudaCall {
   char* part_states;
 
   INTFLASH_INLINE bool has_digits() const { return digits_above != kNoDigits; }
+  // Whether the run has stored what it attends: new tokens, of a dense call.
+  INTFLASH_INLINE bool has_own_pages() const { return largest_key == nullptr; }
   // Whether something acts on scores, or hides keys, beside the rules of requests.
   INTFLASH_INLINE bool has_acts() const {
     return has_masks || alibi_slopes != nullptr || score_cap > 0.0f;

@@ -19,14 +19,16 @@ cudaError_t enqueue_tokens(const CudaTokens& tokens);
 cudaError_t enqueue_note(void* stream, const float* key_scale, std::uint32_t* largest_key,
                          bool begins_page);
 
-// Findings, codes and scales of queries; what the pages' largest key may be, and findings of masks
-// that are data.
+// Findings, codes and scales of queries; what the pages' largest key may be, or of a dense call
+// what its centres are; and findings of masks that are data.
 cudaError_t enqueue_queries(const CudaCall& call);
 cudaError_t enqueue_masks(const CudaCall& call);
-// Findings of the keys and values that some query sees, masks included: of the tensors' rows where
-// tokens has runs, which are the call's blocks; else largest_key, the largest scale.
-cudaError_t enqueue_seen(const CudaCall& call, const CudaTokens& tokens);
-// Out and log-sum-exp; head_dim and head_dim_v are the same one of kCudaHeadDims.
+// Looks at the keys and values that some query sees, masks included, where findings leave doubt,
+// and notes whether the call is refused. Of a call with pages of its own it reads the rows of
+// tokens.
+cudaError_t enqueue_judgement(const CudaCall& call, const CudaTokens& tokens);
+// Out and log-sum-exp, but where the call is refused; head_dim and head_dim_v are the same one of
+// kCudaHeadDims.
 cudaError_t enqueue_attend(const CudaCall& call);
 // Its items, by so many blocks of threads, of a call that has_acts().
 cudaError_t enqueue_acts(const CudaCall& call, std::int64_t blocks);

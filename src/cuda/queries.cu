@@ -68,6 +68,28 @@ quantize_queries(CudaCall call) {
   if (lane == 0) call.query_scale[at] = quantum.scale;
 }
 
+INTFLASH_DEVICE void note_center(const float* center, std::int64_t dim, std::int64_t row,
+                                 CudaFinding* finding, std::int32_t lane) {
+  if (center == nullptr) return;
+  std::int32_t largest = 0;
+  for (std::int64_t c = lane; c < dim; c += kWarpThreads)
+    largest = max_of(largest, magnitude_bits(center[c]));
+  RowQuantum found{};
+  found.raw_magnitude = static_cast<std::uint32_t>(warp_max(largest));
+  note_row(finding, found, found.raw_magnitude, row, lane);
+}
+
+// Of a dense call.
+INTFLASH_KERNEL(kWarpThreads)
+check_centers(CudaCall call) {
+  const BlockPlace3 place = block_place();
+  const std::int64_t row = place.x * call.num_kv_heads + place.y;
+  note_center(call.centers.key_of(place.x, place.y, call.head_dim), call.head_dim, row,
+              &call.findings->key_center, thread_place());
+  note_center(call.centers.value_of(place.x, place.y, call.head_dim_v), call.head_dim_v, row,
+              &call.findings->value_center, thread_place());
+}
+
 // Of the pages that hold keys which are attended.
 INTFLASH_KERNEL(kWarpThreads)
 find_largest_keys(CudaCall call) {
@@ -91,7 +113,12 @@ cudaError_t enqueue_queries(const CudaCall& call) {
                call.stream, call);
     if (error != cudaSuccess) return error;
   }
-  if (call.largest_key == nullptr || call.num_blocks == 0) return cudaSuccess;
+  if (call.has_own_pages()) {
+    if (call.centers.key == nullptr && call.centers.value == nullptr) return cudaSuccess;
+    return launch(check_centers, {call.num_requests, call.num_kv_heads, 1, kWarpThreads, 0},
+                  call.stream, call);
+  }
+  if (call.num_blocks == 0) return cudaSuccess;
   return launch(find_largest_keys, {ceil_div(call.num_blocks, kWarpThreads), 1, 1, kWarpThreads, 0},
                 call.stream, call);
 }

@@ -103,8 +103,8 @@ const char* quantize_queries(std::int32_t device, const CudaCall& call) {
 const char* check_masks(std::int32_t device, const CudaCall& call) {
   return OnDevice(device).text_of([&] { return enqueue_masks(call); });
 }
-const char* find_seen(std::int32_t device, const CudaCall& call, const CudaTokens& tokens) {
-  return OnDevice(device).text_of([&] { return enqueue_seen(call, tokens); });
+const char* judge(std::int32_t device, const CudaCall& call, const CudaTokens& tokens) {
+  return OnDevice(device).text_of([&] { return enqueue_judgement(call, tokens); });
 }
 const char* attend(std::int32_t device, const CudaCall& call) {
   return OnDevice(device).text_of([&] { return enqueue_attend(call); });
@@ -125,7 +125,7 @@ constexpr CudaTable kTable = {
     .note_scales = note_scales,
     .quantize_queries = quantize_queries,
     .check_masks = check_masks,
-    .find_seen = find_seen,
+    .judge = judge,
     .attend = attend,
 };
 

@@ -12,7 +12,7 @@
 namespace intflash::internal {
 
 // Of this header, and of call.h: a library of another one is refused.
-constexpr std::uint32_t kCudaTableVersion = 4;
+constexpr std::uint32_t kCudaTableVersion = 5;
 // Names the table of a library, a CudaTableFn.
 constexpr const char* kCudaTableSymbol = "intflash_cuda_table";
 
@@ -35,7 +35,7 @@ struct CudaTable {
   const char* (*allocate)(std::int32_t device, void* stream, std::size_t bytes, void** memory);
   const char* (*release)(std::int32_t device, void* stream, void* memory);
   // Enqueued, between the host's memory and the device's, or within either: the host's must stay,
-  // and is filled, until a wait.
+  // and is filled, until a wait. CUDA may wait itself where that is not page-locked.
   const char* (*copy)(std::int32_t device, void* stream, const void* from, std::size_t bytes,
                       void* to);
   const char* (*wait)(std::int32_t device, void* stream);
@@ -46,7 +46,7 @@ struct CudaTable {
                              std::uint32_t* largest_key, bool begins_page);
   const char* (*quantize_queries)(std::int32_t device, const CudaCall& call);
   const char* (*check_masks)(std::int32_t device, const CudaCall& call);
-  const char* (*find_seen)(std::int32_t device, const CudaCall& call, const CudaTokens& tokens);
+  const char* (*judge)(std::int32_t device, const CudaCall& call, const CudaTokens& tokens);
   const char* (*attend)(std::int32_t device, const CudaCall& call);
 };
 using CudaTableFn = const CudaTable* (*)();

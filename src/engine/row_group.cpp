@@ -6,12 +6,12 @@
 #include <bit>
 #include <cmath>
 
-#include "core/limits.h"
 #include "inputs/rope.h"
 #include "inputs/tensor.h"
 #include "inputs/token_rows.h"
 #include "states/row_result.h"
 #include "tile/float_math.h"
+#include "tile/limits.h"
 #include "tile/mask_words.h"
 #include "tile/rope.h"
 #include "tile/score_block.h"

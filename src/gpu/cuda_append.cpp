@@ -8,17 +8,17 @@
 #include <cstdio>
 #include <new>
 
-#include "core/limits.h"
 #include "gpu/cuda_plan.h"
 #include "gpu/cuda_storage.h"
 #include "inputs/rope.h"
 #include "inputs/tensor.h"
+#include "tile/limits.h"
 
 namespace intflash::internal {
 namespace {
 
 // Findings come before the runs.
-constexpr std::int64_t kRunsOffset = 128;
+constexpr std::int64_t kRunsOffset = 256;
 static_assert(sizeof(CudaFindings) <= kRunsOffset);
 
 // ---- Runs ----
@@ -96,10 +96,11 @@ intflash_status reserve_runs(const intflash_cache& cache, std::int64_t num_runs)
   CudaStored& stored = cuda_stored(cache);
   if (num_runs <= stored.max_runs) return INTFLASH_OK;
   const intflash_context& context = *cache.context;
-  const std::int64_t bytes = staging_bytes(std::max(num_runs, 2 * stored.max_runs));
+  const std::int64_t max_runs = std::max(num_runs, 2 * stored.max_runs);
+  const std::int64_t bytes = staging_bytes(max_runs);
   char* host = nullptr;
-  if (!allocate(context, bytes, host))
-    return fail(INTFLASH_OUT_OF_MEMORY, "no memory of %lld bytes", static_cast<i64>(bytes));
+  if (!allocate(context, 2 * bytes, host))
+    return fail(INTFLASH_OUT_OF_MEMORY, "no memory of %lld bytes", static_cast<i64>(2 * bytes));
   void* on_device = nullptr;
   const intflash_status status = allocate_on(*stored.device, stored.stream, bytes, on_device);
   if (status != INTFLASH_OK) {
@@ -111,7 +112,7 @@ intflash_status reserve_runs(const intflash_cache& cache, std::int64_t num_runs)
     stored.device->table->release(stored.device->index, stored.stream, stored.device_staging);
   stored.host_staging = host;
   stored.device_staging = on_device;
-  stored.max_runs = std::max(num_runs, 2 * stored.max_runs);
+  stored.max_runs = max_runs;
   return INTFLASH_OK;
 }
 
@@ -120,8 +121,10 @@ CudaTokens stage_tokens(const Append& append, bool knows_pages, const char*& err
   const intflash_cache& cache = append.cache;
   const CudaStored& stored = cuda_stored(cache);
   CudaTokens tokens{};
-  new (stored.host_staging) CudaFindings(kNothingFound);
-  auto* const runs = reinterpret_cast<CudaTokenRun*>(stored.host_staging + kRunsOffset);
+  // The copy from the other half may not have come yet.
+  char* const staging = stored.host_staging + (knows_pages ? staging_bytes(stored.max_runs) : 0);
+  new (staging) CudaFindings{};
+  auto* const runs = reinterpret_cast<CudaTokenRun*>(staging + kRunsOffset);
   for_each_run(append, knows_pages,
                [&](const CudaTokenRun& run) { runs[tokens.num_runs++] = run; });
   tokens.stream = stored.stream;
@@ -140,7 +143,7 @@ CudaTokens stage_tokens(const Append& append, bool knows_pages, const char*& err
   auto* const on_device = static_cast<char*>(stored.device_staging);
   tokens.findings = reinterpret_cast<CudaFindings*>(on_device);
   tokens.runs = reinterpret_cast<const CudaTokenRun*>(on_device + kRunsOffset);
-  error = stored.device->table->copy(stored.device->index, stored.stream, stored.host_staging,
+  error = stored.device->table->copy(stored.device->index, stored.stream, staging,
                                      static_cast<std::size_t>(staging_bytes(tokens.num_runs)),
                                      stored.device_staging);
   return tokens;
@@ -228,12 +231,13 @@ intflash_status check_cuda_tokens(const Append& append) {
   const char* error = nullptr;
   const CudaTokens tokens = stage_tokens(append, false, error);
   const CudaTable& table = *device.table;
-  CudaFindings found = kNothingFound;
+  CudaFindings found;
   if (error == nullptr) error = table.check_tokens(device.index, tokens);
   if (error == nullptr)
     error = table.copy(device.index, stored.stream, tokens.findings, sizeof found, &found);
   const char* const waited = table.wait(device.index, stored.stream);
   status = check_cuda(device, "looking at tokens", error == nullptr ? waited : error);
+  cuda_stored(append.cache).is_well(waited);  // what failed may be what was stored before
   return status == INTFLASH_OK ? check_findings(append, found) : status;
 }
 
@@ -245,8 +249,7 @@ void append_cuda_tokens(const Append& append) {
   const CudaTokens tokens = stage_tokens(append, true, error);
   if (error == nullptr && tokens.num_runs > 0)
     error = table.store_tokens(stored.device->index, tokens);
-  const char* const waited = table.wait(stored.device->index, stored.stream);
-  stored.is_well(error == nullptr ? waited : error);
+  stored.is_well(error);
 }
 
 // ---- Tables of rope ----

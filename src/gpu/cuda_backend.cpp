@@ -6,7 +6,7 @@
 #include <cmath>
 
 #include "backend/score_range.h"
-#include "core/limits.h"
+#include "cuda/judgement.h"
 #include "gpu/cuda_batch.h"
 #include "gpu/cuda_findings.h"
 #include "gpu/cuda_masks.h"
@@ -112,75 +112,64 @@ void set_places(const intflash_attend_args& args, CudaRun& run) {
   }
   run.tokens.centers = run.call.centers;
   set_masks(run_masks(args), run);
+  run.call.has_keys = p.kv_len > 0;
   run.call.pages =
       cuda_pages(page_layout(codec, p.head_dim, p.head_dim_v, kBlockTokens), p.num_kv_heads);
 }
 
-// Given means of heads of so many channels, as the host has them; largest: |x|.
-intflash_status check_center_values(const CudaRun& run, const char* name, const float* center,
-                                    std::int64_t dim, int max_exponent, double& largest) {
-  largest = 0;
-  if (center == nullptr) return INTFLASH_OK;
+// Given means of heads of so many channels, as the host has them.
+intflash_status check_center_found(const CudaRun& run, const char* name, const CudaFinding& found,
+                                   const float* center, std::int64_t dim, int max_exponent) {
+  const bool is_good =
+      found.first_bad == INT64_MAX && largest_of(found) < std::ldexp(1.0, max_exponent);
+  if (is_good) return INTFLASH_OK;
   const Problem& p = run.plan->problem;
   const std::int64_t heads = p.batch * p.num_kv_heads;
   auto* const copied = reinterpret_cast<float*>(run.workspace + run.cuda_plan().center_offset);
-  intflash_status status = fetch(run, "looking at centres", center, heads * dim * 4, copied);
-  if (status == INTFLASH_OK) status = check_center(name, copied, heads, dim, max_exponent);
-  for (std::int64_t i = 0; status == INTFLASH_OK && i < heads * dim; ++i)
-    largest = std::max(largest, std::fabs(static_cast<double>(copied[i])));
-  return status;
+  const intflash_status status = fetch(run, "looking at centres", center, heads * dim * 4, copied);
+  return status == INTFLASH_OK ? check_center(name, copied, heads, dim, max_exponent) : status;
 }
 
-intflash_status check_centers(CudaRun& run) {
+intflash_status check_centers_found(const CudaRun& run) {
   const Problem& p = run.plan->problem;
   const CudaCenters& centers = run.call.centers;
-  double largest_value = 0;
-  const intflash_status status = check_center_values(run, "key_center", centers.key, p.head_dim,
-                                                     kMaxKeyExponent, run.largest_key_center);
+  const intflash_status status = check_center_found(run, "key_center", run.found.key_center,
+                                                    centers.key, p.head_dim, kMaxKeyExponent);
   if (status != INTFLASH_OK) return status;
-  return check_center_values(run, "value_center", centers.value, p.head_dim_v, kMaxValueExponent,
-                             largest_value);
+  return check_center_found(run, "value_center", run.found.value_center, centers.value,
+                            p.head_dim_v, kMaxValueExponent);
 }
 
-ScoreRange score_range(const CudaRun& run) {
+// Of those that some query sees, where all of them are not sound.
+intflash_status check_keys_found(const CudaRun& run) {
   const Problem& p = run.plan->problem;
-  return {largest_of(run.found.query), largest_of(run.found.key) + run.largest_key_center,
-          static_cast<double>(p.softmax_scale), p.head_dim, p.rotation.keys};
-}
-
-bool are_keys_sound(const CudaRun& run) {
-  const CudaFindings& found = run.found;
-  return found.key.first_bad == INT64_MAX && found.value.first_bad == INT64_MAX &&
-         largest_of(found.key) < kMaxKey && largest_of(found.value) < kMaxValue &&
-         score_range(run).is_safe();
-}
-
-intflash_status check_keys(const CudaRun& run) {
-  const Problem& p = run.plan->problem;
-  const CudaFindings& found = run.found;
-  intflash_status status = check_finite("key", found.key, p.num_kv_heads, p.kv_len);
-  if (status == INTFLASH_OK) status = check_finite("value", found.value, p.num_kv_heads, p.kv_len);
-  if (status == INTFLASH_OK && largest_of(found.key) >= kMaxKey)
+  const CudaLook look = needed_look(run.call, run.found);
+  const CudaFinding& key = keys_found(run.found, look);
+  const CudaFinding& value = values_found(run.found, look);
+  intflash_status status = check_finite("key", key, p.num_kv_heads, p.kv_len);
+  if (status == INTFLASH_OK) status = check_finite("value", value, p.num_kv_heads, p.kv_len);
+  if (status == INTFLASH_OK && largest_of(key) >= kMaxKey)
     status = fail(INTFLASH_SCORE_OVERFLOW, "key: largest magnitude %g: must be below 2^100",
-                  largest_of(found.key));
-  if (status == INTFLASH_OK && largest_of(found.value) >= kMaxValue)
+                  largest_of(key));
+  if (status == INTFLASH_OK && largest_of(value) >= kMaxValue)
     status = fail(INTFLASH_SCORE_OVERFLOW, "value: largest magnitude %g: must be below 2^90",
-                  largest_of(found.value));
+                  largest_of(value));
   return status;
 }
 
-intflash_status check_findings(CudaRun& run) {
+// What refused the run.
+intflash_status explain(CudaRun& run) {
   const Problem& p = run.plan->problem;
-  intflash_status status = check_sinks_found(run);
+  intflash_status status = check_centers_found(run);
+  if (status == INTFLASH_OK) status = check_sinks_found(run);
   if (status == INTFLASH_OK) status = check_slopes_found(run);
   if (status == INTFLASH_OK) status = check_head_scales_found(run);
-  if (status == INTFLASH_OK && !are_keys_sound(run)) status = find_seen(run);
-  if (status == INTFLASH_OK) status = check_keys(run);
+  if (status == INTFLASH_OK) status = check_keys_found(run);
   if (status == INTFLASH_OK)
     status = check_finite("query", run.found.query, p.num_query_heads, p.query_len);
   if (status == INTFLASH_OK) status = check_masks_found(run);
   if (status != INTFLASH_OK || p.kv_len == 0) return status;
-  return check_score_range(score_range(run));
+  return check_score_range(score_range(run.call, run.found, needed_look(run.call, run.found)));
 }
 
 intflash_status begin(const intflash_plan& plan, const intflash_attend_args& args, RunPart part,
@@ -195,13 +184,15 @@ intflash_status begin(const intflash_plan& plan, const intflash_attend_args& arg
   run.cancel_user = args.cancel_user;
   set_places(args, run);
   store_keys(args, run);
-  status = check_centers(run);
-  if (status == INTFLASH_OK) status = run_call(run, check_findings);
+  status = enqueue_run(run);
   if (status != INTFLASH_OK) run.mark = 0;
   return status;
 }
 
-constexpr RunCalls kCudaCalls = {begin, nullptr, no_tasks, nullptr, end_cuda_run};
+intflash_status status_of(Run& run) { return finish_cuda_run(static_cast<CudaRun&>(run), explain); }
+
+constexpr RunCalls kCudaCalls = {
+    .begin = begin, .num_tasks = no_tasks, .end = end_cuda_run, .status_of = status_of};
 
 intflash_status create_cuda_plan(const intflash_context& context, const Problem& problem,
                                  intflash_plan*& plan) {

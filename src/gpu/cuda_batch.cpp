@@ -2,12 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "gpu/cuda_batch.h"
 
-#include <algorithm>
-#include <bit>
-#include <cstdio>
-
 #include "backend/score_range.h"
-#include "core/limits.h"
+#include "cuda/judgement.h"
 #include "gpu/cuda_findings.h"
 #include "gpu/cuda_masks.h"
 #include "gpu/cuda_storage.h"
@@ -52,8 +48,7 @@ intflash_status check_places(const intflash_plan& plan, const intflash_batch_arg
 // ---- A run ----
 
 struct CudaBatchRun : CudaRun {
-  const intflash_cache* cache;
-  const intflash_batch_args* args;
+  intflash_rope rope;
 };
 
 // Entries of the blocks that have keys which are seen; others are not read.
@@ -91,6 +86,8 @@ void set_places(const intflash_cache& cache, const intflash_batch_args& args, Cu
   call.pages = stored.pages_of(args.layer);
   call.largest_key = stored.largest_key + args.layer * cache.num_pages;
   call.centers = stored.centers_of(cache, args.layer);
+  call.largest_center = static_cast<double>(stored.largest_key_center[args.layer]);
+  call.has_keys = true;
   for (std::int64_t r = 0; r < call.num_requests; ++r)
     run.requests[r].first_token = run.requests[r].first_lse =
         run.plan->schedule.requests[r].first_query;
@@ -98,9 +95,9 @@ void set_places(const intflash_cache& cache, const intflash_batch_args& args, Cu
 
 // The error for the lowest pair that is out of range.
 intflash_status report_rope(const CudaBatchRun& run, std::int64_t query) {
-  const std::int64_t pairs = run.args->rope.rope_dim / 2;
+  const std::int64_t pairs = run.rope.rope_dim / 2;
   const Request& request = run.plan->schedule.requests[request_of_query(run, query)];
-  return report_bad_rope(run.device(), run.call.stream, run.args->rope,
+  return report_bad_rope(run.device(), run.call.stream, run.rope,
                          first_position(request) + query - request.first_query,
                          run.found.first_bad_rope % pairs);
 }
@@ -108,24 +105,13 @@ intflash_status report_rope(const CudaBatchRun& run, std::int64_t query) {
 // By request: tables of rope, then scales of masks.
 intflash_status check_tables_found(const CudaBatchRun& run) {
   if (run.found.first_bad_rope == INT64_MAX) return check_head_scales_found(run);
-  const std::int64_t query = run.found.first_bad_rope / (run.args->rope.rope_dim / 2);
+  const std::int64_t query = run.found.first_bad_rope / (run.rope.rope_dim / 2);
   return bad_head_scale_request(run) < request_of_query(run, query) ? check_head_scales_found(run)
                                                                     : report_rope(run, query);
 }
 
-ScoreRange score_range(const CudaBatchRun& run, double largest_key) {
-  const CudaPlan& plan = run.cuda_plan();
-  const double turned = run.args->rope.cos == nullptr ? 1.0 : 2.0 * static_cast<double>(kMaxRope);
-  const double center = cuda_stored(*run.cache).largest_key_center[run.args->layer];
-  return {largest_of(run.found.query) * turned, largest_key + center, plan.largest_softmax_scale,
-          plan.problem.head_dim, plan.problem.rotation.keys};
-}
-
-double largest_key(const CudaBatchRun& run) {
-  return static_cast<double>(std::bit_cast<float>(run.found.largest_key));
-}
-
-intflash_status check_findings(CudaRun& any_run) {
+// What refused the run.
+intflash_status explain(CudaRun& any_run) {
   CudaBatchRun& run = static_cast<CudaBatchRun&>(any_run);
   const Problem& p = run.plan->problem;
   intflash_status status = check_sinks_found(run);
@@ -135,11 +121,7 @@ intflash_status check_findings(CudaRun& any_run) {
     status = check_finite("query", run.found.query, p.num_query_heads, p.query_len);
   if (status == INTFLASH_OK) status = check_masks_found(run);
   if (status != INTFLASH_OK) return status;
-  // Of all keys in the pages where that is safe, else of those that are seen.
-  if (score_range(run, largest_key(run)).is_safe()) return INTFLASH_OK;
-  status = find_seen(run);
-  if (status != INTFLASH_OK) return status;
-  return check_score_range(score_range(run, 127.001 * largest_key(run)));
+  return check_score_range(score_range(run.call, run.found, CudaLook::kSeen));
 }
 
 intflash_status begin_batch(const intflash_plan& plan, const intflash_cache& cache,
@@ -152,16 +134,19 @@ intflash_status begin_batch(const intflash_plan& plan, const intflash_cache& cac
   CudaBatchRun& run = begin_cuda_run<CudaBatchRun>(plan, workspace);
   run.should_cancel = args.should_cancel;
   run.cancel_user = args.cancel_user;
-  run.cache = &cache;
-  run.args = &args;
+  run.stored = &cuda_stored(cache);
+  run.rope = args.rope;
   set_places(cache, args, run);
   set_blocks(cache, args, run);
-  if (plan.schedule.num_queries > 0) status = run_call(run, check_findings);
+  if (plan.schedule.num_queries > 0) status = enqueue_run(run);
   if (status != INTFLASH_OK) run.mark = 0;
   return status;
 }
 
-constexpr RunCalls kBatchCalls = {nullptr, begin_batch, no_tasks, nullptr, end_cuda_run};
+intflash_status status_of(Run& run) { return finish_cuda_run(static_cast<CudaRun&>(run), explain); }
+
+constexpr RunCalls kBatchCalls = {
+    .begin_batch = begin_batch, .num_tasks = no_tasks, .end = end_cuda_run, .status_of = status_of};
 
 }  // namespace
 

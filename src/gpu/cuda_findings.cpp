@@ -3,26 +3,8 @@
 #include "gpu/cuda_findings.h"
 
 #include <algorithm>
-#include <bit>
 
 namespace intflash::internal {
-
-intflash_status find_seen(CudaRun& run) {
-  const CudaDevice& device = run.device();
-  const CudaTable& table = *device.table;
-  void* const stream = run.call.stream;
-  const CudaFindings none = kNothingFound;
-  CudaFindings seen = none;
-  const char* error = table.copy(device.index, stream, &none, sizeof none, run.call.findings);
-  if (error == nullptr) error = table.find_seen(device.index, run.call, run.tokens);
-  if (error == nullptr)
-    error = table.copy(device.index, stream, run.call.findings, sizeof seen, &seen);
-  const char* const waited = table.wait(device.index, stream);
-  run.found.key = seen.key;
-  run.found.value = seen.value;
-  run.found.largest_key = seen.largest_key;
-  return check_cuda(device, "looking at keys", error == nullptr ? waited : error);
-}
 
 intflash_status check_sinks_found(const CudaRun& run) {
   const std::int64_t head = run.found.first_bad_sink;
@@ -43,10 +25,6 @@ intflash_status check_finite(const char* name, const CudaFinding& finding, std::
               "%s[batch %lld][head %lld][token %lld]: holds NaN or infinity: must be finite", name,
               static_cast<i64>(row / heads), static_cast<i64>(row % heads),
               static_cast<i64>(finding.first_bad % tokens));
-}
-
-double largest_of(const CudaFinding& finding) {
-  return static_cast<double>(std::bit_cast<float>(finding.magnitude));
 }
 
 std::int64_t request_of_query(const CudaRun& run, std::int64_t query) {

@@ -8,16 +8,11 @@
 
 namespace intflash::internal {
 
-// Looks again, at keys and values that some query sees: what was stored beside them does not count.
-// They replace what run.found has of them; largest_key: the largest scale of pages.
-intflash_status find_seen(CudaRun& run);
-
 // The error that names a sink which is none; INTFLASH_OK where there is none such.
 intflash_status check_sinks_found(const CudaRun& run);
 // The error that names a row with NaN or infinity; INTFLASH_OK where there is none.
 intflash_status check_finite(const char* name, const CudaFinding& finding, std::int64_t heads,
                              std::int64_t tokens);
-double largest_of(const CudaFinding& finding);
 
 // The request that a query of the run's is of.
 std::int64_t request_of_query(const CudaRun& run, std::int64_t query);

@@ -2,10 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "gpu/cuda_run.h"
 
-#include <bit>
-
-#include "core/limits.h"
 #include "inputs/score_bias.h"
+#include "tile/limits.h"
 
 namespace intflash::internal {
 namespace {
@@ -62,7 +60,7 @@ void begin_cuda_run(const intflash_plan& any_plan, void* workspace, CudaRun& run
   const Problem& p = plan.problem;
   begin_run(plan, RunPart::kAll, workspace, run);
   char* const staging = run.workspace + plan.staging_offset;
-  new (staging) CudaFindings(kNothingFound);
+  new (staging) CudaFindings{};
   run.requests = reinterpret_cast<CudaRequest*>(staging + plan.staging.requests);
   run.blocks = reinterpret_cast<std::int32_t*>(staging + plan.staging.blocks);
   run.runs = reinterpret_cast<CudaTokenRun*>(staging + plan.staging.runs);
@@ -77,6 +75,7 @@ void begin_cuda_run(const intflash_plan& any_plan, void* workspace, CudaRun& run
   call.rotates_keys = p.rotation.keys;
   call.rotates_values = p.rotation.values;
   call.digits_above = p.digits_above;
+  call.largest_softmax_scale = plan.largest_softmax_scale;
   call.score_cap = cap_in_log2(p.score_cap);
   call.num_blocks = plan.staging.num_blocks;
   call.num_items = plan.cut.num_items;
@@ -145,38 +144,45 @@ intflash_status allocate(CudaRun& run, Scratch& scratch) {
   return INTFLASH_OK;
 }
 
-// Enqueues, and waits for what that found.
-const char* quantize(CudaRun& run) {
-  const CudaDevice& device = run.device();
-  const CudaTable& table = *device.table;
-  const CudaStaging& staging = run.cuda_plan().staging;
-  void* const stream = run.call.stream;
-  const char* error =
-      table.copy(device.index, stream, run.workspace + run.cuda_plan().staging_offset,
-                 static_cast<std::size_t>(staging.bytes), run.call.findings);
-  if (error == nullptr) error = table.store_tokens(device.index, run.tokens);
-  if (error == nullptr) error = table.quantize_queries(device.index, run.call);
-  if (error == nullptr) error = table.check_masks(device.index, run.call);
-  if (error == nullptr)
-    error = table.copy(device.index, stream, run.call.findings, sizeof run.found, &run.found);
-  const char* const waited = table.wait(device.index, stream);
-  return error == nullptr ? waited : error;
+const char* enqueue(CudaRun& run) {
+  const std::int32_t device = run.device().index;
+  const CudaTable& table = *run.device().table;
+  const CudaCall& call = run.call;
+  const CudaPlan& plan = run.cuda_plan();
+  const char* error = table.copy(device, call.stream, run.workspace + plan.staging_offset,
+                                 static_cast<std::size_t>(plan.staging.bytes), call.findings);
+  if (error == nullptr) error = table.store_tokens(device, run.tokens);
+  if (error == nullptr) error = table.quantize_queries(device, call);
+  if (error == nullptr) error = table.check_masks(device, call);
+  if (error == nullptr) error = table.judge(device, call, run.tokens);
+  if (error == nullptr) error = table.attend(device, call);
+  if (error != nullptr) return error;
+  return table.copy(device, call.stream, call.findings, sizeof run.found, &run.found);
+}
+
+intflash_status check_run(CudaRun& run, const char* error) {
+  if (run.stored != nullptr) run.stored->is_well(error);
+  return check_cuda(run.device(), "a run", error);
 }
 
 }  // namespace
 
-intflash_status run_call(CudaRun& run, intflash_status (*check)(CudaRun& run)) {
+intflash_status enqueue_run(CudaRun& run) {
+  if (was_cancelled(run)) return INTFLASH_OK;
+  Scratch scratch(run.device(), run.call.stream);
+  const intflash_status status = allocate(run, scratch);
+  if (status != INTFLASH_OK) return status;
+  return check_run(run, enqueue(run));
+}
+
+intflash_status finish_cuda_run(CudaRun& run, intflash_status (*explain)(CudaRun& run)) {
   const CudaDevice& device = run.device();
-  Scratch scratch(device, run.call.stream);
-  intflash_status status = allocate(run, scratch);
-  if (status != INTFLASH_OK || was_cancelled(run)) return status;
-  status = check_cuda(device, "quantizing", quantize(run));
-  if (status == INTFLASH_OK) status = check(run);
-  if (status != INTFLASH_OK || was_cancelled(run)) return status;
-  status = check_cuda(device, "attending", device.table->attend(device.index, run.call));
-  if (status == INTFLASH_OK)
-    status = check_cuda(device, "attending", device.table->wait(device.index, run.call.stream));
-  return status;
+  intflash_status status = check_run(run, device.table->wait(device.index, run.call.stream));
+  if (status != INTFLASH_OK || run.found.refused == 0) return status;
+  status = explain(run);
+  if (status != INTFLASH_OK) return status;
+  return fail(INTFLASH_NONFINITE_INPUT,
+              "an input of the run was NaN, infinity or out of range, and has changed since then");
 }
 
 std::int64_t no_tasks(const intflash_plan&, std::int32_t) { return 0; }

@@ -8,6 +8,7 @@
 #include <new>
 
 #include "gpu/cuda_plan.h"
+#include "gpu/cuda_storage.h"
 
 namespace intflash::internal {
 
@@ -21,15 +22,15 @@ struct CudaRunMasks {
 };
 
 // At the front of the workspace, in the host's memory. What a run needs of the device's it takes
-// from the stream's pool, and gives back before begin returns.
+// from the stream's pool, and gives back in the stream's order.
 struct CudaRun : Run {
   CudaRequest* requests;  // [the plan's requests]
   std::int32_t* blocks;
   CudaTokenRun* runs;
   CudaCall call;
-  CudaTokens tokens;  // whose num_runs is 0 where the run stores none
-  CudaFindings found;
-  double largest_key_center;  // of a dense call
+  CudaTokens tokens;   // whose num_runs is 0 where the run stores none
+  CudaFindings found;  // once the stream has come to the run's end
+  CudaStored* stored;  // a batch's cache; nullptr: of a dense call
 
   const CudaPlan& cuda_plan() const { return static_cast<const CudaPlan&>(*plan); }
   const CudaDevice& device() const { return cuda_device(*plan->context); }
@@ -43,9 +44,12 @@ T& begin_cuda_run(const intflash_plan& plan, void* workspace) {
   begin_cuda_run(plan, workspace, run);
   return run;
 }
-// Quantizes and stores, looks at what that found, and only then lets anything be written: what
-// check(run) finds wrong with run.found ends it.
-intflash_status run_call(CudaRun& run, intflash_status (*check)(CudaRun& run));
+// Enqueues all of a run: what it stores and quantizes, the judgement of what that finds, and
+// attention, which writes where the judgement lets it.
+intflash_status enqueue_run(CudaRun& run);
+// Waits for it. explain(run): the error for what it was refused for. A cache over which a device
+// failed, which may have been while its pages were written, is of no use from then on.
+intflash_status finish_cuda_run(CudaRun& run, intflash_status (*explain)(CudaRun& run));
 
 // What RunCalls have: there is nothing left to do between begin and end.
 std::int64_t no_tasks(const intflash_plan& plan, std::int32_t phase);

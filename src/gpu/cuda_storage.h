@@ -26,9 +26,10 @@ struct CudaStored {
   std::uint32_t* largest_key;  // [num_layers][num_pages], as CudaTokens has it
   float* key_center;           // [num_layers][num_kv_heads][head_dim]; nullptr = zero
   float* value_center;
-  // What an append hands over: findings of nothing yet, then runs of tokens. It grows.
+  // What an append hands over to be looked at, and then to be stored: findings of nothing yet, and
+  // runs of tokens. It grows.
   std::int64_t max_runs;
-  char* host_staging;
+  char* host_staging;  // of both, one after the other
   void* device_staging;
   // What the device's driver first said of a call that has no status: from then on the cache is
   // of no use.

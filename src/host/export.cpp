@@ -3,12 +3,12 @@
 #include <algorithm>
 #include <atomic>
 
-#include "core/limits.h"
 #include "core/rotation.h"
 #include "host/host_pages.h"
 #include "host/host_storage.h"
 #include "pages/codec.h"
 #include "threads/team.h"
+#include "tile/limits.h"
 
 namespace intflash::internal {
 namespace {

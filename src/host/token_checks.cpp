@@ -9,13 +9,13 @@
 #include <cstdio>
 
 #include "core/checks.h"
-#include "core/limits.h"
 #include "host/host_storage.h"
 #include "inputs/rope.h"
 #include "inputs/scan.h"
 #include "inputs/tensor.h"
 #include "inputs/token_rows.h"
 #include "threads/team.h"
+#include "tile/limits.h"
 
 namespace intflash::internal {
 namespace {

@@ -4,10 +4,10 @@
 
 #include <cmath>
 
-#include "core/limits.h"
 #include "core/structs.h"
 #include "inputs/score_bias.h"
 #include "machine/float_state.h"
+#include "tile/limits.h"
 #include "tile/types.h"
 
 namespace intflash::internal {

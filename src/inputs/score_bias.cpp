@@ -9,7 +9,7 @@
 #include <limits>
 
 #include "core/checks.h"
-#include "core/limits.h"
+#include "tile/limits.h"
 #include "tile/mask_words.h"
 #include "tile/widen.h"
 

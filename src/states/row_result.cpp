@@ -2,9 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "states/row_result.h"
 
-#include "core/limits.h"
 #include "core/rotation.h"
 #include "states/merge.h"
+#include "tile/limits.h"
 #include "tile/state.h"
 
 namespace intflash::internal {

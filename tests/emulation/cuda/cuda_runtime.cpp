@@ -8,9 +8,14 @@
 #include <cstdio>
 #include <cstring>
 #include <map>
+#include <memory>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "machine.h"
+#include "memory.h"
+#include "stream.h"
 
 namespace intflash::emulation {
 namespace {
@@ -21,10 +26,9 @@ constexpr std::size_t kAlignment = 256;
 constexpr unsigned char kPoison = 0xa5;
 
 struct Allocation {
-  char* pages;
-  std::size_t page_bytes;
   std::size_t bytes;
-  int device;
+  int device;  // -1: page-locked memory of the host's
+  std::shared_ptr<void> pages;
 };
 
 EmulatedMachine machine;
@@ -32,7 +36,85 @@ int current_device = 0;
 std::map<const char*, Allocation> allocations;  // by their first byte
 std::string last_fault;
 
+// So many bytes up to a page that nobody may touch; nullptr: there are none.
+std::shared_ptr<void> map_pages(std::size_t bytes, char*& first) {
+  const std::size_t used = (bytes + kAlignment - 1) / kAlignment * kAlignment;
+  const std::size_t pages = (used + kPage - 1) / kPage * kPage;
+  void* const mapped =
+      ::mmap(nullptr, pages + kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (mapped == MAP_FAILED) return nullptr;
+  std::memset(mapped, kPoison, pages);
+  ::mprotect(static_cast<char*>(mapped) + pages, kPage, PROT_NONE);
+  first = static_cast<char*>(mapped) + (pages - used);
+  return {mapped, [pages](void* memory) { ::munmap(memory, pages + kPage); }};
+}
+
+// That a pointer lies in; nullptr: none.
+const Allocation* allocation_of(const void* pointer) {
+  const auto after = allocations.upper_bound(static_cast<const char*>(pointer));
+  if (after == allocations.begin()) return nullptr;
+  const auto& [first, allocation] = *std::prev(after);
+  return static_cast<const char*>(pointer) < first + allocation.bytes ? &allocation : nullptr;
+}
+
+Operation poisoning(void* memory, std::size_t bytes) {
+  return [memory, bytes] {
+    std::memset(memory, kPoison, bytes);
+    return cudaSuccess;
+  };
+}
+
+// To or from the host's memory that is not page-locked: what comes from there is taken at once, and
+// for what goes there the stream is waited for.
+cudaError_t copy_pageable(void* to, const void* from, std::size_t bytes, cudaStream_t stream) {
+  if (captured(stream) != nullptr) return cudaErrorStreamCaptureUnsupported;
+  if (allocation_of(to) == nullptr) {
+    ++machine.waits;
+    const cudaError_t error = drain(stream);
+    if (error == cudaSuccess) std::memcpy(to, from, bytes);
+    return error;
+  }
+  const auto* const first = static_cast<const char*>(from);
+  enqueue(stream, [to, taken = std::vector<char>(first, first + bytes)] {
+    std::memcpy(to, taken.data(), taken.size());
+    return cudaSuccess;
+  });
+  return cudaSuccess;
+}
+
 }  // namespace
+
+cudaError_t allocate(void** memory, std::size_t bytes, int device, cudaStream_t stream) {
+  char* first = nullptr;
+  const bool is_there = device < 0 || bytes <= machine.bytes_left;
+  std::shared_ptr<void> pages = is_there ? map_pages(bytes, first) : nullptr;
+  if (pages == nullptr) return cudaErrorMemoryAllocation;
+  if (device >= 0) ++machine.allocations;
+  if (Graph* const graph = captured(stream)) {
+    graph->memory.push_back(pages);
+    graph->operations.push_back(poisoning(first, bytes));
+  }
+  allocations[first] = {bytes, device, std::move(pages)};
+  *memory = first;
+  return cudaSuccess;
+}
+
+cudaError_t release(void* memory, cudaStream_t stream) {
+  const auto found = allocations.find(static_cast<const char*>(memory));
+  if (found == allocations.end()) return cudaErrorInvalidValue;
+  Allocation& allocation = found->second;
+  if (allocation.device >= 0) --machine.allocations;
+  if (captured(stream) != nullptr) {
+    enqueue(stream, poisoning(memory, allocation.bytes));
+  } else {
+    enqueue(stream, [pages = std::move(allocation.pages)]() mutable {
+      pages.reset();
+      return cudaSuccess;
+    });
+  }
+  allocations.erase(found);
+  return cudaSuccess;
+}
 
 cudaError_t launch_failure(const std::string& fault) {
   last_fault = fault;
@@ -75,12 +157,10 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   return cudaSuccess;
 }
 cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const void* pointer) {
+  const Allocation* const found = allocation_of(pointer);
   *attributes = {cudaMemoryTypeUnregistered, -2};
-  auto after = allocations.upper_bound(static_cast<const char*>(pointer));
-  if (after == allocations.begin()) return cudaSuccess;
-  const auto& [first, allocation] = *std::prev(after);
-  if (static_cast<const char*>(pointer) < first + allocation.bytes)
-    *attributes = {cudaMemoryTypeDevice, allocation.device};
+  if (found != nullptr)
+    *attributes = {found->device < 0 ? cudaMemoryTypeHost : cudaMemoryTypeDevice, found->device};
   return cudaSuccess;
 }
 cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void*) {
@@ -88,35 +168,25 @@ cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void*) {
   return machine.has_code ? cudaSuccess : cudaErrorNoKernelImageForDevice;
 }
 
-cudaError_t cudaMallocAsync(void** memory, std::size_t bytes, cudaStream_t) {
-  if (bytes > machine.bytes_left) return cudaErrorMemoryAllocation;
-  const std::size_t used = (bytes + kAlignment - 1) / kAlignment * kAlignment;
-  const std::size_t pages = (used + kPage - 1) / kPage * kPage;
-  void* const mapped =
-      ::mmap(nullptr, pages + kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (mapped == MAP_FAILED) return cudaErrorMemoryAllocation;
-  std::memset(mapped, kPoison, pages);
-  ::mprotect(static_cast<char*>(mapped) + pages, kPage, PROT_NONE);
-  char* const first = static_cast<char*>(mapped) + (pages - used);
-  allocations[first] = {static_cast<char*>(mapped), pages + kPage, bytes, current_device};
-  ++machine.allocations;
-  *memory = first;
-  return cudaSuccess;
+cudaError_t cudaMallocAsync(void** memory, std::size_t bytes, cudaStream_t stream) {
+  return allocate(memory, bytes, current_device, stream);
 }
-cudaError_t cudaFreeAsync(void* memory, cudaStream_t) {
-  const auto found = allocations.find(static_cast<const char*>(memory));
-  if (found == allocations.end()) return cudaErrorInvalidDevice;
-  ::munmap(found->second.pages, found->second.page_bytes);
-  allocations.erase(found);
-  --machine.allocations;
-  return cudaSuccess;
-}
+cudaError_t cudaFreeAsync(void* memory, cudaStream_t stream) { return release(memory, stream); }
 cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind,
-                            cudaStream_t) {
-  std::memcpy(to, from, bytes);
+                            cudaStream_t stream) {
+  if (allocation_of(to) == nullptr || allocation_of(from) == nullptr)
+    return copy_pageable(to, from, bytes, stream);
+  enqueue(stream, [to, from, bytes] {
+    std::memcpy(to, from, bytes);
+    return cudaSuccess;
+  });
   return cudaSuccess;
 }
-cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  if (captured(stream) != nullptr) return cudaErrorStreamCaptureUnsupported;
+  ++machine.waits;
+  return drain(stream);
+}
 cudaError_t cudaGetLastError() { return cudaSuccess; }
 
 const char* cudaGetErrorString(cudaError_t error) {
@@ -133,6 +203,8 @@ const char* cudaGetErrorString(cudaError_t error) {
       return "no kernel image is available for execution on the device";
     case cudaErrorLaunchFailure:
       return last_fault.c_str();
+    case cudaErrorStreamCaptureUnsupported:
+      return "operation not permitted when stream is capturing";
   }
   return "unknown error";
 }

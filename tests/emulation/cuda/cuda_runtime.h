@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // In place of CUDA's header of this name: of its runtime what src/cuda calls, over the host's
-// memory. What is enqueued is done at once.
+// memory. What is enqueued is done when its stream is waited for (stream.h).
 #pragma once
 
 #include <cstddef>
@@ -14,7 +14,8 @@ enum cudaError_t {
   cudaErrorMemoryAllocation = 2,
   cudaErrorInvalidDevice = 101,
   cudaErrorNoKernelImageForDevice = 209,
-  cudaErrorLaunchFailure = 719
+  cudaErrorLaunchFailure = 719,
+  cudaErrorStreamCaptureUnsupported = 900
 };
 enum cudaMemoryType {
   cudaMemoryTypeUnregistered = 0,

@@ -16,6 +16,7 @@ struct EmulatedMachine {
   std::size_t bytes_left = ~std::size_t{0};     // of memory, for what is allocated next
   std::size_t allocations = 0;                  // that have not been freed
   std::size_t launches_left = ~std::size_t{0};  // of kernels, before the device is lost
+  std::size_t waits = 0;                        // for streams, so far
 };
 
 // Of the library that exports intflash_emulated_machine.

@@ -10,9 +10,11 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <string>
 
 #include "block.h"
+#include "stream.h"
 #include "tile/portability.h"
 
 #define INTFLASH_DEVICE inline
@@ -199,9 +201,7 @@ struct Grid {
 };
 
 // Blocks one after the other, up to the first fault.
-template <class... Arguments>
-cudaError_t launch(void (*kernel)(Arguments...), const Grid& grid, void*,
-                   const Arguments&... arguments) {
+inline cudaError_t run_blocks(const Grid& grid, const std::function<void()>& body) {
   if (!emulation::take_launch()) return emulation::launch_failure("the device is lost");
   const std::int64_t blocks = grid.x * grid.y * grid.z;
   for (std::int64_t i = 0; i < blocks; ++i) {
@@ -209,9 +209,16 @@ cudaError_t launch(void (*kernel)(Arguments...), const Grid& grid, void*,
                                     static_cast<std::int32_t>(i / grid.x % grid.y),
                                     static_cast<std::int32_t>(i / grid.x / grid.y)};
     emulation::Block block(place, grid.threads, grid.shared_bytes);
-    const std::string fault = block.run([&] { kernel(arguments...); });
-    if (!fault.empty()) return intflash::emulation::launch_failure(fault);
+    const std::string fault = block.run(body);
+    if (!fault.empty()) return emulation::launch_failure(fault);
   }
+  return cudaSuccess;
+}
+
+template <class... Arguments>
+cudaError_t launch(void (*kernel)(Arguments...), const Grid& grid, void* stream,
+                   const Arguments&... arguments) {
+  emulation::enqueue(stream, [=] { return run_blocks(grid, [&] { kernel(arguments...); }); });
   return cudaSuccess;
 }
 
