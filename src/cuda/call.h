@@ -111,6 +111,15 @@ struct CudaTokens {
   CudaFindings* findings;
 };
 
+// Means of a dense call's keys or values that some query sees, to be computed.
+struct CudaMeans {
+  bool of_values;
+  bool rotates;   // the rows, as CudaTokens has it
+  float* center;  // [batch][num_kv_heads][dim]: 0 where it would make the rows' steps coarser
+  double* sums;   // scratch: [batch][num_kv_heads][spans][dim + 1]
+  double* gains;  // scratch: [batch][num_kv_heads][num_rows]
+};
+
 // ---- Queries over pages ----
 
 // A request's masks that are data, in the device's memory.

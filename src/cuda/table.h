@@ -12,7 +12,7 @@
 namespace intflash::internal {
 
 // Of this header, and of call.h: a library of another one is refused.
-constexpr std::uint32_t kCudaTableVersion = 4;
+constexpr std::uint32_t kCudaTableVersion = 5;
 // Names the table of a library, a CudaTableFn.
 constexpr const char* kCudaTableSymbol = "intflash_cuda_table";
 
@@ -44,6 +44,8 @@ struct CudaTable {
   const char* (*store_tokens)(std::int32_t device, const CudaTokens& tokens);
   const char* (*note_scales)(std::int32_t device, void* stream, const float* key_scale,
                              std::uint32_t* largest_key, bool begins_page);
+  const char* (*compute_means)(std::int32_t device, const CudaCall& call, const CudaTokens& tokens,
+                               const CudaMeans& means);
   const char* (*quantize_queries)(std::int32_t device, const CudaCall& call);
   const char* (*check_masks)(std::int32_t device, const CudaCall& call);
   const char* (*find_seen)(std::int32_t device, const CudaCall& call, const CudaTokens& tokens);

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "gpu/cuda_run.h"
 
-#include <bit>
+#include <algorithm>
 
 #include "core/limits.h"
 #include "inputs/score_bias.h"
@@ -89,15 +89,30 @@ void begin_cuda_run(const intflash_plan& any_plan, void* workspace, CudaRun& run
 namespace {
 
 // What centring took from scores matters to what else is in the denominator, and to that itself.
-bool wants_center_score(const CudaCall& call) {
-  return call.centers.key != nullptr &&
+bool wants_center_score(const CudaRun& run) {
+  const CudaCall& call = run.call;
+  return (call.centers.key != nullptr || run.means_of_keys) &&
          (call.lse != nullptr || call.sinks != nullptr || call.score_cap > 0);
 }
 
 // The device's memory for all that a run hands over and leaves for itself.
 struct CudaRoom {
   std::int64_t staging, codes, digits, scale, center_score, pages, states, part_states;
+  std::int64_t key_means, value_means, mean_sums, mean_gains;
 };
+
+void take_means(const CudaRun& run, Scratch& scratch, CudaRoom& room) {
+  const Problem& p = run.plan->problem;
+  const std::int64_t heads = p.batch * p.num_kv_heads;
+  const std::int64_t dim = run.means_of_keys ? p.head_dim : 0;
+  const std::int64_t dim_v = run.means_of_values ? p.head_dim_v : 0;
+  room.key_means = scratch.take(heads * dim * 4);
+  room.value_means = scratch.take(heads * dim_v * 4);
+  if (dim == 0 && dim_v == 0) return;
+  room.mean_sums =
+      scratch.take(heads * ceil_div(p.kv_len, kSpanTokens) * (std::max(dim, dim_v) + 1) * 8);
+  room.mean_gains = scratch.take(heads * p.kv_len * 8);
+}
 
 CudaRoom take_room(const CudaRun& run, std::int64_t num_pages, Scratch& scratch) {
   const CudaCall& call = run.call;
@@ -114,11 +129,25 @@ CudaRoom take_room(const CudaRun& run, std::int64_t num_pages, Scratch& scratch)
   room.codes = scratch.take(rows * call.head_dim);
   room.digits = scratch.take(call.has_digits() ? rows * call.head_dim : 0);
   room.scale = scratch.take(rows * 4);
-  room.center_score = scratch.take(wants_center_score(call) ? rows * 8 : 0);
+  room.center_score = scratch.take(wants_center_score(run) ? rows * 8 : 0);
   room.pages = scratch.take(num_pages * call.pages.page_bytes);
   room.states = scratch.take(call.num_workers * call.waiting_states * state_bytes);
   room.part_states = scratch.take(part_states * state_bytes);
+  take_means(run, scratch, room);
   return room;
+}
+
+void set_means(const Scratch& scratch, const CudaRoom& room, CudaRun& run) {
+  const CudaCall& call = run.call;
+  const auto means = [&](bool of_values, bool rotates, std::int64_t center) {
+    return CudaMeans{of_values, rotates, scratch.at<float>(center),
+                     scratch.at<double>(room.mean_sums), scratch.at<double>(room.mean_gains)};
+  };
+  run.key_means = means(false, call.rotates_keys, room.key_means);
+  run.value_means = means(true, call.rotates_values, room.value_means);
+  if (run.means_of_keys) run.call.centers.key = run.key_means.center;
+  if (run.means_of_values) run.call.centers.value = run.value_means.center;
+  run.tokens.centers = call.centers;
 }
 
 // Pages of the run's own are those that it has tokens for.
@@ -134,15 +163,26 @@ intflash_status allocate(CudaRun& run, Scratch& scratch) {
   call.query_codes = scratch.at<std::int8_t>(room.codes);
   call.query_digits = scratch.at<std::int8_t>(room.digits);
   call.query_scale = scratch.at<float>(room.scale);
-  if (wants_center_score(call)) call.center_score = scratch.at<double>(room.center_score);
+  if (wants_center_score(run)) call.center_score = scratch.at<double>(room.center_score);
   if (staging.num_runs > 0) call.pages.first = scratch.at<char>(room.pages);
   call.states = scratch.at<char>(room.states);
   call.part_states = scratch.at<char>(room.part_states);
+  set_means(scratch, room, run);
   run.tokens.stream = call.stream;
   run.tokens.pages = call.pages;
   run.tokens.findings = call.findings;
   run.tokens.runs = scratch.at<CudaTokenRun>(room.staging + staging.runs);
   return INTFLASH_OK;
+}
+
+const char* compute_means(const CudaRun& run) {
+  const CudaDevice& device = run.device();
+  const char* error = nullptr;
+  if (run.means_of_keys)
+    error = device.table->compute_means(device.index, run.call, run.tokens, run.key_means);
+  if (run.means_of_values && error == nullptr)
+    error = device.table->compute_means(device.index, run.call, run.tokens, run.value_means);
+  return error;
 }
 
 // Enqueues, and waits for what that found.
@@ -154,6 +194,7 @@ const char* quantize(CudaRun& run) {
   const char* error =
       table.copy(device.index, stream, run.workspace + run.cuda_plan().staging_offset,
                  static_cast<std::size_t>(staging.bytes), run.call.findings);
+  if (error == nullptr) error = compute_means(run);
   if (error == nullptr) error = table.store_tokens(device.index, run.tokens);
   if (error == nullptr) error = table.quantize_queries(device.index, run.call);
   if (error == nullptr) error = table.check_masks(device.index, run.call);

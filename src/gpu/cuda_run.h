@@ -30,6 +30,9 @@ struct CudaRun : Run {
   CudaTokens tokens;  // whose num_runs is 0 where the run stores none
   CudaFindings found;
   double largest_key_center;  // of a dense call
+  // A dense call's, where they are to be computed.
+  bool means_of_keys, means_of_values;
+  CudaMeans key_means, value_means;
 
   const CudaPlan& cuda_plan() const { return static_cast<const CudaPlan&>(*plan); }
   const CudaDevice& device() const { return cuda_device(*plan->context); }
