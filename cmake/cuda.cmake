@@ -29,10 +29,10 @@ set(cuda_library ${PROJECT_BINARY_DIR}/libintflash_cuda.so.${abi_version})
 file(GLOB cuda_headers CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/src/cuda/*.h
                                          ${PROJECT_SOURCE_DIR}/src/tile/*.h)
 set(cuda_objects)
-foreach(source IN ITEMS attend attend_acts judge masks queries table tokens)
+foreach(source IN ITEMS attend attend_acts judge masks means queries table tokens)
   set(object ${PROJECT_BINARY_DIR}/cuda/${source}.o)
   set(cuda_code ${all_code})
-  if(source MATCHES "^(attend_acts|judge|masks)$")
+  if(source MATCHES "^(attend_acts|judge|masks|means)$")
     set(cuda_code ${ampere_code})
   endif()
   add_custom_command(OUTPUT ${object} VERBATIM

@@ -61,8 +61,15 @@ constexpr Mask kMasks[] = {
 };
 constexpr intflash_dtype kDtypes[] = {INTFLASH_F32, INTFLASH_F16, INTFLASH_BF16};
 constexpr float kSoftmaxScales[] = {0, 1, 0.01f};
-constexpr intflash_center kGivenCenters[] = {INTFLASH_CENTER_NONE, INTFLASH_CENTER_KEY,
-                                             INTFLASH_CENTER_KEY_VALUE};
+struct Centers {
+  intflash_center center;
+  bool given;
+};
+constexpr Centers kCenterForms[] = {{INTFLASH_CENTER_NONE, false},
+                                    {INTFLASH_CENTER_KEY, true},
+                                    {INTFLASH_CENTER_KEY_VALUE, true},
+                                    {INTFLASH_CENTER_KEY, false},
+                                    {INTFLASH_CENTER_KEY_VALUE, false}};
 constexpr float kScoreCaps[] = {0, 2, 1e-35f};
 struct Magnitudes {
   float query, key, value;
@@ -140,8 +147,8 @@ AttentionCase case_of(const std::vector<int>& row) {
   c.sinks = level(kSinkLogits) == 1;
   c.bias = static_cast<CaseBias>(level(kBias));
   c.score_cap = kScoreCaps[level(kCap)];
-  c.center = kGivenCenters[level(kCenters)];
-  c.given_centers = level(kCenters) > 0;
+  c.center = kCenterForms[level(kCenters)].center;
+  c.given_centers = kCenterForms[level(kCenters)].given;
   c.data = static_cast<CaseData>(level(kData));
   return c;
 }
@@ -161,7 +168,7 @@ std::vector<AttentionCase> pairwise_cases() {
   levels[kSoftmaxScale] = std::size(kSoftmaxScales);
   levels[kBias] = static_cast<int>(CaseBias::kAll) + 1;
   levels[kCap] = std::size(kScoreCaps);
-  levels[kCenters] = std::size(kGivenCenters);
+  levels[kCenters] = std::size(kCenterForms);
   std::vector<AttentionCase> cases;
   for (const std::vector<int>& row : pairwise_cover(levels, allowed)) cases.push_back(case_of(row));
   return cases;

@@ -90,6 +90,15 @@ struct CudaTokens {
   CudaFindings* findings;
 };
 
+// Means of a dense call's keys or values that some query sees, to be computed.
+struct CudaMeans {
+  bool of_values;
+  bool rotates;   // the rows, as CudaTokens has it
+  float* center;  // [batch][num_kv_heads][dim]: 0 where it would make the rows' steps coarser
+  double* sums;   // scratch: [batch][num_kv_heads][spans][dim + 1]
+  double* gains;  // scratch: [batch][num_kv_heads][num_rows]
+};
+
 // ---- Queries over pages ----
 
 // A request's masks that are data, in the device's memory.
@@ -155,8 +164,9 @@ struct CudaCall {
   const std::uint32_t* largest_key;  // as CudaTokens has it; nullptr: pages are the run's own
 
   // What findings are judged by.
-  double largest_softmax_scale;  // of requests
-  double largest_center;         // of a cache's keys
+  double largest_softmax_scale;                   // of requests
+  double largest_center;                          // of a cache's keys
+  bool computes_key_means, computes_value_means;  // of a dense call: centers are not given
   bool has_keys;
   CudaFindings* findings;
   const CudaRequest* requests;
@@ -180,6 +190,12 @@ struct CudaCall {
   INTFLASH_INLINE bool has_digits() const { return digits_above != kNoDigits; }
   // Whether the run has stored what it attends: new tokens, of a dense call.
   INTFLASH_INLINE bool has_own_pages() const { return largest_key == nullptr; }
+  INTFLASH_INLINE bool has_given_key_centers() const {
+    return centers.key != nullptr && !computes_key_means;
+  }
+  INTFLASH_INLINE bool has_given_value_centers() const {
+    return centers.value != nullptr && !computes_value_means;
+  }
   // Whether something acts on scores, or hides keys, beside the rules of requests.
   INTFLASH_INLINE bool has_acts() const {
     return has_masks || alibi_slopes != nullptr || score_cap > 0.0f;

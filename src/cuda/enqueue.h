@@ -19,6 +19,10 @@ cudaError_t enqueue_tokens(const CudaTokens& tokens);
 cudaError_t enqueue_note(void* stream, const float* key_scale, std::uint32_t* largest_key,
                          bool begins_page);
 
+// Means that a dense call is to compute, a request to an element of the batch, and findings of the
+// rows' magnitudes.
+cudaError_t enqueue_means(const CudaCall& call, const CudaTokens& tokens, const CudaMeans& means);
+
 // Findings, codes and scales of queries; what the pages' largest key may be, or of a dense call
 // what its centres are; and findings of masks that are data.
 cudaError_t enqueue_queries(const CudaCall& call);

@@ -7,8 +7,7 @@
 #include "cuda/judgement.h"
 #include "cuda/page_block.h"
 #include "cuda/quantize.h"
-#include "cuda/requests.h"
-#include "cuda/row_mask.h"
+#include "cuda/seen_keys.h"
 
 namespace intflash::internal {
 namespace {
@@ -17,21 +16,6 @@ constexpr std::int32_t kWarps = 4;
 constexpr std::int32_t kThreads = kWarps * kWarpThreads;
 // Blocks of threads that look at a kv head's keys.
 constexpr std::int32_t kLookers = 64;
-
-// Whether a query of the request sees the key, of any head of the kv head's group; by all lanes.
-INTFLASH_DEVICE bool is_seen(const CudaCall& call, const CudaRequest& request, std::int64_t kv_head,
-                             std::int64_t key, std::int32_t lane) {
-  const std::int64_t rows = rows_of(call, request);
-  for (std::int64_t first = 0; first < rows; first += kWarpThreads) {
-    const std::int64_t row = first + lane;
-    const std::int64_t query = row / call.group_size;
-    const bool is_left = row < rows && key >= first_seen(request, query) &&
-                         key < end_seen(request, query) &&
-                         !row_mask(call, request, kv_head, row).at(key).hides;
-    if (warp_any(is_left)) return true;
-  }
-  return false;
-}
 
 // Of a row of a tensor, as it came.
 INTFLASH_DEVICE void note_seen(const CudaTensor& tensor, const CudaTokens& tokens,

@@ -30,7 +30,9 @@ INTFLASH_INLINE ScoreRange score_range(const CudaCall& call, const CudaFindings&
                                        CudaLook look) {
   double largest_key = call.largest_center + largest_of(found.key_center);
   if (call.has_own_pages()) {
-    largest_key += largest_of(keys_found(found, look));
+    // A mean is at most as large as the keys are.
+    const double times = call.computes_key_means ? 2.0 : 1.0;
+    largest_key += times * largest_of(keys_found(found, look));
   } else if (look == CudaLook::kAll) {
     largest_key += static_cast<double>(bits_as<float>(found.largest_key));
   } else {

@@ -70,7 +70,6 @@ quantize_queries(CudaCall call) {
 
 INTFLASH_DEVICE void note_center(const float* center, std::int64_t dim, std::int64_t row,
                                  CudaFinding* finding, std::int32_t lane) {
-  if (center == nullptr) return;
   std::int32_t largest = 0;
   for (std::int64_t c = lane; c < dim; c += kWarpThreads)
     largest = max_of(largest, magnitude_bits(center[c]));
@@ -79,15 +78,17 @@ INTFLASH_DEVICE void note_center(const float* center, std::int64_t dim, std::int
   note_row(finding, found, found.raw_magnitude, row, lane);
 }
 
-// Of a dense call.
+// Means that a dense call is given.
 INTFLASH_KERNEL(kWarpThreads)
 check_centers(CudaCall call) {
   const BlockPlace3 place = block_place();
   const std::int64_t row = place.x * call.num_kv_heads + place.y;
-  note_center(call.centers.key_of(place.x, place.y, call.head_dim), call.head_dim, row,
-              &call.findings->key_center, thread_place());
-  note_center(call.centers.value_of(place.x, place.y, call.head_dim_v), call.head_dim_v, row,
-              &call.findings->value_center, thread_place());
+  if (call.has_given_key_centers())
+    note_center(call.centers.key_of(place.x, place.y, call.head_dim), call.head_dim, row,
+                &call.findings->key_center, thread_place());
+  if (call.has_given_value_centers())
+    note_center(call.centers.value_of(place.x, place.y, call.head_dim_v), call.head_dim_v, row,
+                &call.findings->value_center, thread_place());
 }
 
 // Of the pages that hold keys which are attended.
@@ -114,7 +115,7 @@ cudaError_t enqueue_queries(const CudaCall& call) {
     if (error != cudaSuccess) return error;
   }
   if (call.has_own_pages()) {
-    if (call.centers.key == nullptr && call.centers.value == nullptr) return cudaSuccess;
+    if (!call.has_given_key_centers() && !call.has_given_value_centers()) return cudaSuccess;
     return launch(check_centers, {call.num_requests, call.num_kv_heads, 1, kWarpThreads, 0},
                   call.stream, call);
   }

@@ -97,6 +97,10 @@ const char* note_scales(std::int32_t device, void* stream, const float* key_scal
   return OnDevice(device).text_of(
       [&] { return enqueue_note(stream, key_scale, largest_key, begins_page); });
 }
+const char* compute_means(std::int32_t device, const CudaCall& call, const CudaTokens& tokens,
+                          const CudaMeans& means) {
+  return OnDevice(device).text_of([&] { return enqueue_means(call, tokens, means); });
+}
 const char* quantize_queries(std::int32_t device, const CudaCall& call) {
   return OnDevice(device).text_of([&] { return enqueue_queries(call); });
 }
@@ -123,6 +127,7 @@ constexpr CudaTable kTable = {
     .check_tokens = check_tokens,
     .store_tokens = store_tokens,
     .note_scales = note_scales,
+    .compute_means = compute_means,
     .quantize_queries = quantize_queries,
     .check_masks = check_masks,
     .judge = judge,

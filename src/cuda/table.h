@@ -44,6 +44,8 @@ struct CudaTable {
   const char* (*store_tokens)(std::int32_t device, const CudaTokens& tokens);
   const char* (*note_scales)(std::int32_t device, void* stream, const float* key_scale,
                              std::uint32_t* largest_key, bool begins_page);
+  const char* (*compute_means)(std::int32_t device, const CudaCall& call, const CudaTokens& tokens,
+                               const CudaMeans& means);
   const char* (*quantize_queries)(std::int32_t device, const CudaCall& call);
   const char* (*check_masks)(std::int32_t device, const CudaCall& call);
   const char* (*judge)(std::int32_t device, const CudaCall& call, const CudaTokens& tokens);

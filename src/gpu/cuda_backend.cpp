@@ -28,24 +28,15 @@ intflash_status check_served(const intflash_context& context, const Problem& p) 
   return INTFLASH_OK;
 }
 
-intflash_status check_served(const intflash_plan& plan, const intflash_attend_args& args) {
-  const Problem& p = plan.problem;
-  if (p.center_key && args.key_center == nullptr)
-    return refuse(*plan.context, "key_center = NULL, which asks for means of keys");
-  if (p.center_value && args.value_center == nullptr)
-    return refuse(*plan.context, "value_center = NULL, which asks for means of values");
-  return INTFLASH_OK;
-}
-
 intflash_status check_places(const intflash_plan& plan, const intflash_attend_args& args) {
   const CudaDevice& device = cuda_device(*plan.context);
   const Problem& p = plan.problem;
   intflash_status status = check_place(device, "query", args.query.data);
   if (status == INTFLASH_OK && p.kv_len > 0) status = check_place(device, "key", args.key.data);
   if (status == INTFLASH_OK && p.kv_len > 0) status = check_place(device, "value", args.value.data);
-  if (status == INTFLASH_OK && p.center_key)
+  if (status == INTFLASH_OK && p.center_key && args.key_center != nullptr)
     status = check_place(device, "key_center", args.key_center);
-  if (status == INTFLASH_OK && p.center_value)
+  if (status == INTFLASH_OK && p.center_value && args.value_center != nullptr)
     status = check_place(device, "value_center", args.value_center);
   if (status == INTFLASH_OK) status = check_place(device, "out", args.out.data);
   if (status == INTFLASH_OK && args.lse != nullptr) status = check_place(device, "lse", args.lse);
@@ -110,7 +101,8 @@ void set_places(const intflash_attend_args& args, CudaRun& run) {
     run.call.centers.value = args.value_center;
     run.call.centers.value_stride = p.num_kv_heads * p.head_dim_v;
   }
-  run.tokens.centers = run.call.centers;
+  run.call.computes_key_means = p.center_key && args.key_center == nullptr && p.kv_len > 0;
+  run.call.computes_value_means = p.center_value && args.value_center == nullptr && p.kv_len > 0;
   set_masks(run_masks(args), run);
   run.call.has_keys = p.kv_len > 0;
   run.call.pages =
@@ -176,8 +168,7 @@ intflash_status begin(const intflash_plan& plan, const intflash_attend_args& arg
                       void* workspace) {
   const intflash_context& context = *plan.context;
   if (part != RunPart::kAll) return refuse(context, "intflash_pack and intflash_run_packed");
-  intflash_status status = check_served(plan, args);
-  if (status == INTFLASH_OK) status = check_places(plan, args);
+  intflash_status status = check_places(plan, args);
   if (status != INTFLASH_OK) return status;
   CudaRun& run = begin_cuda_run<CudaRun>(plan, workspace);
   run.should_cancel = args.should_cancel;

@@ -2,6 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "gpu/cuda_run.h"
 
+#include <algorithm>
+
 #include "inputs/score_bias.h"
 #include "tile/limits.h"
 
@@ -89,14 +91,28 @@ namespace {
 
 // What centring took from scores matters to what else is in the denominator, and to that itself.
 bool wants_center_score(const CudaCall& call) {
-  return call.centers.key != nullptr &&
+  return (call.centers.key != nullptr || call.computes_key_means) &&
          (call.lse != nullptr || call.sinks != nullptr || call.score_cap > 0);
 }
 
 // The device's memory for all that a run hands over and leaves for itself.
 struct CudaRoom {
   std::int64_t staging, codes, digits, scale, center_score, pages, states, part_states;
+  std::int64_t key_means, value_means, mean_sums, mean_gains;
 };
+
+void take_means(const CudaRun& run, Scratch& scratch, CudaRoom& room) {
+  const Problem& p = run.plan->problem;
+  const std::int64_t heads = p.batch * p.num_kv_heads;
+  const std::int64_t dim = run.call.computes_key_means ? p.head_dim : 0;
+  const std::int64_t dim_v = run.call.computes_value_means ? p.head_dim_v : 0;
+  room.key_means = scratch.take(heads * dim * 4);
+  room.value_means = scratch.take(heads * dim_v * 4);
+  if (dim == 0 && dim_v == 0) return;
+  room.mean_sums =
+      scratch.take(heads * ceil_div(p.kv_len, kSpanTokens) * (std::max(dim, dim_v) + 1) * 8);
+  room.mean_gains = scratch.take(heads * p.kv_len * 8);
+}
 
 CudaRoom take_room(const CudaRun& run, std::int64_t num_pages, Scratch& scratch) {
   const CudaCall& call = run.call;
@@ -117,7 +133,21 @@ CudaRoom take_room(const CudaRun& run, std::int64_t num_pages, Scratch& scratch)
   room.pages = scratch.take(num_pages * call.pages.page_bytes);
   room.states = scratch.take(call.num_workers * call.waiting_states * state_bytes);
   room.part_states = scratch.take(part_states * state_bytes);
+  take_means(run, scratch, room);
   return room;
+}
+
+void set_means(const Scratch& scratch, const CudaRoom& room, CudaRun& run) {
+  const CudaCall& call = run.call;
+  const auto means = [&](bool of_values, bool rotates, std::int64_t center) {
+    return CudaMeans{of_values, rotates, scratch.at<float>(center),
+                     scratch.at<double>(room.mean_sums), scratch.at<double>(room.mean_gains)};
+  };
+  run.key_means = means(false, call.rotates_keys, room.key_means);
+  run.value_means = means(true, call.rotates_values, room.value_means);
+  if (run.call.computes_key_means) run.call.centers.key = run.key_means.center;
+  if (run.call.computes_value_means) run.call.centers.value = run.value_means.center;
+  run.tokens.centers = call.centers;
 }
 
 // Pages of the run's own are those that it has tokens for.
@@ -137,11 +167,22 @@ intflash_status allocate(CudaRun& run, Scratch& scratch) {
   if (staging.num_runs > 0) call.pages.first = scratch.at<char>(room.pages);
   call.states = scratch.at<char>(room.states);
   call.part_states = scratch.at<char>(room.part_states);
+  set_means(scratch, room, run);
   run.tokens.stream = call.stream;
   run.tokens.pages = call.pages;
   run.tokens.findings = call.findings;
   run.tokens.runs = scratch.at<CudaTokenRun>(room.staging + staging.runs);
   return INTFLASH_OK;
+}
+
+const char* compute_means(const CudaRun& run) {
+  const CudaDevice& device = run.device();
+  const char* error = nullptr;
+  if (run.call.computes_key_means)
+    error = device.table->compute_means(device.index, run.call, run.tokens, run.key_means);
+  if (run.call.computes_value_means && error == nullptr)
+    error = device.table->compute_means(device.index, run.call, run.tokens, run.value_means);
+  return error;
 }
 
 const char* enqueue(CudaRun& run) {
@@ -151,6 +192,7 @@ const char* enqueue(CudaRun& run) {
   const CudaPlan& plan = run.cuda_plan();
   const char* error = table.copy(device, call.stream, run.workspace + plan.staging_offset,
                                  static_cast<std::size_t>(plan.staging.bytes), call.findings);
+  if (error == nullptr) error = compute_means(run);
   if (error == nullptr) error = table.store_tokens(device, run.tokens);
   if (error == nullptr) error = table.quantize_queries(device, call);
   if (error == nullptr) error = table.check_masks(device, call);

@@ -28,9 +28,10 @@ struct CudaRun : Run {
   std::int32_t* blocks;
   CudaTokenRun* runs;
   CudaCall call;
-  CudaTokens tokens;   // whose num_runs is 0 where the run stores none
-  CudaFindings found;  // once the stream has come to the run's end
-  CudaStored* stored;  // a batch's cache; nullptr: of a dense call
+  CudaTokens tokens;                 // whose num_runs is 0 where the run stores none
+  CudaFindings found;                // once the stream has come to the run's end
+  CudaStored* stored;                // a batch's cache; nullptr: of a dense call
+  CudaMeans key_means, value_means;  // of a dense call, where they are to be computed
 
   const CudaPlan& cuda_plan() const { return static_cast<const CudaPlan&>(*plan); }
   const CudaDevice& device() const { return cuda_device(*plan->context); }
