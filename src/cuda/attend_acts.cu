@@ -1,8 +1,9 @@
 // Copyright 2026 The intflash Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// Attention over pages where something acts on scores, or hides keys, beside the rules of requests:
-// kernels of their own, so that others pay nothing for it.
+// Attention over pages where something acts on scores, or hides keys, beside the rules of requests,
+// and over heads that have fewer channels than tiles: kernels of their own, so that others pay
+// nothing for it.
 #include "cuda/attend_item.h"
 #include "cuda/enqueue.h"
 
@@ -18,7 +19,7 @@ cudaError_t enqueue(const CudaCall& call, std::int64_t blocks) {
 }  // namespace
 
 cudaError_t enqueue_acts(const CudaCall& call, std::int64_t blocks) {
-  switch (call.head_dim) {
+  switch (call.tile_dim) {
     case 64:
       return enqueue<64>(call, blocks);
     case 80:

@@ -39,9 +39,9 @@ INTFLASH_DEVICE StateSlots<kDim> slots_of(char* first, std::int64_t index, const
 }
 
 // Adds second digits to the products that were stored, where rows take them.
-template <int kDim, class Masks>
+template <int kDim, bool kPads, class Masks>
 INTFLASH_DEVICE void add_second_digits(const CudaCall& call, const TileThread& at,
-                                       const Masks& masks, const HeadPages<kDim>& pages,
+                                       const Masks& masks, const HeadPages<kDim, kPads>& pages,
                                        std::int32_t block,
                                        const std::uint32_t (&query)[kSteps<kDim>][4]) {
   const std::uint32_t taking = digit_rows<kDim>(masks, pages.scales(block, at.lane.index),
@@ -64,8 +64,10 @@ INTFLASH_DEVICE void attend_blocks(const CudaCall& call, const TileThread& at, B
   INTFLASH_UNROLL
   for (std::int32_t step = 0; step < kSteps<kDim>; ++step)
     load_rows(codes, codes_8, 8 * step + at.lane.quad, has_upper_half<kDim>(step), query[step]);
-  const HeadPages<kDim> pages = {call.pages, call.pages.first + at.kv_head * call.pages.head_bytes,
-                                 call.blocks + at.request->first_entry};
+  const HeadPages<kDim, kActs> pages = {
+      call.pages, call.pages.first + at.kv_head * call.pages.head_bytes,
+      call.blocks + at.request->first_entry, head_dim_of<kDim, kActs>(call),
+      head_dim_v_of<kDim, kActs>(call)};
   const Shared<TileRow> rows(Place<kDim>::kRows + at.warp * kWarpRows * sizeof(TileRow));
   const Shared<KeyFactors> factors(Place<kDim>::kFactors);
   const auto masks = masks_of<kActs>(call, at);
@@ -88,7 +90,7 @@ INTFLASH_DEVICE void attend_blocks(const CudaCall& call, const TileThread& at, B
     if (!are_plain) store_products<kDim>(products, at.lane, at.warp);
     if constexpr (kDigits) {
       if (!are_plain && call.has_digits())
-        add_second_digits<kDim>(call, at, masks, pages, block, query);
+        add_second_digits<kDim, kActs>(call, at, masks, pages, block, query);
     }
     sync_block();
     if (!is_last) pages.copy_keys(block + 1, at.thread);
@@ -130,7 +132,8 @@ INTFLASH_DEVICE void attend_item(const CudaCall& call, std::int32_t item, std::i
   const TileThread at = tile_thread(call, request, own / parts, own % parts);
   const Shared<TileRow> rows(Place<kDim>::kRows);
   if (at.thread < kCudaTileRows)
-    rows.store(at.thread, make_row(call, request, at.kv_head, at.first_tile_row + at.thread, kDim));
+    rows.store(at.thread, make_row(call, request, at.kv_head, at.first_tile_row + at.thread,
+                                   head_dim_of<kDim, kActs>(call)));
   WaitingStates<kDim> waiting(slots_of<kDim>(call.states, worker * call.waiting_states, at));
   RowStates<kDim> state;
   const BlockRange range = seen_blocks(call, at);
@@ -139,13 +142,14 @@ INTFLASH_DEVICE void attend_item(const CudaCall& call, std::int32_t item, std::i
   if (at.request->num_parts > 1) {
     slots_of<kDim>(call.part_states, part_state(at, at.part), at).store(0, 0, state);
   } else {
-    write_rows<kDim>(call, at, state);
+    write_rows<kDim, kActs>(call, at, state);
   }
 }
 
 // Few blocks take all items in turn, so that few states wait at a time. The last come first: below
 // a causal mask they see most.
-// kActs: whether anything but rules acts on scores, or hides keys.
+// kActs: whether anything but rules acts on scores, or hides keys; and heads may have fewer
+// channels than kDim.
 template <int kDim, bool kDigits, bool kActs>
 INTFLASH_KERNEL(kThreads)
 attend_tiles(CudaCall call) {

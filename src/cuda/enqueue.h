@@ -30,9 +30,9 @@ cudaError_t enqueue_masks(const CudaCall& call);
 // Findings of the keys and values that some query sees, masks included: of the tensors' rows where
 // tokens has runs, which are the call's blocks; else largest_key, the largest scale.
 cudaError_t enqueue_seen(const CudaCall& call, const CudaTokens& tokens);
-// Out and log-sum-exp; head_dim and head_dim_v are the same one of kCudaHeadDims.
+// Out and log-sum-exp.
 cudaError_t enqueue_attend(const CudaCall& call);
-// Its items, by so many blocks of threads, of a call that has_acts().
+// Its items, by so many blocks of threads, of a call that has_acts() or is_padded().
 cudaError_t enqueue_acts(const CudaCall& call, std::int64_t blocks);
 
 // Whether this library has code for the current device: cudaSuccess, or why not.
