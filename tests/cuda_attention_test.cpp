@@ -25,7 +25,6 @@ namespace {
 
 void expect_scalar_bits(AttentionCase c) {
   c.seed = seed_from_test_name();
-  c.head_dim_v = c.head_dim;
   const CaseResult expected = run_case(c, scalar_port());
   ASSERT_EQ(expected.status, INTFLASH_OK) << expected.error << describe(c);
   const CaseResult found = run_on_device(c);
@@ -37,7 +36,12 @@ void expect_scalar_bits(AttentionCase c) {
 
 constexpr std::int64_t kQueryLens[] = {1, 5, 16, 17, 65, 130};
 constexpr std::int64_t kKvLens[] = {1, 15, 64, 65, 127, 129, 300, 1100};
-constexpr std::int64_t kHeadDims[] = {64, 80, 96, 128};
+struct HeadDims {
+  std::int64_t key, value;
+};
+// Those that fill a kernel's tiles come first.
+constexpr HeadDims kHeadDims[] = {{64, 64}, {80, 80}, {96, 96},  {128, 128},
+                                  {8, 128}, {72, 24}, {120, 104}};
 
 struct Heads {
   std::int64_t batch, num_kv_heads, group_size;
@@ -130,7 +134,8 @@ AttentionCase case_of(const std::vector<int>& row) {
   c.group_size = heads.group_size;
   c.query_len = kQueryLens[level(kQueryLen)];
   c.kv_len = kKvLens[level(kKvLen)];
-  c.head_dim = kHeadDims[level(kHeadDim)];
+  c.head_dim = kHeadDims[level(kHeadDim)].key;
+  c.head_dim_v = kHeadDims[level(kHeadDim)].value;
   c.query = tensor(kQueryDtype, kQueryLayout, magnitudes.query);
   c.key = tensor(kKeyDtype, kKeyLayout, magnitudes.key);
   c.value = tensor(kValueDtype, kValueLayout, magnitudes.value);
@@ -177,7 +182,7 @@ std::vector<AttentionCase> pairwise_cases() {
 std::string name_of(const testing::TestParamInfo<AttentionCase>& info) {
   std::ostringstream name;
   name << info.index << "_q" << info.param.query_len << "_k" << info.param.kv_len << "_d"
-       << info.param.head_dim;
+       << info.param.head_dim << "_" << info.param.head_dim_v;
   return name.str();
 }
 

@@ -42,7 +42,10 @@ constexpr RuleMask kMasks[] = {{INTFLASH_MASK_NONE, 0, 0, 0},
                                {INTFLASH_MASK_WINDOW, 90, 0, 0},
                                {INTFLASH_MASK_WINDOW, 0, -1, 0},
                                {INTFLASH_MASK_PREFIX, 0, 0, 66}};
-constexpr std::int64_t kHeadDims[] = {64, 80, 96, 128};
+struct HeadDims {
+  std::int64_t key, value;
+};
+constexpr HeadDims kHeadDims[] = {{64, 64}, {80, 80}, {96, 96}, {128, 128}, {56, 72}, {128, 8}};
 constexpr std::int64_t kPageSizes[] = {64, 128, 256};
 constexpr intflash_dtype kDtypes[] = {INTFLASH_F32, INTFLASH_F16, INTFLASH_BF16};
 constexpr intflash_dtype kMaskDtypes[] = {INTFLASH_F32, INTFLASH_F32, INTFLASH_F16, INTFLASH_BF16,
@@ -87,7 +90,8 @@ ServingCase case_of(const std::vector<int>& row) {
   s.lengths = kBatches[level(kBatch)];
   s.tables = static_cast<Tables>(level(kTables));
   s.mask = kMasks[level(kMask)];
-  c.head_dim = kHeadDims[level(kHeadDim)];
+  c.head_dim = kHeadDims[level(kHeadDim)].key;
+  c.head_dim_v = kHeadDims[level(kHeadDim)].value;
   c.page_size = kPageSizes[level(kPageSize)];
   c.num_kv_heads = level(kHeads) == 0 ? 1 : 2;
   c.group_size = level(kHeads) == 2 ? 4 : 1;

@@ -23,7 +23,7 @@ namespace {
 
 CacheCase long_case() {
   CacheCase c;
-  c.head_dim = 80;
+  c.head_dim = c.head_dim_v = 80;
   c.page_size = 128;
   c.num_layers = 2;
   c.codec = INTFLASH_CODEC_INT8_WIDE;

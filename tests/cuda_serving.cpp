@@ -47,13 +47,16 @@ CacheSide::CacheSide(const CacheCase& c, Place place)
   options.device = place == Place::kHost ? "cpu" : "cuda:0";
   options.stream = c.stream;
   EXPECT_EQ(intflash_context_create(&options, &context_), INTFLASH_OK) << intflash_last_error();
-  const std::int64_t channels = c.num_layers * c.num_kv_heads * c.head_dim;
-  const std::vector<float> key_center = random_floats(channels, 5, 0.5f * c.key_magnitude);
-  const std::vector<float> value_center = random_floats(channels, 6, 0.5f * c.value_magnitude);
+  const std::int64_t heads = c.num_layers * c.num_kv_heads;
+  const std::vector<float> key_center =
+      random_floats(heads * c.head_dim, 5, 0.5f * c.key_magnitude);
+  const std::vector<float> value_center =
+      random_floats(heads * c.head_dim_v, 6, 0.5f * c.value_magnitude);
   intflash_cache_options cache{};
   cache.struct_size = sizeof cache;
   cache.num_kv_heads = c.num_kv_heads;
   cache.head_dim = c.head_dim;
+  cache.head_dim_v = c.head_dim_v;
   cache.page_size = c.page_size;
   cache.num_pages = c.num_pages;
   cache.num_layers = c.num_layers;
@@ -110,7 +113,7 @@ intflash_append_args CacheSide::append_args(const std::vector<std::int64_t>& ind
   args.value_dtype = case_.value_dtype;
   args.key = tensor(case_.num_kv_heads, indptr.back(), case_.head_dim, case_.key_dtype,
                     case_.key_magnitude, seed);
-  args.value = tensor(case_.num_kv_heads, indptr.back(), case_.head_dim, case_.value_dtype,
+  args.value = tensor(case_.num_kv_heads, indptr.back(), case_.head_dim_v, case_.value_dtype,
                       case_.value_magnitude, seed + 1000);
   args.rope = rope_;
   args.layer = layer;
@@ -153,7 +156,7 @@ intflash_status CacheSide::try_attend(const std::vector<intflash_request>& reque
   args.struct_size = sizeof args;
   args.query = tensor(desc.num_query_heads, rows, case_.head_dim, case_.query_dtype,
                       case_.query_magnitude, seed);
-  args.out = tensor(desc.num_query_heads, rows, case_.head_dim, case_.out_dtype, 1, seed + 1);
+  args.out = tensor(desc.num_query_heads, rows, case_.head_dim_v, case_.out_dtype, 1, seed + 1);
   args.rope = rope_;
   const auto count = static_cast<std::size_t>(desc.num_query_heads * rows);
   if (case_.lse) args.lse = copy_of(std::vector<float>(count, -77.0f), *memory_);
@@ -217,19 +220,23 @@ std::int32_t CacheSide::load(const std::vector<char>& file) const {
 std::vector<float> CacheSide::export_sequence(std::int32_t sequence) {
   std::int64_t begin = 0, end = 0;
   EXPECT_EQ(intflash_sequence_get_range(cache_, sequence, &begin, &end), INTFLASH_OK);
-  const std::int64_t dim = case_.head_dim, rows = end - begin;
-  const std::int64_t count = case_.num_layers * case_.num_kv_heads * rows * dim;
+  const std::int64_t rows = end - begin;
+  const std::int64_t all_rows = case_.num_layers * case_.num_kv_heads * rows;
+  const std::int64_t count = all_rows * case_.head_dim;
   // Keys in the memory of the cache, values in the host's.
-  std::vector<float> exported(static_cast<std::size_t>(2 * count));
+  std::vector<float> exported(static_cast<std::size_t>(count + all_rows * case_.head_dim_v));
   auto* const keys =
       reinterpret_cast<float*>(memory_->take(static_cast<std::size_t>(count) * sizeof(float)));
-  intflash_tensor key{};
-  key.data = keys;
-  key.stride_token = dim;
-  key.stride_head = rows * dim;
-  key.stride_batch = case_.num_kv_heads * rows * dim;
-  intflash_tensor value = key;
-  value.data = exported.data() + count;
+  const auto tensor_of = [&](float* data, std::int64_t dim) {
+    intflash_tensor tensor{};
+    tensor.data = data;
+    tensor.stride_token = dim;
+    tensor.stride_head = rows * dim;
+    tensor.stride_batch = case_.num_kv_heads * tensor.stride_head;
+    return tensor;
+  };
+  const intflash_tensor key = tensor_of(keys, case_.head_dim);
+  const intflash_tensor value = tensor_of(exported.data() + count, case_.head_dim_v);
   EXPECT_EQ(intflash_sequence_export(cache_, sequence, begin, end, &key, &value), INTFLASH_OK)
       << intflash_last_error();
   std::copy_n(keys, count, exported.data());

@@ -19,7 +19,7 @@ namespace intflash::internal {
 enum class Place { kHost, kDevice };
 
 struct CacheCase {
-  std::int64_t head_dim = 64;
+  std::int64_t head_dim = 64, head_dim_v = 64;
   std::int64_t page_size = 64;
   std::int64_t num_kv_heads = 2, group_size = 2;
   std::int64_t num_layers = 1;

@@ -27,16 +27,17 @@ merge_parts(CudaCall call) {
       waiting.push(static_cast<std::int32_t>(request.first_part) + part, state);
     }
     waiting.finish(state);
-    write_rows<kDim>(call, at, state);
+    write_rows<kDim, true>(call, at, state);
   }
 }
 
 template <int kDim>
 cudaError_t enqueue_items(const CudaCall& call, const Grid& grid) {
+  if (call.is_padded()) return enqueue_padded(call, grid.x);
   if (call.has_acts()) return enqueue_acts(call, grid.x);
-  return launch(
-      call.has_digits() ? attend_tiles<kDim, true, false> : attend_tiles<kDim, false, false>, grid,
-      call.stream, call);
+  return launch(call.has_digits() ? attend_tiles<kDim, true, false, false>
+                                  : attend_tiles<kDim, false, false, false>,
+                grid, call.stream, call);
 }
 
 template <int kDim>
@@ -52,7 +53,7 @@ cudaError_t enqueue(const CudaCall& call) {
 
 cudaError_t enqueue_attend(const CudaCall& call) {
   if (call.num_items == 0) return cudaSuccess;
-  switch (call.head_dim) {
+  switch (call.tile_dim) {
     case 64:
       return enqueue<64>(call);
     case 80:
@@ -68,8 +69,8 @@ cudaError_t enqueue_attend(const CudaCall& call) {
 
 cudaError_t check_attend() {
   cudaFuncAttributes attributes;
-  return cudaFuncGetAttributes(&attributes,
-                               reinterpret_cast<const void*>(attend_tiles<64, false, false>));
+  return cudaFuncGetAttributes(
+      &attributes, reinterpret_cast<const void*>(attend_tiles<64, false, false, false>));
 }
 
 }  // namespace intflash::internal

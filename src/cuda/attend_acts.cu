@@ -11,14 +11,14 @@ namespace {
 
 template <int kDim>
 cudaError_t enqueue(const CudaCall& call, std::int64_t blocks) {
-  return launch(attend_tiles<kDim, true, true>, {blocks, 1, 1, kThreads, Place<kDim>::kBytes},
-                call.stream, call);
+  return launch(attend_tiles<kDim, true, true, false>,
+                {blocks, 1, 1, kThreads, Place<kDim>::kBytes}, call.stream, call);
 }
 
 }  // namespace
 
 cudaError_t enqueue_acts(const CudaCall& call, std::int64_t blocks) {
-  switch (call.head_dim) {
+  switch (call.tile_dim) {
     case 64:
       return enqueue<64>(call, blocks);
     case 80:

@@ -39,9 +39,9 @@ INTFLASH_DEVICE StateSlots<kDim> slots_of(char* first, std::int64_t index, const
 }
 
 // Adds second digits to the products that were stored, where rows take them.
-template <int kDim, class Masks>
+template <int kDim, bool kPads, class Masks>
 INTFLASH_DEVICE void add_second_digits(const CudaCall& call, const TileThread& at,
-                                       const Masks& masks, const HeadPages<kDim>& pages,
+                                       const Masks& masks, const HeadPages<kDim, kPads>& pages,
                                        std::int32_t block,
                                        const std::uint32_t (&query)[kSteps<kDim>][4]) {
   const std::uint32_t taking = digit_rows<kDim>(masks, pages.scales(block, at.lane.index),
@@ -55,7 +55,7 @@ INTFLASH_DEVICE void add_second_digits(const CudaCall& call, const TileThread& a
 }
 
 // All blocks of a range, in order: leaves the state of each span to those that wait.
-template <int kDim, bool kDigits, bool kActs>
+template <int kDim, bool kDigits, bool kActs, bool kPads>
 INTFLASH_DEVICE void attend_blocks(const CudaCall& call, const TileThread& at, BlockRange range,
                                    WaitingStates<kDim>& waiting, RowStates<kDim>& state) {
   std::uint32_t query[kSteps<kDim>][4];
@@ -64,8 +64,9 @@ INTFLASH_DEVICE void attend_blocks(const CudaCall& call, const TileThread& at, B
   INTFLASH_UNROLL
   for (std::int32_t step = 0; step < kSteps<kDim>; ++step)
     load_rows(codes, codes_8, 8 * step + at.lane.quad, has_upper_half<kDim>(step), query[step]);
-  const HeadPages<kDim> pages = {call.pages, call.pages.first + at.kv_head * call.pages.head_bytes,
-                                 call.blocks + at.request->first_entry};
+  const HeadPages<kDim, kPads> pages = {call, call.pages,
+                                        call.pages.first + at.kv_head * call.pages.head_bytes,
+                                        call.blocks + at.request->first_entry};
   const Shared<TileRow> rows(Place<kDim>::kRows + at.warp * kWarpRows * sizeof(TileRow));
   const Shared<KeyFactors> factors(Place<kDim>::kFactors);
   const auto masks = masks_of<kActs>(call, at);
@@ -88,7 +89,7 @@ INTFLASH_DEVICE void attend_blocks(const CudaCall& call, const TileThread& at, B
     if (!are_plain) store_products<kDim>(products, at.lane, at.warp);
     if constexpr (kDigits) {
       if (!are_plain && call.has_digits())
-        add_second_digits<kDim>(call, at, masks, pages, block, query);
+        add_second_digits<kDim, kPads>(call, at, masks, pages, block, query);
     }
     sync_block();
     if (!is_last) pages.copy_keys(block + 1, at.thread);
@@ -122,7 +123,7 @@ INTFLASH_DEVICE std::int64_t part_state(const TileThread& at, std::int64_t part)
 }
 
 // An item of a block of threads: its state of the tile's part, or the tile's result.
-template <int kDim, bool kDigits, bool kActs>
+template <int kDim, bool kDigits, bool kActs, bool kPads>
 INTFLASH_DEVICE void attend_item(const CudaCall& call, std::int32_t item, std::int32_t worker) {
   const CudaRequest& request = call.requests[request_of(call, &CudaRequest::first_item, item)];
   const auto own = static_cast<std::int32_t>(item - request.first_item);
@@ -130,23 +131,26 @@ INTFLASH_DEVICE void attend_item(const CudaCall& call, std::int32_t item, std::i
   const TileThread at = tile_thread(call, request, own / parts, own % parts);
   const Shared<TileRow> rows(Place<kDim>::kRows);
   if (at.thread < kCudaTileRows)
-    rows.store(at.thread, make_row(call, request, at.kv_head, at.first_tile_row + at.thread, kDim));
+    rows.store(at.thread, make_row(call, request, at.kv_head, at.first_tile_row + at.thread,
+                                   head_dim_of<kDim, kPads>(call)));
   WaitingStates<kDim> waiting(slots_of<kDim>(call.states, worker * call.waiting_states, at));
   RowStates<kDim> state;
   const BlockRange range = seen_blocks(call, at);
-  if (range.begin < range.end) attend_blocks<kDim, kDigits, kActs>(call, at, range, waiting, state);
+  if (range.begin < range.end)
+    attend_blocks<kDim, kDigits, kActs, kPads>(call, at, range, waiting, state);
   waiting.finish(state);
   if (at.request->num_parts > 1) {
     slots_of<kDim>(call.part_states, part_state(at, at.part), at).store(0, 0, state);
   } else {
-    write_rows<kDim>(call, at, state);
+    write_rows<kDim, kPads>(call, at, state);
   }
 }
 
 // Few blocks take all items in turn, so that few states wait at a time. The last come first: below
 // a causal mask they see most.
-// kActs: whether anything but rules acts on scores, or hides keys.
-template <int kDim, bool kDigits, bool kActs>
+// kActs: whether anything but rules may act on scores, or hide keys. kPads: whether heads may have
+// fewer channels than kDim.
+template <int kDim, bool kDigits, bool kActs, bool kPads>
 INTFLASH_KERNEL(kThreads)
 attend_tiles(CudaCall call) {
   if (call.findings->refused != 0) return;
@@ -156,7 +160,7 @@ attend_tiles(CudaCall call) {
   for (std::int32_t item = items - 1 - worker; item >= 0; item -= workers) {
     // Warps may be an item ahead of each other: what they share is read between barriers of its
     // own.
-    attend_item<kDim, kDigits, kActs>(call, item, worker);
+    attend_item<kDim, kDigits, kActs, kPads>(call, item, worker);
   }
 }
 

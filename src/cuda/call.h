@@ -143,11 +143,22 @@ struct CudaRequest {
   CudaMask mask;
 };
 
+// Heads of so many channels, of keys and values alike, have kernels of their own.
+constexpr std::int64_t kCudaHeadDims[] = {64, 80, 96, 128};
+constexpr std::int64_t kMaxCudaHeadDim = 128;
+// Channels that a kernel's tiles have; others are served by tiles of 64 or 128, padded.
+constexpr std::int64_t cuda_tile_dim(std::int64_t head_dim, std::int64_t head_dim_v) {
+  for (const std::int64_t dim : kCudaHeadDims)
+    if (dim == head_dim && dim == head_dim_v) return dim;
+  return head_dim <= 64 && head_dim_v <= 64 ? 64 : 128;
+}
+
 // Requests over pages. What scratch pointers name is the device's memory, 256-byte aligned.
 struct CudaCall {
   void* stream;  // cudaStream_t
   std::int64_t num_requests, num_kv_heads, group_size;
   std::int64_t head_dim, head_dim_v;
+  std::int64_t tile_dim;  // cuda_tile_dim(); channels that heads do not have are zeros
   std::int64_t num_rows;  // of one kv head, of all requests
   CudaTensor query, out;
   float* lse;  // nullptr: not asked for
@@ -174,7 +185,7 @@ struct CudaCall {
   // seen.
   const std::int32_t* blocks;
   std::int64_t num_blocks;
-  std::int8_t* query_codes;   // by request, [num_kv_heads][its rows][head_dim]
+  std::int8_t* query_codes;   // by request, [num_kv_heads][its rows][tile_dim]
   std::int8_t* query_digits;  // likewise, where digits_above is not kNoDigits
   float* query_scale;         // by request, [num_kv_heads][its rows]
   double* center_score;       // the same: what centring took from scores; nullptr: nobody asks
@@ -200,17 +211,16 @@ struct CudaCall {
   INTFLASH_INLINE bool has_acts() const {
     return has_masks || alibi_slopes != nullptr || score_cap > 0.0f;
   }
+  // Whether heads have fewer channels than tiles.
+  INTFLASH_INLINE bool is_padded() const { return head_dim != tile_dim || head_dim_v != tile_dim; }
 };
-
-// What there are kernels for, of keys and values alike.
-constexpr std::int64_t kCudaHeadDims[] = {64, 80, 96, 128};
 
 // Query rows of one kv head that a block of threads attends, 16 to a warp.
 constexpr std::int64_t kCudaTileRows = 64;
 // A state of a tile's rows, as its threads lay it down: accumulators, and five words of each
 // thread.
-INTFLASH_INLINE std::int64_t tile_state_bytes(std::int64_t head_dim_v) {
-  return kCudaTileRows * (head_dim_v + 2 * 5) * 4;
+INTFLASH_INLINE std::int64_t tile_state_bytes(std::int64_t tile_dim) {
+  return kCudaTileRows * (tile_dim + 2 * 5) * 4;
 }
 
 }  // namespace intflash::internal

@@ -31,11 +31,11 @@ cudaError_t enqueue_masks(const CudaCall& call);
 // and notes whether the call is refused. Of a call with pages of its own it reads the rows of
 // tokens.
 cudaError_t enqueue_judgement(const CudaCall& call, const CudaTokens& tokens);
-// Out and log-sum-exp, but where the call is refused; head_dim and head_dim_v are the same one of
-// kCudaHeadDims.
+// Out and log-sum-exp, but where the call is refused.
 cudaError_t enqueue_attend(const CudaCall& call);
-// Its items, by so many blocks of threads, of a call that has_acts().
+// Its items, by so many blocks of threads, of a call that has_acts(), and of one that is_padded().
 cudaError_t enqueue_acts(const CudaCall& call, std::int64_t blocks);
+cudaError_t enqueue_padded(const CudaCall& call, std::int64_t blocks);
 
 // Whether this library has code for the current device: cudaSuccess, or why not.
 cudaError_t check_attend();

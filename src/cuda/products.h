@@ -30,12 +30,22 @@ struct alignas(8) TwoWords {
   std::uint32_t word[2];
 };
 
-// Tiles where they lie in a page; nullptr: zeros.
+// A tile where it lies in a page, of so many rows, behind which there are zeros; nullptr: zeros.
+struct PageTile {
+  const TwoWords* first;
+  std::int32_t rows;
+
+  INTFLASH_DEVICE TwoWords load(std::int32_t i) const {
+    return first == nullptr || i >= 8 * rows ? TwoWords{} : first[i];
+  }
+};
+// Tiles one behind the other.
 struct PageTiles {
   const TwoWords* first;
+  std::int32_t rows;  // of each
 
-  INTFLASH_DEVICE TwoWords load(std::int64_t i) const {
-    return first == nullptr ? TwoWords{} : first[i];
+  INTFLASH_DEVICE PageTile tile(std::int32_t i) const {
+    return {first == nullptr ? nullptr : first + i * rows * 8, rows};
   }
 };
 
@@ -109,6 +119,20 @@ struct BlockCopy {
     constexpr std::int32_t kHalf = kBytes / 32;
     for (std::int32_t i = thread; i < kHalf; i += threads)
       copy_async(to, half * kHalf + i, from + 16 * i, from != nullptr);
+  }
+  // The same of runs, one behind the other in a page, that are shorter there than here by zeros.
+  // In 16 bytes: how long a run is here, and there.
+  static INTFLASH_DEVICE void begin_padded(Shared<Bytes16> to, std::int32_t half,
+                                           const std::int8_t* from, std::int32_t run,
+                                           std::int32_t own, std::int32_t thread,
+                                           std::int32_t threads) {
+    constexpr std::int32_t kHalf = kBytes / 32;
+    for (std::int32_t i = thread; i < kHalf; i += threads) {
+      const std::int32_t at = i % run;
+      const bool is_there = from != nullptr && at < own;
+      copy_async(to, half * kHalf + i, is_there ? from + 16 * (i / run * own + at) : nullptr,
+                 is_there);
+    }
   }
 };
 

@@ -61,10 +61,13 @@ quantize_queries(CudaCall call) {
   const RowQuantum quantum = prepare_row(raw, dim, change, buffer, lane);
   note_row(&call.findings->query, quantum, quantum.raw_magnitude,
            request.first_lse + query_head * call.lse_stride_head + query, lane);
-  for (std::int32_t c = lane; c < dim; c += kWarpThreads)
-    call.query_codes[at * dim + c] = code_of(buffer.load(c), quantum.inverse);
-  for (std::int32_t c = lane; call.has_digits() && c < dim; c += kWarpThreads)
-    call.query_digits[at * dim + c] = digit_of(buffer.load(c), quantum.inverse);
+  std::int8_t* const codes = call.query_codes + at * call.tile_dim;
+  std::int8_t* const digits = call.query_digits + at * call.tile_dim;
+  for (std::int32_t c = lane; c < call.tile_dim; c += kWarpThreads) {
+    codes[c] = c < dim ? code_of(buffer.load(c), quantum.inverse) : std::int8_t{0};
+    if (!call.has_digits()) continue;
+    digits[c] = c < dim ? digit_of(buffer.load(c), quantum.inverse) : std::int8_t{0};
+  }
   if (lane == 0) call.query_scale[at] = quantum.scale;
 }
 

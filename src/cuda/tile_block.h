@@ -82,8 +82,8 @@ INTFLASH_DEVICE void add_digit_products(const std::uint32_t (&query)[kSteps<kDim
       const bool has_upper = has_upper_half<kDim>(step);
       load_rows(digits[0], digits[1], 8 * step + lane.quad, has_upper, a);
       add_products<false>(codes, tile * (kDim / 4) + step * 8, lane, has_upper, a, even, odd);
-      add_products<false>(tile < 4 ? keys[0] : keys[1], tile % 4 * (kDim / 4) + step * 8, lane,
-                          has_upper, query[step], even, odd);
+      add_products<false>((tile < 4 ? keys[0] : keys[1]).tile(tile % 4), step * 8, lane, has_upper,
+                          query[step], even, odd);
     }
     for (std::int32_t half = 0; half < 2; ++half) {
       const std::int32_t row = lane.group + 8 * half;

@@ -54,13 +54,14 @@ INTFLASH_DEVICE SunkRow add_sink(const CudaCall& call, const TileThread& at, std
 }
 
 // Writes out, and log-sum-exp, of the warp's rows.
-template <int kDim>
+template <int kDim, bool kPads>
 INTFLASH_DEVICE void write_rows(const CudaCall& call, const TileThread& at,
                                 const RowStates<kDim>& state) {
   using P = Place<kDim>;
+  const std::int32_t dim = head_dim_v_of<kDim, kPads>(call);
   const Shared<float> out(P::kDots + at.warp * P::kDotBytes);
   const Shared<RowOutcome> outcomes(P::kOutcomes + at.warp * kWarpRows * sizeof(RowOutcome));
-  const float* const center = call.centers.value_of(at.request->tensor_batch, at.kv_head, kDim);
+  const float* const center = call.centers.value_of(at.request->tensor_batch, at.kv_head, dim);
   sync_warp();
   INTFLASH_UNROLL
   for (std::int32_t h = 0; h < 2; ++h) {
@@ -77,14 +78,15 @@ INTFLASH_DEVICE void write_rows(const CudaCall& call, const TileThread& at,
       INTFLASH_UNROLL
       for (std::int32_t i = 0; i < 4; ++i) {
         const std::int32_t c = t * 16 + 4 * at.lane.quad + i;
+        if (kPads && c >= dim) continue;
         const float x = state.accumulator[t][h][i] * sunk.times;
-        out.store(row * kDim + c, is_fused ? fused(x, factor, center[c] * sunk.share) : x * factor);
+        out.store(row * dim + c, is_fused ? fused(x, factor, center[c] * sunk.share) : x * factor);
       }
     }
   }
   sync_warp();
-  if (call.rotates_values) transform_rows(out, kWarpRows, kDim, at.lane.index);
-  const float times = transform_factor(kDim);
+  if (call.rotates_values) transform_rows(out, kWarpRows, dim, at.lane.index);
+  const float times = transform_factor(dim);
   const CudaRequest& request = *at.request;
   for (std::int32_t r = 0; r < kWarpRows; ++r) {
     const std::int64_t row = at.first_row + r;
@@ -95,8 +97,8 @@ INTFLASH_DEVICE void write_rows(const CudaCall& call, const TileThread& at,
     const TensorRow to =
         row_of(call.out, request.tensor_batch, query_head, request.first_token + query);
     const bool is_rotated = call.rotates_values && outcome.is_active != 0;
-    for (std::int32_t c = at.lane.index; c < kDim; c += kWarpThreads) {
-      float x = out.load(r * kDim + c);
+    for (std::int32_t c = at.lane.index; c < dim; c += kWarpThreads) {
+      float x = out.load(r * dim + c);
       const std::uint32_t flip = rotation_sign(static_cast<std::uint32_t>(c));
       if (is_rotated) x = bits_as<float>(bits_as<std::uint32_t>(x * times) ^ flip);
       if (is_rotated && center != nullptr) x += center[c] * outcome.weight.unit;

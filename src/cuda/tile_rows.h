@@ -62,6 +62,16 @@ INTFLASH_DEVICE std::uint32_t kept_keys(const TileRow& row, std::int32_t first_k
   return kept;
 }
 
+// Channels of a kernel's heads. kPads: its tiles may have more.
+template <int kDim, bool kPads>
+INTFLASH_DEVICE std::int32_t head_dim_of(const CudaCall& call) {
+  return kPads ? static_cast<std::int32_t>(call.head_dim) : kDim;
+}
+template <int kDim, bool kPads>
+INTFLASH_DEVICE std::int32_t head_dim_v_of(const CudaCall& call) {
+  return kPads ? static_cast<std::int32_t>(call.head_dim_v) : kDim;
+}
+
 // ---- A row ----
 
 // What query_scale * softmax_scale * log2(e) is in fixed point, and what bounds the row's products.
@@ -84,7 +94,7 @@ INTFLASH_DEVICE TileRow make_row(const CudaCall& call, const CudaRequest& reques
   }
   std::int32_t sum = 0;
   for (std::int32_t c = 0; c < head_dim; ++c) {
-    const std::int32_t code = call.query_codes[at * head_dim + c];
+    const std::int32_t code = call.query_codes[at * call.tile_dim + c];
     sum += code < 0 ? -code : code;
   }
   std::uint32_t bound = static_cast<std::uint32_t>(128 * sum + 64 * head_dim);
@@ -116,7 +126,7 @@ struct TileThread {
     const std::int64_t at = query_index(call, *request, kv_head, first_row + row);
     return first_row + row > last_row
                ? nullptr
-               : reinterpret_cast<const std::uint32_t*>(rows + at * call.head_dim);
+               : reinterpret_cast<const std::uint32_t*>(rows + at * call.tile_dim);
   }
 };
 

@@ -199,10 +199,10 @@ INTFLASH_DEVICE void pack_keys(Shared<std::int8_t> codes, std::int32_t dim, std:
 
 INTFLASH_DEVICE void pack_values(Shared<std::int8_t> codes, std::int32_t dim, std::int8_t* tiles,
                                  std::int32_t thread) {
-  for (std::int32_t i = thread; i < kBlockTokens / 4 * dim; i += kThreads) {
+  for (std::int32_t i = thread; i < kBlockTokens / 4 * round_up(dim, 16); i += kThreads) {
     const std::int32_t channel = i / 256 * 16 + i % 16;
     reinterpret_cast<std::uint32_t*>(tiles)[i] =
-        word_of(codes, i / 16 % 16 * 4 * dim + channel, dim);
+        channel < dim ? word_of(codes, i / 16 % 16 * 4 * dim + channel, dim) : 0;
   }
 }
 

@@ -3,7 +3,6 @@
 #include "gpu/cuda_memory.h"
 
 #include <algorithm>
-#include <iterator>
 
 namespace intflash::internal {
 
@@ -14,10 +13,8 @@ intflash_status refuse(const intflash_context& context, const char* what) {
 
 intflash_status check_head_dims(const intflash_context& context, std::int64_t head_dim,
                                 std::int64_t head_dim_v) {
-  const bool has_kernel = std::find(std::begin(kCudaHeadDims), std::end(kCudaHeadDims), head_dim) !=
-                          std::end(kCudaHeadDims);
-  if (has_kernel && head_dim_v == head_dim) return INTFLASH_OK;
-  return refuse(context, "a head_dim other than 64, 80, 96 and 128, or another head_dim_v");
+  if (std::max(head_dim, head_dim_v) <= kMaxCudaHeadDim) return INTFLASH_OK;
+  return refuse(context, "a head_dim or head_dim_v above 128");
 }
 
 intflash_status check_place(const CudaDevice& device, const char* name, const void* pointer) {

@@ -73,6 +73,7 @@ void begin_cuda_run(const intflash_plan& any_plan, void* workspace, CudaRun& run
   call.group_size = p.group_size;
   call.head_dim = p.head_dim;
   call.head_dim_v = p.head_dim_v;
+  call.tile_dim = cuda_tile_dim(p.head_dim, p.head_dim_v);
   call.num_rows = plan.schedule.num_queries * p.group_size;
   call.rotates_keys = p.rotation.keys;
   call.rotates_values = p.rotation.values;
@@ -117,7 +118,7 @@ void take_means(const CudaRun& run, Scratch& scratch, CudaRoom& room) {
 CudaRoom take_room(const CudaRun& run, std::int64_t num_pages, Scratch& scratch) {
   const CudaCall& call = run.call;
   const std::int64_t rows = call.num_kv_heads * call.num_rows;
-  const std::int64_t state_bytes = tile_state_bytes(call.head_dim_v);
+  const std::int64_t state_bytes = tile_state_bytes(call.tile_dim);
   std::int64_t part_states = 0;
   for (std::int64_t r = 0; r < call.num_requests; ++r) {
     const std::int64_t parts = run.requests[r].num_parts;
@@ -126,8 +127,8 @@ CudaRoom take_room(const CudaRun& run, std::int64_t num_pages, Scratch& scratch)
   }
   CudaRoom room{};
   room.staging = scratch.take(run.cuda_plan().staging.bytes);
-  room.codes = scratch.take(rows * call.head_dim);
-  room.digits = scratch.take(call.has_digits() ? rows * call.head_dim : 0);
+  room.codes = scratch.take(rows * call.tile_dim);
+  room.digits = scratch.take(call.has_digits() ? rows * call.tile_dim : 0);
   room.scale = scratch.take(rows * 4);
   room.center_score = scratch.take(wants_center_score(call) ? rows * 8 : 0);
   room.pages = scratch.take(num_pages * call.pages.page_bytes);

@@ -239,7 +239,7 @@ void copy_rows(CudaStored& stored, const float* rows, std::int64_t count, std::i
 }
 
 void export_cuda_rows(const Export& wanted) {
-  constexpr std::int64_t kMaxDim = 128;  // of kCudaHeadDims
+  constexpr std::int64_t kMaxDim = kMaxCudaHeadDim;
   const intflash_cache& cache = wanted.cache;
   CudaStored& stored = cuda_stored(cache);
   const PageLayout layout = file_page(cache.layout);

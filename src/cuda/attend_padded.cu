@@ -1,0 +1,25 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// Attention over heads whose channels are no kernel's: those that they lack in a wider kernel's
+// tiles are zeros. Few models have such, and two kernels serve all that a call may ask for; the
+// wider one spills some registers.
+#include "cuda/attend_item.h"
+#include "cuda/enqueue.h"
+
+namespace intflash::internal {
+namespace {
+
+template <int kDim>
+cudaError_t enqueue(const CudaCall& call, std::int64_t blocks) {
+  return launch(attend_tiles<kDim, true, true, true>, {blocks, 1, 1, kThreads, Place<kDim>::kBytes},
+                call.stream, call);
+}
+
+}  // namespace
+
+cudaError_t enqueue_padded(const CudaCall& call, std::int64_t blocks) {
+  return call.tile_dim == 64 ? enqueue<64>(call, blocks) : enqueue<128>(call, blocks);
+}
+
+}  // namespace intflash::internal
