@@ -6,7 +6,8 @@
 
 #include "pages/block_damage.h"
 #include "pages/codec.h"
-#include "pages/few_bits.h"
+#include "pages/few_bit_keys.h"
+#include "pages/few_bit_values.h"
 
 namespace intflash::internal {
 namespace {

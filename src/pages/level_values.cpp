@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "pages/few_bits.h"
+#include "pages/few_bit_values.h"
 #include "tile/value_levels.h"
 
 namespace intflash::internal {

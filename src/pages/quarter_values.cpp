@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "pages/few_bits.h"
+#include "pages/few_bit_values.h"
 #include "tile/value_steps.h"
 
 namespace intflash::internal {

@@ -76,9 +76,9 @@ INTFLASH_INLINE void find_steps(const std::int8_t* codes, std::int64_t stride, s
 
 // The nearest code for each channel, of two as near the larger one (a reciprocal is as good as a
 // division for all that there are); returns the sum of what they stand for.
-INTFLASH_INLINE std::int32_t find_codes(const std::int8_t* INTFLASH_RESTRICT codes,
-                                        std::int64_t dim, const KeySteps& steps,
-                                        std::uint8_t* INTFLASH_RESTRICT found) {
+INTFLASH_NOINLINE inline std::int32_t find_codes(const std::int8_t* INTFLASH_RESTRICT codes,
+                                                 std::int64_t dim, const KeySteps& steps,
+                                                 std::uint8_t* INTFLASH_RESTRICT found) {
   std::int32_t sum = 0;
   for (std::int64_t c = 0; c < dim; ++c) {
     const std::int32_t step = steps.step[c];

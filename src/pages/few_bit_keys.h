@@ -1,22 +1,35 @@
 // Copyright 2026 The intflash Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// Keys in four or two bits by channel.
+// Keys in four or two bits by channel, of all 64 tokens at once: a part of a Codec.
+#pragma once
+
 #include <algorithm>
 #include <cstdint>
 
-#include "pages/few_bits.h"
+#include "pages/codec.h"
+#include "pages/page.h"
 #include "tile/key_codes.h"
 
 namespace intflash::internal {
 namespace {
 
-std::uint8_t* bytes_of(std::int8_t* codes) { return reinterpret_cast<std::uint8_t*>(codes); }
-const std::uint8_t* bytes_of(const std::int8_t* codes) {
+inline std::uint8_t* bytes_of(std::int8_t* codes) { return reinterpret_cast<std::uint8_t*>(codes); }
+inline const std::uint8_t* bytes_of(const std::int8_t* codes) {
   return reinterpret_cast<const std::uint8_t*>(codes);
 }
 
-}  // namespace
+template <std::int32_t kBits>
+struct FewBitKeys {
+  static std::int64_t block_bytes(std::int64_t head_dim);
+  static void store(const KernelTable& kernels, const PageLayout& layout,
+                    const WritableBlock& block, const TokenCodes& tokens);
+  static void load(const PageLayout& layout, const KvBlock& block, std::int64_t at,
+                   std::int8_t* codes);
+  // Steps and offsets of each channel, what is behind them, and the sums of the keys.
+  static const void* find_damage(const PageLayout& layout, const KvBlock& block,
+                                 std::int64_t tokens);
+};
 
 template <std::int32_t kBits>
 std::int64_t FewBitKeys<kBits>::block_bytes(std::int64_t head_dim) {
@@ -71,7 +84,5 @@ const void* FewBitKeys<kBits>::find_damage(const PageLayout& layout, const KvBlo
   return nullptr;
 }
 
-template struct FewBitKeys<4>;
-template struct FewBitKeys<2>;
-
+}  // namespace
 }  // namespace intflash::internal

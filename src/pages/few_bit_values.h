@@ -1,7 +1,7 @@
 // Copyright 2026 The intflash Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// Keys and values of fewer bits than INT8 codes, of which codecs are made: the parts of a Codec.
+// Values of fewer bits than INT8 codes: parts of a Codec.
 #pragma once
 
 #include <cstdint>
@@ -10,21 +10,6 @@
 #include "pages/page.h"
 
 namespace intflash::internal {
-
-// Four or two bits by channel, of all 64 tokens at once.
-template <std::int32_t kBits>
-struct FewBitKeys {
-  static std::int64_t block_bytes(std::int64_t head_dim);
-  static void store(const KernelTable& kernels, const PageLayout& layout,
-                    const WritableBlock& block, const TokenCodes& tokens);
-  static void load(const PageLayout& layout, const KvBlock& block, std::int64_t at,
-                   std::int8_t* codes);
-  // Steps and offsets of each channel, what is behind them, and the sums of the keys.
-  static const void* find_damage(const PageLayout& layout, const KvBlock& block,
-                                 std::int64_t tokens);
-};
-extern template struct FewBitKeys<4>;
-extern template struct FewBitKeys<2>;
 
 // Four bits, one of 16 levels.
 struct LevelValues {
