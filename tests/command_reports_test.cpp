@@ -118,7 +118,8 @@ TEST_F(Command, CompareAttendsCachesOfFewBitsBehindTheirWindows) {
     std::map<std::string, double> errors = errors_of(run(inputs + mask));
     const double int8 = errors["intflash int8, one digit"];
     EXPECT_GT(int8, 0) << mask;
-    for (const char* form : {"k4v4, 64", "k4v4, 256 + 64", "k8v4, 256 + 64"})
+    for (const char* form :
+         {"k4v4, 64", "k4v4, 256 + 64", "k8v4, 256 + 64", "k4v2, 256 + 64", "k2v2, 256 + 64"})
       EXPECT_EQ(errors[std::string("cache ") + form], int8) << form << mask;
     EXPECT_GT(errors["cache k8v4"], 2 * int8) << mask;
   }

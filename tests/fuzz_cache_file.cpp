@@ -39,8 +39,8 @@ struct Kind {
   const Codec& codec;
   Int8Window window;
 };
-const Kind kKinds[] = {
-    {kInt8Codec, {}}, {kK8v4Codec, {}}, {kK8v4Codec, {1, 1}}, {kK4v4Codec, {1, 0}}};
+const Kind kKinds[] = {{kInt8Codec, {}},     {kK8v4Codec, {}},     {kK8v4Codec, {1, 1}},
+                       {kK4v4Codec, {1, 0}}, {kK4v2Codec, {1, 1}}, {kK2v2Codec, {1, 0}}};
 
 // Gives every whole record its checksum, so that what lies behind it is reached.
 void seal(const Kind& kind, std::int64_t num_layers, File& file) {
@@ -234,7 +234,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   // what kind.
   File file(data, data + size - 1);
   const std::int64_t num_layers = 1 + data[size - 1] / 2 % 2;
-  const Kind& kind = kKinds[data[size - 1] / 4 % 4];
+  const Kind& kind = kKinds[data[size - 1] / 4 % std::size(kKinds)];
   if (data[size - 1] % 2 == 1) seal(kind, num_layers, file);
   Owner owner(kind, num_layers);
   Reader reader{file};

@@ -35,6 +35,8 @@ constexpr Form kForms[] = {
     {{"int8", INTFLASH_CODEC_INT8}, 1},
     {{"k8v4", INTFLASH_CODEC_K8V4, kWindowBlocks, kSinkBlocks}, 1},
     {{"k4v4", INTFLASH_CODEC_K4V4, kWindowBlocks, kSinkBlocks}, 1},
+    {{"k4v2", INTFLASH_CODEC_K4V2, kWindowBlocks, kSinkBlocks}, 1},
+    {{"k2v2", INTFLASH_CODEC_K2V2, kWindowBlocks, kSinkBlocks}, 1},
 };
 
 constexpr std::int64_t kBlockTokens = 64;
@@ -213,7 +215,7 @@ void choose(CodecCalibration& calibration) {
   const std::int64_t least = least_bytes(candidates);
   if (bytes < static_cast<double>(least)) {
     throw Failure(fmt::format(
-        "--budget {}: the least is {} bytes per token and kv head: codec k4v4 in all layers",
+        "--budget {}: the least is {} bytes per token and kv head: codec k2v2 in all layers",
         calibration.budget, total_of({least, 0}, layers).bytes_per_token));
   }
   const std::vector<std::size_t> choice =

@@ -59,8 +59,9 @@ void print_codecs(const CodecCalibration& calibration) {
   }
   fmt::print("\n{:.4g} bytes per token and kv head of {:.4g}; rel L1 {:.4f} %, root mean square\n",
              calibration.total.bytes_per_token, calibration.budget, 100 * calibration.total.rel_l1);
-  fmt::print("behind windows of {} tokens and the first {}, which k8v4 and k4v4 keep in INT8\n",
-             64 * kWindowBlocks, 64 * kSinkBlocks);
+  fmt::print(
+      "behind windows of {} tokens and the first {}, which codecs of fewer bits keep in INT8\n",
+      64 * kWindowBlocks, 64 * kSinkBlocks);
   fmt::print("\nfront: bytes, rel L1 %\n");
   for (const CodecTotal& total : calibration.front)
     fmt::print("  {:6.4g} {:9.4f}\n", total.bytes_per_token, 100 * total.rel_l1);

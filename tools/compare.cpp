@@ -67,6 +67,12 @@ constexpr Caches kCaches[] = {
      "INT8 for the last 256 keys and the first 64",
      {"k8v4", INTFLASH_CODEC_K8V4, kWindowBlocks, kSinkBlocks}},
     {"cache k4v4, 256 + 64", "the same", {"k4v4", INTFLASH_CODEC_K4V4, kWindowBlocks, kSinkBlocks}},
+    {"cache k4v2, 256 + 64",
+     "V in 2 bits",
+     {"k4v2", INTFLASH_CODEC_K4V2, kWindowBlocks, kSinkBlocks}},
+    {"cache k2v2, 256 + 64",
+     "both in 2 bits",
+     {"k2v2", INTFLASH_CODEC_K2V2, kWindowBlocks, kSinkBlocks}},
 };
 
 Row run_mode(const Context& context, const Mode& mode, intflash_attend_desc desc,

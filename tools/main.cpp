@@ -232,7 +232,7 @@ void add_bench(CLI::App& app, BenchOptions& options) {
       .add_option(
           "--codec", options.codec,
           "of the caches of decode and append, and of batch's chunks: int8 (default), int8_wide, "
-          "k8v4 or k4v4, in turn with int8")
+          "k8v4, k4v4, k4v2 or k2v2, in turn with int8")
       ->type_name("NAME");
   add_port(command, options.threads, options.isa);
   add_output(command, "--json", options.json,

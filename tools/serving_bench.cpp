@@ -50,7 +50,7 @@ intflash_tensor token_major(float* data, std::int64_t heads, std::int64_t dim) {
   return tensor;
 }
 
-// Of codec k4v4, which must have a window: 256 tokens and the first 64.
+// Of codecs that must have a window: 256 tokens and the first 64.
 constexpr std::int64_t kWindowBlocks = 4;
 constexpr std::int64_t kSinkBlocks = 1;
 
@@ -70,7 +70,8 @@ Cache create_cache(const Context& context, const Heads& heads, std::int64_t num_
   options.page_size = kPageSize;
   options.num_pages = num_pages;
   options.codec = codec;
-  if (codec == INTFLASH_CODEC_K4V4) {
+  if (const internal::Codec* found = nullptr;
+      internal::choose_codec(codec, 0, found) == INTFLASH_OK && found->is_by_block) {
     options.window_blocks = kWindowBlocks;
     options.sink_blocks = kSinkBlocks;
   }

@@ -19,6 +19,8 @@ CODECS = {
     "k8v4": {"codec": "k8v4"},
     "k8v4, window": {"codec": "k8v4", "window_blocks": 4},
     "k4v4, window": {"codec": "k4v4", "window_blocks": 4},
+    "k4v2, window": {"codec": "k4v2", "window_blocks": 4},
+    "k2v2, window": {"codec": "k2v2", "window_blocks": 4},
     "k4v4, 64 tokens": {"codec": "k4v4", "window_blocks": 1, "sink_blocks": 0},
 }
 

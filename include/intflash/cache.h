@@ -86,7 +86,11 @@ typedef enum intflash_codec INTFLASH_INT {
   INTFLASH_CODEC_K8V4 = 2,
   // Keys in four bits too, by channel over blocks of 64 tokens, and therefore behind a window alone
   // (window_blocks); values as k8v4 has them.
-  INTFLASH_CODEC_K4V4 = 3
+  INTFLASH_CODEC_K4V4 = 3,
+  // Keys as k4v4 has them, and values in two bits, by channel over blocks of 64 tokens too.
+  INTFLASH_CODEC_K4V2 = 4,
+  // Keys and values in two bits, both by channel, and behind a window alone.
+  INTFLASH_CODEC_K2V2 = 5
 } intflash_codec;
 
 typedef struct intflash_cache_options {
@@ -112,10 +116,11 @@ typedef struct intflash_cache_options {
                               // in all else; NULL = arena
   intflash_codec codec;       // INTFLASH_UNSUPPORTED where the context's port does not have it
   int32_t page_layout_version;  // of codec; 0 = the newest
-  // Of K8V4, which may have it, and of K4V4, which must: a query at position p sees the keys of
-  // block b (positions 64 b ... 64 b + 63) in INT8 where b is above p / 64 - window_blocks, or
-  // below sink_blocks, and as the codec has them elsewhere. Pages are then the sequences' alone: no
-  // calls take page numbers, nor shared prefixes, nor INTFLASH_NUMA_BY_NODE. 0 = no window.
+  // Of K8V4, which may have it, and of K4V4, K4V2 and K2V2, which must: a query at position p sees
+  // the keys of block b (positions 64 b ... 64 b + 63) in INT8 where b is above p / 64 -
+  // window_blocks, or below sink_blocks, and as the codec has them elsewhere. Pages are then the
+  // sequences' alone: no calls take page numbers, nor shared prefixes, nor INTFLASH_NUMA_BY_NODE.
+  // 0 = no window.
   int64_t window_blocks;
   int64_t sink_blocks;  // 0 where there is no window
   // Pages for what is in INT8, of all sequences and each layer, beside num_pages for the rest, and

@@ -284,9 +284,11 @@ def test_values_in_four_bits_take_less_and_are_near():
     assert 0.02 < error < 0.12
 
 
-def test_keys_in_four_bits_lie_behind_a_window():
-    small = make_cache(codec="k4v4", window_blocks=2, sink_blocks=1, window_pages=20)
+@pytest.mark.parametrize("codec", ["k4v4", "k4v2", "k2v2"])
+def test_keys_in_few_bits_lie_behind_a_window(codec):
+    small = make_cache(codec=codec, window_blocks=2, sink_blocks=1, window_pages=20)
     info = small.info()
+    assert info.codec == codec
     assert (info.window_blocks, info.sink_blocks, info.window_pages) == (2, 1, 20)
     assert info.bytes_per_token < info.window_page_bytes / info.page_size
     sequence, (query, key, value) = fill(small, 400, 1)
@@ -326,8 +328,9 @@ def test_sequences_that_nobody_has_give_their_pages_back():
         ({"page_size": 100}, "ArgumentError", "page_size"),
         ({"pages": 2**50}, "ShapeError", "num_pages"),
         ({"kv_heads": 0}, "ShapeError", "num_kv_heads"),
-        ({"codec": "int4"}, "ArgumentError", "codec is 'int4': one of int8, int8_wide, k8v4, k4v4"),
+        ({"codec": "int4"}, "ArgumentError", "one of int8, int8_wide, k8v4, k4v4, k4v2, k2v2"),
         ({"codec": "k4v4"}, "UnsupportedError", "window_blocks = 0 with codec k4v4"),
+        ({"codec": "k2v2"}, "UnsupportedError", "window_blocks = 0 with codec k2v2"),
         ({"layers": "x"}, "ArgumentError", "layers is 'x'"),
         ({"key_center": np.zeros((2, 2), "f4")}, "ShapeError", "key_center has shape"),
         (

@@ -13,9 +13,6 @@ namespace intflash::internal {
 
 // Of codes in INT8.
 const void* find_damaged_keys(const PageLayout& layout, const KvBlock& block, std::int64_t tokens);
-// Tokens that are absent have no values, and none have channels that there are not.
-const void* find_damaged_four_bit_values(const PageLayout& layout, const KvBlock& block,
-                                         std::int64_t tokens);
 const void* find_damaged_scale(const KvBlock& block, std::int64_t tokens);
 
 }  // namespace intflash::internal

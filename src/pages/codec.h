@@ -59,6 +59,8 @@ extern const Codec kInt8Codec;
 extern const Codec kInt8WideCodec;
 extern const Codec kK8v4Codec;
 extern const Codec kK4v4Codec;
+extern const Codec kK4v2Codec;
+extern const Codec kK2v2Codec;
 
 PageLayout page_layout(const Codec& codec, std::int64_t head_dim, std::int64_t head_dim_v,
                        std::int64_t page_size);

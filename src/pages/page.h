@@ -18,6 +18,10 @@
 //                first 32 tokens, high ones of the others
 // and of codec k4v4, whose blocks of values are those of k8v4:
 //   keys         four bits by channel (key_codes.h)
+// and of codec k4v2, whose blocks of keys are those of k4v4:
+//   values       two bits by channel (value_steps.h)
+// and of codec k2v2, whose blocks of values are those of k4v2:
+//   keys         two bits by channel (key_codes.h)
 #pragma once
 
 #include <cstdint>

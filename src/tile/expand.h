@@ -8,32 +8,31 @@
 
 #include "tile/key_codes.h"
 #include "tile/portability.h"
+#include "tile/quarters.h"
 #include "tile/types.h"
 #include "tile/value_levels.h"
 
 namespace intflash::internal {
 namespace {
 
-// Codec k8v4: keys are as they lie.
-template <class Ops>
-KvBlock expand_k8v4(const KvBlock& block, std::int32_t, std::int32_t head_dim_v,
-                    std::int32_t packed, const WritableBlock& room) {
+// Of a codec whose keys and values have so many bits.
+template <class Ops, std::int32_t kKeyBits, std::int32_t kValueBits>
+KvBlock expand_block(const KvBlock& block, std::int32_t head_dim, std::int32_t head_dim_v,
+                     std::int32_t packed, const WritableBlock& room) {
   KvBlock expanded = block;
-  if ((packed & kPackedValues) != 0) return expanded;
-  expand_values<Ops>(reinterpret_cast<const std::uint8_t*>(block.value_codes),
-                     round_up(head_dim_v, 16), room.value_codes);
-  expanded.value_codes = room.value_codes;
-  return expanded;
-}
-
-template <class Ops>
-KvBlock expand_k4v4(const KvBlock& block, std::int32_t head_dim, std::int32_t head_dim_v,
-                    std::int32_t packed, const WritableBlock& room) {
-  KvBlock expanded = expand_k8v4<Ops>(block, head_dim, head_dim_v, packed, room);
-  if ((packed & kPackedKeys) != 0) return expanded;
-  expand_keys<Ops>(reinterpret_cast<const std::uint8_t*>(block.key_codes), head_dim,
-                   room.key_codes);
-  expanded.key_codes = room.key_codes;
+  const auto* keys = reinterpret_cast<const std::uint8_t*>(block.key_codes);
+  const auto* values = reinterpret_cast<const std::uint8_t*>(block.value_codes);
+  if ((packed & kPackedValues) == 0) {
+    const std::int64_t padded_dim_v = round_up(head_dim_v, 16);
+    if constexpr (kValueBits == 4) expand_values<Ops>(values, padded_dim_v, room.value_codes);
+    if constexpr (kValueBits == 2) expand_quarter_values(values, padded_dim_v, room.value_codes);
+    expanded.value_codes = room.value_codes;
+  }
+  if (kKeyBits < 8 && (packed & kPackedKeys) == 0) {
+    if constexpr (kKeyBits == 4) expand_keys<Ops>(keys, head_dim, room.key_codes);
+    if constexpr (kKeyBits == 2) expand_quarter_keys(keys, head_dim, room.key_codes);
+    expanded.key_codes = room.key_codes;
+  }
   return expanded;
 }
 

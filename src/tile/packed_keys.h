@@ -25,7 +25,7 @@ struct StepQuads {
   alignas(64) std::uint32_t odd[kMaxHeadDim / 4];
 };
 INTFLASH_INLINE const std::int8_t* steps_of(const std::int8_t* keys, std::int32_t head_dim) {
-  return keys + nibble_key_bytes(head_dim);
+  return keys + key_code_bytes(head_dim);
 }
 INTFLASH_INLINE void widen_steps(const std::int8_t* keys, std::int32_t head_dim, StepQuads& quads) {
   for (std::int32_t quad = 0; quad < head_dim / 4; ++quad) {

@@ -30,8 +30,9 @@ constexpr RowKernels make_row_kernels() {
       .merge_states = merge_states,
       .write_row = write_row<Ops>,
       .code_values = code_values<Ops>,
-      .code_keys = code_keys,
-      .expand = {nullptr, nullptr, expand_k8v4<Ops>, expand_k4v4<Ops>},
+      .code_keys = code_keys<4>,
+      .expand = {nullptr, nullptr, expand_block<Ops, 8, 4>, expand_block<Ops, 4, 4>,
+                 expand_block<Ops, 4, 2>, expand_block<Ops, 2, 2>},
   };
 }
 

@@ -42,14 +42,16 @@ class Cache(Paged):
         codec: ``"int8"``, or ``"int8_wide"``, which keeps a second digit of each key for models
             whose scores are large, in ``head_dim + 4`` bytes more, or ``"k8v4"``, which keeps
             values in four bits, in ``head_dim_v / 2`` bytes less, or ``"k4v4"``, which keeps keys
-            so too, behind a window (docs/codecs.md).
+            so too, behind a window, or ``"k4v2"`` and ``"k2v2"``, whose values, and then keys,
+            have two bits (docs/codecs.md).
         rotate: whether keys and values are turned by a Hadamard matrix before they are quantized.
         key_center: ``(layers, kv_heads, head_dim)`` in float32, taken off keys before they are
             quantized.
         value_center: ``(layers, kv_heads, head_dim_v)``, the same of values.
         threads: that attend; as in `attend`.
         window_blocks: a query sees the keys of so many blocks of 64 positions, up to its own, in
-            INT8; of ``"k4v4"``, at least 1, and ``"k8v4"``. 0: no window.
+            INT8; of ``"k8v4"``, and of ``"k4v4"``, ``"k4v2"`` and ``"k2v2"``, at least 1. 0: no
+            window.
         sink_blocks: the same of so many first blocks.
         window_pages: for what is in INT8, beside pages for the rest; 0: as many.
 

@@ -56,8 +56,10 @@ class IntflashCache(transformers.Cache):
         tokens: room for so many of all sequences together, whose last pages may be part-filled.
         page_size: 64, 128 or 256 tokens.
         codec: ``"int8"``, ``"int8_wide"`` for models whose scores are large, ``"k8v4"``, whose
-            values have four bits, or ``"k4v4"``, whose keys do too.
-        window_blocks: as in `intflash.Cache`; by default 4 where the codec is ``"k4v4"``, else 0.
+            values have four bits, ``"k4v4"``, whose keys do too, or ``"k4v2"`` or ``"k2v2"``,
+            whose values, or both, have two.
+        window_blocks: as in `intflash.Cache`; by default 4 where the codec must have a window,
+            else 0.
         sink_blocks: the same; by default 1 where there is a window.
         window_pages: the same; as long as tokens are being stored, all that come at once are in
             INT8 as well.
@@ -75,7 +77,7 @@ class IntflashCache(transformers.Cache):
         window_pages: int = 0,
     ) -> None:
         if window_blocks is None:
-            window_blocks = 4 if codec == "k4v4" else 0
+            window_blocks = 4 if codec in ("k4v4", "k4v2", "k2v2") else 0
         if sink_blocks is None:
             sink_blocks = 1 if window_blocks else 0
         config = config.get_text_config(decoder=True)

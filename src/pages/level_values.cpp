@@ -1,33 +1,15 @@
 // Copyright 2026 The intflash Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// Codec k8v4: keys as codec int8 has them, values in four bits.
+// Values in four bits, one of 16 levels each.
 #include <algorithm>
 #include <cstdint>
 
-#include "pages/block_damage.h"
-#include "pages/codec.h"
+#include "pages/few_bit_values.h"
 #include "tile/value_levels.h"
 
 namespace intflash::internal {
 namespace {
-
-// ---- Keys ----
-
-std::int64_t key_block_bytes(std::int64_t head_dim) { return kInt8Codec.key_block_bytes(head_dim); }
-void store_keys(const KernelTable& kernels, const PageLayout& layout, const WritableBlock& block,
-                const TokenCodes& tokens) {
-  kInt8Codec.store_keys(kernels, layout, block, tokens);
-}
-void load_key(const PageLayout& layout, const KvBlock& block, std::int64_t at, std::int8_t* codes) {
-  kInt8Codec.load_key(layout, block, at, codes);
-}
-
-// ---- Values ----
-
-std::int64_t value_block_bytes(std::int64_t head_dim_v) {
-  return round_up(head_dim_v, 16) / 16 * kNibbleBytes;
-}
 
 // Where a token's first nibble lies: the low one of its byte, or the high one.
 std::int64_t value_offset(std::int64_t at) { return at % 32 / 4 * 64 + at % 4; }
@@ -48,8 +30,14 @@ void store_quads(const std::uint8_t (*nibbles)[kMaxHeadDim], std::int64_t channe
   }
 }
 
-void store_values(const KernelTable& kernels, const PageLayout& layout, const WritableBlock& block,
-                  const TokenCodes& tokens) {
+}  // namespace
+
+std::int64_t LevelValues::block_bytes(std::int64_t head_dim_v) {
+  return round_up(head_dim_v, 16) / 16 * kNibbleBytes;
+}
+
+void LevelValues::store(const KernelTable& kernels, const PageLayout& layout,
+                        const WritableBlock& block, const TokenCodes& tokens) {
   std::uint8_t nibbles[4][kMaxHeadDim];
   const std::int64_t channels = round_up(layout.head_dim_v, 16);
   const std::int64_t end = tokens.at + tokens.count;
@@ -70,28 +58,20 @@ void store_values(const KernelTable& kernels, const PageLayout& layout, const Wr
   }
 }
 
-void load_value(const PageLayout& layout, const KvBlock& block, std::int64_t at,
-                std::int8_t* codes) {
+void LevelValues::load(const PageLayout& layout, const KvBlock& block, std::int64_t at,
+                       std::int8_t* codes) {
   const auto* first = reinterpret_cast<const std::uint8_t*>(block.value_codes) + value_offset(at);
   for (std::int64_t c = 0; c < layout.head_dim_v; ++c)
     codes[c] = kLevels.level[first[channel_offset(c)] >> shift_of(at) & 15];
 }
 
-const void* find_damage(const PageLayout& layout, const KvBlock& block, std::int64_t tokens) {
-  const void* damaged = find_damaged_keys(layout, block, tokens);
-  if (damaged == nullptr) damaged = find_damaged_scale(block, tokens);
-  return damaged != nullptr ? damaged : find_damaged_four_bit_values(layout, block, tokens);
-}
-
-}  // namespace
-
-const void* find_damaged_four_bit_values(const PageLayout& layout, const KvBlock& block,
-                                         std::int64_t tokens) {
+const void* LevelValues::find_damage(const PageLayout& layout, const KvBlock& block,
+                                     std::int64_t tokens) {
   std::int8_t codes[kMaxHeadDim];
   PageLayout padded = layout;
   padded.head_dim_v = round_up(layout.head_dim_v, 16);
   for (std::int64_t at = 0; at < kBlockTokens; ++at) {
-    load_value(padded, block, at, codes);
+    load(padded, block, at, codes);
     const std::int64_t channels = at < tokens ? layout.head_dim_v : 0;
     if (std::any_of(codes + channels, codes + padded.head_dim_v,
                     [](int code) { return code != 0; }))
@@ -99,23 +79,5 @@ const void* find_damaged_four_bit_values(const PageLayout& layout, const KvBlock
   }
   return nullptr;
 }
-
-const Codec kK8v4Codec = {
-    .id = INTFLASH_CODEC_K8V4,
-    .name = "k8v4",
-    .layout_version = 1,
-    .is_expanded = true,
-    .has_digits = false,
-    .is_by_block = false,
-    .packed = kPackedValues,
-    .key_block_bytes = key_block_bytes,
-    .value_block_bytes = value_block_bytes,
-    .store_keys = store_keys,
-    .store_values = store_values,
-    .load_key = load_key,
-    .load_value = load_value,
-    .load_digits = nullptr,
-    .find_damage = find_damage,
-};
 
 }  // namespace intflash::internal
