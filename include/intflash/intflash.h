@@ -433,9 +433,9 @@ INTFLASH_API intflash_status intflash_end(const intflash_plan* plan, void* works
 // there is nothing more to know: INTFLASH_OK. On a CUDA device a run, and the end of one that was
 // begun, only enqueues: it returns what is wrong with its arguments, and this waits for the
 // context's stream, and returns what the device found in tensors, masks and tables (NaN, say), for
-// which it has then left out, lse and states as they were. The workspace, the plan and what args
-// points to in the device's memory must stay until then; it may be asked again, as after each
-// launch of a graph that the run was captured into.
+// which it has then left out and lse as they were. The workspace, the plan, a batch's cache and
+// what args points to in the device's memory must stay until then; it may be asked again, as after
+// each launch of a graph that the run was captured into.
 INTFLASH_API intflash_status intflash_status_of_run(const intflash_plan* plan, void* workspace);
 
 // Plan, workspace and run in one call, with the context's allocator: for a first program, and for

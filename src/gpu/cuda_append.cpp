@@ -107,6 +107,8 @@ intflash_status reserve_runs(const intflash_cache& cache, std::int64_t num_runs)
     release(context, host);
     return status;
   }
+  // A copy from it may not have come yet.
+  stored.is_well(stored.device->table->wait(stored.device->index, stored.stream));
   release(context, stored.host_staging);
   if (stored.device_staging != nullptr)
     stored.device->table->release(stored.device->index, stored.stream, stored.device_staging);

@@ -134,6 +134,7 @@ void destroy(intflash_cache& cache) {
     if (memory != nullptr)
       stored.device->table->release(stored.device->index, stored.stream, memory);
   }
+  wait(stored);  // for copies from what the host has
   release(context, stored.host_staging);
   release(context, stored.largest_key_center);
   release(context, stored.layers);
