@@ -190,13 +190,14 @@ TEST(FewBits, BlocksAreThoseOfTheDefinitionOnEveryPort) {
 
 TEST(FewBits, BlocksThatAreNoneAreFound) {
   Random random(seed_from_test_name());
-  for (const auto& [codec, key_bits, value_bits] : kCodecs) {
-    Block block(*codec, 8);  // 16 bytes of the last line are padding, and 8 channels of values
+  for (const auto& [of_blocks, key_bits, value_bits] : kCodecs) {
+    const Codec& codec = *of_blocks;
+    Block block(codec, 8);  // 16 bytes of the last line are padding, and 8 channels of values
     fill(block, random);
     block.store(scalar_port());
     const WritableBlock at = writable_block(block.layout, block.page, 0);
     const auto damaged = [&](std::int64_t tokens = kBlockTokens) {
-      return codec->find_damage(block.layout, block.layout.block(block.page, 0), tokens);
+      return codec.find_damage(block.layout, block.layout.block(block.page, 0), tokens);
     };
     EXPECT_EQ(damaged(), nullptr);
     EXPECT_EQ(damaged(63), at.key_codes);
