@@ -68,8 +68,9 @@ TEST_F(Command, TheReportsLibraryIsThatOfCompare) {
       EXPECT_EQ(error_of(json, "int8"), row["error"]["rel_l1"]);
       EXPECT_EQ(max_abs, row["error"]["max_abs"]);
     }
-    if (row["name"] == "intflash int8, one digit")
+    if (row["name"] == "intflash int8, one digit") {
       EXPECT_EQ(error_of(json, "int8, one digit"), row["error"]["rel_l1"]);
+    }
   }
 }
 
