@@ -34,6 +34,18 @@ inline void expect_error(intflash_status found, intflash_status expected,
     EXPECT_NE(message.find(word), std::string::npos) << '"' << message << "\" lacks " << word;
 }
 
+// Of CacheCase{}'s heads.
+inline intflash_batch_desc desc_of(const intflash_request& request) {
+  intflash_batch_desc desc{};
+  desc.struct_size = sizeof desc;
+  desc.request_size = sizeof request;
+  desc.num_requests = 1;
+  desc.requests = &request;
+  desc.num_query_heads = 4;
+  desc.query_dtype = desc.out_dtype = INTFLASH_F32;
+  return desc;
+}
+
 inline intflash_cache_options small_options() {
   intflash_cache_options options{};
   options.struct_size = sizeof options;

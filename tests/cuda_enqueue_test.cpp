@@ -51,11 +51,6 @@ class CudaEnqueue : public testing::Test {
   std::vector<void*> workspaces_;
 };
 
-bool is_untouched(const CaseTensors& tensors) {
-  return std::all_of(tensors.out, tensors.out + tensors.out_bytes,
-                     [](std::byte b) { return b == std::byte{CaseTensors::kPoison}; });
-}
-
 // A dense call, and its run in a stream of its own.
 struct DenseRun {
   explicit DenseRun(cudaStream_t stream) {
@@ -166,13 +161,7 @@ TEST_F(CudaEnqueue, AGraphOfABatchRunsAgain) {
   CacheSide& side = attempt.side;
   const intflash_request request = request_of(2, 100);
   const CacheSide::Result expected = side.attend({request}, attempt.args, 3);
-  intflash_batch_desc desc{};
-  desc.struct_size = sizeof desc;
-  desc.request_size = sizeof request;
-  desc.num_requests = 1;
-  desc.requests = &request;
-  desc.num_query_heads = 4;
-  desc.query_dtype = desc.out_dtype = INTFLASH_F32;
+  intflash_batch_desc desc = desc_of(request);
   intflash_plan* plan = nullptr;
   ASSERT_EQ(intflash_plan_batch(side.context(), side.cache(), &desc, &plan), INTFLASH_OK)
       << intflash_last_error();

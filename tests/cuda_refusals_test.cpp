@@ -122,13 +122,7 @@ TEST_F(CudaCache, RefusesPlansThatItDoesNotServe) {
   const intflash_request request = request_of(1, 100);
   const auto expect_refused = [&](const std::function<void(intflash_batch_desc&)>& change,
                                   const std::string& word) {
-    intflash_batch_desc desc{};
-    desc.struct_size = sizeof desc;
-    desc.request_size = sizeof request;
-    desc.num_requests = 1;
-    desc.requests = &request;
-    desc.num_query_heads = 4;
-    desc.query_dtype = desc.out_dtype = INTFLASH_F32;
+    intflash_batch_desc desc = desc_of(request);
     change(desc);
     expect_error(
         intflash_query_batch_support(attempt.side.context(), attempt.side.cache(), &desc, nullptr),
@@ -146,13 +140,7 @@ TEST_F(CudaCache, OfAnotherDeviceIsRefused) {
   intflash_context* other = nullptr;
   ASSERT_EQ(intflash_context_create(&options, &other), INTFLASH_OK) << intflash_last_error();
   const intflash_request request = request_of(1, 100);
-  intflash_batch_desc desc{};
-  desc.struct_size = sizeof desc;
-  desc.request_size = sizeof request;
-  desc.num_requests = 1;
-  desc.requests = &request;
-  desc.num_query_heads = 4;
-  desc.query_dtype = desc.out_dtype = INTFLASH_F32;
+  intflash_batch_desc desc = desc_of(request);
   expect_error(intflash_query_batch_support(other, attempt.side.cache(), &desc, nullptr),
                INTFLASH_INVALID_ARGUMENT, {"cache", "cuda:0", "cuda:1"});
   const CacheSide near({}, Place::kHost);

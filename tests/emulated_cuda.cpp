@@ -4,6 +4,7 @@
 
 #include <dlfcn.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <new>
 #include <stdexcept>
@@ -61,6 +62,11 @@ CaseResult run_on_device(const AttentionCase& c) {
   DeviceMemory memory;
   CaseTensors tensors = make_tensors(c, memory);
   return run_on_device(tensors);
+}
+
+bool is_untouched(const CaseTensors& tensors) {
+  return std::all_of(tensors.out, tensors.out + tensors.out_bytes,
+                     [](std::byte b) { return b == std::byte{CaseTensors::kPoison}; });
 }
 
 }  // namespace intflash::internal

@@ -47,4 +47,7 @@ class DeviceContext {
 CaseResult run_on_device(const AttentionCase& c);
 CaseResult run_on_device(CaseTensors& tensors);
 
+// Whether nothing has been written to out.
+bool is_untouched(const CaseTensors& tensors);
+
 }  // namespace intflash::internal
