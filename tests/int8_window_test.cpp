@@ -232,8 +232,10 @@ TEST(Int8Window, ChunksPagesThreadsAndPortsAreOfNoAccount) {
         EXPECT_EQ(attended(shape, tokens, {64, 65, 192, 300, kPortCount}), expected)
             << port.name << ' ' << codec->name << " group " << group_size;
       }
-      // Beyond a span, and row by row.
-      if (codec == &kK8v4Codec || group_size == 1) continue;
+      // Beyond a span, and row by row: where it is quick that is asked for, once.
+      if (quick_tests() ? codec != &kK4v4Codec || group_size != 5
+                        : codec == &kK8v4Codec || group_size == 1)
+        continue;
       shape.port = nullptr;
       const std::vector<float> whole = attended(shape, tokens, {kCount});
       EXPECT_TRUE(std::equal(expected.begin(), expected.end(), whole.begin()));

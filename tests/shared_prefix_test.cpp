@@ -428,7 +428,7 @@ void grow_randomly(Forest& forest, std::int32_t sequence, std::int64_t levels,
 }
 
 TEST(SharedPrefix, OfRandomTreesChangesNoBit) {
-  const int num_trees = quick_tests() ? 15 : 1000;
+  const int num_trees = quick_tests() ? 15 : 300;
   for (int i = 0; i < num_trees; ++i) {
     const std::uint64_t seed = seed_from_test_name() + static_cast<std::uint64_t>(i);
     SCOPED_TRACE("seed " + std::to_string(seed));

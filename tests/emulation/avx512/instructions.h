@@ -70,25 +70,41 @@ INTFLASH_INLINE void require_aligned(const void* p) {
   if (reinterpret_cast<std::uintptr_t>(p) % 64 != 0) __builtin_trap();
 }
 
-inline __m512i _mm512_loadu_si512(const void* p) { return load_as<__m512i>(p); }
-inline __m512 _mm512_loadu_ps(const void* p) { return load_as<__m512>(p); }
-inline void _mm512_storeu_si512(void* p, __m512i a) { store_as(p, a); }
-inline void _mm512_storeu_ps(void* p, __m512 a) { store_as(p, a); }
+// By halves, so that vectors stay in registers: copied whole they would lie in memory, and unrolled
+// kernels would take twice as long to compile.
+inline __m512i _mm512_loadu_si512(const void* p) {
+  const auto* halves = static_cast<const __m256i*>(p);
+  return {_mm256_loadu_si256(halves), _mm256_loadu_si256(halves + 1)};
+}
+inline __m512 _mm512_loadu_ps(const void* p) {
+  const auto* floats = static_cast<const float*>(p);
+  return {_mm256_loadu_ps(floats), _mm256_loadu_ps(floats + 8)};
+}
+inline void _mm512_storeu_si512(void* p, __m512i a) {
+  auto* halves = static_cast<__m256i*>(p);
+  _mm256_storeu_si256(halves, a.half[0]);
+  _mm256_storeu_si256(halves + 1, a.half[1]);
+}
+inline void _mm512_storeu_ps(void* p, __m512 a) {
+  auto* floats = static_cast<float*>(p);
+  _mm256_storeu_ps(floats, a.half[0]);
+  _mm256_storeu_ps(floats + 8, a.half[1]);
+}
 inline __m512i _mm512_load_si512(const void* p) {
   require_aligned(p);
-  return load_as<__m512i>(p);
+  return _mm512_loadu_si512(p);
 }
 inline __m512 _mm512_load_ps(const void* p) {
   require_aligned(p);
-  return load_as<__m512>(p);
+  return _mm512_loadu_ps(p);
 }
 inline void _mm512_store_si512(void* p, __m512i a) {
   require_aligned(p);
-  store_as(p, a);
+  _mm512_storeu_si512(p, a);
 }
 inline void _mm512_store_ps(void* p, __m512 a) {
   require_aligned(p);
-  store_as(p, a);
+  _mm512_storeu_ps(p, a);
 }
 
 inline __m256i _mm256_maskz_loadu_epi16(__mmask16 some, const void* p) {
@@ -249,25 +265,28 @@ inline __m256i _mm512_extracti64x4_epi64(__m512i a, int half) { return a.half[ha
 
 // ---- What AVX2 has nothing like -----------------------------------------------------------------
 
+// Called, for the same reason.
+
 inline __m512i _mm512_setr_epi32(int a, int b, int c, int d, int e, int f, int g, int h, int i,
                                  int j, int k, int l, int m, int n, int o, int p) {
   return {_mm256_setr_epi32(a, b, c, d, e, f, g, h), _mm256_setr_epi32(i, j, k, l, m, n, o, p)};
 }
 
-inline __m512i _mm512_srlv_epi16(__m512i a, __m512i count) {
+[[gnu::noinline]] inline __m512i _mm512_srlv_epi16(__m512i a, __m512i count) {
   return each_element<std::uint16_t>([&](std::int32_t i) -> std::uint16_t {
     const std::uint16_t bits = element<std::uint16_t>(count, i);
     return bits > 15 ? 0 : static_cast<std::uint16_t>(element<std::uint16_t>(a, i) >> bits);
   });
 }
-inline __m512i _mm512_rol_epi32(__m512i a, int count) {
+[[gnu::noinline]] inline __m512i _mm512_rol_epi32(__m512i a, int count) {
   return each_element<std::uint32_t>([&](std::int32_t i) {
     const std::uint32_t x = element<std::uint32_t>(a, i);
     return x << count % 32 | x >> (32 - count) % 32;
   });
 }
 // Bit 4 x + 2 y + z of table is the result for bits x of a, y of b and z of c.
-inline __m512i _mm512_ternarylogic_epi32(__m512i a, __m512i b, __m512i c, int table) {
+[[gnu::noinline]] inline __m512i _mm512_ternarylogic_epi32(__m512i a, __m512i b, __m512i c,
+                                                           int table) {
   return each_element<std::uint64_t>([&](std::int32_t i) {
     const std::uint64_t x[2] = {~element<std::uint64_t>(a, i), element<std::uint64_t>(a, i)};
     const std::uint64_t y[2] = {~element<std::uint64_t>(b, i), element<std::uint64_t>(b, i)};
@@ -281,111 +300,112 @@ inline __m512i _mm512_ternarylogic_epi32(__m512i a, __m512i b, __m512i c, int ta
 }
 
 // Two 128-bit lanes of a, then two of b: two bits of lanes each.
-inline __m512i _mm512_shuffle_i32x4(__m512i a, __m512i b, int lanes) {
+[[gnu::noinline]] inline __m512i _mm512_shuffle_i32x4(__m512i a, __m512i b, int lanes) {
   return each_element<__m128i>(
       [&](std::int32_t i) { return element<__m128i>(i < 2 ? a : b, lanes >> 2 * i & 3); });
 }
-inline __m512i _mm512_shuffle_i64x2(__m512i a, __m512i b, int lanes) {
+[[gnu::noinline]] inline __m512i _mm512_shuffle_i64x2(__m512i a, __m512i b, int lanes) {
   return _mm512_shuffle_i32x4(a, b, lanes);
 }
-inline __m512 _mm512_shuffle_f32x4(__m512 a, __m512 b, int lanes) {
+[[gnu::noinline]] inline __m512 _mm512_shuffle_f32x4(__m512 a, __m512 b, int lanes) {
   return _mm512_castsi512_ps(
       _mm512_shuffle_i32x4(_mm512_castps_si512(a), _mm512_castps_si512(b), lanes));
 }
 // Within each 128 bits: two bits of an element each.
-inline __m512 _mm512_permute_ps(__m512 a, int order) {
+[[gnu::noinline]] inline __m512 _mm512_permute_ps(__m512 a, int order) {
   const __m512i bits = _mm512_castps_si512(a);
   return _mm512_castsi512_ps(each_element<std::int32_t>([&](std::int32_t i) {
     return element<std::int32_t>(bits, (i & ~3) + (order >> 2 * (i & 3) & 3));
   }));
 }
-inline __m512i _mm512_permutexvar_epi32(__m512i index, __m512i a) {
+[[gnu::noinline]] inline __m512i _mm512_permutexvar_epi32(__m512i index, __m512i a) {
   return each_element<std::int32_t>([&](std::int32_t i) {
     return element<std::int32_t>(a, element<std::int32_t>(index, i) & 15);
   });
 }
-inline __m512i _mm512_permutexvar_epi16(__m512i index, __m512i a) {
+[[gnu::noinline]] inline __m512i _mm512_permutexvar_epi16(__m512i index, __m512i a) {
   return each_element<std::int16_t>([&](std::int32_t i) {
     return element<std::int16_t>(a, element<std::int16_t>(index, i) & 31);
   });
 }
-inline __m512i _mm512_permutex2var_epi16(__m512i a, __m512i index, __m512i b) {
+[[gnu::noinline]] inline __m512i _mm512_permutex2var_epi16(__m512i a, __m512i index, __m512i b) {
   return each_element<std::int16_t>([&](std::int32_t i) {
     const std::int32_t place = element<std::int16_t>(index, i) & 63;
     return element<std::int16_t>(place < 32 ? a : b, place & 31);
   });
 }
-inline __m512i _mm512_permutexvar_epi8(__m512i index, __m512i a) {
+[[gnu::noinline]] inline __m512i _mm512_permutexvar_epi8(__m512i index, __m512i a) {
   return each_element<std::uint8_t>([&](std::int32_t i) {
     return element<std::uint8_t>(a, element<std::uint8_t>(index, i) & 63);
   });
 }
 // Eight bits of each 64-bit word of a, from where start says.
-inline __m512i _mm512_multishift_epi64_epi8(__m512i start, __m512i a) {
+[[gnu::noinline]] inline __m512i _mm512_multishift_epi64_epi8(__m512i start, __m512i a) {
   return each_element<std::uint8_t>([&](std::int32_t i) {
     const std::uint64_t word = element<std::uint64_t>(a, i / 8);
     const std::int32_t bit = element<std::uint8_t>(start, i) & 63;
     return static_cast<std::uint8_t>(word >> bit | word << (64 - bit) % 64);
   });
 }
-inline __m512i _mm512_mask_multishift_epi64_epi8(__m512i otherwise, __mmask64 some, __m512i start,
-                                                 __m512i a) {
+[[gnu::noinline]] inline __m512i _mm512_mask_multishift_epi64_epi8(__m512i otherwise,
+                                                                   __mmask64 some, __m512i start,
+                                                                   __m512i a) {
   const __m512i shifted = _mm512_multishift_epi64_epi8(start, a);
   return each_element<std::uint8_t>([&](std::int32_t i) {
     return element<std::uint8_t>((some >> i & 1) != 0 ? shifted : otherwise, i);
   });
 }
 
-inline __m512i _mm512_mask_sub_epi32(__m512i otherwise, __mmask16 some, __m512i a, __m512i b) {
+[[gnu::noinline]] inline __m512i _mm512_mask_sub_epi32(__m512i otherwise, __mmask16 some, __m512i a,
+                                                       __m512i b) {
   const __m512i difference = _mm512_sub_epi32(a, b);
   return each_element<std::int32_t>([&](std::int32_t i) {
     return element<std::int32_t>((some >> i & 1) != 0 ? difference : otherwise, i);
   });
 }
 
-inline int _mm512_reduce_max_epi32(__m512i a) {
+[[gnu::noinline]] inline int _mm512_reduce_max_epi32(__m512i a) {
   std::int32_t largest = INT32_MIN;
   for (std::int32_t i = 0; i < 16; ++i) largest = max_of(largest, element<std::int32_t>(a, i));
   return largest;
 }
 
-inline __m512i _mm512_movm_epi16(__mmask32 bits) {
+[[gnu::noinline]] inline __m512i _mm512_movm_epi16(__mmask32 bits) {
   return each_element<std::int16_t>(
       [&](std::int32_t i) { return static_cast<std::int16_t>(-(bits >> i & 1)); });
 }
-inline __m512i _mm512_movm_epi32(__mmask16 bits) {
+[[gnu::noinline]] inline __m512i _mm512_movm_epi32(__mmask16 bits) {
   return each_element<std::int32_t>([&](std::int32_t i) { return -(bits >> i & 1); });
 }
-inline __mmask16 _mm512_cmp_ps_mask(__m512 a, __m512 b, int kind) {
+[[gnu::noinline]] inline __mmask16 _mm512_cmp_ps_mask(__m512 a, __m512 b, int kind) {
   return static_cast<__mmask16>(each_bit<float>([&](std::int32_t i) {
     const float x = a.half[i / 8][i % 8];
     const float y = b.half[i / 8][i % 8];
     return kind == _CMP_LT_OQ ? x < y : x <= y;
   }));
 }
-inline __mmask32 _mm512_cmpge_epu16_mask(__m512i a, __m512i b) {
+[[gnu::noinline]] inline __mmask32 _mm512_cmpge_epu16_mask(__m512i a, __m512i b) {
   return static_cast<__mmask32>(each_bit<std::uint16_t>([&](std::int32_t i) {
     return element<std::uint16_t>(a, i) >= element<std::uint16_t>(b, i);
   }));
 }
-inline __mmask16 _mm512_cmpge_epu32_mask(__m512i a, __m512i b) {
+[[gnu::noinline]] inline __mmask16 _mm512_cmpge_epu32_mask(__m512i a, __m512i b) {
   return static_cast<__mmask16>(each_bit<std::uint32_t>([&](std::int32_t i) {
     return element<std::uint32_t>(a, i) >= element<std::uint32_t>(b, i);
   }));
 }
-inline __mmask32 _mm512_test_epi16_mask(__m512i a, __m512i b) {
+[[gnu::noinline]] inline __mmask32 _mm512_test_epi16_mask(__m512i a, __m512i b) {
   return static_cast<__mmask32>(each_bit<std::uint16_t>([&](std::int32_t i) {
     return (element<std::uint16_t>(a, i) & element<std::uint16_t>(b, i)) != 0;
   }));
 }
-inline __mmask16 _mm512_test_epi32_mask(__m512i a, __m512i b) {
+[[gnu::noinline]] inline __mmask16 _mm512_test_epi32_mask(__m512i a, __m512i b) {
   return static_cast<__mmask16>(each_bit<std::uint32_t>([&](std::int32_t i) {
     return (element<std::uint32_t>(a, i) & element<std::uint32_t>(b, i)) != 0;
   }));
 }
 
-// ---- What the intrinsics cannot say
-// --------------------------------------------------------------
+// ---- What the intrinsics cannot say -------------------------------------------------------------
 
 inline __m512i dot_64_bytes(__m512i sum, __m512i a, __m512i b) {
   return _mm512_dpbusd_epi32(sum, a, b);
