@@ -265,13 +265,12 @@ inline __m256i _mm512_extracti64x4_epi64(__m512i a, int half) { return a.half[ha
 
 // ---- What AVX2 has nothing like -----------------------------------------------------------------
 
-// Called, for the same reason.
-
 inline __m512i _mm512_setr_epi32(int a, int b, int c, int d, int e, int f, int g, int h, int i,
                                  int j, int k, int l, int m, int n, int o, int p) {
   return {_mm256_setr_epi32(a, b, c, d, e, f, g, h), _mm256_setr_epi32(i, j, k, l, m, n, o, p)};
 }
 
+// These are called, not inlined: they too would make unrolled kernels slow to compile.
 [[gnu::noinline]] inline __m512i _mm512_srlv_epi16(__m512i a, __m512i count) {
   return each_element<std::uint16_t>([&](std::int32_t i) -> std::uint16_t {
     const std::uint16_t bits = element<std::uint16_t>(count, i);
