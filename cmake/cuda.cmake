@@ -52,6 +52,21 @@ add_custom_command(OUTPUT ${cuda_library} VERBATIM
           -o ${cuda_library}
   DEPENDS ${cuda_objects})
 add_custom_target(intflash_cuda ALL DEPENDS ${cuda_library})
+
+# bench/cuda/run's program, for whoever has a device.
+if(BUILD_SHARED_LIBS)
+  set(cuda_bench ${PROJECT_BINARY_DIR}/intflash-cuda-bench)
+  add_custom_command(OUTPUT ${cuda_bench} VERBATIM
+    COMMAND ${INTFLASH_NVCC} -std=c++20 -O2 ${ampere_code} -cudart static -ccbin ${CMAKE_CXX_COMPILER}
+            -I${PROJECT_SOURCE_DIR}/include -I${PROJECT_SOURCE_DIR}/src
+            ${PROJECT_SOURCE_DIR}/bench/cuda/bench.cpp ${PROJECT_SOURCE_DIR}/bench/cuda/limits.cu
+            -L$<TARGET_FILE_DIR:intflash> -lintflash -Xlinker=-rpath=$<TARGET_FILE_DIR:intflash>
+            -o ${cuda_bench}
+    DEPENDS bench/cuda/bench.cpp bench/cuda/limits.cu bench/cuda/limits.h src/cuda/simt.h
+            intflash ${cuda_library})
+  add_custom_target(intflash_cuda_bench DEPENDS ${cuda_bench})
+endif()
+
 if(INTFLASH_INSTALL)
   include(GNUInstallDirs)
   install(PROGRAMS ${cuda_library} DESTINATION ${CMAKE_INSTALL_LIBDIR})

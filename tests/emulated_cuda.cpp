@@ -14,29 +14,65 @@
 namespace intflash::internal {
 namespace {
 
-// Before the library looks for it; another build of it may have been named.
+// Before the library looks for it; another build of it, or the one for cards, may have been named.
 const bool is_named = ::setenv("INTFLASH_CUDA_LIBRARY", INTFLASH_EMULATED_CUDA, 0) == 0;
+
+void* symbol_of_library(const char* name) {
+  void* const handle =
+      is_named ? ::dlopen(std::getenv("INTFLASH_CUDA_LIBRARY"), RTLD_NOW | RTLD_LOCAL) : nullptr;
+  if (handle == nullptr) throw std::runtime_error(::dlerror());
+  return ::dlsym(handle, name);
+}
+
+// Memory of a card that the host can read too: the driver's cuMemAllocManaged and cuMemFree.
+// Emulated devices have none, and need none.
+struct ManagedMemory {
+  static constexpr unsigned kOfAllStreams = 1;  // CU_MEM_ATTACH_GLOBAL
+  int (*allocate)(void** memory, std::size_t bytes, unsigned streams);
+  int (*release)(void* memory);
+};
+const ManagedMemory& managed_memory() {
+  static const ManagedMemory managed = []() -> ManagedMemory {
+    if (symbol_of_library("intflash_emulated_machine") != nullptr) return {};
+    void* const driver = ::dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
+    if (driver == nullptr) throw std::runtime_error(::dlerror());
+    return {
+        reinterpret_cast<decltype(ManagedMemory::allocate)>(::dlsym(driver, "cuMemAllocManaged")),
+        reinterpret_cast<decltype(ManagedMemory::release)>(::dlsym(driver, "cuMemFree_v2"))};
+  }();
+  return managed;
+}
 
 }  // namespace
 
 emulation::EmulatedMachine& emulated_machine() {
-  void* const handle =
-      is_named ? ::dlopen(std::getenv("INTFLASH_CUDA_LIBRARY"), RTLD_NOW | RTLD_LOCAL) : nullptr;
-  if (handle == nullptr) throw std::runtime_error(::dlerror());
-  return *reinterpret_cast<emulation::EmulatedMachineFn>(
-      ::dlsym(handle, "intflash_emulated_machine"))();
+  static emulation::EmulatedMachine of_a_card;
+  const auto machine = reinterpret_cast<emulation::EmulatedMachineFn>(
+      symbol_of_library("intflash_emulated_machine"));
+  return machine == nullptr ? of_a_card : *machine();
 }
 
 std::byte* DeviceMemory::take(std::size_t bytes) {
+  const CudaTable& table = *cuda_library().table;
   void* memory = nullptr;
   // Of no bytes too there is an address.
-  if (cuda_library().table->allocate(0, nullptr, bytes + 1, &memory) != nullptr)
-    throw std::bad_alloc();
+  if (table.allocate(0, nullptr, bytes + 1, &memory) != nullptr) throw std::bad_alloc();
+  if (const ManagedMemory& managed = managed_memory(); managed.allocate != nullptr) {
+    // By now the thread has the device's context.
+    table.release(0, nullptr, memory);
+    if (managed.allocate(&memory, bytes + 1, ManagedMemory::kOfAllStreams) != 0)
+      throw std::bad_alloc();
+  }
   blocks_.push_back(memory);
   return static_cast<std::byte*>(memory);
 }
 DeviceMemory::~DeviceMemory() {
-  for (void* const block : blocks_) cuda_library().table->release(0, nullptr, block);
+  for (void* const block : blocks_) {
+    if (managed_memory().allocate != nullptr)
+      managed_memory().release(block);
+    else
+      cuda_library().table->release(0, nullptr, block);
+  }
 }
 
 DeviceContext::DeviceContext() {

@@ -15,6 +15,7 @@
 
 namespace intflash::internal {
 
+// Of a card, whose library INTFLASH_CUDA_LIBRARY may name (bench/cuda/run), nothing changes by it.
 emulation::EmulatedMachine& emulated_machine();
 
 // Tensors in the device's memory, which the host can read too.

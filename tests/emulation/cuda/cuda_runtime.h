@@ -47,9 +47,12 @@ cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const vo
 cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void* function);
 cudaError_t cudaMallocAsync(void** memory, std::size_t bytes, cudaStream_t stream);
 cudaError_t cudaFreeAsync(void* memory, cudaStream_t stream);
-cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind,
-                            cudaStream_t stream);
-cudaError_t cudaStreamSynchronize(cudaStream_t stream);
+// These two are for programs as well (c/cuda_runtime_api.h).
+#pragma GCC visibility push(default)
+extern "C" cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes,
+                                       cudaMemcpyKind kind, cudaStream_t stream);
+extern "C" cudaError_t cudaStreamSynchronize(cudaStream_t stream);
+#pragma GCC visibility pop
 cudaError_t cudaGetLastError();
 const char* cudaGetErrorString(cudaError_t error);
 

@@ -1,0 +1,39 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+#include "limits.h"
+
+#include "cuda/simt.h"
+
+namespace intflash::bench {
+namespace {
+
+using namespace intflash::internal;
+
+INTFLASH_KERNEL(Products::kThreads)
+repeat_products(std::int32_t repeats, std::int32_t* sums) {
+  const auto thread = static_cast<std::uint32_t>(thread_place());
+  const std::uint32_t a[4] = {thread, thread + 1, thread + 2, thread + 3};
+  std::int32_t c[Products::kChains][4] = {};
+  for (std::int32_t i = 0; i < repeats; ++i) {
+#pragma unroll
+    for (int chain = 0; chain < Products::kChains; ++chain)
+      multiply_add_s8(c[chain], a, thread, thread * 3);
+  }
+  // In unsigned: they may wrap.
+  std::uint32_t sum = 0;
+  for (const auto& fragment : c) {
+    for (const std::int32_t x : fragment) sum += static_cast<std::uint32_t>(x);
+  }
+  sums[std::int64_t{block_place().x} * Products::kThreads + thread_place()] =
+      static_cast<std::int32_t>(sum);
+}
+
+}  // namespace
+
+const char* enqueue_products(const Products& products, void* stream, std::int32_t* sums) {
+  const Grid grid = {products.blocks, 1, 1, Products::kThreads, 0};
+  const cudaError_t error = launch(repeat_products, grid, stream, products.repeats, sums);
+  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+}
+
+}  // namespace intflash::bench
