@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -26,6 +27,8 @@ namespace {
 
 // Those that may have a window.
 constexpr const Codec* kCodecs[] = {&kK4v4Codec, &kK8v4Codec, &kK4v2Codec, &kK2v2Codec};
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 Shape window_shape(const Codec& codec, std::int64_t window_blocks, std::int64_t sink_blocks) {
   Shape shape;
@@ -104,9 +107,56 @@ Coded coded_token(const Server& server, std::int32_t sequence, std::int64_t head
   return token;
 }
 
+// What a request has beside its keys, of a sequence from position 0 on.
+struct Use {
+  const char* name;
+  intflash_mask mask = INTFLASH_MASK_CAUSAL;
+  std::int64_t window_left = 0;
+  float score_cap = 0;
+  bool has_additive = false;
+  bool has_bits = false;
+};
+constexpr Use kCausal = {"causal"};
+
+// Masks that are data, of count queries and as many keys.
+struct Masks {
+  explicit Masks(std::int64_t count)
+      : count(count),
+        words_of_row((count + 63) / 64),
+        additive(count * count),
+        bits(count * words_of_row) {
+    Random random(seed_from_test_name());
+    for (float& x : additive)
+      x = random.below(3) == 0 ? -kInfinity : static_cast<float>(random.below(100)) * 0.02f;
+    for (std::uint64_t& word : bits) word = random.next();
+    // Each query sees itself.
+    for (std::int64_t i = 0; i < count; ++i) {
+      additive[i * count + i] = 0;
+      bits[i * words_of_row + i / 64] |= std::uint64_t{1} << i % 64;
+    }
+  }
+
+  // A request's whose rows begin at a position.
+  void give(const Use& use, std::int64_t position, Request& request) const {
+    request.mask = use.mask;
+    request.window_left = use.window_left;
+    if (use.has_additive) {
+      request.additive.data = additive.data() + position * count;
+      request.additive.dtype = INTFLASH_F32;
+      request.additive.stride_query = count;
+    }
+    if (use.has_bits) request.bits = {bits.data() + position * words_of_row, request.kv_len};
+  }
+
+  std::int64_t count, words_of_row;
+  std::vector<float> additive;
+  std::vector<std::uint64_t> bits;
+};
+
 // The query at a position over an INT8 cache that has each key as the rule says that it is seen.
 std::vector<float> by_the_rule(const Server& server, std::int32_t sequence, const Tokens& tokens,
-                               std::int64_t position) {
+                               std::int64_t position, const Use& use = kCausal,
+                               const Masks& masks = Masks(0)) {
   Shape shape = server.shape();
   const std::int64_t block = position / 64;
   const std::int64_t first_in_window = block - shape.window_blocks + 1;
@@ -145,7 +195,9 @@ std::vector<float> by_the_rule(const Server& server, std::int32_t sequence, cons
   args.value = tensor(value, value_scale, shape.head_dim_v);
   const std::int32_t copy = plain.create_sequence();
   EXPECT_EQ(plain.append(copy, count, args), INTFLASH_OK) << intflash_last_error();
-  return plain.attend({rows_of(plain, copy, tokens, position)}).front().out;
+  Request request = rows_of(plain, copy, tokens, position);
+  masks.give(use, position, request);
+  return plain.attend({request}, use.score_cap).front().out;
 }
 
 TEST(Int8Window, EachQuerySeesEachBlockAsTheRuleSays) {
@@ -172,6 +224,63 @@ TEST(Int8Window, EachQuerySeesEachBlockAsTheRuleSays) {
             EXPECT_TRUE(std::equal(expected.begin(), expected.end(), first))
                 << codec->name << " window " << window_blocks << " sinks " << sink_blocks
                 << " position " << position;
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(Int8Window, UnderEveryMaskEachQuerySeesEachBlockAsTheRuleSays) {
+  constexpr std::int64_t kCount = 64 * 7 + 9;
+  constexpr Use kUses[] = {
+      kCausal,
+      {.name = "window", .mask = INTFLASH_MASK_WINDOW, .window_left = 200},
+      {.name = "capped", .score_cap = 3},
+      {.name = "additive", .has_additive = true},
+      {.name = "bits", .has_bits = true},
+      {.name = "all",
+       .mask = INTFLASH_MASK_WINDOW,
+       .window_left = 300,
+       .score_cap = 5,
+       .has_additive = true,
+       .has_bits = true},
+  };
+  const Masks masks(kCount);
+  for (const Codec* codec : kCodecs) {
+    for (const bool is_biased : {false, true}) {
+      Shape shape = window_shape(*codec, 2, 2);
+      if (is_biased) {
+        shape.sinks = {3, -kInfinity, 7.5f, -1};
+        shape.slopes = {0.1f, 0, 0.02f, 0.5f};
+      }
+      const Tokens tokens = test_tokens(shape, kCount);
+      for (const Use& use : kUses) {
+        if (quick_tests() && use.mask == INTFLASH_MASK_CAUSAL) continue;
+        SCOPED_TRACE(std::string(codec->name) + ", " + use.name + (is_biased ? ", biased" : ""));
+        std::vector<float> expected;
+        for (const PortEntry& port : all_test_ports()) {
+          shape.port = &port;
+          shape.num_threads = 3 - shape.num_threads;
+          Server server(shape);
+          const std::int32_t sequence = server.create_sequence();
+          append(server, sequence, tokens, 0, kCount);
+          Request request = rows_of(server, sequence, tokens, 0);
+          masks.give(use, 0, request);
+          const std::vector<float> out = server.attend({request}, use.score_cap).front().out;
+          if (!expected.empty()) {
+            EXPECT_EQ(out, expected) << port.name;
+            continue;
+          }
+          expected = out;
+          const auto row = static_cast<std::size_t>(shape.num_query_heads() * shape.head_dim_v);
+          // In blocks for which the form changes where a score block of 128 ends.
+          for (const std::int64_t position : {100, 64 * 3 + 5, 64 * 5 + 63, 64 * 7 + 8}) {
+            const std::vector<float> alone =
+                by_the_rule(server, sequence, tokens, position, use, masks);
+            EXPECT_TRUE(std::equal(alone.begin(), alone.end(),
+                                   out.begin() + position * static_cast<std::ptrdiff_t>(row)))
+                << port.name << " position " << position;
           }
         }
       }
