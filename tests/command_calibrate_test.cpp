@@ -267,7 +267,7 @@ TEST_F(BudgetCommand, MeasuresWithTheCentresThatItWrites) {
 
 TEST_F(BudgetCommand, RefusesWhatItCannotMeasureOrMeet) {
   const std::string layers = write_layers();
-  expect_failure("calibrate --budget 20 " + layers, 1, "the least is");
+  expect_failure("calibrate --budget 20 " + layers, 1, "codec k2v2 in all layers");
   expect_failure("calibrate --budget 0 " + layers, 2, "--budget");
   expect_failure("calibrate " + layers, 2, "--layers requires --budget");
   expect_failure("calibrate --budget 99 --layers 3,3 " + files("{}_"), 2, "twice");

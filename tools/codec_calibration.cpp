@@ -10,6 +10,7 @@
 #include <charconv>
 #include <cmath>
 #include <filesystem>
+#include <iterator>
 #include <memory>
 #include <set>
 #include <utility>
@@ -30,6 +31,7 @@ struct Form {
   CacheForm cache;
   std::int32_t score_digits;
 };
+// From the most bytes to the least.
 constexpr Form kForms[] = {
     {{"int8_wide", INTFLASH_CODEC_INT8_WIDE}, 0},
     {{"int8", INTFLASH_CODEC_INT8}, 1},
@@ -215,8 +217,9 @@ void choose(CodecCalibration& calibration) {
   const std::int64_t least = least_bytes(candidates);
   if (bytes < static_cast<double>(least)) {
     throw Failure(fmt::format(
-        "--budget {}: the least is {} bytes per token and kv head: codec k2v2 in all layers",
-        calibration.budget, total_of({least, 0}, layers).bytes_per_token));
+        "--budget {}: the least is {} bytes per token and kv head: codec {} in all layers",
+        calibration.budget, total_of({least, 0}, layers).bytes_per_token,
+        std::end(kForms)[-1].cache.name));
   }
   const std::vector<std::size_t> choice =
       choose_candidates(candidates, static_cast<std::int64_t>(std::min(bytes, 0x1p60)));
