@@ -4,7 +4,8 @@
 // A cache file from one machine to another:
 //   saved_sequence save FILE   saves tokens, the same wherever it runs
 //   saved_sequence load FILE   loads what another machine saved
-// Either prints attention over them, in hexadecimal: equal text is equal bits.
+// Either prints attention over them, in hexadecimal: equal text is equal bits. And
+//   saved_sequence port        prints the port that the library chooses here
 #include <intflash/intflash.hpp>
 
 #include <cstdio>
@@ -89,15 +90,28 @@ void print_attention(const intflash::Context& context, const intflash::Cache& ca
   for (const float x : lse) std::printf("%a\n", static_cast<double>(x));
 }
 
+void print_port() {
+  intflash_attend_desc desc = intflash::attend_desc();
+  desc.batch = desc.num_query_heads = desc.num_kv_heads = 1;
+  desc.query_len = desc.kv_len = 1;
+  desc.head_dim = kDim;
+  std::puts(intflash::Context().query_support(desc).port);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
+  const bool asks_for_port = argc == 2 && std::strcmp(argv[1], "port") == 0;
   const bool saves = argc == 3 && std::strcmp(argv[1], "save") == 0;
-  if (!saves && (argc != 3 || std::strcmp(argv[1], "load") != 0)) {
-    std::fputs("usage: saved_sequence save|load FILE\n", stderr);
+  if (!asks_for_port && !saves && (argc != 3 || std::strcmp(argv[1], "load") != 0)) {
+    std::fputs("usage: saved_sequence save|load FILE, or saved_sequence port\n", stderr);
     return 2;
   }
   try {
+    if (asks_for_port) {
+      print_port();
+      return 0;
+    }
     const intflash::Context context;
     intflash_cache_options options = intflash::cache_options();
     options.num_kv_heads = kHeads;
