@@ -13,6 +13,7 @@
 #include <cstdio>
 #include <cstring>
 #include <exception>
+#include <memory>
 #include <random>
 #include <stdexcept>
 #include <string>
@@ -56,6 +57,9 @@ class DeviceBytes {
   void* data_ = nullptr;
 };
 
+// Calls that a stream has at a time.
+constexpr std::int64_t kMaxCalls = 50;
+
 // Page-locked: a run that has it waits for nothing.
 class LockedBytes {
  public:
@@ -71,6 +75,25 @@ class LockedBytes {
  private:
   void* data_ = nullptr;
   std::size_t bytes_;
+};
+
+// Of a plan, one for each run that is under way.
+class Workspaces {
+ public:
+  explicit Workspaces(const intflash::Plan& plan) : plan_(plan) {
+    for (std::int64_t i = 0; i < kMaxCalls; ++i)
+      all_.push_back(std::make_unique<LockedBytes>(plan.workspace_bytes()));
+  }
+  const LockedBytes& of(std::int64_t call) const { return *all_[static_cast<std::size_t>(call)]; }
+  // Of the first so many runs, which have been waited for.
+  void check_runs(std::int64_t calls) const {
+    for (std::int64_t i = 0; i < calls; ++i)
+      intflash::check(intflash_status_of_run(plan_.get(), of(i).get()));
+  }
+
+ private:
+  const intflash::Plan& plan_;
+  std::vector<std::unique_ptr<LockedBytes>> all_;
 };
 
 class Stream {
@@ -139,13 +162,14 @@ struct Time {
 struct Measured {
   Time time;
   double limit_seconds;  // of one unit of the limit
+  std::int64_t calls;    // in a round
 };
 
 template <class Enqueue>
 Time time_of(const Stream& stream, std::int64_t calls, Enqueue enqueue) {
   stream.wait();
   const Clock::time_point begin = Clock::now();
-  for (std::int64_t i = 0; i < calls; ++i) enqueue();
+  for (std::int64_t i = 0; i < calls; ++i) enqueue(i);
   const std::chrono::duration<double> returned = Clock::now() - begin;
   stream.wait();
   const std::chrono::duration<double> done = Clock::now() - begin;
@@ -161,10 +185,14 @@ double median(std::vector<double> values) {
 
 template <class Enqueue, class EnqueueLimit>
 Measured measure(const Stream& stream, Size size, Enqueue enqueue, EnqueueLimit enqueue_limit) {
-  // About 50 ms of each in a round; few enough calls for the stream to take them all.
-  const double first = time_of(stream, 1, enqueue).seconds;
+  // The first ones load what they take.
+  time_of(stream, 1, enqueue);
+  time_of(stream, 1, enqueue_limit);
+  // About 50 ms of each in a round.
+  const double one = time_of(stream, 1, enqueue).seconds;
   const std::int64_t calls =
-      size.is_tiny ? 1 : std::clamp<std::int64_t>(static_cast<std::int64_t>(0.05 / first), 1, 100);
+      size.is_tiny ? 1
+                   : std::clamp<std::int64_t>(static_cast<std::int64_t>(0.05 / one), 1, kMaxCalls);
   std::vector<double> seconds, host_seconds, limit_seconds;
   for (std::int64_t round = 0; round < size.of(5, 1); ++round) {
     const Time time = time_of(stream, calls, enqueue);
@@ -172,7 +200,7 @@ Measured measure(const Stream& stream, Size size, Enqueue enqueue, EnqueueLimit 
     host_seconds.push_back(time.host_seconds);
     limit_seconds.push_back(time_of(stream, size.of(4, 1), enqueue_limit).seconds);
   }
-  return {{median(seconds), median(host_seconds)}, median(limit_seconds)};
+  return {{median(seconds), median(host_seconds)}, median(limit_seconds), calls};
 }
 
 // amount: of operations or bytes, of the call and of one unit of the limit.
@@ -245,14 +273,15 @@ void bench_prefill(const intflash::Context& context, const Stream& stream, Size 
         args.key = args.value = key.get();
         args.out = out.get();
         const intflash::Plan plan(context, desc);
-        const LockedBytes workspace(plan.workspace_bytes());
+        const Workspaces workspaces(plan);
         const Measured m = measure(
             stream, size,
-            [&] {
+            [&](std::int64_t call) {
+              const LockedBytes& workspace = workspaces.of(call);
               intflash::check(intflash_run(plan.get(), &args, workspace.get(), workspace.bytes()));
             },
-            [&] { limit.enqueue(stream); });
-        intflash::check(intflash_status_of_run(plan.get(), workspace.get()));
+            [&](std::int64_t) { limit.enqueue(stream); });
+        workspaces.check_runs(m.calls);
         const auto n = static_cast<double>(tokens);
         const double pairs = mask == INTFLASH_MASK_CAUSAL ? n * (n + 1) / 2 : n * n;
         print_row("prefill d=" + std::to_string(head_dim) + " n=" + std::to_string(tokens) +
@@ -321,15 +350,16 @@ void bench_decode(const intflash::Context& context, const Stream& stream, Size s
     args.out = out.get();
     args.sequences = sequences.data();
     const intflash::Plan plan(context, cache, desc);
-    const LockedBytes workspace(plan.workspace_bytes());
+    const Workspaces workspaces(plan);
     const Measured m = measure(
         stream, size,
-        [&] {
+        [&](std::int64_t call) {
+          const LockedBytes& workspace = workspaces.of(call);
           intflash::check(intflash_run_batch(plan.get(), cache.get(), &args, workspace.get(),
                                              workspace.bytes()));
         },
-        [&] { limit.enqueue(stream); });
-    intflash::check(intflash_status_of_run(plan.get(), workspace.get()));
+        [&](std::int64_t) { limit.enqueue(stream); });
+    workspaces.check_runs(m.calls);
     print_row(
         "decode batch=" + std::to_string(batch) + " keys=" + std::to_string(kv_len), m,
         static_cast<double>(batch * kv_len) * static_cast<double>(cache.info().bytes_per_token),
@@ -348,11 +378,11 @@ void bench_append(const intflash::Context& context, const Stream& stream, Size s
     const Tensor tokens(kKvHeads, count, 128);
     const Measured m = measure(
         stream, size,
-        [&] {
+        [&](std::int64_t) {
           append(cache, {sequence}, tokens, count);
           intflash::check(intflash_sequence_truncate(cache.get(), sequence, 0));
         },
-        [&] { limit.enqueue(stream); });
+        [&](std::int64_t) { limit.enqueue(stream); });
     print_row("append tokens=" + std::to_string(count), m,
               2 * tokens.bytes() +
                   static_cast<double>(count) * static_cast<double>(cache.info().bytes_per_token),

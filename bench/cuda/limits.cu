@@ -12,12 +12,14 @@ using namespace intflash::internal;
 INTFLASH_KERNEL(Products::kThreads)
 repeat_products(std::int32_t repeats, std::int32_t* sums) {
   const auto thread = static_cast<std::uint32_t>(thread_place());
-  const std::uint32_t a[4] = {thread, thread + 1, thread + 2, thread + 3};
+  // All bytes of the operands differ: products of zeros would take less power.
+  const std::uint32_t seed = thread * 2654435761u + 0x9e3779b9u;
+  const std::uint32_t a[4] = {seed, seed * 3, seed * 5, seed * 7};
   std::int32_t c[Products::kChains][4] = {};
   for (std::int32_t i = 0; i < repeats; ++i) {
 #pragma unroll
     for (int chain = 0; chain < Products::kChains; ++chain)
-      multiply_add_s8(c[chain], a, thread, thread * 3);
+      multiply_add_s8(c[chain], a, seed * 9, seed * 11);
   }
   // In unsigned: they may wrap.
   std::uint32_t sum = 0;

@@ -133,9 +133,14 @@ template <class... Arguments>
 cudaError_t launch(void (*kernel)(Arguments...), const Grid& grid, void* stream,
                    const Arguments&... arguments) {
   const auto* address = reinterpret_cast<const void*>(kernel);
-  const cudaError_t error = cudaFuncSetAttribute(
-      address, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(grid.shared_bytes));
-  if (error != cudaSuccess) return error;
+  // What every kernel has unasked; those that want more want the same at each launch, for the
+  // attribute is the kernel's, and other threads launch it too.
+  constexpr std::size_t kSharedBytes = 48 * 1024;
+  if (grid.shared_bytes > kSharedBytes) {
+    const cudaError_t error = cudaFuncSetAttribute(
+        address, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(grid.shared_bytes));
+    if (error != cudaSuccess) return error;
+  }
   const void* pointers[] = {&arguments...};
   return cudaLaunchKernel(address,
                           dim3(static_cast<unsigned>(grid.x), static_cast<unsigned>(grid.y),
