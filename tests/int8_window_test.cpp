@@ -489,6 +489,40 @@ TEST(Int8Window, WhatIsNoLongerInInt8IsRefused) {
   EXPECT_EQ(save(server, sequence), save(other, whole));
 }
 
+TEST(Int8Window, WhatWasDroppedIsMissedByNoWindow) {
+  const Shape shape = window_shape(kK4v4Codec, 4, 1);
+  const Tokens tokens = test_tokens(shape, 1100);
+  Server server(shape);
+  const std::int32_t sequence = server.create_sequence();
+  append(server, sequence, tokens, 0, 960);
+  append(server, sequence, tokens, 960, 1000);
+  // The window of position 800 begins at 576, and tokens before 768 are no longer in INT8.
+  expect_error(intflash_sequence_truncate(server.cache(), sequence, 800), INTFLASH_UNSUPPORTED,
+               "keys of its window at 576 ... 767 are no longer in INT8: must be at least 960");
+  ASSERT_EQ(intflash_sequence_drop_before(server.cache(), sequence, 768), INTFLASH_OK);
+  EXPECT_EQ(server.status_of({rows_of(server, sequence, tokens, 800)}), INTFLASH_OK);
+  ASSERT_EQ(intflash_sequence_truncate(server.cache(), sequence, 800), INTFLASH_OK);
+  append(server, sequence, tokens, 800, 1000);
+
+  const auto attended = [&](Server& by, std::int32_t held) {
+    return by.attend({rows_of(by, held, tokens, 900)}).front().out;
+  };
+  Server other(shape);
+  const std::int32_t whole = other.create_sequence();
+  append(other, whole, tokens, 0, 800);
+  append(other, whole, tokens, 800, 1000);
+  ASSERT_EQ(intflash_sequence_drop_before(other.cache(), whole, 768), INTFLASH_OK);
+  EXPECT_EQ(attended(server, sequence), attended(other, whole));
+  EXPECT_EQ(save(server, sequence), save(other, whole));
+
+  // All of it can go, wherever it begins.
+  ASSERT_EQ(intflash_sequence_drop_before(server.cache(), sequence, 832), INTFLASH_OK);
+  append(server, sequence, tokens, 1000, 1100);
+  ASSERT_EQ(intflash_sequence_truncate(server.cache(), sequence, 832), INTFLASH_OK);
+  append(server, sequence, tokens, 832, 900);
+  EXPECT_EQ(server.status_of({rows_of(server, sequence, tokens, 832)}), INTFLASH_OK);
+}
+
 TEST(Int8Window, PagesAreTheSequencesAlone) {
   const Shape shape = window_shape(kK4v4Codec, 2, 1);
   const Tokens tokens = test_tokens(shape, 100);

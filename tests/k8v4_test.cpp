@@ -194,6 +194,41 @@ TEST(K8v4, ZeroRowsStayZeroAndSmallCodesAreStretched) {
     EXPECT_NEAR(stored[c], static_cast<float>(codes[c]) * scale, 0.09f) << c;
 }
 
+// What a row has fitted to its levels, or stretched to them, may be smaller than any row's scale.
+TEST(K8v4, TheSmallestRowsAreSavedAndLoaded) {
+  const std::int64_t dim = 32;
+  const Shape shape = k8v4_shape(dim);
+  Server server(shape);
+  Tokens tokens = random_tokens(shape, 64, static_cast<std::uint32_t>(seed_from_test_name()));
+  for (std::int64_t t = 0; t < tokens.count; ++t) {
+    float* row = tokens.value.data() + t * dim;
+    for (std::int64_t c = 0; c < dim; ++c)
+      row[c] = std::ldexp(std::fmod(std::fabs(row[c]), 1.0f), -100);
+    row[t % dim] = std::ldexp(1.0f + static_cast<float>(t) / 256, -100);
+  }
+  const std::int32_t sequence = server.create_sequence();
+  append(server, sequence, tokens, 0, tokens.count);
+
+  std::vector<std::int8_t> codes(static_cast<std::size_t>(dim));
+  for (std::size_t c = 0; c < codes.size(); ++c) codes[c] = static_cast<std::int8_t>(c % 3) - 1;
+  const float scale = 0x1p-100f / 127;
+  const std::int64_t token_indptr[] = {0, 1};
+  intflash_append_args args = server.append_args(tokens, 0);
+  args.token_indptr = token_indptr;
+  args.value_dtype = INTFLASH_INT8;
+  args.value = {};
+  args.value.data = codes.data();
+  args.value.stride_head = args.value.stride_token = dim;
+  args.value.scale = &scale;
+  args.value.scale_block = 1;
+  ASSERT_EQ(server.append(sequence, 1, args), INTFLASH_OK) << intflash_last_error();
+
+  const File saved = save(server, sequence);
+  std::int32_t loaded = -1;
+  ASSERT_EQ(load(server, saved, loaded), INTFLASH_OK) << intflash_last_error();
+  EXPECT_EQ(save(server, loaded), saved);
+}
+
 TEST(K8v4, ATokenTakesThreeQuartersOfInt8s) {
   Shape shape = k8v4_shape(128);
   shape.head_dim = 128;

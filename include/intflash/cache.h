@@ -123,9 +123,9 @@ typedef struct intflash_cache_options {
   // 0 = no window.
   int64_t window_blocks;
   int64_t sink_blocks;  // 0 where there is no window
-  // Pages for what is in INT8, of all sequences and each layer, beside num_pages for the rest, and
-  // behind these in an arena: a sequence has (window_blocks + sink_blocks) * 64 tokens and those of
-  // its last append in them, in whole pages. 0 = num_pages.
+  // Pages for what is in INT8, of all sequences and each layer, beside num_pages, which have place
+  // for every token, and behind these in an arena: a sequence has (window_blocks + sink_blocks) *
+  // 64 tokens and those of its last append in both, in whole pages. 0 = num_pages.
   int64_t num_window_pages;
 } intflash_cache_options;
 
@@ -220,12 +220,13 @@ typedef struct intflash_append_args {
 
 // Quantizes and packs the new tokens; what comes in ggml's blocks is widened first, and gets the
 // codes that its elements in f32 would get. Codes and scales of INT8 are stored as they are, or a
-// power of two apart (scales below 2^-100 / 127 as 0): keys into a cache without rotation of keys
-// or key_center, and without rope, values into one without rotation of values or value_center. NaN
-// or infinity in any token, a code of -128 or a scale that is < 0, not finite, or 0 where a code is
-// not, is an error that names request, token and head, and nothing is appended. No two requests
-// append to one page, no two tokens to one slot. A token in the first place of a page, or of 64
-// tokens in it, begins these anew: what they held is gone.
+// power of two apart (scales below 2^-100 / 127 as 0), and of a codec of fewer bits go on from
+// there: keys into a cache without rotation of keys or key_center, and without rope, values into
+// one without rotation of values or value_center. NaN or infinity in any token, a code of -128 or a
+// scale that is < 0, not finite, or 0 where a code is not, is an error that names request, token
+// and head, and nothing is appended. No two requests append to one page, no two tokens to one slot.
+// A token in the first place of a page, or of 64 tokens in it, begins these anew: what they held is
+// gone.
 INTFLASH_API intflash_status intflash_cache_append(intflash_cache* cache,
                                                    const intflash_append_args* args);
 
@@ -258,7 +259,8 @@ INTFLASH_API intflash_status intflash_sequence_fork(intflash_cache* cache, int32
                                                     int32_t* fork);
 // Keeps the tokens at positions below kv_len, and gives back pages that hold none of them.
 // INTFLASH_UNSUPPORTED where the window of a query at kv_len is no longer there in INT8; the error
-// says from which kv_len on it is: from the block on where the last append to layer 0 began.
+// says from which kv_len on it is. What the last append to layer 0 brought can be taken back, and
+// all tokens, and all but at most sink_blocks * 64.
 INTFLASH_API intflash_status intflash_sequence_truncate(intflash_cache* cache, int32_t sequence,
                                                         int64_t kv_len);
 // Gives back the pages all of whose tokens lie before position; what is left keeps its positions.

@@ -45,9 +45,11 @@ intflash_status check_cache_options(const intflash_cache_options& options) {
 // What codecs and windows there are together.
 intflash_status check_window_options(const intflash_context& context,
                                      const intflash_cache_options& options, const Codec& codec) {
-  if (options.window_blocks > 0 && context.device->storage->code_block == nullptr) {
-    return fail(INTFLASH_UNSUPPORTED, "window_blocks = %lld: device %s has no windows",
-                static_cast<i64>(options.window_blocks), context.device->name);
+  const bool has_windows = context.device->storage->code_block != nullptr;
+  if (!has_windows && (options.window_blocks > 0 || codec.is_by_block)) {
+    return fail(INTFLASH_UNSUPPORTED,
+                "window_blocks = %lld, codec %s: device %s has no windows, nor what needs one",
+                static_cast<i64>(options.window_blocks), codec.name, context.device->name);
   }
   if (options.window_blocks > 0 && !codec.is_expanded) {
     return fail(INTFLASH_UNSUPPORTED,

@@ -189,7 +189,8 @@ intflash_status check_layers(const intflash_cache& cache, std::int32_t sequence)
 
 bool has_window(const intflash_cache& cache, const Sequence& sequence, std::int64_t position) {
   const KeyRange coded = sequence.coded_keys;
-  return coded.begin == coded.end || cache.window.coded_keys(position).end >= coded.end;
+  const std::int64_t first_coded = std::max(coded.begin, sequence.first_key_position);
+  return first_coded >= coded.end || cache.window.coded_keys(position).end >= coded.end;
 }
 
 intflash_status report_no_window(const intflash_cache& cache, const char* name,
@@ -197,8 +198,7 @@ intflash_status report_no_window(const intflash_cache& cache, const char* name,
   const KeyRange coded = sequence.coded_keys;
   return fail(
       INTFLASH_UNSUPPORTED,
-      "%s = %lld: keys of its window at %lld ... %lld are no longer in INT8: must be at "
-      "least %lld",
+      "%s = %lld: keys of its window at %lld ... %lld are no longer in INT8: must be at least %lld",
       name, static_cast<i64>(position), static_cast<i64>(cache.window.coded_keys(position).end),
       static_cast<i64>(coded.end - 1), static_cast<i64>(cache.window.first_without(coded.end)));
 }
@@ -388,7 +388,8 @@ intflash_status intflash_sequence_truncate(intflash_cache* cache, int32_t sequen
                 static_cast<i64>(kv_len), sequence, static_cast<i64>(truncated.first_key_position),
                 static_cast<i64>(truncated.kv_len));
   }
-  if (kv_len > truncated.coded_keys.begin && !has_window(*cache, truncated, kv_len))
+  const bool keeps_none = kv_len == truncated.first_key_position;
+  if (!keeps_none && kv_len > truncated.coded_keys.begin && !has_window(*cache, truncated, kv_len))
     return report_no_window(*cache, "kv_len", truncated, kv_len);
   shrink_sequence(*cache, truncated, kv_len);
   return INTFLASH_OK;

@@ -81,6 +81,10 @@ INTFLASH_INLINE float stretch(std::int8_t* codes, std::int64_t padded) {
   return factor;
 }
 
+// The least scale of a row that does not count as zero: kTinyMagnitude / 127, rounded up to the
+// grid.
+constexpr float kLeastScale = kScaleGrid.mantissa[1] * 0x1p-106f;
+
 // The power of 2^(1/64) that is nearest to a scale.
 INTFLASH_INLINE float nearest_on_grid(float scale) {
   const std::int32_t steps =
@@ -98,7 +102,8 @@ void code_values(const std::int8_t* codes, std::int64_t count, float& scale,
   __builtin_memcpy(row, codes, static_cast<std::size_t>(count));
   const float stretching = stretch(row, padded);
   const float factor = search_levels<Ops>(row, count, padded, nibbles);
-  scale = factor == 0 || scale == 0 ? 0 : nearest_on_grid(scale / stretching * factor);
+  const float fitted = scale / stretching * factor;
+  scale = fitted == 0 ? 0 : max_of(nearest_on_grid(fitted), kLeastScale);
 }
 
 }  // namespace

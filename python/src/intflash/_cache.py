@@ -23,9 +23,9 @@ Path = str | os.PathLike[str]
 class Cache(Paged):
     """Keys and values of all layers of a model, as INT8 codes in pages.
 
-    A token of one kv head takes ``head_dim + head_dim_v + 12`` bytes in each layer: half of
-    float16. Its codes depend on it alone, so that results do not depend, to the bit, on how tokens
-    were divided between calls, on the batch, on forks, or on the number of threads.
+    A token of one kv head takes ``head_dim + head_dim_v + 12`` bytes in each layer, half of
+    float16, and fewer where codec says so. Results do not depend, to the bit, on how tokens were
+    divided between calls, on the batch, on forks, or on the number of threads.
 
     Calls that change a cache exclude all others: on a cache that another thread is using they raise
     BusyError, and change nothing. Readers run beside each other.
@@ -53,7 +53,8 @@ class Cache(Paged):
             INT8; of ``"k8v4"``, and of ``"k4v4"``, ``"k4v2"`` and ``"k2v2"``, at least 1. 0: no
             window.
         sink_blocks: the same of so many first blocks.
-        window_pages: for what is in INT8, beside pages for the rest; 0: as many.
+        window_pages: for what is in INT8, beside pages, which have place for every token; 0: as
+            many.
 
     Raises:
         ArgumentError: a value that breaks a rule, or memory that is too small or not aligned.
