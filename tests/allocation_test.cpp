@@ -115,7 +115,8 @@ TEST(Memory, MoreThanThereIsIsRefused) {
 }
 
 TEST(Memory, IsNotAllocatedByRun) {
-  for (const intflash_mode mode : {INTFLASH_MODE_INT8, INTFLASH_MODE_EXACT, INTFLASH_MODE_INTFA}) {
+  for (const intflash_mode mode :
+       {INTFLASH_MODE_INT8, INTFLASH_MODE_EXACT, INTFLASH_MODE_INTFA, INTFLASH_MODE_INT8_QK}) {
     for (const std::int32_t threads : {1, 3}) {
       ApiCall call(small_call(), threads);
       call.desc().mode = mode;

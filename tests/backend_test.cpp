@@ -11,6 +11,7 @@
 
 #include <gtest/gtest.h>
 
+#include "pages/codec.h"
 #include "serving.h"
 
 namespace intflash::internal::serving {
@@ -20,10 +21,12 @@ struct Mode {
   const char* name;
   intflash_mode mode;
   double tolerance;  // of the sum of differences, of that of magnitudes
+  const Codec* codec = &kInt8Codec;
 };
 constexpr Mode kModes[] = {{"int8", INTFLASH_MODE_INT8, 0.03},
                            {"exact", INTFLASH_MODE_EXACT, 1e-6},
-                           {"intfa", INTFLASH_MODE_INTFA, 0.08}};
+                           {"intfa", INTFLASH_MODE_INTFA, 0.08},
+                           {"int8_qk", INTFLASH_MODE_INT8_QK, 0.02, &kK8v16Codec}};
 
 struct Exported {
   std::vector<float> key, value;  // [heads][tokens][dim]
@@ -119,6 +122,11 @@ void expect_close(const std::vector<float>& found, const std::vector<float>& exp
 
 class Backends : public testing::TestWithParam<Mode> {
  protected:
+  static Shape shape_of_mode() {
+    Shape shape;
+    shape.codec = GetParam().codec;
+    return shape;
+  }
   // Requests of several kinds over pages in disorder.
   std::vector<Request> requests_of(Server& server) {
     const Shape& shape = server.shape();
@@ -168,14 +176,14 @@ class Backends : public testing::TestWithParam<Mode> {
 };
 
 TEST_P(Backends, AttendWhatACacheGivesBack) {
-  Shape shape;
+  Shape shape = shape_of_mode();
   shape.num_threads = 3;
   Server server(shape);
   expect_definition(server);
 }
 
 TEST_P(Backends, AttendCentredAndRotatedKeysAsTheyWere) {
-  Shape shape;
+  Shape shape = shape_of_mode();
   shape.rotate = shape.centered = true;
   shape.head_dim = 64;
   Server server(shape);
@@ -183,7 +191,7 @@ TEST_P(Backends, AttendCentredAndRotatedKeysAsTheyWere) {
 }
 
 TEST_P(Backends, KnowCapsAndAllButIntfaSinksAndSlopes) {
-  Shape shape;
+  Shape shape = shape_of_mode();
   if (GetParam().mode != INTFLASH_MODE_INTFA) {
     shape.sinks = {1, 2, -1, 0.5f};
     shape.slopes = {0.1f, 0, 0.02f, 0.5f};
@@ -193,7 +201,7 @@ TEST_P(Backends, KnowCapsAndAllButIntfaSinksAndSlopes) {
 }
 
 TEST_P(Backends, GiveTheSameBitsByTasksAndInAnyBatch) {
-  Shape shape;
+  Shape shape = shape_of_mode();
   shape.num_threads = 3;
   Server server(shape);
   const std::vector<Request> requests = requests_of(server);
@@ -204,7 +212,7 @@ TEST_P(Backends, GiveTheSameBitsByTasksAndInAnyBatch) {
 }
 
 TEST_P(Backends, TurnQueriesAsTheyTurnKeys) {
-  Shape shape;
+  Shape shape = shape_of_mode();
   Server server(shape);
   std::vector<float> cos(400 * 8), sin(400 * 8);
   for (std::size_t i = 0; i < cos.size(); ++i) {
@@ -239,7 +247,7 @@ TEST_P(Backends, TurnQueriesAsTheyTurnKeys) {
 }
 
 TEST_P(Backends, RefuseWhatIsNotFiniteAndLeaveTheOutputsAlone) {
-  Server server(Shape{});
+  Server server(shape_of_mode());
   const std::vector<Request> requests = requests_of(server);
   BatchCall call(server.shape(), requests);
   call.desc.mode = GetParam().mode;
@@ -255,7 +263,7 @@ TEST_P(Backends, RefuseWhatIsNotFiniteAndLeaveTheOutputsAlone) {
 }
 
 TEST_P(Backends, EndWhereTheCallerCancels) {
-  Server server(Shape{});
+  Server server(shape_of_mode());
   const std::vector<Request> requests = requests_of(server);
   BatchCall call(server.shape(), requests);
   call.desc.mode = GetParam().mode;
@@ -268,7 +276,7 @@ TEST_P(Backends, EndWhereTheCallerCancels) {
 }
 
 TEST_P(Backends, SayWhatTheyAre) {
-  Server server(Shape{});
+  Server server(shape_of_mode());
   BatchCall call(server.shape(), {});
   call.desc.mode = GetParam().mode;
   intflash_plan_info info{};
@@ -303,7 +311,7 @@ struct SmallBatch {
 TEST(BatchMode, IsCheckedAndLeavesNoStatesButInInt8) {
   Server server(Shape{});
   BatchCall call(server.shape(), {});
-  call.desc.mode = static_cast<intflash_mode>(3);
+  call.desc.mode = static_cast<intflash_mode>(4);
   EXPECT_EQ(call.make_plan(server.context(), server.cache()), INTFLASH_INVALID_ARGUMENT);
   call.desc.mode = INTFLASH_MODE_EXACT;
   ASSERT_EQ(call.make_plan(server.context(), server.cache()), INTFLASH_OK);
@@ -311,6 +319,23 @@ TEST(BatchMode, IsCheckedAndLeavesNoStatesButInInt8) {
   call.args.states = &none;
   call.args.state_size = sizeof none;
   EXPECT_EQ(call.run(server.cache()), INTFLASH_UNSUPPORTED);
+}
+
+TEST(BatchMode, IsTheOneThatTheCodecIsFor) {
+  for (const Codec* codec : {&kInt8Codec, &kInt8WideCodec, &kK8v4Codec, &kK8v16Codec}) {
+    Shape shape;
+    shape.codec = codec;
+    Server server(shape);
+    BatchCall call(shape, {});
+    const bool is_f16 = codec == &kK8v16Codec;
+    call.desc.mode = is_f16 ? INTFLASH_MODE_INT8 : INTFLASH_MODE_INT8_QK;
+    EXPECT_EQ(call.make_plan(server.context(), server.cache()), INTFLASH_UNSUPPORTED);
+    EXPECT_NE(std::string(intflash_last_error()).find(is_f16 ? "must be INT8_QK" : "must be INT8,"),
+              std::string::npos)
+        << intflash_last_error();
+    call.desc.mode = INTFLASH_MODE_EXACT;
+    EXPECT_EQ(call.make_plan(server.context(), server.cache()), INTFLASH_OK);
+  }
 }
 
 TEST(BatchMode, IntfaRefusesWhatTheAlgorithmDoesNotKnow) {

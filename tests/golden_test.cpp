@@ -215,6 +215,27 @@ const Golden kGolden[] = {
        c.kv_len = 300;
        c.key.magnitude = 6;
      }},
+    {"RealF16Values",
+     {0x4504eb4b2104c0fd, 0xba8298daed103a15},
+     "tinyllama_l5",
+     [](AttentionCase& c) {
+       c.mode = INTFLASH_MODE_INT8_QK;
+       c.mask = INTFLASH_MASK_CAUSAL;
+       c.center = INTFLASH_CENTER_KEY_VALUE;
+       c.rotate = true;
+     }},
+    {"CodesInF16",
+     {0x72b7eee935692795, 0xd99d5d40e513a682},
+     nullptr,
+     [](AttentionCase& c) {
+       c.mode = INTFLASH_MODE_INT8_QK;
+       c.num_kv_heads = 2;
+       c.query_len = 33;
+       c.kv_len = 200;
+       c.head_dim = 40;
+       c.head_dim_v = 24;
+       c.value.dtype = INTFLASH_INT8;
+     }},
 };
 
 class GoldenBits : public testing::TestWithParam<Golden> {};

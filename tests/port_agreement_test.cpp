@@ -138,6 +138,7 @@ enum Factor {
   kPacked,
   kBias,
   kSinks,
+  kF16Values,
   kNumFactors
 };
 
@@ -214,6 +215,7 @@ Trial trial_of(const std::vector<int>& row) {
   trial.options.packed = level(kPacked) == 1;
   c.bias = static_cast<CaseBias>(level(kBias));
   c.sinks = level(kSinks) == 1;
+  c.mode = level(kF16Values) == 1 ? INTFLASH_MODE_INT8_QK : INTFLASH_MODE_INT8;
   return trial;
 }
 

@@ -12,6 +12,7 @@
 
 namespace intflash::internal::serving {
 Server::Server(const Shape& shape) : shape_(shape) {
+  if (shape.codec != nullptr && shape.codec->has_f16_values) mode = INTFLASH_MODE_INT8_QK;
   if (shape.centered) {
     const Tokens centers = random_tokens(shape, shape.num_layers, 99);
     key_center_ = centers.key;

@@ -25,6 +25,7 @@ namespace {
 intflash_mode parse_mode(const std::string& name) {
   if (name == "exact") return INTFLASH_MODE_EXACT;
   if (name == "intfa") return INTFLASH_MODE_INTFA;
+  if (name == "int8_qk") return INTFLASH_MODE_INT8_QK;
   return INTFLASH_MODE_INT8;
 }
 

@@ -20,7 +20,7 @@ struct AttendOptions {
   std::optional<std::int64_t> window;      // keys before the query that stay visible
   std::optional<std::int64_t> prefix_len;  // keys that every query sees, besides the causal ones
   ScoreOptions scores;
-  std::string mode = "int8";  // int8, exact or intfa
+  std::string mode = "int8";  // int8, exact, intfa or int8_qk
   float softmax_scale = 0;    // 0 = 1 / sqrt(head_dim)
   float score_cap = 0;        // 0 = none
   std::string center;         // none, k, kv; "" = none

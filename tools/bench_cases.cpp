@@ -52,6 +52,13 @@ BenchCase two_digits(std::int64_t len) {
   return c;
 }
 
+// Values in f16, to be held against prefill/full.
+BenchCase f16_values(std::int64_t len) {
+  BenchCase c = prefill("int8_qk", 128, len);
+  c.mode = INTFLASH_MODE_INT8_QK;
+  return c;
+}
+
 // The cases with eight heads: what a layer of a model does.
 std::vector<BenchCase> layer_cases(std::int64_t len) {
   const auto named = [len](const char* what) { return fmt::format("{}/d128/n{}/h8", what, len); };
@@ -114,6 +121,7 @@ std::vector<BenchCase> one_thread_cases(BenchSize size) {
     cases.push_back(masked("drawn-causal", BenchCase::Additive::kCausal, len));
   }
   cases.push_back(two_digits(len));
+  cases.push_back(f16_values(len));
   BenchCase grouped = with_heads(prefill("causal", 128, len), 8, 2);
   grouped.name += "/h8-2";
   cases.push_back(grouped);
@@ -157,6 +165,7 @@ intflash_attend_desc BenchCase::desc() const {
   desc.head_dim = head_dim;
   desc.mask = mask;
   desc.score_digits = score_digits;
+  desc.mode = mode;
   return desc;
 }
 

@@ -34,6 +34,7 @@ struct BenchCase {
   // causal mask.
   enum class Additive { kNone, kBiases, kCausal } additive = Additive::kNone;
   std::int32_t score_digits = 0;
+  intflash_mode mode = INTFLASH_MODE_INT8;
   std::shared_ptr<const AttentionInputs> inputs;  // of one batch; nullptr = random ones, in f32
   // Whether what counts is the time beyond that of the arithmetic: calls too short to reach any
   // rate.

@@ -75,6 +75,7 @@ void attend(const Cache& cache, const Sequence& sequence, const Call& call, std:
   const std::vector<intflash_request> requests(count, request);
   const std::vector<std::int32_t> sequences(count, sequence.number());
   intflash_batch_desc desc = batch_desc();
+  if (cache.info().codec == INTFLASH_CODEC_K8V16) desc.mode = INTFLASH_MODE_INT8_QK;
   desc.num_requests = static_cast<std::int64_t>(count);
   desc.requests = requests.data();
   desc.num_query_heads = call.desc.num_query_heads;

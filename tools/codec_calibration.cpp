@@ -34,6 +34,7 @@ struct Form {
 // From the most bytes to the least.
 constexpr Form kForms[] = {
     {{"int8_wide", INTFLASH_CODEC_INT8_WIDE}, 0},
+    {{"k8v16", INTFLASH_CODEC_K8V16}, 1},
     {{"int8", INTFLASH_CODEC_INT8}, 1},
     {{"k8v4", INTFLASH_CODEC_K8V4, kWindowBlocks, kSinkBlocks}, 1},
     {{"k4v4", INTFLASH_CODEC_K4V4, kWindowBlocks, kSinkBlocks}, 1},

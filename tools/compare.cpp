@@ -46,6 +46,7 @@ constexpr Mode kModes[] = {
      INTFLASH_ROTATION_AUTO, 2},
     {"intflash int8 unrotated", "the default without rotation", INTFLASH_MODE_INT8,
      INTFLASH_ROTATION_NONE, 0},
+    {"intflash int8_qk", "P V in f32, V in f16", INTFLASH_MODE_INT8_QK, INTFLASH_ROTATION_AUTO, 0},
     {"intflash exact", "double precision, rounded to f32 once", INTFLASH_MODE_EXACT,
      INTFLASH_ROTATION_AUTO, 0},
     {"INT-FA Alg.1", "mode intfa: INT8 QK per token; P in 1/127, V per tensor", INTFLASH_MODE_INTFA,

@@ -125,7 +125,7 @@ void add_attend(CLI::App& app, AttendOptions& options) {
   add_output(command, "--lse", options.lse, "writes the log of the softmax denominators, float32");
   add_attend_masks(command, options);
   command.add_option("--mode", options.mode, "arithmetic")
-      ->check(CLI::IsMember({"int8", "exact", "intfa"}))
+      ->check(CLI::IsMember({"int8", "exact", "intfa", "int8_qk"}))
       ->type_name("MODE")
       ->capture_default_str();
   command.add_option("--softmax-scale", options.softmax_scale, "default: 1 / sqrt(head_dim)")
@@ -232,7 +232,7 @@ void add_bench(CLI::App& app, BenchOptions& options) {
       .add_option(
           "--codec", options.codec,
           "of the caches of decode and append, and of batch's chunks: int8 (default), int8_wide, "
-          "k8v4, k4v4, k4v2 or k2v2, in turn with int8")
+          "k8v4, k4v4, k4v2, k2v2 or k8v16, in turn with int8")
       ->type_name("NAME");
   add_port(command, options.threads, options.isa);
   add_output(command, "--json", options.json,

@@ -198,6 +198,7 @@ class Batch {
     query_ = random_floats(rows * heads.query * heads.dim);
     out_ = AlignedArray<float>(query_.size());
     intflash_batch_desc desc = batch_desc();
+    if (cache.info().codec == INTFLASH_CODEC_K8V16) desc.mode = INTFLASH_MODE_INT8_QK;
     desc.num_requests = static_cast<std::int64_t>(requests_.size());
     desc.requests = requests_.data();
     desc.num_query_heads = heads.query;

@@ -90,7 +90,10 @@ typedef enum intflash_codec INTFLASH_INT {
   // Keys as k4v4 has them, and values in two bits, by channel over blocks of 64 tokens too.
   INTFLASH_CODEC_K4V2 = 4,
   // Keys and values in two bits, both by channel, and behind a window alone.
-  INTFLASH_CODEC_K2V2 = 5
+  INTFLASH_CODEC_K2V2 = 5,
+  // Keys as int8 has them, values in F16 beside a power of two for each token, for
+  // INTFLASH_MODE_INT8_QK: head_dim_v padded to 16 bytes more a token, kv head and layer.
+  INTFLASH_CODEC_K8V16 = 6
 } intflash_codec;
 
 typedef struct intflash_cache_options {

@@ -138,7 +138,11 @@ typedef enum intflash_mode INTFLASH_INT {
   // Double precision from the definition: the reference, slow.
   INTFLASH_MODE_EXACT = 1,
   // INT-FlashAttention, Algorithm 1 (arXiv 2409.16997) as published: for comparison, slow.
-  INTFLASH_MODE_INTFA = 2
+  INTFLASH_MODE_INTFA = 2,
+  // Scores in integers as in INT8, and values in F16, whose weighted sums are in F32 (half-INT8 of
+  // INT-FlashAttention): less error, and the same bits on every CPU too. Values have a power of two
+  // for each token, so that their range is F32's. Batches are over a cache of codec K8V16.
+  INTFLASH_MODE_INT8_QK = 3
 } intflash_mode;
 
 typedef enum intflash_mask INTFLASH_INT {

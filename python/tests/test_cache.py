@@ -308,6 +308,26 @@ def test_keys_in_few_bits_lie_behind_a_window(codec):
     pieces.truncate(192)
 
 
+def test_values_in_float16_are_of_their_own_mode():
+    small = make_cache(codec="k8v16")
+    plain = make_cache()
+    assert small.info().bytes_per_token - plain.info().bytes_per_token == DIM_V * KV_HEADS
+    sequence, (query, key, value) = fill(small, 200, 1)
+    out = small.attend([sequence], query[1], layer=1, query_lens=[200])
+    expected = intflash.attend(
+        *(array[1].swapaxes(0, 1) for array in (query, key, value)),
+        causal=True,
+        mode="int8_qk",
+        score_digits=1,
+    )
+    assert (out.swapaxes(0, 1) == expected).all()
+    with pytest.raises(intflash.UnsupportedError, match="must be INT8_QK"):
+        small.attend([sequence], query[1], layer=1, query_lens=[200], mode="int8")
+    other, _ = fill(plain, 200, 1)
+    with pytest.raises(intflash.UnsupportedError, match="must be INT8, or EXACT"):
+        plain.attend([other], query[1], layer=1, query_lens=[200], mode="int8_qk")
+
+
 def test_sequences_that_nobody_has_give_their_pages_back():
     cache = make_cache()
     sequence, _ = fill(cache, 100, 1)
@@ -328,7 +348,7 @@ def test_sequences_that_nobody_has_give_their_pages_back():
         ({"page_size": 100}, "ArgumentError", "page_size"),
         ({"pages": 2**50}, "ShapeError", "num_pages"),
         ({"kv_heads": 0}, "ShapeError", "num_kv_heads"),
-        ({"codec": "int4"}, "ArgumentError", "one of int8, int8_wide, k8v4, k4v4, k4v2, k2v2"),
+        ({"codec": "int4"}, "ArgumentError", "one of int8, int8_wide, k8v4, k4v4, k4v2, k2v2, k8v16"),
         ({"codec": "k4v4"}, "UnsupportedError", "window_blocks = 0 with codec k4v4"),
         ({"codec": "k2v2"}, "UnsupportedError", "window_blocks = 0 with codec k2v2"),
         ({"layers": "x"}, "ArgumentError", "layers is 'x'"),

@@ -104,7 +104,7 @@ class Unexportable(OnDevice):
         ({"alibi": [0.5, np.inf]}, "NonfiniteInputError", "alibi_slopes"),
         ({"center": "k"}, "ArgumentError", "center is 'k': one of key, key_value"),
         ({"score_digits": 3}, "ArgumentError", "score_digits is 3"),
-        ({"mode": "float"}, "ArgumentError", "mode is 'float': one of int8, exact, intfa"),
+        ({"mode": "float"}, "ArgumentError", "mode is 'float': one of int8, exact, intfa, int8_qk"),
         ({"mode": "intfa", "alibi": [1, 1]}, "UnsupportedError", "INTFA"),
         ({"out": np.zeros((1, 2, 6, 8), "f4")}, "ShapeError", r"out has shape \(1, 2, 6, 8\)"),
         ({"out": np.zeros((2, 6, 16), "f4")}, "ShapeError", "out has shape"),

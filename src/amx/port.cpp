@@ -17,7 +17,8 @@ double integer_peak(std::int64_t repeats) {
 }
 
 void attend_tile_by_either(const TileTask& task) {
-  if (task.query->rows > kFewRows && takes_codes_alone(*task.query, task.blocks, task.num_blocks)) {
+  if (task.query->rows > kFewRows && task.add_f16_values == nullptr &&
+      takes_codes_alone(*task.query, task.blocks, task.num_blocks)) {
     attend_tile_amx(task);
   } else {
     attend_by_vnni(task);

@@ -89,7 +89,15 @@ intflash_status check_desc(const intflash_cache& cache, const intflash_batch_des
   std::int32_t digits_above = 0;
   status = choose_digits(desc.score_digits, cache.codec->has_digits, digits_above);
   if (status != INTFLASH_OK) return status;
-  if (desc.score_digits == 2 && desc.mode == INTFLASH_MODE_INT8 && !cache.codec->has_digits) {
+  if (is_quantized(desc.mode) &&
+      cache.codec->has_f16_values != (desc.mode == INTFLASH_MODE_INT8_QK)) {
+    return fail(INTFLASH_UNSUPPORTED,
+                "mode = %s over a cache of codec %s, whose values are %s: must be %s, or EXACT",
+                desc.mode == INTFLASH_MODE_INT8 ? "INT8" : "INT8_QK", cache.codec->name,
+                cache.codec->has_f16_values ? "in F16" : "codes",
+                cache.codec->has_f16_values ? "INT8_QK" : "INT8");
+  }
+  if (desc.score_digits == 2 && is_quantized(desc.mode) && !cache.codec->has_digits) {
     return fail(INTFLASH_UNSUPPORTED,
                 "score_digits = 2 over a cache of codec %s, whose keys have one digit: create it "
                 "with codec = INT8_WIDE",
@@ -349,7 +357,7 @@ intflash_status intflash_query_batch_support(const intflash_context* context,
 }
 
 int64_t intflash_plan_num_states(const intflash_plan* plan, int64_t request) {
-  if (plan == nullptr || !plan->is_batch || plan->problem.mode != INTFLASH_MODE_INT8) return 0;
+  if (plan == nullptr || !plan->is_batch || !plan->problem.is_quantized()) return 0;
   return request < 0 || request >= plan->schedule.num_requests ? 0 : num_states(*plan, request);
 }
 

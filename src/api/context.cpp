@@ -18,7 +18,7 @@
 #include "machine/machine.h"
 
 const intflash::internal::Device intflash::internal::kCpuDevice = {
-    "cpu", &kHostStorage, {&kCpuBackend, &kReferenceBackend, &kReferenceBackend}};
+    "cpu", &kHostStorage, {&kCpuBackend, &kReferenceBackend, &kReferenceBackend, &kCpuBackend}};
 
 namespace {
 

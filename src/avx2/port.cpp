@@ -8,7 +8,7 @@
 
 namespace intflash::internal {
 
-extern constexpr RowKernels row_kernels_avx2 = make_row_kernels<Avx2>();
+extern constexpr RowKernels row_kernels_avx2 = make_row_kernels<Avx2>(add_f16_values<Avx2>);
 extern constexpr KernelTable kernels_avx2 = make_kernel_table<WideTiles>("avx2", row_kernels_avx2);
 
 }  // namespace intflash::internal

@@ -8,7 +8,8 @@
 
 namespace intflash::internal {
 
-extern constexpr RowKernels row_kernels_avx512_vnni = make_row_kernels<Avx512>();
+extern constexpr RowKernels row_kernels_avx512_vnni =
+    make_row_kernels<Avx512>(add_f16_values<Avx512>);
 extern constexpr KernelTable kernels_avx512_vnni =
     make_kernel_table<Avx512Vnni>("avx512_vnni", row_kernels_avx512_vnni);
 

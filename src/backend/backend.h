@@ -104,7 +104,7 @@ struct Backend {
                                        const intflash_batch_desc& desc, intflash_plan*& plan);
 };
 
-extern const Backend kCpuBackend;        // mode int8
+extern const Backend kCpuBackend;        // modes int8 and int8_qk
 extern const Backend kReferenceBackend;  // modes exact and intfa, over the same caches
 extern const Device kCpuDevice;          // both
 

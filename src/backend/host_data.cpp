@@ -28,7 +28,7 @@ intflash_status check_dense_contents(const intflash_context& context, const Prob
     status = check_scale_values(
         {"query", &args.query, p.query_dtype, p.batch, p.num_query_heads, p.query_len, p.head_dim},
         nullptr);
-  if (status == INTFLASH_OK && (part != RunPart::kAttendPacked || p.mode != INTFLASH_MODE_INT8)) {
+  if (status == INTFLASH_OK && (part != RunPart::kAttendPacked || !p.is_quantized())) {
     status = check_scale_values(
         {"key", &args.key, p.key_dtype, p.batch, p.num_kv_heads, p.kv_len, p.head_dim}, &seen);
     if (status == INTFLASH_OK)

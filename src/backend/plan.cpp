@@ -47,7 +47,7 @@ Problem problem_of(const intflash_cache& cache, const intflash_batch_desc& desc)
   problem.out_dtype = desc.out_dtype;
   problem.score_cap = desc.score_cap;
   problem.rotation = cache.rotation;
-  choose_digits(desc.score_digits, desc.mode == INTFLASH_MODE_INT8 && cache.codec->has_digits,
+  choose_digits(desc.score_digits, is_quantized(desc.mode) && cache.codec->has_digits,
                 problem.digits_above);
   return problem;
 }

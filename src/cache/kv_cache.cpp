@@ -53,7 +53,7 @@ intflash_status check_window_options(const intflash_context& context,
   }
   if (options.window_blocks > 0 && !codec.is_expanded) {
     return fail(INTFLASH_UNSUPPORTED,
-                "window_blocks = %lld with codec %s: must be 0, all of it is in INT8",
+                "window_blocks = %lld with codec %s: must be 0, it has no fewer bits than INT8",
                 static_cast<i64>(options.window_blocks), codec.name);
   }
   if (options.window_blocks == 0 && codec.is_by_block) {

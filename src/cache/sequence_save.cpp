@@ -76,7 +76,7 @@ void clear_tail(const intflash_cache& cache, const FileBlock& file, std::int64_t
   if (tokens == kBlockTokens) return;
   const PageLayout& layout = file.layout;
   const WritableBlock block = writable_block(layout, page, 0);
-  static constexpr std::int8_t kNoCodes[kMaxHeadDim] = {};
+  static constexpr std::int8_t kNoCodes[2 * kMaxHeadDim] = {};
   const KernelTable& kernels = *cache.context->port->kernels;
   const TokenCodes absent = {kNoCodes, kNoCodes, 0, tokens, kBlockTokens - tokens};
   file.codec.store_keys(kernels, layout, block, absent);

@@ -14,7 +14,7 @@ struct Storage;  // cache/storage.h
 struct Device {
   const char* name;
   const Storage* storage;
-  const Backend* backends[INTFLASH_MODE_INTFA + 1];  // by intflash_mode
+  const Backend* backends[INTFLASH_MODE_INT8_QK + 1];  // by intflash_mode
 };
 
 }  // namespace intflash::internal

@@ -85,8 +85,8 @@ std::int64_t dtype_bytes(intflash_dtype dtype) {
 }
 
 intflash_status check_mode(intflash_mode mode) {
-  if (mode >= INTFLASH_MODE_INT8 && mode <= INTFLASH_MODE_INTFA) return INTFLASH_OK;
-  return fail(INTFLASH_INVALID_ARGUMENT, "mode = %d: must be INT8, EXACT or INTFA",
+  if (mode >= INTFLASH_MODE_INT8 && mode <= INTFLASH_MODE_INT8_QK) return INTFLASH_OK;
+  return fail(INTFLASH_INVALID_ARGUMENT, "mode = %d: must be INT8, EXACT, INTFA or INT8_QK",
               static_cast<int>(mode));
 }
 

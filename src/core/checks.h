@@ -29,6 +29,10 @@ const char* last_error();
 std::int64_t dtype_bytes(intflash_dtype dtype);
 
 intflash_status check_mode(intflash_mode mode);
+// Whether queries and keys become codes of INT8 in a mode.
+constexpr bool is_quantized(intflash_mode mode) {
+  return mode == INTFLASH_MODE_INT8 || mode == INTFLASH_MODE_INT8_QK;
+}
 intflash_status check_extent(const char* name, std::int64_t value, std::int64_t least);
 intflash_status check_head_dim(const char* name, std::int64_t value);
 intflash_status check_dtype(const char* name, intflash_dtype dtype, bool input);

@@ -39,7 +39,7 @@ void lay_out(const KernelTable& kernels, bool by_node, BatchPlan& plan) {
       kernels, plan.tile,
       {std::max(schedule.most_tiles, schedule.most_heads),
        Attention::worker_state_bytes(schedule, plan.tile), plan.spans_at_once, page.head_dim,
-       page.head_dim_v, 0, plan.cache.codec->is_expanded ? kernel_block(page).bytes() : 0,
+       page.head_dim_v, 0, 0, plan.cache.codec->is_expanded ? kernel_block(page).bytes() : 0,
        !plan.cache.window.is_none()});
   Arena arena;
   arena.take(sizeof(BatchRun));
@@ -79,6 +79,7 @@ Attention attention_of(const BatchRun& run) {
   attention.tile = plan.tile;
   attention.head_dim = p.head_dim;
   attention.head_dim_v = p.head_dim_v;
+  attention.has_f16_values = p.has_f16_values();
   attention.query = &args.query;
   attention.out = &args.out;
   attention.query_dtype = p.query_dtype;
@@ -329,12 +330,13 @@ intflash_status create_batch_plan(const intflash_context& context, const intflas
   made->calls = &kBatchCalls;
   made->port = context.port->name;
   made->num_phases = 1 + 2 * made->schedule.num_stages;
-  made->spans_at_once = spans_in_cache(kernel_block(cache.layout), context.l2_bytes);
+  made->spans_at_once = spans_in_cache(
+      made->problem.has_f16_values() ? cache.layout : kernel_block(cache.layout), context.l2_bytes);
   for (std::int64_t r = 0; r < desc.num_requests; ++r)
     made->largest_softmax_scale =
         std::max(made->largest_softmax_scale, made->schedule.requests[r].softmax_scale);
-  std::snprintf(made->kernel, sizeof made->kernel, "batch/int8%s/%s/rows%dx%d",
-                desc.score_cap > 0 ? "+cap" : "", made->port,
+  std::snprintf(made->kernel, sizeof made->kernel, "batch/%s%s/%s/rows%dx%d",
+                made->problem.has_f16_values() ? "int8_qk" : "int8", desc.score_cap > 0 ? "+cap" : "", made->port,
                 static_cast<int>(made->schedule.tile_rows), kScoreBlock);
   lay_out(kernels, by_node, *made);
   plan = made;

@@ -38,6 +38,7 @@ Attention attention_of(const DenseRun& run) {
   attention.tile = run.dense_plan().tile;
   attention.head_dim = p.head_dim;
   attention.head_dim_v = p.head_dim_v;
+  attention.has_f16_values = p.has_f16_values();
   attention.query = &args.query;
   attention.out = &args.out;
   attention.query_dtype = p.query_dtype;

@@ -23,21 +23,28 @@ bool may_pack_as_it_attends(const Problem& problem, const KernelTable& kernels) 
   return problem.key_dtype != INTFLASH_INT8 && problem.value_dtype != INTFLASH_INT8;
 }
 
+// 64 tokens as they are packed.
+PageLayout packed_page(const Problem& problem, bool has_digits) {
+  PageLayout page = page_layout(has_digits ? kInt8WideCodec : kInt8Codec, problem.head_dim,
+                                problem.head_dim_v, kBlockTokens);
+  if (problem.has_f16_values())
+    page.value_block_bytes = kK8v16Codec.value_block_bytes(problem.head_dim_v);
+  return page;
+}
+
 void lay_out(const KernelTable& kernels, std::int64_t run_bytes, DensePlan& plan) {
   const Problem& problem = plan.problem;
   const std::int64_t heads = problem.batch * problem.num_kv_heads;
   const std::int64_t spans = ceil_div(problem.kv_len, kSpanTokens);
   const std::int64_t dims = problem.head_dim + problem.head_dim_v;
   const bool centered = problem.center_key || problem.center_value;
-  plan.page = page_layout(problem.has_digits() ? kInt8WideCodec : kInt8Codec, problem.head_dim,
-                          problem.head_dim_v, kBlockTokens);
+  plan.page = packed_page(problem, problem.has_digits());
   plan.blocks_per_head = ceil_div(problem.kv_len, kScoreBlock);
   plan.limits_per_head = plan.packs_as_it_attends ? 0 : limits_per_head(problem);
   plan.pages_per_head = plan.blocks_per_head * (kScoreBlock / kBlockTokens);
   // Second digits are rarely read, unless all are.
-  const PageLayout read = page_layout(problem.all_take_digits() ? kInt8WideCodec : kInt8Codec,
-                                      problem.head_dim, problem.head_dim_v, kBlockTokens);
-  plan.spans_at_once = spans_in_cache(read, plan.context->l2_bytes);
+  plan.spans_at_once =
+      spans_in_cache(packed_page(problem, problem.all_take_digits()), plan.context->l2_bytes);
   plan.tile = tile_shape(plan.schedule.tile_rows, problem.head_dim, problem.head_dim_v,
                          problem.digits_above);
   plan.worker = worker_layout(
@@ -45,7 +52,7 @@ void lay_out(const KernelTable& kernels, std::int64_t run_bytes, DensePlan& plan
       {std::max(plan.schedule.most_tiles, plan.schedule.most_heads),
        Attention::worker_state_bytes(plan.schedule, plan.tile),
        std::min(plan.spans_at_once, std::max<std::int64_t>(spans, 1)), problem.head_dim,
-       problem.head_dim_v,
+       problem.head_dim_v, std::max(problem.head_dim, problem.value_row_bytes()),
        plan.packs_as_it_attends ? kScoreBlock / kBlockTokens * plan.page.bytes() : 0, 0, false});
 
   Arena arena;
@@ -80,8 +87,9 @@ intflash_status create_dense_plan(const intflash_context& context, const Problem
   if (status != INTFLASH_OK) return status;
   plan->packs_as_it_attends = packs_as_it_attends;
   plan->port = context.port->name;
-  std::snprintf(plan->kernel, sizeof plan->kernel, "attend/int8%s/%s/rows%dx%d",
-                problem.score_cap > 0 ? "+cap" : "", plan->port, kernels.tile_rows, kScoreBlock);
+  std::snprintf(plan->kernel, sizeof plan->kernel, "attend/%s%s/%s/rows%dx%d",
+                problem.has_f16_values() ? "int8_qk" : "int8", problem.score_cap > 0 ? "+cap" : "",
+                plan->port, kernels.tile_rows, kScoreBlock);
   lay_out(kernels, run_bytes, *plan);
   return INTFLASH_OK;
 }

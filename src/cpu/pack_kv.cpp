@@ -8,6 +8,7 @@
 #include "core/mask.h"
 #include "cpu/query_limits.h"
 #include "inputs/token_rows.h"
+#include "pages/codec.h"
 #include "tile/limits.h"
 #include "tile/score_block.h"
 
@@ -50,15 +51,21 @@ void pack_value_tokens(DenseRun& run, const Worker& worker, std::int64_t head,
                        const PackedTokens& tokens) {
   const Problem& p = run.problem();
   const KernelTable& kernels = run.kernels();
-  const std::int64_t stride = round_up(p.head_dim_v, 64);
+  const std::int64_t stride = round_up(p.value_row_bytes(), 64);
   const auto dim = static_cast<std::int32_t>(p.head_dim_v);
-  note_magnitude(
-      run.value, run.value_tensor(), head, tokens.first,
-      quantize_tokens(kernels, run.args.value, p.value_dtype, tokens.b, tokens.h, tokens.first,
-                      tokens.count, dim, {run.value_center(head), p.rotation.values, true}, stride,
-                      worker.codes, nullptr, tokens.block.value_scale));
+  const QuantizeForm form = {run.value_center(head), p.rotation.values, true};
+  const std::uint32_t magnitude =
+      p.has_f16_values()
+          ? halve_tokens(kernels, run.args.value, p.value_dtype, tokens.b, tokens.h, tokens.first,
+                         tokens.count, dim, form, stride, worker.codes, tokens.block.value_scale)
+          : quantize_tokens(kernels, run.args.value, p.value_dtype, tokens.b, tokens.h,
+                            tokens.first, tokens.count, dim, form, stride, worker.codes, nullptr,
+                            tokens.block.value_scale);
+  note_magnitude(run.value, run.value_tensor(), head, tokens.first, magnitude);
   clear_absent(tokens.count, stride, worker.codes);
-  kernels.rows->pack_values(worker.codes, stride, dim, tokens.block.value_codes);
+  const Codec& codec = p.has_f16_values() ? kK8v16Codec : kInt8Codec;
+  codec.store_values(kernels, run.dense_plan().page, tokens.block,
+                     {worker.codes, nullptr, stride, 0, kBlockTokens});
 }
 
 // Of a workspace that this plan has packed; what else may stand there is unlikely to be it.

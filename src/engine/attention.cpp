@@ -45,6 +45,7 @@ RowGroup row_group(const Attention& attention, const Request& request, std::int6
   group.head_dim_v = attention.head_dim_v;
   group.mask = request.mask;
   group.window = attention.pages.window;
+  group.has_f16_values = attention.has_f16_values;
   group.softmax_scale = request.softmax_scale;
   group.score_cap = attention.score_cap;
   if (attention.sinks != nullptr) group.sinks = attention.sinks + group.first_head;

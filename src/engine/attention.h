@@ -64,6 +64,7 @@ struct Attention {
   const KernelTable* kernels;
   TileShape tile;
   std::int64_t head_dim, head_dim_v;
+  bool has_f16_values;  // mode int8_qk
 
   const intflash_tensor* query;
   const intflash_tensor* out;

@@ -248,6 +248,7 @@ TileTask tile_task(const RowGroup& group, const Worker& worker, const Tile& tile
   task.score_cap = cap_in_log2(group.score_cap);
   task.state = state;
   task.scratch = worker.scratch;
+  if (group.has_f16_values) task.add_f16_values = group.kernels->rows->add_f16_values;
   return task;
 }
 
@@ -269,7 +270,8 @@ bool is_of_one_form(const RowGroup& group, const Tile& tile, std::int64_t span) 
 std::int64_t count_whole_spans(const RowGroup& group, const Tile& tile, std::int64_t first,
                                std::int64_t end, const ScoreBlock* blocks) {
   const KernelTable& kernels = *group.kernels;
-  if (kernels.attend_spans == nullptr || tile.query.rows < kernels.tile_rows || tile.has_bias)
+  if (kernels.attend_spans == nullptr || group.has_f16_values ||
+      tile.query.rows < kernels.tile_rows || tile.has_bias)
     return 0;
   std::int64_t span = first;
   while (span < std::min(end, first + kMaxSpansAtOnce) && is_of_one_form(group, tile, span) &&

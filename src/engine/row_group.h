@@ -39,6 +39,7 @@ struct RowGroup {
   std::int64_t head_dim_v;
   MaskRule mask;
   Int8Window window;
+  bool has_f16_values;  // mode int8_qk
   float softmax_scale;
   float score_cap;     // 0 = none
   const float* sinks;  // [group_size]: of the group's heads; nullptr = none

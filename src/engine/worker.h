@@ -110,7 +110,7 @@ struct Worker {
   std::uint64_t* keep;        // [blocks of a span][kMaxTileRows][2]
   ScoreBlock* blocks;         // [spans at once][blocks of a span]
   ScoreBlock* window_blocks;  // the same of keys that are in INT8 where the codec has fewer bits
-  std::int8_t* codes;         // [64][stride of the larger dim]: rows being packed
+  std::int8_t* codes;         // 64 rows being packed
   std::int8_t* digits;        // of the same
   char* pages;                // that they are packed into where they are attended at once
   char* expanded;             // the halves of blocks, where their codec is not int8
@@ -123,6 +123,7 @@ struct WorkerRoom {
   std::int64_t state_bytes;  // of all of them
   std::int64_t spans;        // whose blocks are at hand at a time
   std::int64_t head_dim, head_dim_v;
+  std::int64_t row_bytes;       // of Worker::codes; 0 = nothing is packed
   std::int64_t page_bytes;      // of Worker::pages
   std::int64_t expanded_bytes;  // of a half in Worker::expanded; 0 = there are none
   bool has_window;
@@ -154,7 +155,6 @@ struct WorkerLayout {
 
 inline WorkerLayout worker_layout(const KernelTable& kernels, const TileShape& tile,
                                   const WorkerRoom& room) {
-  const std::int64_t larger_dim = room.head_dim > room.head_dim_v ? room.head_dim : room.head_dim_v;
   const std::int64_t scratch = static_cast<std::int64_t>(
       kernels.scratch_bytes(static_cast<std::int32_t>(room.head_dim),
                             static_cast<std::int32_t>(room.head_dim_v), tile.has_digits()));
@@ -168,7 +168,7 @@ inline WorkerLayout worker_layout(const KernelTable& kernels, const TileShape& t
       room.spans * kBlocksPerSpan * static_cast<std::int64_t>(sizeof(ScoreBlock));
   at.window_blocks = at.blocks + block_bytes;
   at.codes = at.window_blocks + (room.has_window ? block_bytes : 0);
-  at.digits = at.codes + kBlockTokens * round_up(larger_dim, 64);
+  at.digits = at.codes + kBlockTokens * round_up(room.row_bytes, 64);
   at.pages = at.digits + (tile.has_digits() ? kBlockTokens * round_up(room.head_dim, 64) : 0);
   at.expanded = at.pages + room.page_bytes;
   at.scratch = at.expanded + room.spans * kBlocksPerSpan * 2 * room.expanded_bytes;

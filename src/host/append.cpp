@@ -86,7 +86,7 @@ void append_to_block(const Append& append, std::int8_t* codes, std::int64_t kv_h
   const std::int64_t begin = tokens.slot % kBlockTokens;
   const auto count = static_cast<std::int32_t>(tokens.count);
   const std::int64_t key_stride = round_up(layout.head_dim, 64);
-  const std::int64_t value_stride = round_up(layout.head_dim_v, 64);
+  const std::int64_t value_stride = round_up(value_row_bytes(codec, layout.head_dim_v), 64);
   std::int8_t* const digits = codec.has_digits ? codes + kBlockTokens * key_stride : nullptr;
   std::uint32_t magnitude = quantize_tokens(
       kernels, append.args.key, append.args.key_dtype, 0, kv_head, tokens.first, count,
@@ -101,10 +101,15 @@ void append_to_block(const Append& append, std::int8_t* codes, std::int64_t kv_h
   const bool is_coded = has_window && begin + count == kBlockTokens;
   const WritableBlock coded = is_coded ? block_of(append, kv_head, tokens.slot) : block;
   if (is_coded) code_full_keys(cache, readable(block), coded, is_whole, codes);
-  quantize_tokens(kernels, append.args.value, append.args.value_dtype, 0, kv_head, tokens.first,
-                  count, layout.head_dim_v,
-                  {cache.value_center_of(layer, kv_head), cache.rotation.values, true},
-                  value_stride, codes, nullptr, block.value_scale + begin);
+  const QuantizeForm form = {cache.value_center_of(layer, kv_head), cache.rotation.values, true};
+  if (codec.has_f16_values) {
+    halve_tokens(kernels, append.args.value, append.args.value_dtype, 0, kv_head, tokens.first,
+                 count, layout.head_dim_v, form, value_stride, codes, block.value_scale + begin);
+  } else {
+    quantize_tokens(kernels, append.args.value, append.args.value_dtype, 0, kv_head, tokens.first,
+                    count, layout.head_dim_v, form, value_stride, codes, nullptr,
+                    block.value_scale + begin);
+  }
   codec.store_values(kernels, layout, block, {codes, nullptr, value_stride, begin, count});
   if (is_coded) code_full_values(cache, readable(block), coded, is_whole, codes);
 }

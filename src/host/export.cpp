@@ -8,6 +8,7 @@
 #include "host/host_storage.h"
 #include "pages/codec.h"
 #include "threads/team.h"
+#include "tile/halves.h"
 #include "tile/limits.h"
 
 namespace intflash::internal {
@@ -21,11 +22,15 @@ float* row_of(const intflash_tensor& tensor, std::int64_t layer, std::int64_t he
 
 // What the codes of a row stand for, and its second digits where it has them.
 void dequantize(const std::int8_t* codes, const std::int8_t* digits, float scale, std::int64_t dim,
-                bool rotated, const float* center, float* row) {
+                float* row) {
   for (std::int64_t c = 0; c < dim; ++c) {
     const float digit = digits == nullptr ? 0.0f : static_cast<float>(digits[c]) * 0x1p-8f;
     row[c] = (static_cast<float>(codes[c]) + digit) * scale;
   }
+}
+
+// A row as it came, but for what quantizing it took.
+void restore(std::int64_t dim, bool rotated, const float* center, float* row) {
   if (rotated) rotate_back(row, dim);
   if (center == nullptr) return;
   for (std::int64_t c = 0; c < dim; ++c) row[c] += center[c];
@@ -63,16 +68,23 @@ void export_key(const intflash_cache& cache, const Codec& codec, std::int64_t la
   const bool has_digits = codec.has_digits;
   codec.load_key(cache.layout, block, at, codes);
   if (has_digits) codec.load_digits(cache.layout, block, at, digits);
-  dequantize(codes, has_digits ? digits : nullptr, block.key_scale[at], cache.layout.head_dim,
-             cache.rotation.keys, cache.key_center_of(layer, kv_head), key);
+  const std::int64_t dim = cache.layout.head_dim;
+  dequantize(codes, has_digits ? digits : nullptr, block.key_scale[at], dim, key);
+  restore(dim, cache.rotation.keys, cache.key_center_of(layer, kv_head), key);
 }
 
 void export_value(const intflash_cache& cache, const Codec& codec, std::int64_t layer,
                   std::int64_t kv_head, const KvBlock& block, std::int64_t at, float* value) {
-  std::int8_t codes[kMaxHeadDim];
+  const std::int64_t dim = cache.layout.head_dim_v;
+  std::int8_t codes[2 * kMaxHeadDim];
   codec.load_value(cache.layout, block, at, codes);
-  dequantize(codes, nullptr, block.value_scale[at], cache.layout.head_dim_v, cache.rotation.values,
-             cache.value_center_of(layer, kv_head), value);
+  if (codec.has_f16_values) {
+    for (std::int64_t c = 0; c < dim; ++c)
+      value[c] = widen_f16(load_as<std::uint16_t>(codes + 2 * c)) * block.value_scale[at];
+  } else {
+    dequantize(codes, nullptr, block.value_scale[at], dim, value);
+  }
+  restore(dim, cache.rotation.values, cache.value_center_of(layer, kv_head), value);
 }
 
 void export_rows(const Export& wanted) {

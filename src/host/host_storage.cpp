@@ -55,8 +55,9 @@ intflash_status check_arenas(const intflash_cache& cache, const intflash_cache_o
 }
 
 // Of a block of tokens, and of its keys' second digits.
-std::int64_t code_bytes(const PageLayout& layout) {
-  const std::int64_t codes = round_up(std::max(layout.head_dim, layout.head_dim_v), 64);
+std::int64_t code_bytes(const Codec& codec, const PageLayout& layout) {
+  const std::int64_t codes =
+      round_up(std::max(layout.head_dim, value_row_bytes(codec, layout.head_dim_v)), 64);
   const std::int64_t digits = layout.has_digits ? round_up(layout.head_dim, 64) : 0;
   return kBlockTokens * (codes + digits);
 }
@@ -124,7 +125,7 @@ intflash_status create(intflash_cache& cache, const intflash_cache_options& opti
     host->page_bytes = cache.page_bytes();
     host->window_layout = cache.window_layout;
     host->window_page_bytes = cache.window_page_bytes();
-    host->code_bytes = code_bytes(cache.layout);
+    host->code_bytes = code_bytes(*cache.codec, cache.layout);
     if (allocate(context, cache.num_layers, host->layers) &&
         allocate(context, cache.num_layers * cache.num_pages, host->largest_key) &&
         allocate(context, context.num_threads * host->code_bytes, host->codes) &&

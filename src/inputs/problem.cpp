@@ -47,7 +47,7 @@ intflash_status set_rotation(const intflash_attend_desc& desc, Problem& problem)
       choose_rotation(desc.rotation, problem.head_dim, problem.head_dim_v, problem.rotation);
   if (status != INTFLASH_OK) return status;
   // Codes cannot be rotated, and the other modes do not.
-  const bool quantizes = desc.mode == INTFLASH_MODE_INT8;
+  const bool quantizes = is_quantized(desc.mode);
   problem.rotation.keys = problem.rotation.keys && quantizes && desc.query_dtype != INTFLASH_INT8 &&
                           desc.key_dtype != INTFLASH_INT8;
   problem.rotation.values =
@@ -57,7 +57,7 @@ intflash_status set_rotation(const intflash_attend_desc& desc, Problem& problem)
 
 intflash_status set_digits(const intflash_attend_desc& desc, Problem& problem) {
   const bool are_codes = desc.query_dtype == INTFLASH_INT8 && desc.key_dtype == INTFLASH_INT8;
-  const bool may_have_digits = desc.mode == INTFLASH_MODE_INT8 && !are_codes;
+  const bool may_have_digits = is_quantized(desc.mode) && !are_codes;
   return choose_digits(desc.score_digits, may_have_digits, problem.digits_above);
 }
 
@@ -158,7 +158,7 @@ intflash_status read_args(const Problem& problem, const intflash_attend_args* gi
   const TensorView out = {"out",       &args.out,   p.out_dtype, p.batch, p.num_query_heads,
                           p.query_len, p.head_dim_v};
   const bool reads_query = part != RunPart::kPack;
-  const bool reads_kv = part != RunPart::kAttendPacked || p.mode != INTFLASH_MODE_INT8;
+  const bool reads_kv = part != RunPart::kAttendPacked || !p.is_quantized();
   if (reads_query) status = check_tensor(query);
   if (status == INTFLASH_OK && reads_kv) status = check_tensor(key);
   if (status == INTFLASH_OK && reads_kv) status = check_tensor(value);

@@ -36,6 +36,11 @@ struct Problem {
   Rotation rotation;
   std::int32_t digits_above;  // as in QueryTile
 
+  // Queries and keys are codes of INT8.
+  bool is_quantized() const { return internal::is_quantized(mode); }
+  bool has_f16_values() const { return mode == INTFLASH_MODE_INT8_QK; }
+  // Of values as they are packed.
+  std::int64_t value_row_bytes() const { return has_f16_values() ? 2 * head_dim_v : head_dim_v; }
   bool has_digits() const { return digits_above != kNoDigits; }
   bool all_take_digits() const { return digits_above < kFinestExponent; }
   bool is_empty() const { return batch == 0 || query_len == 0; }

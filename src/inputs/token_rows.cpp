@@ -9,6 +9,8 @@
 
 #include "core/rotation.h"
 #include "inputs/problem.h"
+#include "tile/float_math.h"
+#include "tile/halves.h"
 #include "tile/widen.h"
 
 namespace intflash::internal {
@@ -81,6 +83,31 @@ std::uint32_t quantize_tokens(const KernelTable& kernels, const intflash_tensor&
     const std::uint32_t of_row = kernels.rows->max_magnitude(row, 1, dim);
     scale[r] = fit_codes(to, dim, std::bit_cast<float>(of_row), scale_of(tensor, b, h, token + r));
     magnitude = std::max(magnitude, of_row);
+  }
+  return magnitude;
+}
+
+std::uint32_t halve_tokens(const KernelTable& kernels, const intflash_tensor& tensor,
+                           intflash_dtype dtype, std::int64_t b, std::int64_t h, std::int64_t token,
+                           std::int32_t rows, std::int64_t dim, const QuantizeForm& form,
+                           std::int64_t stride, std::int8_t* halves, float* scale) {
+  if (dtype != INTFLASH_INT8) {
+    return kernels.rows->halve_rows(
+        {rows_of(tensor, dtype, b, h, token), rows, static_cast<std::int32_t>(dim), form.center,
+         rotation_signs(form.rotate), halves, nullptr, stride, scale, false, RopeRows{}});
+  }
+  // What the scale has beside its power of two goes into the codes.
+  std::uint32_t magnitude = 0;
+  std::int8_t codes[kMaxHeadDim];
+  for (std::int32_t r = 0; r < rows; ++r) {
+    const std::uint32_t of_row = quantize_tokens(kernels, tensor, dtype, b, h, token + r, 1, dim,
+                                                 form, dim, codes, nullptr, scale + r);
+    magnitude = std::max(magnitude, of_row);
+    auto* const to = reinterpret_cast<std::uint16_t*>(halves + r * stride);
+    const float mantissa = scale[r] == 0 ? 0 : mantissa_of(scale[r]);
+    for (std::int64_t c = 0; c < dim; ++c)
+      to[c] = narrow_f16(static_cast<float>(codes[c]) * mantissa);
+    if (scale[r] > 0) scale[r] = power_of_two(exponent_of(scale[r]));
   }
   return magnitude;
 }

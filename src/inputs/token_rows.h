@@ -40,4 +40,10 @@ std::uint32_t quantize_tokens(const KernelTable& kernels, const intflash_tensor&
                               std::int8_t* codes, std::int8_t* digits, float* scale,
                               const RopeRows& rope = {});
 
+// The same of values in f16, by scales that are powers of two. stride: of rows, in bytes.
+std::uint32_t halve_tokens(const KernelTable& kernels, const intflash_tensor& tensor,
+                           intflash_dtype dtype, std::int64_t b, std::int64_t h, std::int64_t token,
+                           std::int32_t rows, std::int64_t dim, const QuantizeForm& form,
+                           std::int64_t stride, std::int8_t* halves, float* scale);
+
 }  // namespace intflash::internal

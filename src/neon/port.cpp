@@ -9,7 +9,7 @@
 
 namespace intflash::internal {
 
-extern constexpr RowKernels row_kernels_neon = make_row_kernels<Neon>();
+extern constexpr RowKernels row_kernels_neon = make_row_kernels<Neon>(add_f16_values<Neon>);
 extern constexpr KernelTable kernels_neon =
     make_kernel_table<NeonTiles<LongProducts>>("neon", row_kernels_neon);
 

@@ -195,6 +195,9 @@ struct Neon : RowLoops {
     }
   }
 
+  static INTFLASH_INLINE F32 load_halves(const std::uint16_t* p) {
+    return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p)));
+  }
   static INTFLASH_INLINE F32 load_f32(const float* p) { return vld1q_f32(p); }
   static INTFLASH_INLINE void store_f32(float* p, F32 a) { vst1q_f32(p, a); }
   static INTFLASH_INLINE F32 broadcast_f32(float a) { return vdupq_n_f32(a); }

@@ -12,8 +12,8 @@ namespace intflash::internal {
 namespace {
 
 // By id.
-const Codec* const kCodecs[] = {&kInt8Codec, &kInt8WideCodec, &kK8v4Codec,
-                                &kK4v4Codec, &kK4v2Codec,     &kK2v2Codec};
+const Codec* const kCodecs[] = {&kInt8Codec, &kInt8WideCodec, &kK8v4Codec, &kK4v4Codec,
+                                &kK4v2Codec, &kK2v2Codec,     &kK8v16Codec};
 constexpr std::size_t kNumCodecs = std::size(kCodecs);
 
 // "0 (int8), 1 (other)", as much as fits.

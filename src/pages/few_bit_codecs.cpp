@@ -1,11 +1,12 @@
 // Copyright 2026 The intflash Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// Codecs of fewer bits: which keys they have, and which values.
+// Codecs of other bits than INT8's: which keys they have, and which values.
 #include <cstdint>
 
 #include "pages/block_damage.h"
 #include "pages/codec.h"
+#include "pages/f16_values.h"
 #include "pages/few_bit_keys.h"
 #include "pages/few_bit_values.h"
 
@@ -48,6 +49,7 @@ constexpr Codec codec_of(intflash_codec id, const char* name, bool is_by_block,
       .is_expanded = true,
       .has_digits = false,
       .is_by_block = is_by_block,
+      .has_f16_values = false,
       .packed = packed,
       .key_block_bytes = Keys::block_bytes,
       .value_block_bytes = Values::block_bytes,
@@ -60,6 +62,14 @@ constexpr Codec codec_of(intflash_codec id, const char* name, bool is_by_block,
   };
 }
 
+// Codec k8v16, whose blocks kernels read as they are.
+constexpr Codec f16_codec() {
+  Codec codec = codec_of<Int8Keys, F16Values>(INTFLASH_CODEC_K8V16, "k8v16", false, 0);
+  codec.is_expanded = false;
+  codec.has_f16_values = true;
+  return codec;
+}
+
 }  // namespace
 
 constinit const Codec kK8v4Codec =
@@ -70,5 +80,6 @@ constinit const Codec kK4v2Codec =
     codec_of<FewBitKeys<4>, QuarterValues>(INTFLASH_CODEC_K4V2, "k4v2", true, kPackedKeys);
 constinit const Codec kK2v2Codec =
     codec_of<FewBitKeys<2>, QuarterValues>(INTFLASH_CODEC_K2V2, "k2v2", true, 0);
+constinit const Codec kK8v16Codec = f16_codec();
 
 }  // namespace intflash::internal

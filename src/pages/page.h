@@ -22,6 +22,8 @@
 //   values       two bits by channel (value_steps.h)
 // and of codec k2v2, whose blocks of values are those of k4v2:
 //   keys         two bits by channel (key_codes.h)
+// and of codec k8v16, whose blocks of keys are those of int8:
+//   values       f16 [head_dim_v padded to 16 / 16][64 tokens][16 channels]
 #pragma once
 
 #include <cstdint>

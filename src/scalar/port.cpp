@@ -35,6 +35,7 @@ struct Scratch {
   std::int32_t mixed[kScoreBlock];
   std::int16_t x[kScoreBlock];
   std::uint8_t weights[kScoreBlock];
+  float f32_weights[kScoreBlock];
   std::int32_t fixed[kScoreBlock];
   std::int32_t kept[kScoreBlock];
   float elements[kScoreBlock];
@@ -107,7 +108,8 @@ std::int32_t plain_scores(const ScoreBlock& block, RowScale scale, const std::ui
   return largest;
 }
 
-// P in u8, 255 for the block's maximum; returns the sum of the unfolded weights in integers.
+// P in u8 and in f32, 255 for the block's maximum; returns the sum of the unfolded weights in
+// integers.
 std::int32_t quantize_weights(std::int32_t largest, const ScoreBlock& block,
                               const std::uint64_t* keep, Scratch& scratch) {
   std::int32_t sum = 0;
@@ -115,6 +117,7 @@ std::int32_t quantize_weights(std::int32_t largest, const ScoreBlock& block,
     const bool kept = keep == nullptr || key_is_kept(keep, key);
     const std::int32_t weight = weight_of(kept ? largest - scratch.x[key] : 32767);
     scratch.weights[key] = static_cast<std::uint8_t>(multiply_q15(weight, kWeightToU8));
+    scratch.f32_weights[key] = static_cast<float>(weight) * kWeightToP;
     sum += weight * block.value_weight[key];
   }
   return sum;
@@ -133,6 +136,20 @@ void add_weighted_values(const ScoreBlock& block, std::int32_t head_dim_v, float
     for (std::int32_t i = 0; i < min_of(16, head_dim_v - c); ++i) {
       accumulators[c + i] = fused(static_cast<float>(sums[i]), gain, accumulators[c + i]);
     }
+  }
+}
+
+// The same where values are in f16, in f32 from key to key.
+void add_f16_row(const F16ValuesTask& task) {
+  for (std::int32_t c = 0; c < task.head_dim_v; ++c) {
+    float sum = 0;
+    for (std::int32_t key = 0; key < task.num_keys; ++key) {
+      const auto* values =
+          reinterpret_cast<const std::uint16_t*>(task.half[key / kBlockTokens].value_codes);
+      const std::int32_t at = c / 16 * 16 * kBlockTokens + key % kBlockTokens * 16 + c % 16;
+      sum = fused(task.weights[key], widen_f16(values[at]), sum);
+    }
+    task.accumulators[0][c] = fused(sum, task.gain[0], task.accumulators[0][c]);
   }
 }
 
@@ -218,8 +235,14 @@ void attend_row(const TileTask& task, std::int32_t row, std::int32_t b, Scratch&
   keep_in_reach(task.state, row, task.head_dim_v, weight.exponent);
   const float alpha = exp2_of(weight.exponent - task.state.reference[row]);
   task.state.row_sum[row] = fused(weight.sum, alpha, task.state.row_sum[row]);
-  add_weighted_values(*block, task.head_dim_v, alpha * weight.unit, scratch,
-                      task.state.accumulators + row * task.state.accumulator_stride);
+  float* const accumulators = task.state.accumulators + row * task.state.accumulator_stride;
+  const float gain = alpha * weight.unit;
+  if (task.add_f16_values != nullptr) {
+    task.add_f16_values({scratch.f32_weights, block->half, nullptr, kScoreBlock, 1, task.head_dim_v,
+                         &gain, &accumulators});
+  } else {
+    add_weighted_values(*block, task.head_dim_v, gain, scratch, accumulators);
+  }
 }
 
 void attend_tile(const TileTask& task) {
@@ -246,7 +269,7 @@ double integer_peak(std::int64_t repeats) {
 
 }  // namespace
 
-extern constexpr RowKernels row_kernels_scalar = make_row_kernels<RowLoops>();
+extern constexpr RowKernels row_kernels_scalar = make_row_kernels<RowLoops>(add_f16_row);
 extern constexpr KernelTable kernels_scalar = {
     .name = "scalar",
     .tile_rows = kTileRows,

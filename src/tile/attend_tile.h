@@ -43,8 +43,10 @@ struct TileScratch {
   alignas(64) float gain[kPaddedRows];
   float* accumulators[Isa::kTileRows];
   std::uint32_t digit_rows;  // a bit per row of the tile that takes second digits
+  bool has_keep;             // of the active rows: keep has theirs
   GeneralScratch general;
   ScoreBlock row_blocks[Isa::kTileRows];  // factors of rows that do not share the block's
+  alignas(64) float f32_weights[Isa::kTileRows][kScoreBlock];  // P of mode int8_qk
 };
 
 // The active rows of a block that all rows see whole: all rows.
@@ -368,6 +370,7 @@ INTFLASH_INLINE std::int32_t weigh_block(const TileTask& task, std::int32_t b,
     fetch.step();
     weigh_rows<Isa>(AllRows{block}, query.rows, fetch, scratch);
     enter_rows<Isa>(task, AllRows{block}, query.rows, fetch, scratch);
+    scratch.has_keep = false;
     return query.rows;
   }
   std::uint64_t all[2 * Isa::kTileRows];
@@ -381,6 +384,7 @@ INTFLASH_INLINE std::int32_t weigh_block(const TileTask& task, std::int32_t b,
   if (active.plain < active.all)
     weigh_general_rows<Isa>(task, first_key, biased, rows, active.plain, active.all, scratch);
   enter_rows<Isa>(task, rows, active.all, fetch, scratch);
+  scratch.has_keep = true;
   return active.all;
 }
 
@@ -417,6 +421,24 @@ INTFLASH_INLINE void multiply_values(std::int32_t packed, Args&&... args) {
   Isa::pv_tile(args...);
 }
 
+// P V of the active rows where values are in f16. P is made anew of what it came from: bytes have
+// been rounded.
+template <class Isa>
+INTFLASH_NOINLINE void multiply_f16_values(const TileTask& task, std::int32_t active,
+                                           const ScoreBlock& block, const KvBlock* next,
+                                           std::int32_t num_keys, TileScratch<Isa>& scratch) {
+  for (std::int32_t a = 0; a < active; ++a) {
+    if (scratch.has_keep) {
+      weights_in_f32<Isa, true>(scratch.x[a], scratch.largest[a], scratch.keep[a],
+                                scratch.f32_weights[a]);
+    } else {
+      weights_in_f32<Isa, false>(scratch.x[a], scratch.largest[a], nullptr, scratch.f32_weights[a]);
+    }
+  }
+  task.add_f16_values({scratch.f32_weights[0], block.half, next, num_keys, active, task.head_dim_v,
+                       scratch.gain, scratch.accumulators});
+}
+
 INTFLASH_INLINE FetchLines lines_of_half(const TileTask& task) {
   const std::int32_t head_dim = task.query->head_dim;
   const std::int32_t groups = (task.head_dim_v + 15) / 16;
@@ -426,6 +448,7 @@ INTFLASH_INLINE FetchLines lines_of_half(const TileTask& task) {
     lines.keys = static_cast<std::int32_t>(packed_key_bytes(head_dim) / 64);
   }
   if ((task.packed & kPackedValues) != 0) lines.values = groups * kPackedValueLines;
+  if (task.add_f16_values != nullptr) lines.values = 0;  // all beside P V
   return lines;
 }
 
@@ -443,12 +466,16 @@ void attend_tile(const TileTask& task) {
     const std::int32_t num_keys = keys_to_multiply(query, keep_of(task, b));
     if (num_keys == 0) continue;
     const KvBlock* next = next_keys(task, b);
-    FetchBetween fetch =
-        Isa::kFetches && query.rows <= kFewRows ? FetchBetween(next, lines) : FetchBetween();
+    const bool fetches = Isa::kFetches && query.rows <= kFewRows;
+    FetchBetween fetch = fetches ? FetchBetween(next, lines) : FetchBetween();
     multiply_keys<Isa>(task.packed, query, products, block, next, num_keys, scratch.dots[0]);
     const auto add_digits = [&] { digits.add(block, num_keys, scratch.digit_rows, scratch.dots); };
     const std::int32_t active = weigh_block(task, b, limit, fetch, add_digits, scratch);
     fetch.finish();
+    if (task.add_f16_values != nullptr) {
+      multiply_f16_values<Isa>(task, active, block, fetches ? next : nullptr, num_keys, scratch);
+      continue;
+    }
     multiply_values<Isa>(task.packed, products, scratch.weights[0], active, block, next, num_keys,
                          task.head_dim_v, scratch.gain, scratch.accumulators);
   }

@@ -120,6 +120,24 @@ INTFLASH_INLINE typename Isa::I32 weigh_lanes(const std::int16_t* x, std::int32_
   return Isa::add32(sum[0], sum[1]);
 }
 
+// P of each key in f32, in the order of keys.
+template <class Isa, bool kMasked>
+INTFLASH_INLINE void weights_in_f32(const std::int16_t* x, std::int32_t largest,
+                                    const std::uint64_t* keep, float* INTFLASH_RESTRICT weights) {
+  alignas(64) std::int16_t narrowed[kScoreBlock];
+  const Weigher<Isa> weigh(largest);
+  for (std::int32_t i = 0; i < kScoreBlock; i += 2 * Isa::kLanes) {
+    typename Isa::I16 below = weigh.below(Isa::load(x + i));
+    if (kMasked) below = Isa::select(Isa::keep_words(keep, i), below, weigh.far());
+    Isa::store(narrowed + i, weigh(below));
+  }
+  for (std::int32_t key = 0; key < kScoreBlock; key += 4) {
+    const std::int16_t* four = narrowed + NarrowedOrder<Isa>{}(key);
+    for (std::int32_t i = 0; i < 4; ++i)
+      weights[key + i] = static_cast<float>(four[i]) * kWeightToP;
+  }
+}
+
 // The largest lane, or the sum of the lanes, of each row's vector. Lanes beyond the rows may be
 // read and written, up to a multiple of 16 rows.
 template <class Isa>

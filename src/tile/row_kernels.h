@@ -6,6 +6,7 @@
 #pragma once
 
 #include "tile/expand.h"
+#include "tile/f16_values.h"
 #include "tile/key_codes.h"
 #include "tile/mask_words.h"
 #include "tile/pack.h"
@@ -16,8 +17,9 @@
 namespace intflash::internal {
 namespace {
 
+// add_f16: RowKernels::add_f16_values, that of the instruction set's vectors.
 template <class Ops>
-constexpr RowKernels make_row_kernels() {
+constexpr RowKernels make_row_kernels(void (*add_f16)(const F16ValuesTask&)) {
   return {
       .max_magnitude = max_magnitude<Ops>,
       .sum_rows = sum_rows<Ops>,
@@ -31,6 +33,8 @@ constexpr RowKernels make_row_kernels() {
       .write_row = write_row<Ops>,
       .code_values = code_values<Ops>,
       .code_keys = code_keys<4>,
+      .halve_rows = halve_rows<Ops>,
+      .add_f16_values = add_f16,
       .expand = {nullptr, nullptr, expand_block<Ops, 8, 4>, expand_block<Ops, 4, 4>,
                  expand_block<Ops, 4, 2>, expand_block<Ops, 2, 2>},
   };

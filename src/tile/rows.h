@@ -126,7 +126,7 @@ INTFLASH_INLINE PreparedRow prepare_row(const QuantizeTask& task, std::int32_t r
   const std::int64_t dim = task.dim;
   const void* const source = row_of(task.source, r);
   const bool is_changed = task.rope.cos != nullptr || task.center != nullptr;
-  if constexpr (requires { &Ops::load_halves; }) {
+  if constexpr (requires { &Ops::load_nibbles; }) {
     if (dim % 64 == 0 && !is_changed) {
       switch (task.source.dtype) {
         case Dtype::kF16:

@@ -89,6 +89,9 @@ struct WritableBlock {
 constexpr std::int32_t kPackedKeys = 1;
 constexpr std::int32_t kPackedValues = 2;
 
+// Where values are in f16, value_codes are [head_dim_v padded to 16 / 16][64 tokens][16 channels]
+// of them, and value_scale powers of two.
+
 // Makes codes of another codec's bytes, but for what is to stay packed. What is not as it is in the
 // page goes to room.
 using ExpandFn = KvBlock (*)(const KvBlock& block, std::int32_t head_dim, std::int32_t head_dim_v,
@@ -149,6 +152,18 @@ struct BiasRow {
   std::int64_t position;
 };
 
+// P V of a score block whose values are in f16 (mode int8_qk): accumulators += gain * (P V).
+struct F16ValuesTask {
+  const float* weights;   // P in f32: [rows][kScoreBlock], in the order of keys
+  const KvBlock* half;    // [2]
+  const KvBlock* next;    // [2]: the halves that are read next; nullptr = not to be asked for
+  std::int32_t num_keys;  // 64 or 128: the first ones, beyond which P is 0
+  std::int32_t rows;
+  std::int32_t head_dim_v;
+  const float* gain;           // [rows]
+  float* const* accumulators;  // [rows]
+};
+
 // One query tile against keys of one span.
 struct TileTask {
   const QueryTile* query;
@@ -157,6 +172,8 @@ struct TileTask {
   const ScoreBlock* blocks;  // [num_blocks]
   const KvBlock* after;      // [2]: keys that are read after the last block; nullptr = unknown
   std::int32_t packed;       // what is in four bits of the blocks, and mostly of after
+  // Mode int8_qk: that of RowKernels; nullptr: values are codes.
+  void (*add_f16_values)(const F16ValuesTask& task);
   const std::uint64_t* const* keep;  // [num_blocks]: nullptr = all keys visible to all rows, else
                                      // [rows][2] keep words; nullptr: that is so of all blocks
   const std::uint32_t* biased;  // [num_blocks]: a bit per row that has a bias there, none where
@@ -245,6 +262,10 @@ struct RowKernels {
   // these stand for.
   void (*code_keys)(const std::int8_t* codes, std::int64_t stride, std::int32_t head_dim,
                     std::uint8_t* packed, std::int32_t* key_sum);
+  // The same as quantize_rows, to f16 in place of codes, whose stride is in bytes all the same; the
+  // scales are powers of two.
+  std::uint32_t (*halve_rows)(const QuantizeTask& task);
+  void (*add_f16_values)(const F16ValuesTask& task);
   ExpandFn expand[kMaxCodecs] = {};  // by codec; nullptr: of int8, and of what the port lacks
 };
 

@@ -18,6 +18,7 @@ constexpr std::int32_t kExp2Linear = 21940;
 constexpr std::int32_t kExp2Square = 5660;
 constexpr std::int32_t kWeightPlaces = 2;   // kExp2One = 2^(2 + 1) * kWeightOne
 constexpr std::int32_t kWeightToU8 = 2048;  // 4080 to 255 in Q15
+constexpr float kWeightToP = 1.0f / 16;     // the same in f32
 
 // kExp2One * 2^-f for f, a fraction in units of 2^-kFractionBits.
 INTFLASH_INLINE constexpr std::int32_t exp2_of_fraction(std::int32_t fraction) {

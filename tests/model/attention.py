@@ -1,6 +1,6 @@
 # Copyright 2026 The intflash Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Mode int8, written from docs/numerics.md alone: slow, and equal to every port with ==.
+"""Modes int8 and int8_qk, written from docs/numerics.md alone: slow, and equal to every port with ==.
 
 Names are those of the page, and the number beside a function is its section there. A row is a query
 of one head. Of a score block it is given the keys that it sees, so nothing here is masked.
@@ -117,6 +117,22 @@ def quantize(rows, center=None, rotated=False, on_grid=False):  # 1
     return Codes(codes.astype(int), scale, digits)
 
 
+def halved(rows, center=None, rotated=False):  # 4
+    """Values in f16, as numbers, in place of codes."""
+    if isinstance(rows, Codes):
+        of_int8 = fitted(rows.codes, rows.scale)
+        x, (m, exponent) = of_int8.codes.astype(F32), np.frexp(of_int8.scale)
+        scale, x = np.where(m > 0, power_of_two(exponent), F32(0)), x * m[:, None]
+    else:
+        x = rows if center is None else rows - center
+        x = transform(x * signs(x.shape[-1])) if rotated else x
+        largest = np.abs(x).max(axis=1)
+        exponent = np.where(largest < TINY, 0, np.frexp(largest)[1] - 7)
+        scale = np.where(largest < TINY, F32(0), power_of_two(exponent))
+        x = np.where(scale[:, None] == 0, F32(0), x * power_of_two(-exponent)[:, None])
+    return Codes(x.astype(np.float16).astype(F32), scale)
+
+
 def fitted(codes, scale):  # 1
     least = TINY / F32(127)
     scale = np.where((scale < least) | ~codes.any(axis=1), F32(0), scale)
@@ -143,7 +159,7 @@ def computed_center(rows, seen, rotated):  # 1
 
 
 def weigh(row, keys, key_codes, key_scale, key_digits, value_scale):  # 2
-    """A row's score block: log2 of what a weight of one is, l_block, the unit of R beside it, P."""
+    """A row's score block: log2 of what a weight of one is, l_block, the unit of R beside it, w."""
     f, K = np.frexp(key_scale.max()) if key_scale.any() else (F32(0), -110)
     g, e = np.frexp(row.factor) if row.factor >= F32(2.0**-126) else (F32(0), -126)
     multiplier = min(32767, int(np.rint(g * F32(2**15))))
@@ -159,8 +175,8 @@ def weigh(row, keys, key_codes, key_scale, key_digits, value_scale):  # 2
     key_factor = np.minimum(32767, np.rint(key_scale * power_of_two(15 - K))).astype(int)
     multiplier = (multiplier + (1 << (-6 - E) >> 1)) >> (-6 - E)
     x = q15(q15(dot >> min(31, E - K - e + bits), key_factor), multiplier) + value_log2
-    P, l_block = fixed_weights(x, value_log2)
-    return F32(x.max()) * UNIT, l_block, power_of_two(V), P
+    w, l_block = fixed_weights(x, value_log2)
+    return F32(x.max()) * UNIT, l_block, power_of_two(V), w
 
 
 def value_logs(scale):  # 2
@@ -183,7 +199,7 @@ def fixed_weights(x, value_log2):  # 3
     l_block = F32((w[~light] * r).sum())
     for weight in exp2(-(d + value_log2)[light].astype(F32) * UNIT):
         l_block = fma(weight, WEIGHT_ONE, l_block)
-    return q15(w, 2048), l_block
+    return w, l_block
 
 
 def general_scores(row, keys, dot, key_scale):  # 4
@@ -200,9 +216,9 @@ def below_largest(t):  # 4
 
 def weigh_general(t, V, value_log2):  # 4
     x = below_largest(t) + value_log2
-    P, l_block = fixed_weights(x, value_log2)
+    w, l_block = fixed_weights(x, value_log2)
     fold = exp2(F32(x.max()) * UNIT)
-    return t.max(), l_block * fold, fold * power_of_two(V), P
+    return t.max(), l_block * fold, fold * power_of_two(V), w
 
 
 def weigh_faint(t, value_scale):  # 4
@@ -211,8 +227,17 @@ def weigh_faint(t, value_scale):  # 4
     l_block = F32(0)
     for weight in exp2(t - t.max()):
         l_block = fma(weight, WEIGHT_ONE, l_block)
-    P, _ = fixed_weights(below_largest(f), np.zeros(len(t), int))
-    return t.max(), l_block, exp2(f.max()), P
+    w, _ = fixed_weights(below_largest(f), np.zeros(len(t), int))
+    return t.max(), l_block, exp2(f.max()), w
+
+
+def weighted_values(w, value):  # 4
+    if value.digits is not None:  # of INT8
+        return q15(w, 2048) @ value.codes
+    R = np.zeros(value.codes.shape[1], F32)
+    for P, v in zip(w.astype(F32) / F32(16), value.codes):
+        R = fma(P, v, R)
+    return R
 
 
 def brought_to(reference, state, other=F32(-0.0)):  # 4
@@ -245,8 +270,9 @@ def attend_node(row, sees, key, value, first, spans):  # 4
     for block in range(first * SPAN, (first + 1) * SPAN, SCORE_BLOCK):
         keys = block + np.flatnonzero(sees[block : block + SCORE_BLOCK])
         if len(keys) > 0:
-            *weights, P = weigh(row, keys, *(of[keys] for of in key), value.scale[keys])
-            state = enter(state, *weights, P @ value.codes[keys])
+            seen = Codes(*(None if of is None else of[keys] for of in value))
+            *weights, w = weigh(row, keys, *(of[keys] for of in key), seen.scale)
+            state = enter(state, *weights, weighted_values(w, seen))
     return state
 
 
@@ -272,17 +298,19 @@ def finish(state, sink, center_score, center, rotated):  # 4
 
 @np.errstate(all="ignore")
 def attend(query, key, value, sees, *, softmax_scale=None, cap=0, elements=None, slope=0,
-           sink=-np.inf, rotate=True, key_center=None, value_center=None, score_digits=0):
+           sink=-np.inf, rotate=True, key_center=None, value_center=None, score_digits=0, f16_values=False):
     """out and log-sum-exp of one head: query, key and value are [tokens, dim] in f32, or Codes.
 
     sees [query_len, kv_len]: what masks leave. elements, of that shape, are added to the scores.
+    f16_values: mode int8_qk.
     """
     query_len, kv_len = sees.shape
     elements = np.zeros(sees.shape, F32) if elements is None else elements
     turns_value = rotate and can_rotate(value)
     rotate = rotate and can_rotate(query) and can_rotate(key)
     codes, scales, digits = quantize(query, None, rotate)
-    key, value = quantize(key, key_center, rotate), quantize(value, value_center, turns_value, True)
+    key, form = quantize(key, key_center, rotate), (value, value_center, turns_value)
+    value = halved(*form) if f16_values else quantize(*form, on_grid=True)
     softmax_scale = float(F32(softmax_scale or F32(1) / np.sqrt(F32(codes.shape[1]))))
     factors, slope = scales * F32(softmax_scale * LOG2_E), F32(LOG2_E * float(slope))
     held_cap = F32(np.clip(float(F32(cap)) * LOG2_E, 2.0**-100, 3e38)) if cap > 0 else F32(0)

@@ -146,6 +146,20 @@ class Command(unittest.TestCase):
         self.check([query, key, value], "--rotate", "off", "--softmax-scale", str(scale),
                    rotate=False, softmax_scale=scale)
 
+    def test_values_in_f16_have_sums_in_f32(self):
+        query, key, value = self.inputs(2, 1, 15, 1300, 64, 40)
+        value *= self.random.choice([1, 1, 1, 1e-5, 1e-20, 1e18, 0], (1300, 1)).astype(F32)
+        value[:, :, 3] *= F32(1e-8)
+        key[:, 900:] *= F32(9)
+        inputs, settings = (query, key, value), {"f16_values": True}
+        causal = window(15, 1300, ALL, 0)
+        mode = "--mode", "int8_qk"
+        self.check(inputs, "--causal", *mode, sees=causal, **settings)
+        self.check(inputs, *mode, "--rotate", "off", rotate=False, **settings)
+        self.check(inputs, "--score-cap", "5", *mode, centers="kv", cap=5, **settings)
+        mask = draw(self.random, 15, 1300) * F32(4)
+        self.check(inputs, *mode, mask=mask, sinks=draw(self.random, 2), **settings)
+
     def test_zero_and_tiny_rows_have_no_scale(self):
         query, key, value = self.inputs(1, 1, 9, 300, 64)
         query[:, ::3], query[:, 1] = 0, query[:, 1] * F32(1e-33)

@@ -41,6 +41,7 @@ class Golden:
     one_value_scale: bool = False
     biases_and_sinks: bool = False
     score_digits: int = 0
+    f16_values: bool = False
 
 
 CAUSAL = (-1, 0)
@@ -77,6 +78,13 @@ GOLDENS = {
     ),
     "TwoDigits": Golden(query_len=40, kv_len=300, window=CAUSAL, rotate=True, score_digits=2),
     "DigitsAsNeeded": Golden(query_len=40, kv_len=300, magnitudes=(1, 6, 1)),
+    "RealF16Values": Golden(
+        files="tinyllama_l5", window=CAUSAL, rotate=True, computed_centers=True, f16_values=True
+    ),
+    "CodesInF16": Golden(
+        query_heads=2, kv_heads=2, query_len=33, kv_len=200, head_dim=40, head_dim_v=24,
+        types=("f32", "f32", "int8"), f16_values=True,
+    ),
 }
 
 
@@ -246,7 +254,7 @@ def attend_golden(golden):
         attend(query[h], key[h // group], value[h // group], sees[h], cap=golden.cap,
                elements=elements[h], slope=slopes[h], sink=sinks[h], rotate=golden.rotate,
                key_center=centers[0][h // group], value_center=centers[1][h // group],
-               score_digits=golden.score_digits)
+               score_digits=golden.score_digits, f16_values=golden.f16_values)
         for h in range(heads)
     ]
     out, lse = (np.array(x) for x in zip(*results))

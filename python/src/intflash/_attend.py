@@ -12,7 +12,7 @@ from . import _core
 Array = Any  # with DLPack or the buffer protocol
 Causal = bool | Literal["bottom_right", "top_left"]
 Window = tuple[int | None, int | None]
-Mode = Literal["int8", "exact", "intfa"]
+Mode = Literal["int8", "exact", "intfa", "int8_qk"]
 Scale = float | Array | tuple[Array, int]
 
 
@@ -89,8 +89,9 @@ def attend(
             and the result turned back (QuaRot, arXiv 2404.00456).
         score_digits: INT8 digits of query and key in scores: 1, 2, or by default a second one where
             scores are so large that one is too coarse.
-        mode: ``"int8"``; ``"exact"``, in double precision; ``"intfa"``, the published algorithm as
-            it is. The latter two are slow, and for comparison.
+        mode: ``"int8"``; ``"int8_qk"``, with values in float16 and their sums in float32, which
+            errs less and takes longer; ``"exact"``, in double precision; ``"intfa"``, the published
+            algorithm as it is. The latter two are slow, and for comparison.
         lse: whether to return the log-sum-exp too.
         out: an array to write to, of query's shape with value_dim, in any of the three dtypes.
         threads: how many; by default ``torch.get_num_threads()`` where torch has been imported,

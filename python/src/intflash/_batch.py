@@ -35,7 +35,8 @@ class Batch:
         scale: see `attend`.
         cap: see `attend`.
         score_digits: see `attend`; 2 wants a cache of codec int8_wide.
-        mode: see `attend`.
+        mode: see `attend`; by default ``"int8_qk"`` over a cache of codec k8v16, which takes no
+            other but ``"exact"`` and ``"intfa"``, and else ``"int8"``.
 
     Raises:
         ArgumentError: a value that breaks a rule.
@@ -55,11 +56,13 @@ class Batch:
         scale: float | None = None,
         cap: float | None = None,
         score_digits: Literal[1, 2] | None = None,
-        mode: Mode = "int8",
+        mode: Mode | None = None,
     ) -> None:
         of_pages = isinstance(cache, Pages)
         if first_positions is not None and not of_pages:
             raise ArgumentError("first_positions: a Cache knows those of its sequences")
+        if mode is None:
+            mode = "int8_qk" if cache.info().codec == "k8v16" else "int8"
         self._cache = cache
         # Their numbers are not given to others meanwhile.
         self._sequences = () if of_pages else tuple(sequences)

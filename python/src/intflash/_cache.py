@@ -43,7 +43,8 @@ class Cache(Paged):
             whose scores are large, in ``head_dim + 4`` bytes more, or ``"k8v4"``, which keeps
             values in four bits, in ``head_dim_v / 2`` bytes less, or ``"k4v4"``, which keeps keys
             so too, behind a window, or ``"k4v2"`` and ``"k2v2"``, whose values, and then keys,
-            have two bits (docs/codecs.md).
+            have two bits, or ``"k8v16"``, which keeps values in float16 for mode ``"int8_qk"``, in
+            ``head_dim_v`` bytes more (docs/codecs.md).
         rotate: whether keys and values are turned by a Hadamard matrix before they are quantized.
         key_center: ``(layers, kv_heads, head_dim)`` in float32, taken off keys before they are
             quantized.
@@ -134,7 +135,7 @@ class Cache(Paged):
         alibi: abc.Sequence[float] | Array | None = None,
         rope: Rope | None = None,
         score_digits: Literal[1, 2] | None = None,
-        mode: Mode = "int8",
+        mode: Mode | None = None,
         lse: bool = False,
         out: Array | None = None,
     ) -> Any:

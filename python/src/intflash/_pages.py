@@ -13,7 +13,7 @@ from ._attend import Array
 from ._errors import ArgumentError
 from ._rope import Rope
 
-Codec = Literal["int8", "int8_wide", "k8v4", "k4v4", "k4v2", "k2v2"]
+Codec = Literal["int8", "int8_wide", "k8v4", "k4v4", "k4v2", "k2v2", "k8v16"]
 
 
 @dataclass(frozen=True)

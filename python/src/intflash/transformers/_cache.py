@@ -56,8 +56,8 @@ class IntflashCache(transformers.Cache):
         tokens: room for so many of all sequences together, whose last pages may be part-filled.
         page_size: 64, 128 or 256 tokens.
         codec: ``"int8"``, ``"int8_wide"`` for models whose scores are large, ``"k8v4"``, whose
-            values have four bits, ``"k4v4"``, whose keys do too, or ``"k4v2"`` or ``"k2v2"``,
-            whose values, or both, have two.
+            values have four bits, ``"k4v4"``, whose keys do too, ``"k4v2"`` or ``"k2v2"``, whose
+            values, or both, have two, or ``"k8v16"``, whose values are in float16.
         window_blocks: as in `intflash.Cache`; by default 4 where the codec must have a window,
             else 0.
         sink_blocks: the same; by default 1 where there is a window.

@@ -1,0 +1,126 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// Mode int8_qk: values in f16, and P V in f32. docs/numerics.md, section 4, "Values in f16".
+#pragma once
+
+#include <cstdint>
+
+#include "tile/fetch_line.h"
+#include "tile/halves.h"
+#include "tile/panels.h"
+#include "tile/rows.h"
+#include "tile/types.h"
+#include "tile/weights.h"
+
+namespace intflash::internal {
+namespace {
+
+// ---- Rows of values ----
+
+// The largest element of a row is of this exponent once it is scaled, as INT8's largest code is.
+constexpr std::int32_t kF16Exponent = 7;
+
+// RowKernels::halve_rows.
+template <class Ops>
+std::uint32_t halve_rows(const QuantizeTask& task) {
+  alignas(64) float buffer[kMaxHeadDim];
+  std::uint32_t largest_of_all = 0;
+  for (std::int32_t r = 0; r < task.rows; ++r) {
+    auto* const halves = reinterpret_cast<std::uint16_t*>(task.codes + r * task.code_stride);
+    const PreparedRow row = prepare_row<Ops>(task, r, buffer);
+    const float largest = bits_as<float>(row.magnitude);
+    largest_of_all = max_of(largest_of_all, row.magnitude);
+    __builtin_memset(halves, 0, static_cast<std::size_t>(task.code_stride));
+    task.scale[r] = 0;
+    // What is not finite is an error, and gets zeros until it is reported.
+    if (largest < kTinyMagnitude || row.magnitude >= 0x7f800000u) continue;
+    const std::int32_t exponent = exponent_of(largest) - kF16Exponent;
+    const float inverse = power_of_two(-exponent);
+    for (std::int64_t c = 0; c < task.dim; ++c) halves[c] = narrow_f16(row.channels[c] * inverse);
+    task.scale[r] = power_of_two(exponent);
+  }
+  return largest_of_all;
+}
+
+// ---- P V ----
+
+// Channels that a panel takes, in vectors: as many sums as hide the latency of an addition, or as
+// registers hold.
+template <class Ops>
+constexpr std::int32_t f16_vectors(std::int32_t rows) {
+  constexpr std::int32_t kLeast = 16 / Ops::kLanes;  // the channels that lie together
+  if (Ops::kLanes == 8) return rows == 1 ? 8 : rows == 2 ? 4 : kLeast;
+  if (Ops::kLanes == 16) return rows == 1 ? 8 : 4;
+  return rows <= 2 ? 2 * kLeast : kLeast;
+}
+
+// accumulators += gain * (P V) for kVectors * kLanes channels of kRows rows, of which channel is
+// the first. Each sum is over the keys in their order.
+template <class Ops, std::int32_t kRows, std::int32_t kVectors>
+INTFLASH_INLINE void f16_panel(const F16ValuesTask& task, std::int32_t row, std::int64_t channel) {
+  using F32 = typename Ops::F32;
+  constexpr std::int32_t kPerGroup = 16 / Ops::kLanes;
+  constexpr std::int64_t kGroup = 16 * kBlockTokens;
+  F32 sum[kRows][kVectors];
+  INTFLASH_UNROLL
+  for (std::int32_t r = 0; r < kRows; ++r) {
+    INTFLASH_UNROLL
+    for (std::int32_t v = 0; v < kVectors; ++v) sum[r][v] = Ops::broadcast_f32(0.0f);
+  }
+  const float* weights = task.weights + row * kScoreBlock;
+  const std::int64_t first = channel / 16 * kGroup;
+  for (std::int32_t half = 0; half < task.num_keys / kBlockTokens; ++half) {
+    const auto* values =
+        reinterpret_cast<const std::uint16_t*>(task.half[half].value_codes) + first;
+    const auto* next = reinterpret_cast<const char*>(
+        task.next == nullptr ? nullptr : task.next[half].value_codes + 2 * first);
+    for (std::int32_t key = 0; key < kBlockTokens; ++key) {
+      if (kRows <= kFewRows && next != nullptr && key % 2 == 0) {
+        INTFLASH_UNROLL
+        for (std::int32_t g = 0; g < kVectors / kPerGroup; ++g)
+          fetch_line(next + 2 * g * kGroup + key * 32);
+      }
+      F32 weight[kRows];
+      INTFLASH_UNROLL
+      for (std::int32_t r = 0; r < kRows; ++r)
+        weight[r] = Ops::broadcast_f32(weights[r * kScoreBlock]);
+      INTFLASH_UNROLL
+      for (std::int32_t v = 0; v < kVectors; ++v) {
+        const F32 value =
+            Ops::load_halves(values + v / kPerGroup * kGroup + v % kPerGroup * Ops::kLanes);
+        INTFLASH_UNROLL
+        for (std::int32_t r = 0; r < kRows; ++r) sum[r][v] = Ops::fma(weight[r], value, sum[r][v]);
+      }
+      values += 16;
+      ++weights;
+    }
+  }
+  INTFLASH_UNROLL
+  for (std::int32_t r = 0; r < kRows; ++r) {
+    const F32 gain = Ops::broadcast_f32(task.gain[row + r]);
+    float* const lanes = task.accumulators[row + r] + channel;
+    INTFLASH_UNROLL
+    for (std::int32_t v = 0; v < kVectors; ++v) {
+      float* const at = lanes + v * Ops::kLanes;
+      Ops::store_any_f32(at, Ops::fma(sum[r][v], gain, Ops::load_any_f32(at)));
+    }
+  }
+}
+
+// RowKernels::add_f16_values.
+template <class Ops>
+void add_f16_values(const F16ValuesTask& task) {
+  const std::int32_t padded = round_up(task.head_dim_v, 16);
+  for_each_panel<6, 5, 4, 3, 2, 1>(task.rows, [&](auto panel, std::int32_t row) {
+    constexpr std::int32_t kRows = decltype(panel)::kRows;
+    constexpr std::int32_t kVectors = f16_vectors<Ops>(kRows);
+    std::int32_t c = 0;
+    for (; c + kVectors * Ops::kLanes <= padded; c += kVectors * Ops::kLanes)
+      f16_panel<Ops, kRows, kVectors>(task, row, c);
+    for (; c < padded; c += 16) f16_panel<Ops, kRows, 16 / Ops::kLanes>(task, row, c);
+  });
+}
+
+}  // namespace
+}  // namespace intflash::internal

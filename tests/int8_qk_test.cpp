@@ -1,0 +1,249 @@
+// Copyright 2026 The intflash Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// Mode int8_qk and codec k8v16: values in f16, by their definition in double, and through all that
+// a cache does. Dense calls are among the cases of port_agreement_test.cpp.
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "cache_uses.h"
+#include "pages/codec.h"
+#include "seed.h"
+#include "serving_input.h"
+#include "test_ports.h"
+
+namespace intflash::internal::serving {
+namespace {
+
+Shape f16_shape(std::int64_t head_dim_v) {
+  Shape shape;
+  shape.num_kv_heads = 1;
+  shape.head_dim_v = head_dim_v;
+  shape.codec = &kK8v16Codec;
+  return shape;
+}
+
+std::vector<float> exported_values(const Server& server, std::int32_t sequence) {
+  const Shape& shape = server.shape();
+  const std::int64_t count = server.request_of(sequence).kv_len;
+  std::vector<float> values(
+      static_cast<std::size_t>(shape.num_kv_heads * count * shape.head_dim_v));
+  const intflash_tensor to = tensor_of(values.data(), shape.num_kv_heads, shape.head_dim_v);
+  EXPECT_EQ(intflash_sequence_export(server.cache(), sequence, 0, count, nullptr, &to),
+            INTFLASH_OK);
+  return values;
+}
+
+// To the nearest of 11 bits, no finer than 2^-24, of x / 2^exponent: docs/numerics.md, section 4.
+double nearest_f16(double x, int exponent) {
+  const double scaled = std::ldexp(x, -exponent);
+  const double step = std::max(std::ldexp(1.0, std::ilogb(scaled) - 10), 0x1p-24);
+  return std::ldexp(std::nearbyint(scaled / step) * step, exponent);
+}
+
+TEST(Int8Qk, ValuesAreThoseOfTheDefinition) {
+  for (const std::int64_t dim : {8, 64, 72, 320}) {
+    for (const float magnitude : {1.0f, 1e-29f, 3e20f}) {
+      const Shape shape = f16_shape(dim);
+      Server server(shape);
+      Tokens tokens =
+          random_tokens(shape, 150, static_cast<std::uint32_t>(seed_from_test_name() + dim));
+      // Of each row an element that is far smaller than the others: subnormal once it is scaled.
+      for (std::size_t i = 0; i < tokens.value.size(); ++i)
+        tokens.value[i] *= i % static_cast<std::size_t>(dim) == 3 ? magnitude * 1e-8f : magnitude;
+      const std::int32_t sequence = server.create_sequence();
+      append(server, sequence, tokens, 0, tokens.count);
+      const std::vector<float> values = exported_values(server, sequence);
+      for (std::int64_t token = 0; token < tokens.count; ++token) {
+        const float* row = tokens.value.data() + token * dim;
+        double largest = 0;
+        for (std::int64_t c = 0; c < dim; ++c)
+          largest = std::max(largest, std::fabs(static_cast<double>(row[c])));
+        for (std::int64_t c = 0; c < dim; ++c) {
+          const double expected = nearest_f16(static_cast<double>(row[c]), std::ilogb(largest) - 6);
+          ASSERT_EQ(static_cast<double>(values[static_cast<std::size_t>(token * dim + c)]),
+                    expected)
+              << "dim " << dim << " token " << token << " channel " << c;
+        }
+      }
+    }
+  }
+}
+
+TEST(Int8Qk, EveryPortGivesTheBitsOfScalarInAllThatACacheDoes) {
+  const auto seed = static_cast<std::uint32_t>(seed_from_test_name());
+  std::vector<Shape> shapes = cache_shapes();
+  for (const std::int64_t group_size : {1, 2, 3, 4, 5, 6, 7}) {
+    shapes.emplace_back();
+    shapes.back().group_size = group_size;
+    shapes.back().head_dim_v = 40 * group_size;
+  }
+  for (Shape shape : shapes) {
+    shape.codec = &kK8v16Codec;
+    shape.port = &scalar_port();
+    const Outcome expected = outcome_of(shape, seed);
+    for (const PortEntry& port : all_test_ports()) {
+      shape.port = &port;
+      EXPECT_EQ(outcome_of(shape, seed), expected) << port.name << " head_dim " << shape.head_dim;
+    }
+  }
+}
+
+TEST(Int8Qk, TokensAppendedOneByOneOrAtOnceGiveTheSameBytes) {
+  const Shape shape = f16_shape(72);
+  Server server(shape);
+  const Tokens tokens =
+      random_tokens(shape, 150, static_cast<std::uint32_t>(seed_from_test_name()));
+  const std::int32_t whole = server.create_sequence();
+  append(server, whole, tokens, 0, tokens.count);
+  const std::int32_t pieces = server.create_sequence();
+  for (std::int64_t t = 0; t < tokens.count; ++t) append(server, pieces, tokens, t, t + 1);
+  EXPECT_EQ(save(server, pieces), save(server, whole));
+  // What is cut off and appended anew leaves nothing of what was there.
+  ASSERT_EQ(intflash_sequence_truncate(server.cache(), pieces, 101), INTFLASH_OK);
+  append(server, pieces, random_tokens(shape, 150, 7), 101, 140);
+  ASSERT_EQ(intflash_sequence_truncate(server.cache(), pieces, 101), INTFLASH_OK);
+  append(server, pieces, tokens, 101, tokens.count);
+  EXPECT_EQ(save(server, pieces), save(server, whole));
+}
+
+double relative_error(const std::vector<float>& found, const std::vector<float>& exact) {
+  double difference = 0, magnitude = 0;
+  for (std::size_t i = 0; i < found.size(); ++i) {
+    difference += static_cast<double>(std::fabs(found[i] - exact[i]));
+    magnitude += static_cast<double>(std::fabs(exact[i]));
+  }
+  return difference / magnitude;
+}
+
+TEST(Int8Qk, ErrsLessThanInt8) {
+  Shape shape;
+  shape.head_dim = shape.head_dim_v = 128;
+  shape.rotate = true;
+  shape.num_pages = 40;
+  const Tokens tokens =
+      random_tokens(shape, 2000, static_cast<std::uint32_t>(seed_from_test_name()));
+  const auto attended = [&](const Codec* codec, bool exact) {
+    shape.codec = codec;
+    Server server(shape);
+    if (exact) server.mode = INTFLASH_MODE_EXACT;
+    const std::int32_t sequence = server.create_sequence();
+    append(server, sequence, tokens, 0, tokens.count);
+    return server.attend({last_rows(server, sequence, tokens, 20)}).front().out;
+  };
+  const std::vector<float> found = attended(&kK8v16Codec, false);
+  const std::vector<float> exact = attended(&kK8v16Codec, true);
+  const Request dense_request = [&] {
+    Server server(shape);
+    const std::int32_t sequence = server.create_sequence();
+    append(server, sequence, tokens, 0, tokens.count);
+    return last_rows(server, sequence, tokens, 20);
+  }();
+  const std::vector<float> right =
+      Server(shape).attend_dense(tokens, dense_request, 0, INTFLASH_MODE_EXACT).out;
+  // Beside exact attention over what the cache holds, over what it was given, and what int8 comes
+  // to.
+  EXPECT_LT(relative_error(found, exact), 0.009);
+  const double error = relative_error(found, right);
+  EXPECT_LT(error, 0.010);
+  EXPECT_LT(error, 0.75 * relative_error(attended(&kInt8Codec, false), right));
+}
+
+TEST(Int8Qk, ADenseCallGivesTheBitsOfABatch) {
+  Shape shape;
+  shape.codec = &kK8v16Codec;
+  shape.rotate = true;
+  Server server(shape);
+  const Tokens tokens =
+      random_tokens(shape, 300, static_cast<std::uint32_t>(seed_from_test_name()));
+  const std::int32_t sequence = server.create_sequence();
+  append(server, sequence, tokens, 0, tokens.count);
+  const Request request = last_rows(server, sequence, tokens, 30);
+  EXPECT_EQ(server.attend({request})[0],
+            server.attend_dense(tokens, request, 0, INTFLASH_MODE_INT8_QK));
+}
+
+// The scale's mantissa goes into the codes, so that what is left of it is a power of two.
+TEST(Int8Qk, CodesOfInt8BecomeTheirNumbers) {
+  const std::int64_t dim = 24;
+  const Shape shape = f16_shape(dim);
+  Server server(shape);
+  const Tokens tokens = random_tokens(shape, 4, 1);
+  std::vector<std::int8_t> codes(static_cast<std::size_t>(4 * dim));
+  for (std::size_t i = 0; i < codes.size(); ++i) codes[i] = static_cast<std::int8_t>(i * 37 % 255);
+  const float scales[] = {0.3f, 1e-20f, 2.0f, 7e18f};
+  const std::int64_t token_indptr[] = {0, 4};
+  intflash_append_args args = server.append_args(tokens, 0);
+  args.token_indptr = token_indptr;
+  args.value_dtype = INTFLASH_INT8;
+  args.value = {};
+  args.value.data = codes.data();
+  args.value.stride_head = 4 * dim;
+  args.value.stride_token = dim;
+  args.value.scale = scales;
+  args.value.scale_block = 1;
+  for (std::int8_t& code : codes) code = std::max<std::int8_t>(code, -127);
+  const std::int32_t sequence = server.create_sequence();
+  ASSERT_EQ(server.append(sequence, 4, args), INTFLASH_OK) << intflash_last_error();
+  const std::vector<float> stored = exported_values(server, sequence);
+  for (std::size_t i = 0; i < codes.size(); ++i) {
+    const float scale = scales[i / static_cast<std::size_t>(dim)];
+    EXPECT_NEAR(stored[i], static_cast<float>(codes[i]) * scale,
+                std::fabs(static_cast<float>(codes[i]) * scale) * 0x1p-11f)
+        << i;
+  }
+  std::int32_t loaded = -1;
+  const File saved = save(server, sequence);
+  ASSERT_EQ(load(server, saved, loaded), INTFLASH_OK) << intflash_last_error();
+  EXPECT_EQ(save(server, loaded), saved);
+}
+
+TEST(Int8Qk, ATokenTakesTheBytesThatTheHeaderNames) {
+  Shape shape = f16_shape(128);
+  shape.head_dim = 128;
+  const Server server(shape);
+  intflash_cache_info info{};
+  info.struct_size = sizeof info;
+  ASSERT_EQ(intflash_cache_get_info(server.cache(), &info), INTFLASH_OK);
+  EXPECT_EQ(info.bytes_per_token, 128 + 2 * 128 + 12);
+}
+
+TEST(Int8Qk, BlocksThatAppendCouldNotHaveWrittenAreFound) {
+  constexpr std::int64_t kDim = 8;  // of 16 that there is room for
+  const PageLayout layout = page_layout(kK8v16Codec, kDim, kDim, kBlockTokens);
+  alignas(64) static char page[8192];
+  ASSERT_LE(layout.bytes(), static_cast<std::int64_t>(sizeof page));
+  std::fill_n(page, sizeof page, '\0');
+  const WritableBlock block = writable_block(layout, page, 0);
+  auto* const halves = reinterpret_cast<std::uint16_t*>(block.value_codes);
+  const auto damaged = [&](std::int64_t tokens) {
+    return kK8v16Codec.find_damage(layout, layout.block(page, 0), tokens);
+  };
+  EXPECT_EQ(damaged(5), nullptr);
+  halves[16] = 0x3c00;  // of token 1, without a scale
+  EXPECT_EQ(damaged(5), halves + 16);
+  block.value_scale[1] = 0.25f;
+  EXPECT_EQ(damaged(5), nullptr);
+  EXPECT_EQ(damaged(1), block.value_scale + 1);
+  block.value_scale[1] = 0.375f;
+  EXPECT_EQ(damaged(5), block.value_scale + 1);
+  block.value_scale[1] = 0.25f;
+  for (const std::uint16_t bits : {0x5800, 0xd800, 0x8000}) {  // 128, -128, -0
+    halves[16] = bits;
+    EXPECT_EQ(damaged(5), nullptr) << bits;
+  }
+  for (const std::uint16_t bits : {0x5801, 0xd801, 0x7c00, 0xfc00, 0x7e00}) {
+    halves[16] = bits;
+    EXPECT_EQ(damaged(5), halves + 16) << bits;
+  }
+  halves[16] = 0;
+  halves[16 + kDim] = 1;  // of a channel that there is not
+  EXPECT_EQ(damaged(5), halves + 16 + kDim);
+}
+
+}  // namespace
+}  // namespace intflash::internal::serving
