@@ -118,14 +118,14 @@ TEST(Codec, ThatIsNotThereIsRefusedWithWhatThereIs) {
     EXPECT_STREQ(intflash_last_error(), message);
     EXPECT_EQ(cache, nullptr);
   };
-  options.codec = static_cast<intflash_codec>(6);
-  expect(
-      INTFLASH_INVALID_ARGUMENT,
-      "codec = 6: must be one of 0 (int8), 1 (int8_wide), 2 (k8v4), 3 (k4v4), 4 (k4v2), 5 (k2v2)");
+  options.codec = static_cast<intflash_codec>(7);
+  expect(INTFLASH_INVALID_ARGUMENT,
+         "codec = 7: must be one of 0 (int8), 1 (int8_wide), 2 (k8v4), 3 (k4v4), 4 (k4v2), 5 "
+         "(k2v2), 6 (k8v16)");
   options.codec = static_cast<intflash_codec>(-1);
-  expect(
-      INTFLASH_INVALID_ARGUMENT,
-      "codec = -1: must be one of 0 (int8), 1 (int8_wide), 2 (k8v4), 3 (k4v4), 4 (k4v2), 5 (k2v2)");
+  expect(INTFLASH_INVALID_ARGUMENT,
+         "codec = -1: must be one of 0 (int8), 1 (int8_wide), 2 (k8v4), 3 (k4v4), 4 (k4v2), 5 "
+         "(k2v2), 6 (k8v16)");
   options.codec = INTFLASH_CODEC_INT8;
   options.page_layout_version = 2;
   expect(INTFLASH_UNSUPPORTED,

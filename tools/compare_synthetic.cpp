@@ -54,10 +54,10 @@ constexpr Inputs kInputs[] = {
 
 // Relative L1 of each pipeline.
 struct Errors {
-  double intfa, half_int8, fa3_fp8, int8, int8_unrotated;
+  double intfa, half_int8, fa3_fp8, int8, int8_unrotated, int8_qk;
 };
-constexpr double Errors::*kColumns[] = {&Errors::intfa, &Errors::half_int8, &Errors::fa3_fp8,
-                                        &Errors::int8, &Errors::int8_unrotated};
+constexpr double Errors::*kColumns[] = {&Errors::intfa, &Errors::half_int8,      &Errors::fa3_fp8,
+                                        &Errors::int8,  &Errors::int8_unrotated, &Errors::int8_qk};
 
 enum class Verdict { kNoGoal, kMet, kMissed };
 
@@ -120,6 +120,7 @@ Errors measure_seed(const Context& context, const Inputs& inputs, std::int64_t h
   errors.fa3_fp8 = error(pipeline("FA3-FP8").attend(head));
   errors.int8 = library(INTFLASH_MODE_INT8, inputs.center, INTFLASH_ROTATION_AUTO);
   errors.int8_unrotated = library(INTFLASH_MODE_INT8, inputs.center, INTFLASH_ROTATION_NONE);
+  errors.int8_qk = library(INTFLASH_MODE_INT8_QK, inputs.center, INTFLASH_ROTATION_AUTO);
   return errors;
 }
 
@@ -170,8 +171,8 @@ void print_header() {
       num_queries(16384), kMaxQueries, kSeeds);
   fmt::print(
       "Goals marked PASS or FAIL are those to reach; \"met\" and \"above\" only compare.\n\n");
-  fmt::print("{:24} {:>4} {:>6} {:>9} {:>9} {:>9} {:>9} {:>9}  {}\n", "inputs", "d", "keys",
-             "INT-FA", "half-INT8", "FA3-FP8", "int8", "unrotated", "goal");
+  fmt::print("{:24} {:>4} {:>6} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}  {}\n", "inputs", "d", "keys",
+             "INT-FA", "half-INT8", "FA3-FP8", "int8", "unrotated", "int8_qk", "goal");
 }
 
 void print_row(const Row& row) {
@@ -195,7 +196,8 @@ nlohmann::json row_json(const Row& row) {
             {"half_int8", row.errors.half_int8},
             {"fa3_fp8", row.errors.fa3_fp8},
             {"int8", row.errors.int8},
-            {"int8_unrotated", row.errors.int8_unrotated}}},
+            {"int8_unrotated", row.errors.int8_unrotated},
+            {"int8_qk", row.errors.int8_qk}}},
           {"goal", goal_json(row.inputs->goal, row.verdict)},
           {"binding", row.binding}};
 }

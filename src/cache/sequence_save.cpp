@@ -76,9 +76,9 @@ void clear_tail(const intflash_cache& cache, const FileBlock& file, std::int64_t
   if (tokens == kBlockTokens) return;
   const PageLayout& layout = file.layout;
   const WritableBlock block = writable_block(layout, page, 0);
-  static constexpr std::int8_t kNoCodes[2 * kMaxHeadDim] = {};
+  const std::int8_t no_codes[2 * kMaxHeadDim] = {};  // of a row of f16 too
   const KernelTable& kernels = *cache.context->port->kernels;
-  const TokenCodes absent = {kNoCodes, kNoCodes, 0, tokens, kBlockTokens - tokens};
+  const TokenCodes absent = {no_codes, no_codes, 0, tokens, kBlockTokens - tokens};
   file.codec.store_keys(kernels, layout, block, absent);
   file.codec.store_values(kernels, layout, block, absent);
   std::fill(block.key_scale + tokens, block.key_scale + kBlockTokens, 0.0f);

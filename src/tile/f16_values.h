@@ -52,7 +52,7 @@ constexpr std::int32_t f16_vectors(std::int32_t rows) {
   constexpr std::int32_t kLeast = 16 / Ops::kLanes;  // the channels that lie together
   if (Ops::kLanes == 8) return rows == 1 ? 8 : rows == 2 ? 4 : kLeast;
   if (Ops::kLanes == 16) return rows == 1 ? 8 : 4;
-  return rows <= 2 ? 2 * kLeast : kLeast;
+  return kLeast;
 }
 
 // accumulators += gain * (P V) for kVectors * kLanes channels of kRows rows, of which channel is
@@ -81,16 +81,34 @@ INTFLASH_INLINE void f16_panel(const F16ValuesTask& task, std::int32_t row, std:
         for (std::int32_t g = 0; g < kVectors / kPerGroup; ++g)
           fetch_line(next + 2 * g * kGroup + key * 32);
       }
-      F32 weight[kRows];
-      INTFLASH_UNROLL
-      for (std::int32_t r = 0; r < kRows; ++r)
-        weight[r] = Ops::broadcast_f32(weights[r * kScoreBlock]);
-      INTFLASH_UNROLL
-      for (std::int32_t v = 0; v < kVectors; ++v) {
-        const F32 value =
-            Ops::load_halves(values + v / kPerGroup * kGroup + v % kPerGroup * Ops::kLanes);
+      // What is fewer is held, so that sums stay in registers.
+      const auto value = [&](std::int32_t v) {
+        return Ops::load_halves(values + v / kPerGroup * kGroup + v % kPerGroup * Ops::kLanes);
+      };
+      const auto weight = [&](std::int32_t r) {
+        return Ops::broadcast_f32(weights[r * kScoreBlock]);
+      };
+      if constexpr (kRows < kVectors) {
+        F32 held[kRows];
         INTFLASH_UNROLL
-        for (std::int32_t r = 0; r < kRows; ++r) sum[r][v] = Ops::fma(weight[r], value, sum[r][v]);
+        for (std::int32_t r = 0; r < kRows; ++r) held[r] = weight(r);
+        INTFLASH_UNROLL
+        for (std::int32_t v = 0; v < kVectors; ++v) {
+          const F32 of_key = value(v);
+          INTFLASH_UNROLL
+          for (std::int32_t r = 0; r < kRows; ++r) sum[r][v] = Ops::fma(held[r], of_key, sum[r][v]);
+        }
+      } else {
+        F32 held[kVectors];
+        INTFLASH_UNROLL
+        for (std::int32_t v = 0; v < kVectors; ++v) held[v] = value(v);
+        INTFLASH_UNROLL
+        for (std::int32_t r = 0; r < kRows; ++r) {
+          const F32 of_row = weight(r);
+          INTFLASH_UNROLL
+          for (std::int32_t v = 0; v < kVectors; ++v)
+            sum[r][v] = Ops::fma(of_row, held[v], sum[r][v]);
+        }
       }
       values += 16;
       ++weights;
@@ -108,18 +126,38 @@ INTFLASH_INLINE void f16_panel(const F16ValuesTask& task, std::int32_t row, std:
   }
 }
 
+// The channels of rows that are one panel.
+template <class Ops, std::int32_t kRows>
+void add_f16_panel(const F16ValuesTask& task) {
+  constexpr std::int32_t kVectors = f16_vectors<Ops>(kRows);
+  const std::int32_t padded = round_up(task.head_dim_v, 16);
+  std::int32_t c = 0;
+  for (; c + kVectors * Ops::kLanes <= padded; c += kVectors * Ops::kLanes)
+    f16_panel<Ops, kRows, kVectors>(task, 0, c);
+  for (; c < padded; c += 16) f16_panel<Ops, kRows, 16 / Ops::kLanes>(task, 0, c);
+}
+
+// kVectors of channels, of all rows in turn, so that they stay in L1.
+template <class Ops, std::int32_t kVectors>
+void add_f16_channels(const F16ValuesTask& task, std::int32_t channel) {
+  for_each_panel<6, 4, 2, 1>(task.rows, [&](auto panel, std::int32_t row) {
+    f16_panel<Ops, decltype(panel)::kRows, kVectors>(task, row, channel);
+  });
+}
+
 // RowKernels::add_f16_values.
 template <class Ops>
 void add_f16_values(const F16ValuesTask& task) {
+  constexpr std::int32_t kVectors = f16_vectors<Ops>(kMaxTileRows);
+  if constexpr (f16_vectors<Ops>(1) != kVectors) {
+    if (task.rows == 1) return add_f16_panel<Ops, 1>(task);
+    if (task.rows == 2) return add_f16_panel<Ops, 2>(task);
+  }
   const std::int32_t padded = round_up(task.head_dim_v, 16);
-  for_each_panel<6, 5, 4, 3, 2, 1>(task.rows, [&](auto panel, std::int32_t row) {
-    constexpr std::int32_t kRows = decltype(panel)::kRows;
-    constexpr std::int32_t kVectors = f16_vectors<Ops>(kRows);
-    std::int32_t c = 0;
-    for (; c + kVectors * Ops::kLanes <= padded; c += kVectors * Ops::kLanes)
-      f16_panel<Ops, kRows, kVectors>(task, row, c);
-    for (; c < padded; c += 16) f16_panel<Ops, kRows, 16 / Ops::kLanes>(task, row, c);
-  });
+  std::int32_t c = 0;
+  for (; c + kVectors * Ops::kLanes <= padded; c += kVectors * Ops::kLanes)
+    add_f16_channels<Ops, kVectors>(task, c);
+  for (; c < padded; c += 16) add_f16_channels<Ops, 16 / Ops::kLanes>(task, c);
 }
 
 }  // namespace

@@ -122,7 +122,7 @@ INTFLASH_NOINLINE PreparedRow prepare_narrow(const void* row, const std::uint32_
 
 // Row r of a task, turned, centred and rotated; in the buffer, unless it is taken as it lies.
 template <class Ops>
-INTFLASH_INLINE PreparedRow prepare_row(const QuantizeTask& task, std::int32_t r, float* buffer) {
+INTFLASH_NOINLINE PreparedRow prepare_row(const QuantizeTask& task, std::int32_t r, float* buffer) {
   const std::int64_t dim = task.dim;
   const void* const source = row_of(task.source, r);
   const bool is_changed = task.rope.cos != nullptr || task.center != nullptr;
