@@ -1,8 +1,8 @@
 // Copyright 2026 The intflash Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// What mode int8 computes is attention: the scalar port against mode exact and against an oracle
-// written with Eigen, within the bound that the arithmetic's own steps give.
+// What modes int8 and int8_qk compute is attention: the scalar port against mode exact and against
+// an oracle written with Eigen, within the bound that the arithmetic's own steps give.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -88,13 +88,19 @@ struct Trial {
 void check_against_oracles(const AttentionCase& attention) {
   SCOPED_TRACE(describe(attention));
   Trial trial(attention);
-  const Numbers bound = error_bound(trial.attention, trial.tensors);
-  const Numbers found = trial.result(scalar_port(), INTFLASH_MODE_INT8);
-  expect_within(found, trial.oracle_numbers, bound);
-  if (attention.out.dtype != INTFLASH_F32) return;
-  const Numbers exact = trial.result(scalar_port(), INTFLASH_MODE_EXACT);
-  expect_within(exact, trial.oracle_numbers, bound_of_exact(trial.oracle_numbers));
-  expect_within(found, exact, bound);
+  Numbers exact;
+  if (attention.out.dtype == INTFLASH_F32) {
+    exact = trial.result(scalar_port(), INTFLASH_MODE_EXACT);
+    expect_within(exact, trial.oracle_numbers, bound_of_exact(trial.oracle_numbers));
+  }
+  for (const intflash_mode mode : {INTFLASH_MODE_INT8, INTFLASH_MODE_INT8_QK}) {
+    SCOPED_TRACE(mode);
+    trial.attention.mode = mode;
+    const Numbers bound = error_bound(trial.attention, trial.tensors);
+    const Numbers found = trial.result(scalar_port(), mode);
+    expect_within(found, trial.oracle_numbers, bound);
+    if (attention.out.dtype == INTFLASH_F32) expect_within(found, exact, bound);
+  }
 }
 
 AttentionCase small_case() {
@@ -382,9 +388,11 @@ TEST(Attention, KeepsTheShareOfSinksInTheDenominator) {
         for (std::int64_t channel = 0; channel < c.head_dim_v; ++channel)
           value[5 * c.head_dim_v + channel] *= sink;
         trial.oracle_numbers = oracle(trial.attention, trial.tensors);
-        const Numbers found = trial.result(scalar_port(), INTFLASH_MODE_INT8);
-        expect_within(found, trial.oracle_numbers, error_bound(trial.attention, trial.tensors));
-        if (cap == 0) {
+        for (const intflash_mode mode : {INTFLASH_MODE_INT8, INTFLASH_MODE_INT8_QK}) {
+          trial.attention.mode = mode;
+          const Numbers found = trial.result(scalar_port(), mode);
+          expect_within(found, trial.oracle_numbers, error_bound(trial.attention, trial.tensors));
+          if (cap > 0) continue;
           EXPECT_NEAR(found.lse[0], std::log(static_cast<double>(c.kv_len - 1) / (1 - share)), 0.01)
               << "sink " << sink << " share " << share;
         }

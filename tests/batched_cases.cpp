@@ -59,7 +59,9 @@ class Batch {
     if (first_.center == INTFLASH_CENTER_KEY_VALUE)
       options.value_center = cases_[0].tensors->args.value_center;
     options.rotation = first_.rotate ? INTFLASH_ROTATION_AUTO : INTFLASH_ROTATION_NONE;
-    const Codec& codec = first_.score_digits == 1 ? kInt8Codec : kInt8WideCodec;
+    const Codec& codec = first_.mode == INTFLASH_MODE_INT8_QK ? kK8v16Codec
+                         : first_.score_digits == 1           ? kInt8Codec
+                                                              : kInt8WideCodec;
     return create_cache(context_, options, codec, cache_);
   }
 
@@ -150,6 +152,7 @@ class Batch {
     desc.num_query_heads = heads();
     desc.query_dtype = first_.query.dtype;
     desc.out_dtype = first_.out.dtype;
+    desc.mode = first_.mode;
     desc.score_cap = first_.score_cap;
     desc.score_digits = first_.score_digits;
     const intflash_status planned = intflash_plan_batch(&context_, cache_, &desc, &plan_);

@@ -27,6 +27,9 @@
 // So a sum of p'_j x_j is at most the largest x_j where u_j is not small, plus the sum of u_j x_j
 // where it is: MeanBound below, of |v_j - o| and of each of the steps. The smallest of the three
 // bounds is taken.
+//
+// Mode int8_qk rounds weights to 4080 levels alone, values to 11 bits beside a scale that is a
+// power of two, and their sums over a score block to f32.
 #include "error_bound.h"
 
 #include <algorithm>
@@ -56,6 +59,8 @@ constexpr double kGridStep = 1.0109;  // of scales of values: 2^(1/64)
 constexpr double kUnfold = 0.5 / kValueWeightOne;
 constexpr double kLevel255 = (0.5 + 0.5 / 16) / 255;  // rounded to 4080 levels, then to 255
 constexpr double kLevel4080 = 0.5 / kWeightOne;
+constexpr double kF16Step = 0x1.01p-11;  // of values, relative to the largest of their row
+constexpr double kF16Sums = 0x1p-17;     // of 128 of them in f32
 constexpr double kLargeError = 0.1;  // of a score: beyond it the mean of all values may say more
 constexpr double kSmallShare = 1e-9;
 constexpr double kLargestLogit = kLn2 * 2 * (3e38 - 0x1p125);  // that is held
@@ -169,9 +174,16 @@ class HeadBound {
     key.zeroed = zeroed_of(key.extent.largest, key.scale, key_codes);
     const double largest_value = magnitude_of_value(j).maxCoeff();
     const bool value_codes = c_.value.dtype == INTFLASH_INT8;
-    key.value_scale = value_codes ? given_scale(tensors_.args.value, b_, kv_head, j, largest_value)
-                                  : kRounding * kGridStep * largest_value / 127;
-    key.value_half_step = value_codes ? 0 : key.value_scale / 2;
+    const double given =
+        value_codes ? given_scale(tensors_.args.value, b_, kv_head, j, largest_value) : 0.0;
+    if (has_f16_values()) {
+      const bool is_zero = largest_value < 0.999 * static_cast<double>(kTinyMagnitude);
+      key.value_scale = value_codes ? 2 * given : is_zero ? 0 : kRounding * largest_value / 64;
+      key.value_half_step = kF16Step * largest_value;
+    } else {
+      key.value_scale = value_codes ? given : kRounding * kGridStep * largest_value / 127;
+      key.value_half_step = value_codes ? 0 : key.value_scale / 2;
+    }
     key.value_half_step += zeroed_of(largest_value, key.value_scale, value_codes);
     if (rotates_values_) key.value_half_step += kFloat * magnitude_of_value(j).norm();
     keys_.push_back(std::move(key));
@@ -357,18 +369,22 @@ class HeadBound {
       const double value_scale = key(j).value_scale;
       may_be_faint |= visible(i, j) && value_scale > kLeastScale && value_scale < 0x1p-22 * largest;
     }
-    const double fold = is_on_grid() && !may_be_faint ? 0 : kFold;
+    const double fold =
+        (is_on_grid() && !may_be_faint ? 0 : kFold) + (has_f16_values() ? kF16Sums : 0);
     return {largest, largest > 0 ? 0x1p-23 * largest : 1, fold};
   }
-  bool is_on_grid() const { return c_.value.dtype != INTFLASH_INT8; }
+  bool has_f16_values() const { return c_.mode == INTFLASH_MODE_INT8_QK; }
+  bool is_on_grid() const { return has_f16_values() || c_.value.dtype != INTFLASH_INT8; }
+  // How much smaller a scale may be than key() has it.
+  double scale_range() const { return has_f16_values() ? 2 : is_on_grid() ? kGridStep : 1; }
   double folded_scale(const Scales& scales, std::int64_t j) const {
     return key(j).value_scale > kLeastScale ? key(j).value_scale : scales.of_zero;
   }
   // |r_j| |code_j| and q_j beside the block's largest folded weight.
   VectorXd level_of_values(std::int64_t j) const {
-    const double code =
-        key(j).value_scale > 0 ? (is_on_grid() ? kGridStep : 1) / key(j).value_scale : 0.0;
-    return kLevel255 * (magnitude_of_value(j).array() * code + 0.5);
+    const double code = key(j).value_scale > 0 ? scale_range() / key(j).value_scale : 0.0;
+    return (has_f16_values() ? kLevel4080 : kLevel255) *
+           (magnitude_of_value(j).array() * code + 0.5);
   }
   double level_of_sum(const Scales& scales, std::int64_t j) const {
     const bool is_light = key(j).value_scale < scales.largest / 33;

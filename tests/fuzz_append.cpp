@@ -76,8 +76,10 @@ class Cache {
     options.num_kv_heads = kHeads;
     options.num_pages = kPages;
     // Two scales and a sum beside a token's codes; values are stored 16 channels at a time.
-    const std::int64_t value_bytes =
-        (options.head_dim_v + 15) / 16 * (options.codec == INTFLASH_CODEC_K8V4 ? 8 : 16);
+    const std::int64_t group_bytes = options.codec == INTFLASH_CODEC_K8V4    ? 8
+                                     : options.codec == INTFLASH_CODEC_K8V16 ? 32
+                                                                             : 16;
+    const std::int64_t value_bytes = (options.head_dim_v + 15) / 16 * group_bytes;
     const std::int64_t token_bytes = options.head_dim + value_bytes + 12;
     bytes_ = static_cast<std::size_t>(kPages * options.page_size * kHeads * token_bytes);
     arena_.reset(static_cast<unsigned char*>(std::aligned_alloc(64, bytes_)));
@@ -117,9 +119,11 @@ CacheInput cache_input(Bytes& bytes) {
   CacheInput input;
   input.options.head_dim = kDims[bytes.below(std::size(kDims))];
   input.options.head_dim_v = kDims[bytes.below(std::size(kDims))];
-  const int kind = bytes.below(4);
+  constexpr intflash_codec kCodecs[] = {INTFLASH_CODEC_INT8, INTFLASH_CODEC_K8V4,
+                                        INTFLASH_CODEC_K8V16};
+  const int kind = bytes.below(6);
   input.options.page_size = kind % 2 == 0 ? 64 : 128;
-  input.options.codec = kind / 2 == 0 ? INTFLASH_CODEC_INT8 : INTFLASH_CODEC_K8V4;
+  input.options.codec = kCodecs[kind / 2];
   input.options.rotation = bytes.below(3) == 1 ? INTFLASH_ROTATION_AUTO : INTFLASH_ROTATION_NONE;
   const auto center = [&](std::vector<float>& values, std::int64_t dim) -> const float* {
     if (bytes.below(2) == 0) return nullptr;

@@ -59,6 +59,7 @@ AttentionCase attention(Bytes& bytes) {
   c.given_centers = bytes.below(2) == 1;
   c.rotate = bytes.below(3) == 0;
   c.score_digits = bytes.below(3);
+  if (bytes.below(4) == 3) c.mode = INTFLASH_MODE_INT8_QK;
   c.lse = bytes.below(4) != 0;
   c.data = static_cast<CaseData>(bytes.below(static_cast<int>(CaseData::kSinks) + 1));
   c.seed = bytes.byte();

@@ -40,7 +40,8 @@ struct Kind {
   Int8Window window;
 };
 const Kind kKinds[] = {{kInt8Codec, {}},     {kK8v4Codec, {}},     {kK8v4Codec, {1, 1}},
-                       {kK4v4Codec, {1, 0}}, {kK4v2Codec, {1, 1}}, {kK2v2Codec, {1, 0}}};
+                       {kK4v4Codec, {1, 0}}, {kK4v2Codec, {1, 1}}, {kK2v2Codec, {1, 0}},
+                       {kK8v16Codec, {}}};
 
 // Gives every whole record its checksum, so that what lies behind it is reached.
 void seal(const Kind& kind, std::int64_t num_layers, File& file) {
@@ -75,7 +76,9 @@ void seal(const Kind& kind, std::int64_t num_layers, File& file) {
 
 struct Owner {
   Owner(const Kind& kind, std::int64_t layers)
-      : num_layers(layers), has_window(!kind.window.is_none()) {
+      : num_layers(layers),
+        has_window(!kind.window.is_none()),
+        mode(kind.codec.has_f16_values ? INTFLASH_MODE_INT8_QK : INTFLASH_MODE_INT8) {
     intflash_context_options context_options{};
     context_options.struct_size = sizeof context_options;
     context_options.num_threads = 1;
@@ -101,6 +104,7 @@ struct Owner {
 
   const std::int64_t num_layers;
   const bool has_window;  // pages are then the sequences' alone
+  const intflash_mode mode;
   intflash_context* context = nullptr;
   intflash_cache* cache = nullptr;
 };
@@ -184,6 +188,7 @@ void attend(const Owner& owner, std::int32_t sequence, std::int64_t layer) {
   desc.num_requests = 1;
   desc.requests = &request;
   desc.num_query_heads = kHeads;
+  desc.mode = owner.mode;
   desc.query_dtype = INTFLASH_INT8;
   desc.out_dtype = INTFLASH_F32;
   Codes codes;

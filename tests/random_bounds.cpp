@@ -63,6 +63,7 @@ std::vector<std::string> kinds_of(const RandomCase& one) {
                                     "digits " + std::to_string(c.score_digits)};
   if (c.bias != CaseBias::kNone)
     kinds.push_back(std::string("bias ") + biases[static_cast<int>(c.bias)]);
+  if (c.mode == INTFLASH_MODE_INT8_QK) kinds.push_back("values in f16");
   if (c.rotate) kinds.push_back("rotated");
   if (c.score_cap > 0) kinds.push_back("cap");
   if (c.center != INTFLASH_CENTER_NONE)

@@ -88,6 +88,7 @@ void choose_options(Random& random, AttentionCase& c) {
   c.data = static_cast<CaseData>(random.below(static_cast<int>(CaseData::kSinks) + 1));
   if (one_in(random, 3))
     c.bias = static_cast<CaseBias>(random.below(static_cast<int>(CaseBias::kAll) + 1));
+  if (one_in(random, 4)) c.mode = INTFLASH_MODE_INT8_QK;
 }
 
 AttentionCase random_attention(Random& random) {
@@ -312,6 +313,8 @@ void make_random_request(Random& random, RandomCase& made) {
     if (tensor->dtype == INTFLASH_INT8) c.rotate = c.given_centers = false;
   }
   if (!c.given_centers) c.center = INTFLASH_CENTER_NONE;
+  // Caches of such values have one digit.
+  if (c.mode == INTFLASH_MODE_INT8_QK) c.score_digits = 1;
   fill_case(random, made);
 }
 
