@@ -199,7 +199,9 @@ TEST_F(BudgetCommand, SpendsItsBytesWhereTheySaveMostError) {
   for (const Json& layer : report["layers"]) {
     bytes += layer["bytes_per_token"].get<double>() / 2;
     chosen += std::pow(layer["rel_l1"].get<double>(), 2);
-    EXPECT_EQ(layer["rel_l1_by_head"].size(), 2u);
+    ASSERT_EQ(layer["groups"].size(), 1u);
+    EXPECT_EQ(layer["groups"][0]["kv_heads"], 1);
+    EXPECT_EQ(layer["groups"][0]["rel_l1_by_head"].size(), 2u);
     EXPECT_EQ(layer["codecs"][2]["codec"], "int8");
     EXPECT_EQ(layer["codecs"][2]["bytes_per_token"], 76);
   }
@@ -243,6 +245,50 @@ TEST_F(BudgetCommand, ErrorsOfCodecsAreThoseOfCompare) {
           << name;
     }
   }
+}
+
+// Two kv heads of two query heads each, which need different things.
+TEST_F(BudgetCommand, ByHeadSpendsItsBytesWhereHeadsNeedThem) {
+  write_normal("h_q.npy", {4, 10, kDim}, 1);
+  write_normal("h_k.npy", {2, kTokens, kDim}, 2);
+  write_normal("h_v.npy", {2, kTokens, kDim}, 3);
+  const NpyArray array = read_npy(path("h_k.npy"));
+  std::vector<float> keys(floats(array), floats(array) + array.num_elements());
+  for (std::size_t i = keys.size() / 2; i < keys.size(); ++i) keys[i] *= 0.1f;
+  write_npy_files(std::vector<NpyOutput>{{path("h_k.npy"), array.shape, keys.data()}});
+  const Json report = calibrate(files("h_") + " --budget 68 --by-head");
+  const Json& layer = report["layers"][0];
+  ASSERT_EQ(layer["groups"].size(), 2u);
+  double best = INFINITY, chosen = 0, bytes = 0;
+  for (const Json& a : layer["codecs"]) {
+    for (const Json& b : layer["codecs"]) {
+      if (a["bytes_per_token"].get<double>() + b["bytes_per_token"].get<double>() > 2 * 68)
+        continue;
+      double damage = 0;
+      for (const std::size_t head : {0, 1, 2, 3})
+        damage += std::pow((head < 2 ? a : b)["rel_l1_by_head"][head].get<double>(), 2) / 4;
+      best = std::min(best, damage);
+    }
+  }
+  for (std::size_t g = 0; g < 2; ++g) {
+    const Json& group = layer["groups"][g];
+    EXPECT_EQ(group["first_kv_head"], g);
+    EXPECT_EQ(group["kv_heads"], 1);
+    bytes += group["bytes_per_token"].get<double>() / 2;
+    ASSERT_EQ(group["rel_l1_by_head"].size(), 2u);
+    for (const Json& error : group["rel_l1_by_head"])
+      chosen += std::pow(error.get<double>(), 2) / 4;
+  }
+  EXPECT_NEAR(chosen, best, 1e-12);
+  EXPECT_NEAR(layer["rel_l1"].get<double>(), std::sqrt(best), 1e-9);
+  EXPECT_NEAR(report["rel_l1"].get<double>(), std::sqrt(best), 1e-9);
+  EXPECT_NEAR(report["bytes_per_token"].get<double>(), bytes, 1e-9);
+  const Result text = run("calibrate " + files("h_") + " --budget 68 --by-head");
+  EXPECT_NE(text.out.find("by head"), std::string::npos) << text.out;
+  EXPECT_NE(text.out.find("1 " + layer["groups"][0]["codec"].get<std::string>() + ", 1 "),
+            std::string::npos)
+      << text.out;
+  expect_failure("calibrate --by-head " + files("h_"), 2, "--by-head requires --budget");
 }
 
 TEST_F(BudgetCommand, MeasuresWithTheCentresThatItWrites) {

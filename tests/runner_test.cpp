@@ -17,6 +17,7 @@
 #include <iterator>
 #include <sstream>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -164,6 +165,93 @@ TEST_F(Runner, PerplexityInInt8IsThatOfDoublePrecision) {
   EXPECT_NEAR(int8 / exact, 1, 0.002) << out;
   if (quick) return;
   EXPECT_NEAR(exact, 30.3833, 0.001);  // on any machine, but for the order of its float sums
+}
+
+// ---- Codecs ----
+
+// What calibrate writes: groups of kv heads, by layer.
+struct HeadCodec {
+  int kv_heads;
+  const char* codec;
+  int window_blocks, sink_blocks, score_digits;
+};
+Json codecs_of(const std::vector<std::vector<HeadCodec>>& layers) {
+  Json file = {{"intflash_calibration", 2}};
+  for (std::size_t layer = 0; layer < layers.size(); ++layer) {
+    Json groups = Json::array();
+    int first = 0;
+    for (const HeadCodec& group : layers[layer]) {
+      groups.push_back({{"first_kv_head", first},
+                        {"kv_heads", group.kv_heads},
+                        {"codec", group.codec},
+                        {"window_blocks", group.window_blocks},
+                        {"sink_blocks", group.sink_blocks},
+                        {"score_digits", group.score_digits}});
+      first += group.kv_heads;
+    }
+    file["layers"].push_back({{"layer", layer}, {"key_center", nullptr}, {"groups", groups}});
+  }
+  return file;
+}
+
+TEST_F(Runner, CodecsAreThoseOfTheFile) {
+  const std::string text = read_text(kModel / "heldout.txt").substr(0, 4000);
+  const std::string command = "--perplexity " + write("text", text) + " --chunk 300";
+  const auto measured = [&](const std::vector<std::vector<HeadCodec>>& layers) {
+    const std::string out =
+        run_well(command + " --codecs " + write("codecs.json", codecs_of(layers).dump()));
+    double exact = 0, integer = 0;
+    EXPECT_EQ(std::sscanf(out.c_str(), "exact perplexity %lf, %*d tokens/s int8 perplexity %lf",
+                          &exact, &integer),
+              2)
+        << out;
+    return std::pair(exact, integer);
+  };
+  const std::vector<std::vector<HeadCodec>> plain(6, {{2, "int8", 0, 0, 0}});
+  const auto [exact, int8] = measured(plain);
+  double alone = 0;
+  const std::string out = run_well(command + " --attention int8");
+  ASSERT_EQ(std::sscanf(out.c_str(), "int8 perplexity %lf", &alone), 1) << out;
+  EXPECT_EQ(int8, alone);
+
+  std::vector<std::vector<HeadCodec>> mixed = plain;
+  mixed[0] = {{1, "k8v16", 0, 0, 1}, {1, "k4v4", 4, 1, 1}};
+  mixed[2] = {{2, "k8v4", 0, 0, 1}};
+  mixed[3] = {{1, "int8_wide", 0, 0, 0}, {1, "k2v2", 1, 0, 1}};
+  mixed[5] = mixed[0];
+  const auto [again, integer] = measured(mixed);
+  EXPECT_EQ(again, exact);
+  EXPECT_NE(integer, int8);
+  EXPECT_NEAR(integer / exact, 1, 0.02);
+}
+
+TEST_F(Runner, CodecsOfAnotherModelAreRefused) {
+  const std::vector<std::vector<HeadCodec>> plain(6, {{2, "int8", 0, 0, 0}});
+  const auto refused = [&](const Json& file, const std::string& part) {
+    const Result result = run("--prompt The --tokens 2 --attention int8 --codecs " +
+                              write("codecs.json", file.dump()));
+    EXPECT_EQ(result.code, 1) << part;
+    EXPECT_NE(result.err.find("codecs.json: "), std::string::npos) << result.err;
+    EXPECT_NE(result.err.find(part), std::string::npos) << result.err;
+  };
+  refused(Json::object(), "intflash_calibration");
+  refused({{"intflash_calibration", 1}}, "intflash_calibration: must be 2");
+  refused(codecs_of({plain.begin(), plain.end() - 1}), "all kv heads of all layers");
+  auto layers = plain;
+  layers.push_back(plain[0]);
+  refused(codecs_of(layers), "layer: not of the model");
+  layers = plain;
+  layers[3][0].kv_heads = 3;
+  refused(codecs_of(layers), "all kv heads of all layers");
+  layers = plain;
+  layers[3][0].codec = "k3v3";
+  refused(codecs_of(layers), "codec: not known");
+  Json file = codecs_of(plain);
+  file["layers"][1]["groups"][0]["first_kv_head"] = 1;
+  refused(file, "first_kv_head: must follow");
+  file = codecs_of(plain);
+  file["layers"][1]["key_center"] = "kc.npy";
+  refused(file, "key_center: must be null");
 }
 
 // ---- Damaged models ----

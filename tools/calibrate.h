@@ -17,7 +17,8 @@ struct CalibrateOptions {
   bool causal = false;
   float softmax_scale = 0;  // 0 = 1 / sqrt(head_dim)
   bool json = false;
-  double budget = 0;    // bytes per token and kv head, in the mean of layers; 0 = choose no codecs
+  double budget = 0;     // bytes per token and kv head, in the mean of layers; 0 = choose no codecs
+  bool by_head = false;  // with budget: a codec for each kv head
   std::string layers;   // with budget: numbers that stand for {} in all paths above; "" = one layer
   std::string out;      // with budget: the file that programs load, "" = not written
   std::string picture;  // the same as SVG

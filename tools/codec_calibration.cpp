@@ -12,6 +12,7 @@
 #include <filesystem>
 #include <iterator>
 #include <memory>
+#include <numeric>
 #include <set>
 #include <utility>
 
@@ -169,6 +170,7 @@ Measured measure_layer(const Context& context, const CalibrateOptions& options,
                     options.key_center,
                     options.value_center,
                     {},
+                    {},
                     0};
   Centers centers;
   if (!options.key_center.empty()) {
@@ -195,25 +197,45 @@ CodecTotal total_of(const Candidate& sum, const std::vector<LayerCalibration>& l
           std::sqrt(sum.damage / static_cast<double>(layers.size()))};
 }
 
-// What a codec costs: its bytes, and the square of its error. Those of layers that know nothing of
-// each other add up so.
-Candidates candidates_of(const std::vector<LayerCalibration>& layers) {
-  Candidates candidates;
-  for (const LayerCalibration& layer : layers) {
-    candidates.emplace_back();
-    for (const LayerCodec& codec : layer.codecs) {
-      const double error = codec.errors.rel_l1;
-      candidates.back().push_back({codec.block_bytes, error * error});
-    }
+// Kv heads that get one codec.
+struct Unit {
+  std::size_t layer;
+  std::int64_t first_kv_head, num_kv_heads;
+};
+std::vector<Unit> units_of(const CodecCalibration& calibration) {
+  std::vector<Unit> units;
+  for (std::size_t i = 0; i < calibration.layers.size(); ++i) {
+    const std::int64_t heads = calibration.layers[i].num_kv_heads;
+    const std::int64_t at_once = calibration.by_head ? 1 : heads;
+    for (std::int64_t head = 0; head < heads; head += at_once) units.push_back({i, head, at_once});
   }
-  return candidates;
+  return units;
+}
+
+// What a codec costs a unit: its bytes, and the square of its error, of heads by their share of the
+// layer. Those of layers that know nothing of each other add up so.
+Candidate cost_of(const LayerCalibration& layer, const LayerCodec& codec, const Unit& unit) {
+  const std::int64_t bytes = codec.block_bytes / layer.num_kv_heads * unit.num_kv_heads;
+  if (unit.num_kv_heads == layer.num_kv_heads)
+    return {bytes, codec.errors.rel_l1 * codec.errors.rel_l1};
+  const std::vector<double>& errors = codec.errors.by_head;
+  const auto group = static_cast<std::int64_t>(errors.size()) / layer.num_kv_heads;
+  const auto first = errors.begin() + unit.first_kv_head * group;
+  const double squares = std::inner_product(first, first + unit.num_kv_heads * group, first, 0.0);
+  return {bytes, squares / static_cast<double>(errors.size())};
 }
 
 void choose(CodecCalibration& calibration) {
   std::vector<LayerCalibration>& layers = calibration.layers;
-  const Candidates candidates = candidates_of(layers);
+  const std::vector<Unit> units = units_of(calibration);
+  Candidates candidates;
   std::int64_t heads = 0;
-  for (const LayerCalibration& layer : layers) heads += layer.num_kv_heads;
+  for (const Unit& unit : units) {
+    heads += unit.num_kv_heads;
+    candidates.emplace_back();
+    for (const LayerCodec& codec : layers[unit.layer].codecs)
+      candidates.back().push_back(cost_of(layers[unit.layer], codec, unit));
+  }
   const double bytes = std::floor(calibration.budget * static_cast<double>(kBlockTokens * heads));
   const std::int64_t least = least_bytes(candidates);
   if (bytes < static_cast<double>(least)) {
@@ -225,11 +247,16 @@ void choose(CodecCalibration& calibration) {
   const std::vector<std::size_t> choice =
       choose_candidates(candidates, static_cast<std::int64_t>(std::min(bytes, 0x1p60)));
   Candidate sum = {0, 0};
-  for (std::size_t i = 0; i < layers.size(); ++i) {
-    layers[i].choice = choice[i];
+  std::vector<double> damage(layers.size(), 0.0);
+  for (std::size_t i = 0; i < units.size(); ++i) {
+    LayerCalibration& layer = layers[units[i].layer];
+    layer.choice.insert(layer.choice.end(), static_cast<std::size_t>(units[i].num_kv_heads),
+                        choice[i]);
+    damage[units[i].layer] += candidates[i][choice[i]].damage;
     sum.bytes += candidates[i][choice[i]].bytes;
     sum.damage += candidates[i][choice[i]].damage;
   }
+  for (std::size_t i = 0; i < layers.size(); ++i) layers[i].rel_l1 = std::sqrt(damage[i]);
   calibration.total = total_of(sum, layers);
   for (const Candidate& corner : convex_front(candidates))
     calibration.front.push_back(total_of(corner, layers));
@@ -251,6 +278,16 @@ std::string seen_from(const std::string& out, const std::string& path) {
 
 }  // namespace
 
+std::vector<HeadGroup> LayerCalibration::groups() const {
+  std::vector<HeadGroup> found;
+  for (std::size_t head = 0; head < choice.size(); ++head) {
+    if (head == 0 || choice[head] != choice[head - 1])
+      found.push_back({static_cast<std::int64_t>(head), 0, codecs[choice[head]]});
+    ++found.back().num_kv_heads;
+  }
+  return found;
+}
+
 int run_codec_calibration(const CalibrateOptions& options) {
   std::vector<CalibrateOptions> files;
   const std::vector<std::int64_t> numbers = layer_numbers(options.layers);
@@ -261,7 +298,7 @@ int run_codec_calibration(const CalibrateOptions& options) {
   };
   std::unique_ptr<AtomicFile> out = open(options.out), picture = open(options.picture);
   const Context context = create_context(0, "");
-  CodecCalibration calibration{options.budget, {}, {}, {}};
+  CodecCalibration calibration{options.budget, options.by_head, {}, {}, {}};
   std::vector<Measured> measured;
   for (std::size_t i = 0; i < numbers.size(); ++i) {
     measured.push_back(measure_layer(context, files[i], numbers[i]));

@@ -25,28 +25,43 @@ struct LayerCodec {
   HeadErrors errors;
 };
 
+// Adjacent kv heads of one codec: those of a cache.
+struct HeadGroup {
+  std::int64_t first_kv_head, num_kv_heads;
+  const LayerCodec& codec;
+};
+
 struct LayerCalibration {
   std::int64_t layer;  // its number
   std::int64_t num_kv_heads, head_dim, head_dim_v, kv_len;
   std::int64_t rows;                     // that errors were measured on, of each head and batch
   std::string key_center, value_center;  // files, as the file of all has them; "" = none
   std::vector<LayerCodec> codecs;
-  std::size_t choice;  // of codecs
+  std::vector<std::size_t> choice;  // of codecs, for each kv head
+  double rel_l1;                    // of that
 
-  const LayerCodec& chosen() const { return codecs[choice]; }
+  std::vector<HeadGroup> groups() const;
   // Of so many bytes for 64 tokens.
   double bytes_per_token_and_head(std::int64_t block_bytes) const {
     return static_cast<double>(block_bytes) / static_cast<double>(64 * num_kv_heads);
   }
+  // Of the choice, in the mean of its kv heads.
+  double bytes_per_token_and_head() const {
+    double bytes = 0;
+    for (const std::size_t c : choice) bytes += bytes_per_token_and_head(codecs[c].block_bytes);
+    return bytes / static_cast<double>(num_kv_heads);
+  }
 };
 
-// Of all layers: a mean of bytes per token and kv head, and the root mean square of relative L1.
+// Of all layers: a mean of bytes per token and kv head, and the root mean square of relative L1, of
+// layers, or of heads where these have codecs of their own.
 struct CodecTotal {
   double bytes_per_token, rel_l1;
 };
 
 struct CodecCalibration {
   double budget;  // bytes per token and kv head, in the mean of layers
+  bool by_head;
   std::vector<LayerCalibration> layers;
   CodecTotal total;
   std::vector<CodecTotal> front;  // corners of the convex hull, fewest bytes first

@@ -29,11 +29,11 @@ constexpr const char* kStyle =
     ".line{stroke:#56b4e9}}";
 
 double bits_of(const LayerCalibration& layer) {
-  return 8 * layer.bytes_per_token_and_head(layer.chosen().block_bytes) /
+  return 8 * layer.bytes_per_token_and_head() /
          static_cast<double>(layer.head_dim + layer.head_dim_v);
 }
 
-std::string title_text(const char* title, int& y) {
+std::string title_text(const std::string& title, int& y) {
   std::string text =
       fmt::format("<text class=\"title\" x=\"{}\" y=\"{}\">{}</text>\n", kMargin, y + 14, title);
   y += kRow + 4;
@@ -52,7 +52,7 @@ std::string bars_text(const CodecCalibration& calibration, int& y) {
         "<rect class=\"bar\" x=\"{}\" y=\"{}\" width=\"{:.1f}\" height=\"{}\"/>"
         "<text x=\"{:.1f}\" y=\"{}\">{:.2f}: {}, rel. L1 {:.2f} %</text>\n",
         kBarLeft - 8, y + 14, layer.layer, kBarLeft, y + 2, length, kRow - 4, kBarLeft + length + 6,
-        y + 14, bits_of(layer), layer.chosen().form.name, 100 * layer.chosen().errors.rel_l1);
+        y + 14, bits_of(layer), codec_names(layer), 100 * layer.rel_l1);
     y += kRow;
   }
   y += kMargin;
@@ -95,8 +95,10 @@ std::string dot_text(const char* kind, int radius, const Axes& axes, const Codec
 }
 
 std::string front_text(const CodecCalibration& calibration, int& y) {
-  std::string text =
-      title_text("Relative L1 in %, root mean square of layers, by bytes per token and kv head", y);
+  std::string text = title_text(
+      fmt::format("Relative L1 in %, root mean square of {}, by bytes per token and kv head",
+                  calibration.by_head ? "heads" : "layers"),
+      y);
   const std::vector<CodecTotal>& front = calibration.front;
   const Axes axes = {front.front().bytes_per_token, front.back().bytes_per_token,
                      front.front().rel_l1, y + 4};

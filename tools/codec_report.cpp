@@ -22,6 +22,17 @@ Json codec_json(const LayerCalibration& layer, const LayerCodec& codec) {
           {"rel_l1_by_head", codec.errors.by_head}};
 }
 
+Json group_json(const LayerCalibration& layer, const HeadGroup& group) {
+  Json json = {{"first_kv_head", group.first_kv_head}, {"kv_heads", group.num_kv_heads}};
+  json.update(codec_json(layer, group.codec));
+  json.erase("rel_l1");
+  const std::vector<double>& errors = group.codec.errors.by_head;
+  const auto size = static_cast<std::int64_t>(errors.size()) / layer.num_kv_heads;
+  const auto first = errors.begin() + group.first_kv_head * size;
+  json["rel_l1_by_head"] = std::vector(first, first + group.num_kv_heads * size);
+  return json;
+}
+
 Json layer_json(const LayerCalibration& layer) {
   Json json = {{"layer", layer.layer},
                {"kv_heads", layer.num_kv_heads},
@@ -30,8 +41,11 @@ Json layer_json(const LayerCalibration& layer) {
                {"tokens", layer.kv_len},
                {"sampled_rows", layer.rows},
                {"key_center", file_json(layer.key_center)},
-               {"value_center", file_json(layer.value_center)}};
-  json.update(codec_json(layer, layer.chosen()));
+               {"value_center", file_json(layer.value_center)},
+               {"bytes_per_token", layer.bytes_per_token_and_head()},
+               {"rel_l1", layer.rel_l1}};
+  json["groups"] = Json::array();
+  for (const HeadGroup& group : layer.groups()) json["groups"].push_back(group_json(layer, group));
   json["codecs"] = Json::array();
   for (const LayerCodec& codec : layer.codecs) json["codecs"].push_back(codec_json(layer, codec));
   return json;
@@ -43,6 +57,17 @@ Json total_json(const CodecTotal& total) {
 
 }  // namespace
 
+std::string codec_names(const LayerCalibration& layer) {
+  const std::vector<HeadGroup> groups = layer.groups();
+  if (groups.size() == 1) return groups[0].codec.form.name;
+  std::string names;
+  for (const HeadGroup& group : groups) {
+    names += fmt::format("{}{} {}", names.empty() ? "" : ", ", group.num_kv_heads,
+                         group.codec.form.name);
+  }
+  return names;
+}
+
 void print_codecs(const CodecCalibration& calibration) {
   fmt::print("{:5} {:>6}  {:9} {:>6} {:>9}   rel L1 % of each\n", "layer", "tokens", "codec",
              "bytes", "rel L1 %");
@@ -51,11 +76,13 @@ void print_codecs(const CodecCalibration& calibration) {
     fmt::print(" {:>9}", codec.form.name);
   fmt::print("\n");
   for (const LayerCalibration& layer : calibration.layers) {
-    const LayerCodec& chosen = layer.chosen();
-    fmt::print("{:5} {:6}  {:9} {:6.4g} {:9.4f}  ", layer.layer, layer.kv_len, chosen.form.name,
-               layer.bytes_per_token_and_head(chosen.block_bytes), 100 * chosen.errors.rel_l1);
+    const bool has_groups = layer.groups().size() > 1;
+    fmt::print("{:5} {:6}  {:9} {:6.4g} {:9.4f}  ", layer.layer, layer.kv_len,
+               has_groups ? "by head" : codec_names(layer), layer.bytes_per_token_and_head(),
+               100 * layer.rel_l1);
     for (const LayerCodec& codec : layer.codecs) fmt::print(" {:9.4f}", 100 * codec.errors.rel_l1);
     fmt::print("\n");
+    if (has_groups) fmt::print("{:14}{}\n", "", codec_names(layer));
   }
   fmt::print("\n{:.4g} bytes per token and kv head of {:.4g}; rel L1 {:.4f} %, root mean square\n",
              calibration.total.bytes_per_token, calibration.budget, 100 * calibration.total.rel_l1);
@@ -68,7 +95,7 @@ void print_codecs(const CodecCalibration& calibration) {
 }
 
 nlohmann::ordered_json codecs_json(const CodecCalibration& calibration) {
-  Json json = {{"intflash_calibration", 1}, {"budget", calibration.budget}};
+  Json json = {{"intflash_calibration", 2}, {"budget", calibration.budget}};
   json.update(total_json(calibration.total));
   json["layers"] = Json::array();
   for (const LayerCalibration& layer : calibration.layers)

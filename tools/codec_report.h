@@ -12,6 +12,8 @@
 
 namespace intflash {
 
+// "int8", or "2 int8, 1 k8v4" of kv heads in their order.
+std::string codec_names(const LayerCalibration& layer);
 void print_codecs(const CodecCalibration& calibration);
 nlohmann::ordered_json codecs_json(const CodecCalibration& calibration);
 // SVG: bits of an element by layer, and the error that bytes buy.

@@ -360,6 +360,9 @@ void add_calibrate(CLI::App& app, CalibrateOptions& options) {
       ->check(check_named)
       ->type_name("LAYERS")
       ->needs(&budget);
+  command
+      .add_flag("--by-head", options.by_head, "chooses a codec for each kv head, not for layers")
+      ->needs(&budget);
   add_output(command, "--out", options.out, "writes the choice, JSON").needs(&budget);
   add_output(command, "--report", options.picture, "draws bits by layer and the front, SVG")
       .needs(&budget);

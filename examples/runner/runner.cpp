@@ -23,6 +23,7 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <tuple>
 #include <unordered_map>
 #include <vector>
 
@@ -232,69 +233,144 @@ struct Attention {
   Index begin = 0, end = 0;  // positions of the step's tokens
 };
 
-// intflash: a cache of INT8 pages in every layer, in which the text is a sequence.
-struct Int8Attention : Attention {
-  explicit Int8Attention(const Config& config) : Attention("int8", config) {
-    intflash_cache_options options = intflash::cache_options();
-    options.num_layers = config.num_layers;
-    options.num_kv_heads = config.num_kv_heads;
-    options.head_dim = config.head_dim;
-    options.page_size = 64;
-    options.num_pages = (config.context_len + options.page_size - 1) / options.page_size;
-    cache.emplace(context, options);
-    sequence.emplace(*cache);
+// Adjacent kv heads of some layers whose keys and values are kept alike.
+struct HeadGroup {
+  int first = 0, count = 0;  // kv heads
+  std::vector<int> layers;
+  intflash_codec codec = INTFLASH_CODEC_INT8;
+  std::int64_t window_blocks = 0, sink_blocks = 0;
+  std::int32_t score_digits = 0;
+
+  bool is_like(const HeadGroup& other) const {
+    return std::tie(first, count, codec, window_blocks, sink_blocks, score_digits) ==
+           std::tie(other.first, other.count, other.codec, other.window_blocks, other.sink_blocks,
+                    other.score_digits);
+  }
+};
+
+// All in INT8; or what `intflash calibrate --budget` has chosen.
+std::vector<HeadGroup> same_for_all(const Config& config) {
+  HeadGroup all{.count = config.num_kv_heads};
+  for (int layer = 0; layer < config.num_layers; ++layer) all.layers.push_back(layer);
+  return {all};
+}
+std::vector<HeadGroup> parse_codecs(const std::string& bytes, const Config& config) {
+  static const std::vector<std::string> kNames = {"int8", "int8_wide", "k8v4", "k4v4",
+                                                  "k4v2", "k2v2",      "k8v16"};
+  const Json json = Json::parse(bytes);
+  if (json.at("intflash_calibration") != 2) fail("intflash_calibration: must be 2");
+  std::vector<HeadGroup> groups;
+  std::vector<int> heads(config.num_layers);  // that have a codec, the first ones
+  for (const Json& layer : json.at("layers")) {
+    const int number = layer.at("layer");
+    if (number < 0 || number >= config.num_layers) fail("layer: not of the model");
+    if (!layer.at("key_center").is_null()) fail("key_center: must be null");
+    for (const Json& group : layer.at("groups")) {
+      const auto name = std::find(kNames.begin(), kNames.end(), group.at("codec"));
+      if (name == kNames.end()) fail("codec: not known");
+      HeadGroup found{.first = group.at("first_kv_head"),
+                      .count = group.at("kv_heads"),
+                      .layers = {number},
+                      .codec = static_cast<intflash_codec>(name - kNames.begin()),
+                      .window_blocks = group.at("window_blocks"),
+                      .sink_blocks = group.at("sink_blocks"),
+                      .score_digits = group.at("score_digits")};
+      if (found.first != heads[number] || found.count < 1) fail("first_kv_head: must follow");
+      heads[number] += found.count;
+      const auto like = std::find_if(groups.begin(), groups.end(),
+                                     [&](const HeadGroup& g) { return g.is_like(found); });
+      like == groups.end() ? groups.push_back(found) : like->layers.push_back(number);
+    }
+  }
+  for (const int count : heads)
+    if (count != config.num_kv_heads) fail("layers: all kv heads of all layers must have a codec");
+  return groups;
+}
+
+// intflash: a cache for each group of heads, in which the text is a sequence.
+struct IntegerAttention : Attention {
+  struct Group : HeadGroup {
+    std::optional<intflash::Cache> cache;
+    std::optional<intflash::Sequence> sequence;
+    std::optional<intflash::Plan> plan;  // of the step
+    intflash::Workspace workspace{0};
+  };
+
+  IntegerAttention(const Config& config, const std::vector<HeadGroup>& heads)
+      : Attention("int8", config), groups(heads.size()) {
+    for (std::size_t i = 0; i < groups.size(); ++i) {
+      Group& group = groups[i];
+      static_cast<HeadGroup&>(group) = heads[i];
+      intflash_cache_options options = intflash::cache_options();
+      options.num_layers = static_cast<std::int64_t>(group.layers.size());
+      options.num_kv_heads = group.count;
+      options.head_dim = config.head_dim;
+      options.page_size = 64;
+      options.num_pages = (config.context_len + options.page_size - 1) / options.page_size;
+      options.codec = group.codec;
+      options.window_blocks = group.window_blocks;
+      options.sink_blocks = group.sink_blocks;
+      group.cache.emplace(context, options);
+      group.sequence.emplace(*group.cache);
+    }
     rope = {cosines.data(), sines.data(), cosines.rows(), config.head_dim, INTFLASH_ROPE_ADJACENT};
   }
 
   // The plan depends on lengths alone: all layers run it.
   void begin_step(Index count) override {
     Attention::begin_step(count);
-    sequence->truncate(begin);  // 0 in a new text
     intflash_request request = {.query_len = count, .kv_len = end, .mask = INTFLASH_MASK_CAUSAL};
-    intflash_batch_desc desc = intflash::batch_desc();
-    desc.num_requests = 1;
-    desc.requests = &request;
-    desc.num_query_heads = config.num_query_heads;
-    plan.emplace(context, *cache, desc);
-    workspace = plan->make_workspace();
+    for (Group& group : groups) {
+      group.sequence->truncate(begin);  // 0 in a new text
+      intflash_batch_desc desc = intflash::batch_desc();
+      desc.num_requests = 1;
+      desc.requests = &request;
+      desc.num_query_heads = group.count * group_size();
+      desc.score_digits = group.score_digits;
+      if (group.codec == INTFLASH_CODEC_K8V16) desc.mode = INTFLASH_MODE_INT8_QK;
+      group.plan.emplace(context, *group.cache, desc);
+      group.workspace = group.plan->make_workspace();
+    }
   }
 
   Matrix attend(int layer, const Matrix& query, const Matrix& key, const Matrix& value) override {
-    const std::int32_t number = sequence->number();
-    const std::int64_t token_indptr[] = {0, key.rows()};
-    intflash_append_args append = intflash::append_args();
-    append.num_requests = 1;
-    append.token_indptr = token_indptr;
-    append.key = tensor(key);
-    append.value = tensor(value);
-    append.rope = rope;
-    append.layer = layer;
-    cache->append(&number, append);
-
     Matrix out(query.rows(), query.cols());
-    intflash_batch_args args = intflash::batch_args();
-    args.query = tensor(query);
-    args.out = tensor(out);
-    args.sequences = &number;
-    args.layer = layer;
-    args.rope = rope;
-    plan->run(*cache, args, workspace);
+    for (Group& group : groups) {
+      const auto at = std::find(group.layers.begin(), group.layers.end(), layer);
+      if (at == group.layers.end()) continue;
+      const std::int32_t number = group.sequence->number();
+      const std::int64_t token_indptr[] = {0, key.rows()};
+      intflash_append_args append = intflash::append_args();
+      append.num_requests = 1;
+      append.token_indptr = token_indptr;
+      append.key = tensor(key, group.first);
+      append.value = tensor(value, group.first);
+      append.rope = rope;
+      append.layer = at - group.layers.begin();
+      group.cache->append(&number, append);
+
+      intflash_batch_args args = intflash::batch_args();
+      args.query = tensor(query, group.first * group_size());
+      args.out = tensor(out, group.first * group_size());
+      args.sequences = &number;
+      args.layer = append.layer;
+      args.rope = rope;
+      group.plan->run(*group.cache, args, group.workspace);
+    }
     return out;
   }
 
+  int group_size() const { return config.num_query_heads / config.num_kv_heads; }
   // The heads of a token lie side by side in its row.
-  intflash_tensor tensor(const Matrix& rows) const {
-    return {.data = const_cast<float*>(rows.data()),
+  intflash_tensor tensor(const Matrix& rows, Index first_head) const {
+    return {.data = const_cast<float*>(rows.data()) + first_head * config.head_dim,
             .stride_head = config.head_dim,
             .stride_token = rows.cols()};
   }
 
   intflash::Context context;
   intflash_rope rope;
-  std::optional<intflash::Cache> cache;
-  std::optional<intflash::Sequence> sequence;
-  std::optional<intflash::Plan> plan;  // of the step
-  intflash::Workspace workspace{0};
+  std::vector<Group> groups;
 };
 
 // What it is compared with: softmax(Q K^T / sqrt(head_dim)) V in double precision.
@@ -375,7 +451,7 @@ MatrixOf<double> logits_of(const Model& model, const Matrix& hidden) {
 }
 
 struct Options {
-  std::string model, prompt, perplexity, tokenize, attention = "both";
+  std::string model, prompt, perplexity, tokenize, codecs, attention = "both";
   int tokens = 64, chunk = 256;
   double temperature = 0, top_p = 1;
   std::uint64_t seed = 0;
@@ -455,7 +531,12 @@ void run(const Options& options) {
   const Model model = parse_file(folder + "model.safetensors", parse_model, config, tokenizer);
   std::vector<std::unique_ptr<Attention>> attentions;
   if (options.attention != "int8") attentions.push_back(std::make_unique<ExactAttention>(config));
-  if (options.attention != "exact") attentions.push_back(std::make_unique<Int8Attention>(config));
+  if (options.attention != "exact") {
+    const std::vector<HeadGroup> heads = options.codecs.empty()
+                                             ? same_for_all(config)
+                                             : parse_file(options.codecs, parse_codecs, config);
+    attentions.push_back(std::make_unique<IntegerAttention>(config, heads));
+  }
   if (options.perplexity.empty()) {
     std::vector<Tokens> made;
     for (auto& attention : attentions) made.push_back(generate(model, *attention, options));
@@ -488,6 +569,7 @@ int main(int argc, char** argv) {
   app.add_option("--tokenize", options.tokenize, "Print the tokens of this file instead");
   app.add_option("--attention", options.attention, "int8, exact, or both one after the other")
       ->check(CLI::IsMember({"int8", "exact", "both"}));
+  app.add_option("--codecs", options.codecs, "What intflash calibrate --budget wrote: for int8");
   app.add_option("--chunk", options.chunk, "Tokens at a time")->check(CLI::PositiveNumber);
   try {
     app.parse(argc, argv);

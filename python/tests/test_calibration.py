@@ -16,14 +16,19 @@ from intflash.__main__ import COMMAND
 
 
 @pytest.mark.skipif(not COMMAND.exists(), reason="the wheel is without the command")
-def test_caches_are_as_the_command_chose(tmp_path):
+@pytest.mark.parametrize("by_head", [False, True])
+def test_caches_are_as_the_command_chose(tmp_path, by_head):
     random = np.random.default_rng(1)
     for layer in (2, 5):
-        for name, heads, tokens in (("q", 2, 8), ("k", 1, 640), ("v", 1, 640)):
+        for name, heads, tokens in (("q", 4, 8), ("k", 2, 640), ("v", 2, 640)):
             array = random.standard_normal((heads, tokens, 16), np.float32)
+            if name == "k":
+                array[1] *= 0.01  # which few bits do not harm
             np.save(tmp_path / f"{layer}_{name}.npy", array + (layer if name == "k" else 0))
     names = {"query": "q", "key": "k", "value": "v", "key-center": "kc", "value-center": "vc"}
     arguments = ["calibrate", "--layers", "2,5", "--budget", "40", "--out", "codecs.json"]
+    if by_head:
+        arguments.append("--by-head")
     for option, name in names.items():
         arguments += [f"--{option}", f"{{}}_{name}.npy"]
     command = [sys.executable, "-m", "intflash", *arguments]
@@ -33,23 +38,39 @@ def test_caches_are_as_the_command_chose(tmp_path):
     assert list(caches) == [2, 5]
     for layer in report["layers"]:
         number = layer["layer"]
-        key_center = np.asarray(caches[number]["key_center"])
-        np.testing.assert_array_equal(key_center[0], np.load(tmp_path / f"{number}_kc.npy"))
-        np.testing.assert_allclose(key_center, number, atol=0.2)
-        with intflash.Cache(kv_heads=1, head_dim=16, pages=4, **caches[number]) as cache:
-            info = cache.info()
-        assert info.codec == layer["codec"]
-        assert (info.window_blocks, info.sink_blocks) == (
-            layer["window_blocks"],
-            layer["sink_blocks"],
-        )
-        assert info.bytes_per_token == layer["bytes_per_token"]
+        assert len(caches[number]) == len(layer["groups"])
+        assert [h for found in caches[number] for h in found.kv_heads] == [0, 1]
+        for group, found in zip(layer["groups"], caches[number], strict=True):
+            key_center = np.asarray(found.options["key_center"])
+            centers = np.load(tmp_path / f"{number}_kc.npy")[found.kv_heads]
+            np.testing.assert_array_equal(key_center[0], centers)
+            np.testing.assert_allclose(key_center, number, atol=0.2)
+            heads = len(found.kv_heads)
+            with intflash.Cache(kv_heads=heads, head_dim=16, pages=4, **found.options) as cache:
+                info = cache.info()
+            assert info.codec == group["codec"]
+            assert (info.window_blocks, info.sink_blocks) == (
+                group["window_blocks"],
+                group["sink_blocks"],
+            )
+            assert info.bytes_per_token == heads * group["bytes_per_token"]
+    sizes = {len(groups) for groups in caches.values()}
+    assert sizes == {1} if not by_head else 2 in sizes
 
 
-LAYER = {"layer": 0, "codec": "int8", "window_blocks": 0, "sink_blocks": 0}
+GROUP = {
+    "first_kv_head": 0,
+    "kv_heads": 2,
+    "codec": "int8",
+    "window_blocks": 0,
+    "sink_blocks": 0,
+}
+LAYER = {"layer": 0, "kv_heads": 2, "groups": [GROUP]}
 PLAIN = {**LAYER, "key_center": None, "value_center": None}
-TEXT = {**PLAIN, "window_blocks": "4"}
+TEXT = {**PLAIN, "groups": [{**GROUP, "window_blocks": "4"}]}
 CENTRED = {**PLAIN, "key_center": "kc.npy"}
+GAP = {**PLAIN, "groups": [{**GROUP, "kv_heads": 1}, {**GROUP, "first_kv_head": 2, "kv_heads": 1}]}
+SHORT = {**PLAIN, "kv_heads": 3}
 
 
 @pytest.mark.parametrize(
@@ -58,16 +79,18 @@ CENTRED = {**PLAIN, "key_center": "kc.npy"}
         ("{", "not a file of intflash calibrate"),
         ("[]", "not a file of intflash calibrate"),
         ('{"layers": []}', "not a file of intflash calibrate"),
-        ('{"intflash_calibration": 2}', "version 2 where 1 is read"),
-        ('{"intflash_calibration": 1}', "no list of layers"),
-        (json.dumps({"intflash_calibration": 1, "layers": [5]}), "a layer without layer"),
-        (json.dumps({"intflash_calibration": 1, "layers": [LAYER]}), "a layer without key_center"),
-        (json.dumps({"intflash_calibration": 1, "layers": [PLAIN, PLAIN]}), "0 stands there twice"),
+        ('{"intflash_calibration": 1}', "version 1 where 2 is read"),
+        ('{"intflash_calibration": 2}', "no list of layers"),
+        (json.dumps({"intflash_calibration": 2, "layers": [5]}), "a layer without layer"),
+        (json.dumps({"intflash_calibration": 2, "layers": [LAYER]}), "a layer without key_center"),
+        (json.dumps({"intflash_calibration": 2, "layers": [PLAIN, PLAIN]}), "0 stands there twice"),
         (
-            json.dumps({"intflash_calibration": 1, "layers": [TEXT]}),
+            json.dumps({"intflash_calibration": 2, "layers": [TEXT]}),
             "a layer without window_blocks",
         ),
-        (json.dumps({"intflash_calibration": 1, "layers": [CENTRED]}), "kc.npy: "),
+        (json.dumps({"intflash_calibration": 2, "layers": [CENTRED]}), "kc.npy: "),
+        (json.dumps({"intflash_calibration": 2, "layers": [GAP]}), "not its 2 kv heads"),
+        (json.dumps({"intflash_calibration": 2, "layers": [SHORT]}), "not its 3 kv heads"),
     ],
 )
 def test_other_files_are_refused(tmp_path, text, message):

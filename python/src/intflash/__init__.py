@@ -11,7 +11,7 @@ from . import _core
 from ._attend import attend, merge_states
 from ._batch import Batch
 from ._cache import Cache, Sequence
-from ._calibration import load_calibration
+from ._calibration import HeadGroup, load_calibration
 from ._errors import (
     ArgumentError,
     BadFileError,
@@ -47,6 +47,7 @@ __all__ = [
     "BusyError",
     "Cache",
     "CacheInfo",
+    "HeadGroup",
     "CancelledError",
     "CopyWarning",
     "DeviceFailedError",
