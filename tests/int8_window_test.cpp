@@ -9,6 +9,7 @@
 #include <cstring>
 #include <limits>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -454,6 +455,35 @@ TEST(Int8Window, ForksGiveBackTogetherWhatNeitherWants) {
   ASSERT_EQ(server.append({sequence, fork}, tokens, {0, 70, 70}), INTFLASH_OK);
   ASSERT_EQ(server.append({sequence, fork}, tokens, {0, 0, 0}), INTFLASH_OK);
   EXPECT_EQ(intflash_sequence_truncate(server.cache(), sequence, 321), INTFLASH_OK);
+}
+
+// A layer that gets its tokens late sees the same of them as one that gets them at once.
+TEST(Int8Window, ALayerThatIsBehindSeesItsWindow) {
+  for (const Codec* codec : kCodecs) {
+    Shape shape = window_shape(*codec, 2, 1);
+    shape.num_layers = 2;
+    const Tokens tokens = test_tokens(shape, 700);
+    const std::vector<std::int64_t> ends = {130, 300, 301, 700};
+    // Layer 0 has all steps before layer 1 has its first.
+    Server late(shape);
+    const std::int32_t sequence = late.create_sequence();
+    for (std::int64_t begin = 0; const std::int64_t end : ends)
+      ASSERT_EQ(late.append(sequence, tokens, std::exchange(begin, end), end), INTFLASH_OK);
+    Server together(shape);
+    const std::int32_t other = together.create_sequence();
+    late.layer = 1;
+    for (std::int64_t begin = 0; const std::int64_t end : ends) {
+      for (together.layer = 0; together.layer < 2; ++together.layer)
+        ASSERT_EQ(together.append(other, tokens, begin, end), INTFLASH_OK);
+      together.layer = 1;
+      ASSERT_EQ(late.append(sequence, tokens, begin, end), INTFLASH_OK) << intflash_last_error();
+      Request request = rows_of(together, other, tokens, begin);
+      const Result expected = together.attend({request}).front();
+      EXPECT_EQ(late.attend({request}).front(), expected) << codec->name << ' ' << end;
+      begin = end;
+    }
+    EXPECT_EQ(save(late, sequence), save(together, other)) << codec->name;
+  }
 }
 
 // ---- What is refused ----

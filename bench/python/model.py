@@ -16,6 +16,7 @@ SPARE = 64  # tokens that a cache has room for after the prompt
 # Options of IntflashCache; windows are of 256 tokens and the first 64.
 CODECS = {
     "int8": {},
+    "k8v16": {"codec": "k8v16"},
     "k8v4": {"codec": "k8v4"},
     "k8v4, window": {"codec": "k8v4", "window_blocks": 4},
     "k4v4, window": {"codec": "k4v4", "window_blocks": 4},

@@ -21,7 +21,8 @@ from test_transformers import (  # noqa: E402
 )
 
 import intflash  # noqa: E402
-from intflash.transformers import IntflashCache  # noqa: E402
+from intflash.__main__ import COMMAND  # noqa: E402
+from intflash.transformers import IntflashCache, calibrate  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -127,6 +128,75 @@ def test_a_prompt_is_saved_and_loaded(llama, tmp_path):
     short.truncate(9)
     with pytest.raises(intflash.ArgumentError, match=r"\[9, 150\]"):
         other.load(tmp_path / "prompt", short.to_bytes())
+
+
+# Groups of kv heads in two layers.
+def groups(*layers: list[tuple[int, str, int]]) -> dict[int, list[intflash.HeadGroup]]:
+    made = {}
+    for number, layer in enumerate(layers):
+        made[number], end = [], 0
+        for count, codec, window in layer:
+            options = {"codec": codec, "window_blocks": window, "sink_blocks": int(window > 0)}
+            made[number].append(intflash.HeadGroup(range(end, end + count), options))
+            end += count
+    return made
+
+
+def test_groups_of_one_codec_are_as_all_together(model):
+    ids = token_ids(2, TOKENS)
+    parted = groups([(1, "int8", 0), (1, "int8", 0)], [(2, "int8", 0)])
+    cache = IntflashCache(model.config, 4096, calibration=parted)
+    assert torch.equal(step(model, cache, ids), step(model, room(model), ids))
+
+
+def test_heads_have_codecs_of_their_own(llama):
+    ids, following = token_ids(2, TOKENS), token_ids(2, 5, seed=2)
+    mixed = groups([(1, "k8v16", 0), (1, "k4v4", 1)], [(1, "k8v4", 0), (1, "k8v16", 0)])
+    cache, fresh = (IntflashCache(llama.config, 4096, calibration=mixed) for _ in range(2))
+    assert relative_l1(step(llama, cache, ids), llama(ids).logits) < LIMIT
+    step(llama, fresh, ids)
+    step(llama, cache, following)
+    cache.crop(-5)
+    order = torch.tensor([1, 1])
+    cache.reorder_cache(order)
+    fresh.batch_select_indices(order)
+    assert cache.get_seq_length() == TOKENS
+    assert torch.equal(step(llama, cache, following), step(llama, fresh, following))
+    with pytest.raises(intflash.UnsupportedError, match="several stores"):
+        cache.sequences  # noqa: B018
+    cache.reset()
+    assert cache.get_seq_length() == 0
+
+
+def test_a_calibration_of_another_model_raises(llama):
+    for wrong in ({}, groups([(2, "int8", 0)]), groups([(1, "int8", 0)], [(2, "int8", 0)])):
+        with pytest.raises(intflash.ArgumentError, match="has not the 2 kv heads"):
+            IntflashCache(llama.config, 4096, calibration=wrong)
+    both = groups([(2, "int8", 0)], [(2, "int8", 0)])
+    with pytest.raises(intflash.ArgumentError, match="calibration says codec"):
+        IntflashCache(llama.config, 4096, codec="k8v4", calibration=both)
+
+
+@pytest.mark.skipif(not COMMAND.exists(), reason="the wheel is without the command")
+def test_a_model_is_calibrated_by_a_text(llama, tmp_path):
+    ids = torch.randint(300, (1, 704), generator=torch.Generator().manual_seed(1))
+    llama.config.max_position_embeddings = 1024
+    before = llama.config._attn_implementation
+    chosen = calibrate(
+        llama, ids, 50, tmp_path / "c.json", by_head=True, report=tmp_path / "c.svg"
+    )
+    assert llama.config._attn_implementation == before
+    assert list(chosen) == [0, 1]
+    for layer in chosen.values():
+        assert [head for group in layer for head in group.kv_heads] == [0, 1]
+    assert {group.options["codec"] for layer in chosen.values() for group in layer} != {"int8"}
+    assert (tmp_path / "c.svg").read_text().startswith("<svg")
+    cache = IntflashCache(llama.config, 4096, calibration=chosen)
+    assert relative_l1(step(llama, cache, ids), step(llama, room(llama), ids)) < LIMIT
+    with pytest.raises(intflash.ArgumentError, match="the least is"):
+        calibrate(llama, ids, 1, tmp_path / "d.json")
+    with pytest.raises(intflash.ArgumentError, match="640 tokens and more"):
+        calibrate(llama, ids[:, :100], 50, tmp_path / "d.json")
 
 
 def test_other_functions_say_that_they_cannot_read_pages(llama):

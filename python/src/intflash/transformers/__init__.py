@@ -6,6 +6,7 @@ Nothing of transformers changes by importing this: `register` adds a name.
 """
 
 from ._cache import IntflashCache
+from ._calibrate import calibrate
 from ._register import NAME, register
 
-__all__ = ["NAME", "IntflashCache", "register"]
+__all__ = ["NAME", "IntflashCache", "calibrate", "register"]

@@ -5,7 +5,9 @@
 from __future__ import annotations
 
 import os
-from typing import BinaryIO
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO
 
 import torch
 import transformers
@@ -13,6 +15,7 @@ from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin
 
 import intflash
+from intflash._calibration import HeadGroup
 from intflash._pages import Codec
 
 
@@ -44,6 +47,16 @@ class Handle(Tensor):
         return f"Handle(shape={tuple(self.shape)})"
 
 
+@dataclass
+class _Store:
+    """Adjacent kv heads of some layers, whose tokens are kept alike."""
+
+    cache: intflash.Cache
+    kv_heads: slice
+    layers: dict[int, int]  # of the model, and which one of the cache each is
+    sequences: list[intflash.Sequence] = field(default_factory=list)
+
+
 class IntflashCache(transformers.Cache):
     """A cache for ``attn_implementation="int8_attention"``, in half of float16's memory or less.
 
@@ -63,6 +76,8 @@ class IntflashCache(transformers.Cache):
         sink_blocks: the same; by default 1 where there is a window.
         window_pages: the same; as long as tokens are being stored, all that come at once are in
             INT8 as well.
+        calibration: what `intflash.load_calibration` gives of all layers, in place of codec and
+            window. Such a cache has several stores, and is not saved or loaded.
     """
 
     def __init__(
@@ -75,26 +90,49 @@ class IntflashCache(transformers.Cache):
         window_blocks: int | None = None,
         sink_blocks: int | None = None,
         window_pages: int = 0,
+        calibration: Mapping[int, Sequence[HeadGroup]] | None = None,
     ) -> None:
-        if window_blocks is None:
-            window_blocks = 4 if codec in ("k4v4", "k4v2", "k2v2") else 0
-        if sink_blocks is None:
-            sink_blocks = 1 if window_blocks else 0
         config = config.get_text_config(decoder=True)
-        heads = config.num_attention_heads
-        self.store = intflash.Cache(
-            layers=config.num_hidden_layers,
-            kv_heads=getattr(config, "num_key_value_heads", None) or heads,
-            head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
-            pages=-(-tokens // page_size),
-            page_size=page_size,
-            codec=codec,
-            window_blocks=window_blocks,
-            sink_blocks=sink_blocks,
-            window_pages=window_pages,
-        )
-        self.sequences: list[intflash.Sequence] = []
-        super().__init__(layers=[_Layer(self, i) for i in range(config.num_hidden_layers)])
+        layers = config.num_hidden_layers
+        kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        if calibration is None:
+            if window_blocks is None:
+                window_blocks = 4 if codec in ("k4v4", "k4v2", "k2v2") else 0
+            if sink_blocks is None:
+                sink_blocks = 1 if window_blocks else 0
+            options = {
+                "codec": codec,
+                "window_blocks": window_blocks,
+                "sink_blocks": sink_blocks,
+                "window_pages": window_pages,
+            }
+            calibration = dict.fromkeys(range(layers), [HeadGroup(range(kv_heads), options)])
+        elif (codec, window_blocks, sink_blocks) != ("int8", None, None):
+            raise intflash.ArgumentError("calibration says codec, window_blocks and sink_blocks")
+        shape = {
+            "head_dim": getattr(config, "head_dim", None)
+            or config.hidden_size // config.num_attention_heads,
+            "pages": -(-tokens // page_size),
+            "page_size": page_size,
+        }
+        self._group_size = config.num_attention_heads // kv_heads
+        self._stores = _stores(calibration, layers, kv_heads, shape)
+        super().__init__(layers=[_Layer(self, i) for i in range(layers)])
+
+    @property
+    def store(self) -> intflash.Cache:
+        """The pages of all layers."""
+        return self._only_store().cache
+
+    @property
+    def sequences(self) -> list[intflash.Sequence]:
+        """One for each element of the batch."""
+        return self._only_store().sequences
+
+    def _only_store(self) -> _Store:
+        if len(self._stores) > 1:
+            raise intflash.UnsupportedError("a cache with a calibration has several stores")
+        return self._stores[0]
 
     def load(self, *sources: str | os.PathLike[str] | BinaryIO | bytes) -> None:
         """Hold sequences that `intflash.Sequence.save` has written, each of as many tokens.
@@ -102,11 +140,12 @@ class IntflashCache(transformers.Cache):
         Args:
             sources: a path, an open file of bytes, or the bytes, for each sequence of the batch.
         """
-        self._hold([self.store.load(source) for source in sources])
+        store = self._only_store()
+        self._hold([[store.cache.load(source) for source in sources]])
 
     def reset(self) -> None:
         """Forget all sequences."""
-        self._hold([])
+        self._hold([[] for _ in self._stores])
 
     def crop(self, tokens_to_remove: int) -> None:
         """Forget the last tokens of all sequences.
@@ -116,9 +155,10 @@ class IntflashCache(transformers.Cache):
         """
         if tokens_to_remove > 0:
             raise ValueError(f"tokens_to_remove is {tokens_to_remove}: it must not be positive")
-        for sequence in self.sequences:
-            sequence.truncate(len(sequence) + tokens_to_remove)
-        self._hold(self.sequences)
+        for store in self._stores:
+            for sequence in store.sequences:
+                sequence.truncate(len(sequence) + tokens_to_remove)
+        self._hold([store.sequences for store in self._stores])
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Put forks of sequences in the places of others, as beams go on.
@@ -134,7 +174,8 @@ class IntflashCache(transformers.Cache):
         Args:
             repeats: how many there will be of each.
         """
-        self.batch_select_indices(torch.arange(len(self.sequences)).repeat_interleave(repeats))
+        count = len(self._stores[0].sequences)
+        self.batch_select_indices(torch.arange(count).repeat_interleave(repeats))
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep some sequences, or several forks of one.
@@ -142,15 +183,17 @@ class IntflashCache(transformers.Cache):
         Args:
             indices: which sequence comes to each place.
         """
-        self._hold([self.sequences[i].fork() for i in indices.tolist()])
+        places = indices.tolist()
+        self._hold([[store.sequences[i].fork() for i in places] for store in self._stores])
 
-    def _hold(self, sequences: list[intflash.Sequence]) -> None:
-        lengths = {len(sequence) for sequence in sequences} or {0}
+    def _hold(self, sequences: list[list[intflash.Sequence]]) -> None:
+        lengths = {len(sequence) for held in sequences for sequence in held} or {0}
         if len(lengths) > 1:
             raise intflash.ArgumentError(
                 f"sequences have {sorted(lengths)} tokens: they must agree"
             )
-        self.sequences = sequences
+        for store, held in zip(self._stores, sequences, strict=True):
+            store.sequences = held
         for layer in self.layers:
             layer.tokens = min(lengths)
 
@@ -175,16 +218,17 @@ class _Layer(CacheLayerMixin):
         self, key_states: Tensor, value_states: Tensor, *args: object, **options: object
     ) -> tuple[Handle, Handle]:
         """Quantize new tokens into pages, and give what attention finds them by."""
-        cache = self.cache
-        if not cache.sequences:
-            cache.sequences = [cache.store.sequence() for _ in range(key_states.shape[0])]
-        cache.store.append(
-            cache.sequences,
-            _rows(key_states),
-            _rows(value_states),
-            layer=self.index,
-            lengths=[key_states.shape[2]] * key_states.shape[0],
-        )
+        batch, _, tokens, _ = key_states.shape
+        for store in self._stores():
+            if not store.sequences:
+                store.sequences = [store.cache.sequence() for _ in range(batch)]
+            store.cache.append(
+                store.sequences,
+                _rows(key_states[:, store.kv_heads]),
+                _rows(value_states[:, store.kv_heads]),
+                layer=store.layers[self.index],
+                lengths=[tokens] * batch,
+            )
         self.tokens += key_states.shape[2]
         return Handle(self, key_states, self.tokens), Handle(self, value_states, self.tokens)
 
@@ -200,19 +244,32 @@ class _Layer(CacheLayerMixin):
     ) -> Tensor:
         """Attend to this layer's pages: (batch, tokens, query_heads, head_dim)."""
         batch, heads, tokens, _ = query.shape
-        out = self.cache.store.attend(
-            self.cache.sequences,
-            _rows(query),
-            layer=self.index,
-            query_lens=[tokens] * batch,
-            causal=causal,
-            window=None if window_left < 0 else (window_left, 0),
-            scale=scale,
-            cap=cap,
-            masks=None if mask is None else list(mask.expand(batch, -1, -1, -1)),
-            sinks=None if sinks is None else sinks.tolist(),
-        )
+        parts = []
+        for store in self._stores():
+            size = self.cache._group_size
+            own = slice(store.kv_heads.start * size, store.kv_heads.stop * size)
+            masks = None
+            if mask is not None:
+                of_heads = mask if mask.shape[1] == 1 else mask[:, own]
+                masks = list(of_heads.expand(batch, -1, -1, -1))
+            out = store.cache.attend(
+                store.sequences,
+                _rows(query[:, own]),
+                layer=store.layers[self.index],
+                query_lens=[tokens] * batch,
+                causal=causal,
+                window=None if window_left < 0 else (window_left, 0),
+                scale=scale,
+                cap=cap,
+                masks=masks,
+                sinks=None if sinks is None else sinks[own].tolist(),
+            )
+            parts.append(out)
+        out = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
         return out.view(batch, tokens, heads, -1)
+
+    def _stores(self) -> list[_Store]:
+        return [store for store in self.cache._stores if self.index in store.layers]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Tell how many keys there will be, and at which position the first is."""
@@ -225,6 +282,38 @@ class _Layer(CacheLayerMixin):
     def get_max_length(self) -> int:
         """Tell that there is no maximum but that of all sequences together."""
         return -1
+
+
+def _stores(
+    calibration: Mapping[int, Sequence[HeadGroup]],
+    layers: int,
+    kv_heads: int,
+    shape: dict[str, int],
+) -> list[_Store]:
+    """Make a cache for all layers' groups of heads that are alike."""
+    alike: dict[Any, list[tuple[int, HeadGroup]]] = {}
+    for layer in range(layers):
+        groups = calibration.get(layer, [])
+        if [head for group in groups for head in group.kv_heads] != list(range(kv_heads)):
+            raise intflash.ArgumentError(f"calibration has not the {kv_heads} kv heads of {layer}")
+        for group in groups:
+            options = {k: v for k, v in group.options.items() if not k.endswith("_center")}
+            key = (group.kv_heads, *sorted(options.items()))
+            alike.setdefault(key, []).append((layer, group))
+    stores = []
+    for members in alike.values():
+        first = members[0][1]
+        options = dict(first.options)
+        for name in ("key_center", "value_center"):
+            if name in options:
+                centers = [torch.tensor(group.options[name].tolist()) for _, group in members]
+                options[name] = torch.cat(centers)
+        cache = intflash.Cache(
+            layers=len(members), kv_heads=len(first.kv_heads), **shape, **options
+        )
+        heads = slice(first.kv_heads.start, first.kv_heads.stop)
+        stores.append(_Store(cache, heads, {layer: i for i, (layer, _) in enumerate(members)}))
+    return stores
 
 
 def _rows(tensor: Tensor) -> Tensor:
