@@ -235,7 +235,7 @@ struct Attention {
 
 // Adjacent kv heads of some layers whose keys and values are kept alike.
 struct HeadGroup {
-  int first = 0, count = 0;  // kv heads
+  Index first = 0, count = 0;  // kv heads
   std::vector<int> layers;
   intflash_codec codec = INTFLASH_CODEC_INT8;
   std::int64_t window_blocks = 0, sink_blocks = 0;
@@ -260,7 +260,7 @@ std::vector<HeadGroup> parse_codecs(const std::string& bytes, const Config& conf
   const Json json = Json::parse(bytes);
   if (json.at("intflash_calibration") != 2) fail("intflash_calibration: must be 2");
   std::vector<HeadGroup> groups;
-  std::vector<int> heads(config.num_layers);  // that have a codec, the first ones
+  std::vector<Index> heads(config.num_layers);  // that have a codec, the first ones
   for (const Json& layer : json.at("layers")) {
     const int number = layer.at("layer");
     if (number < 0 || number >= config.num_layers) fail("layer: not of the model");
@@ -282,7 +282,7 @@ std::vector<HeadGroup> parse_codecs(const std::string& bytes, const Config& conf
       like == groups.end() ? groups.push_back(found) : like->layers.push_back(number);
     }
   }
-  for (const int count : heads)
+  for (const Index count : heads)
     if (count != config.num_kv_heads) fail("layers: all kv heads of all layers must have a codec");
   return groups;
 }
@@ -360,7 +360,7 @@ struct IntegerAttention : Attention {
     return out;
   }
 
-  int group_size() const { return config.num_query_heads / config.num_kv_heads; }
+  Index group_size() const { return config.num_query_heads / config.num_kv_heads; }
   // The heads of a token lie side by side in its row.
   intflash_tensor tensor(const Matrix& rows, Index first_head) const {
     return {.data = const_cast<float*>(rows.data()) + first_head * config.head_dim,
