@@ -75,6 +75,19 @@ TEST_F(CudaDevice, ThatIsNotThereOrTooOldGivesNoContext) {
   expect_error("no kernel image");
 }
 
+TEST_F(CudaDevice, GetsNoContextByBeingListed) {
+  intflash_device_info info{};
+  info.struct_size = sizeof info;
+  for (std::int32_t i = 1; i < intflash_num_devices(); ++i)
+    EXPECT_EQ(intflash_get_device(i, &info), INTFLASH_OK);
+  emulated_machine().compute_major = 7;
+  EXPECT_EQ(intflash_get_device(1, &info), INTFLASH_OK);
+  EXPECT_EQ(info.available, 0);
+  EXPECT_EQ(emulated_machine().context, nullptr);
+  EXPECT_FALSE(emulated_machine().has_primary_context[0]);
+  EXPECT_FALSE(emulated_machine().has_primary_context[1]);
+}
+
 TEST_F(CudaDevice, SaysWhatServesACall) {
   const DeviceContext context;
   EXPECT_STREQ(intflash_context_device(context.get()), "cuda:0");
@@ -247,6 +260,29 @@ TEST_F(CudaDevice, OutOfMemoryIsAStatusAndAllStaysUsable) {
   EXPECT_TRUE(has(attempt.run(INTFLASH_OUT_OF_MEMORY), "out of memory"));
   emulated_machine().bytes_left = std::numeric_limits<std::size_t>::max();
   attempt.run(INTFLASH_OK);
+}
+
+// A program of the driver's interface has no other.
+TEST_F(CudaDevice, TakesTheContextThatTheCallerHasOnIt) {
+  emulation::EmulatedContext own = {0};
+  emulated_machine().context = &own;
+  {
+    Attempt attempt;
+    attempt.run(INTFLASH_OK);
+  }
+  EXPECT_EQ(emulated_machine().context, &own);
+  EXPECT_FALSE(emulated_machine().has_primary_context[0]);
+}
+
+TEST_F(CudaDevice, LeavesTheCallersContextOnAnotherDeviceCurrent) {
+  emulation::EmulatedContext own = {1};
+  emulated_machine().context = &own;
+  {
+    Attempt attempt;
+    attempt.run(INTFLASH_OK);
+  }
+  EXPECT_EQ(emulated_machine().context, &own);
+  EXPECT_FALSE(emulated_machine().has_primary_context[1]);
 }
 
 TEST_F(CudaDevice, EndsWhereTheCallerCancels) {

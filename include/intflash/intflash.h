@@ -359,8 +359,9 @@ INTFLASH_API intflash_status intflash_get_port(int32_t index, intflash_port_info
 
 // "cpu", then the CUDA devices; or one "cuda" that is not available, and why. The first call looks
 // for libintflash_cuda: at the path that the environment's INTFLASH_CUDA_LIBRARY has, else beside
-// this library, else where the system looks. INTFLASH_INVALID_ARGUMENT when index is out of [0,
-// intflash_num_devices()).
+// this library, else where the system looks. Nothing is begun on a device: whether the library has
+// code for it is known where a context is created. INTFLASH_INVALID_ARGUMENT when index is out of
+// [0, intflash_num_devices()).
 INTFLASH_API int32_t intflash_num_devices(void);
 INTFLASH_API intflash_status intflash_get_device(int32_t index, intflash_device_info* info);
 

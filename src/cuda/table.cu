@@ -11,14 +11,50 @@
 namespace intflash::internal {
 namespace {
 
-// Makes a device the calling thread's for as long as it lives.
+// The driver's own calls for the calling thread's context, which need not be the runtime's.
+struct DriverContexts {
+  int (*get)(void** context);
+  int (*set)(void* context);  // nullptr: the driver has no such calls
+};
+
+template <class Function>
+void find_driver_call(const char* name, Function& function) {
+  constexpr unsigned kSince = 4000;
+  void* found = nullptr;
+  cudaDriverEntryPointQueryResult result;
+  if (cudaGetDriverEntryPointByVersion(name, &found, kSince, cudaEnableDefault, &result) ==
+      cudaSuccess)
+    function = reinterpret_cast<Function>(found);
+}
+const DriverContexts& driver_contexts() {
+  static const DriverContexts calls = [] {
+    DriverContexts found{};
+    find_driver_call("cuCtxGetCurrent", found.get);
+    if (found.get != nullptr) find_driver_call("cuCtxSetCurrent", found.set);
+    return found;
+  }();
+  return calls;
+}
+
+// Makes a device the calling thread's for as long as it lives. A context that is current on it is
+// used as it is; one of another device is current again afterwards, whoever made it.
 class OnDevice {
  public:
   explicit OnDevice(std::int32_t device) {
     error_ = cudaGetDevice(&before_);
-    if (error_ == cudaSuccess) error_ = cudaSetDevice(device);
+    if (error_ != cudaSuccess || before_ == device) return;
+    if (driver_contexts().set != nullptr) driver_contexts().get(&context_);
+    error_ = cudaSetDevice(device);
+    is_moved_ = true;
   }
-  ~OnDevice() { cudaSetDevice(before_); }
+  ~OnDevice() {
+    if (!is_moved_) return;
+    if (context_ != nullptr) {
+      driver_contexts().set(context_);
+    } else {
+      cudaSetDevice(before_);
+    }
+  }
   OnDevice(const OnDevice&) = delete;
   OnDevice& operator=(const OnDevice&) = delete;
 
@@ -33,6 +69,8 @@ class OnDevice {
 
  private:
   int before_ = 0;
+  void* context_ = nullptr;  // that was current; nullptr: none
+  bool is_moved_ = false;
   cudaError_t error_;
 };
 
@@ -60,14 +98,14 @@ const char* describe_device(std::int32_t device, CudaDeviceInfo* info) {
 
 const char* check_device(std::int32_t device) { return OnDevice(device).text_of(check_attend); }
 
-const char* locate(const void* pointer, std::int32_t* device) {
-  cudaPointerAttributes attributes;
-  const cudaError_t error = cudaPointerGetAttributes(&attributes, pointer);
-  if (error != cudaSuccess) return cudaGetErrorString(error);
+const char* locate(std::int32_t device, const void* pointer, std::int32_t* found) {
+  cudaPointerAttributes attributes{};
+  const char* const error =
+      OnDevice(device).text_of([&] { return cudaPointerGetAttributes(&attributes, pointer); });
   const bool is_device =
       attributes.type == cudaMemoryTypeDevice || attributes.type == cudaMemoryTypeManaged;
-  *device = is_device ? attributes.device : -1;
-  return nullptr;
+  *found = is_device ? attributes.device : -1;
+  return error;
 }
 
 const char* allocate(std::int32_t device, void* stream, std::size_t bytes, void** memory) {

@@ -12,7 +12,7 @@
 namespace intflash::internal {
 
 // Of this header, and of call.h: a library of another one is refused.
-constexpr std::uint32_t kCudaTableVersion = 5;
+constexpr std::uint32_t kCudaTableVersion = 6;
 // Names the table of a library, a CudaTableFn.
 constexpr const char* kCudaTableSymbol = "intflash_cuda_table";
 
@@ -23,15 +23,15 @@ struct CudaDeviceInfo {
 };
 
 // Functions return nullptr, or what CUDA says of the failure. They leave the calling thread's
-// device as it was.
+// device and context as they were.
 struct CudaTable {
   std::uint32_t version;
   const char* (*count_devices)(std::int32_t* count);
   const char* (*describe_device)(std::int32_t device, CudaDeviceInfo* info);
-  // Whether this library has code that the device runs.
+  // Whether this library has code that the device runs; unlike the two above it makes a context.
   const char* (*check_device)(std::int32_t device);
-  // device: whose memory it is; -1: not of any.
-  const char* (*locate)(const void* pointer, std::int32_t* device);
+  // found: whose memory it is; -1: not of any. Asked from a device, whose context it takes.
+  const char* (*locate)(std::int32_t device, const void* pointer, std::int32_t* found);
   const char* (*allocate)(std::int32_t device, void* stream, std::size_t bytes, void** memory);
   const char* (*release)(std::int32_t device, void* stream, void* memory);
   // Enqueued, between the host's memory and the device's, or within either: the host's must stay,

@@ -99,7 +99,6 @@ intflash_status check_cuda_device(const CudaLibrary& library, const char* name,
                 "device %s: %s has compute capability %d.%d: must be 8.0 or later", name, info.name,
                 info.compute_major, info.compute_minor);
   }
-  if (error == nullptr) error = library.table->check_device(index);
   if (error == nullptr) return INTFLASH_OK;
   return fail(INTFLASH_DEVICE_UNAVAILABLE, "device %s: %s", name, error);
 }
@@ -113,7 +112,8 @@ intflash_status choose_cuda_device(const char* name, const Device*& device) {
   const CudaLibrary& library = cuda_library();
   const intflash_status status = check_cuda_device(library, name, index);
   if (status != INTFLASH_OK) return status;
-  const char* reason = nullptr;
+  const char* reason = library.table->check_device(index);
+  if (reason != nullptr) return fail(INTFLASH_DEVICE_UNAVAILABLE, "device %s: %s", name, reason);
   static const Devices devices(library.table, count_devices(library, reason));
   device = &devices.device[static_cast<std::size_t>(index)];
   return status;

@@ -26,7 +26,7 @@ void describe_cuda_device(const CudaLibrary& library, std::int32_t index,
 
 // The device of a name such as "cuda:0", or the error that says why it cannot be used.
 intflash_status choose_cuda_device(const char* name, const Device*& device);
-// That code for it is in the library, and runs: INTFLASH_OK, or why not.
+// That it is there, and one of those that are served: INTFLASH_OK, or why not. It makes no context.
 intflash_status check_cuda_device(const CudaLibrary& library, const char* name, std::int32_t index);
 
 // Of a context that was created on one.

@@ -19,7 +19,8 @@ intflash_status check_head_dims(const intflash_context& context, std::int64_t he
 
 intflash_status check_place(const CudaDevice& device, const char* name, const void* pointer) {
   std::int32_t found = -1;
-  const intflash_status status = check_cuda(device, name, device.table->locate(pointer, &found));
+  const intflash_status status =
+      check_cuda(device, name, device.table->locate(device.index, pointer, &found));
   if (status != INTFLASH_OK || found == device.index) return status;
   if (found < 0) {
     return fail(INTFLASH_INVALID_ARGUMENT,

@@ -32,9 +32,31 @@ struct Allocation {
 };
 
 EmulatedMachine machine;
-int current_device = 0;
+EmulatedContext primary_contexts[EmulatedMachine::kMaxDevices] = {{0}, {1}};
 std::map<const char*, Allocation> allocations;  // by their first byte
 std::string last_fault;
+
+int current_device() {
+  return machine.context == nullptr ? machine.device : machine.context->device;
+}
+// What a call takes: the current context, else the runtime's own, which it makes where it must.
+void take_primary_context(int device) {
+  machine.context = &primary_contexts[device];
+  machine.device = device;
+  machine.has_primary_context[device] = true;
+}
+void take_context() {
+  if (machine.context == nullptr) take_primary_context(machine.device);
+}
+
+int get_current_context(void** context) {
+  *context = machine.context;
+  return 0;
+}
+int set_current_context(void* context) {
+  machine.context = static_cast<EmulatedContext*>(context);
+  return 0;
+}
 
 // So many bytes up to a page that nobody may touch; nullptr: there are none.
 std::shared_ptr<void> map_pages(std::size_t bytes, char*& first) {
@@ -140,12 +162,12 @@ cudaError_t cudaGetDeviceCount(int* count) {
   return cudaSuccess;
 }
 cudaError_t cudaGetDevice(int* device) {
-  *device = current_device;
+  *device = current_device();
   return cudaSuccess;
 }
 cudaError_t cudaSetDevice(int device) {
   if (device < 0 || device >= machine.num_devices) return cudaErrorInvalidDevice;
-  current_device = device;
+  take_primary_context(device);
   return cudaSuccess;
 }
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
@@ -157,6 +179,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   return cudaSuccess;
 }
 cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const void* pointer) {
+  take_context();
   const Allocation* const found = allocation_of(pointer);
   *attributes = {cudaMemoryTypeUnregistered, -2};
   if (found != nullptr)
@@ -164,16 +187,19 @@ cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const vo
   return cudaSuccess;
 }
 cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void*) {
+  take_context();
   attributes->binaryVersion = 80;
   return machine.has_code ? cudaSuccess : cudaErrorNoKernelImageForDevice;
 }
 
 cudaError_t cudaMallocAsync(void** memory, std::size_t bytes, cudaStream_t stream) {
-  return allocate(memory, bytes, current_device, stream);
+  take_context();
+  return allocate(memory, bytes, current_device(), stream);
 }
 cudaError_t cudaFreeAsync(void* memory, cudaStream_t stream) { return release(memory, stream); }
 cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind,
                             cudaStream_t stream) {
+  take_context();
   if (allocation_of(to) == nullptr || allocation_of(from) == nullptr)
     return copy_pageable(to, from, bytes, stream);
   enqueue(stream, [to, from, bytes] {
@@ -183,9 +209,19 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaM
   return cudaSuccess;
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  take_context();
   if (captured(stream) != nullptr) return cudaErrorStreamCaptureUnsupported;
   ++machine.waits;
   return drain(stream);
+}
+cudaError_t cudaGetDriverEntryPointByVersion(const char* name, void** function, unsigned,
+                                             unsigned long long,
+                                             cudaDriverEntryPointQueryResult* result) {
+  const bool is_set = std::strcmp(name, "cuCtxSetCurrent") == 0;
+  *function = is_set ? reinterpret_cast<void*>(set_current_context)
+                     : reinterpret_cast<void*>(get_current_context);
+  *result = cudaDriverEntryPointSuccess;
+  return cudaSuccess;
 }
 cudaError_t cudaGetLastError() { return cudaSuccess; }
 

@@ -23,6 +23,8 @@ enum cudaMemoryType {
   cudaMemoryTypeDevice = 2,
   cudaMemoryTypeManaged = 3
 };
+enum cudaDriverEntryPointQueryResult { cudaDriverEntryPointSuccess = 0 };
+enum { cudaEnableDefault = 0 };
 enum cudaMemcpyKind { cudaMemcpyDefault = 4 };
 using cudaStream_t = void*;
 
@@ -53,6 +55,10 @@ extern "C" cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t b
                                        cudaMemcpyKind kind, cudaStream_t stream);
 extern "C" cudaError_t cudaStreamSynchronize(cudaStream_t stream);
 #pragma GCC visibility pop
+// Of what the driver has: cuCtxGetCurrent and cuCtxSetCurrent.
+cudaError_t cudaGetDriverEntryPointByVersion(const char* name, void** function, unsigned version,
+                                             unsigned long long flags,
+                                             cudaDriverEntryPointQueryResult* result);
 cudaError_t cudaGetLastError();
 const char* cudaGetErrorString(cudaError_t error);
 

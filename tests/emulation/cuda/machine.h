@@ -8,7 +8,13 @@
 
 namespace intflash::emulation {
 
+struct EmulatedContext {
+  int device;
+};
+
 struct EmulatedMachine {
+  static constexpr int kMaxDevices = 2;
+
   int num_devices = 2;
   int compute_major = 8, compute_minor = 0;
   int num_multiprocessors = 1;
@@ -17,6 +23,12 @@ struct EmulatedMachine {
   std::size_t allocations = 0;                  // that have not been freed
   std::size_t launches_left = ~std::size_t{0};  // of kernels, before the device is lost
   std::size_t waits = 0;                        // for streams, so far
+
+  // Of the calling thread: the current context, of the runtime's or of the caller's own, and the
+  // device where there is none.
+  EmulatedContext* context = nullptr;
+  int device = 0;
+  bool has_primary_context[kMaxDevices] = {};  // the runtime has made its own
 };
 
 // Of the library that exports intflash_emulated_machine.
