@@ -107,8 +107,8 @@ typedef enum intflash_status INTFLASH_INT {
   // The device is one that this library knows, but there is none here, or its driver or
   // libintflash_cuda is not; the message says which.
   INTFLASH_DEVICE_UNAVAILABLE = 17,
-  // What the device's driver reported while it was in use. Where that was while pages of a cache
-  // were written, the cache is of no more use: each later call says so.
+  // What the device's driver reported while it was in use. Where the device is lost by that (after
+  // an illegal address, say), so are the caches on it: each later call over one says so.
   INTFLASH_DEVICE_FAILED = 18
 } intflash_status;
 

@@ -11,6 +11,42 @@
 namespace intflash::internal {
 namespace {
 
+CudaErrorKind kind_of(cudaError_t error) {
+  switch (error) {
+    case cudaSuccess:
+      return CudaErrorKind::kNone;
+    case cudaErrorMemoryAllocation:
+      return CudaErrorKind::kOutOfMemory;
+    case cudaErrorStreamCaptureUnsupported:
+    case cudaErrorStreamCaptureInvalidated:
+    case cudaErrorStreamCaptureImplicit:
+      return CudaErrorKind::kCapturing;
+    // After these every call fails, until the process ends. Unknown ones are taken for such.
+    case cudaErrorCudartUnloading:
+    case cudaErrorDeviceUninitialized:
+    case cudaErrorECCUncorrectable:
+    case cudaErrorNvlinkUncorrectable:
+    case cudaErrorContained:
+    case cudaErrorIllegalAddress:
+    case cudaErrorLaunchTimeout:
+    case cudaErrorContextIsDestroyed:
+    case cudaErrorAssert:
+    case cudaErrorHardwareStackError:
+    case cudaErrorIllegalInstruction:
+    case cudaErrorMisalignedAddress:
+    case cudaErrorInvalidAddressSpace:
+    case cudaErrorInvalidPc:
+    case cudaErrorLaunchFailure:
+    case cudaErrorTensorMemoryLeak:
+    case cudaErrorMpsClientTerminated:
+    case cudaErrorExternalDevice:
+    case cudaErrorUnknown:
+      return CudaErrorKind::kFatal;
+    default:
+      return CudaErrorKind::kOther;
+  }
+}
+
 // The driver's own calls for the calling thread's context, which need not be the runtime's.
 struct DriverContexts {
   int (*get)(void** context);
@@ -60,11 +96,11 @@ class OnDevice {
 
   // What call() comes to there.
   template <class Call>
-  const char* text_of(Call call) const {
+  CudaError call(Call call) const {
     const cudaError_t error = error_ == cudaSuccess ? call() : error_;
-    if (error == cudaSuccess) return nullptr;
+    if (error == cudaSuccess) return {};
     cudaGetLastError();  // it is told here, and not to the caller's next check
-    return cudaGetErrorString(error);
+    return {kind_of(error), cudaGetErrorString(error)};
   }
 
  private:
@@ -96,60 +132,68 @@ const char* describe_device(std::int32_t device, CudaDeviceInfo* info) {
   return nullptr;
 }
 
-const char* check_device(std::int32_t device) { return OnDevice(device).text_of(check_attend); }
+const char* check_device(std::int32_t device) { return OnDevice(device).call(check_attend).text; }
 
-const char* locate(std::int32_t device, const void* pointer, std::int32_t* found) {
+CudaError locate(std::int32_t device, const void* pointer, std::int32_t* found) {
   cudaPointerAttributes attributes{};
-  const char* const error =
-      OnDevice(device).text_of([&] { return cudaPointerGetAttributes(&attributes, pointer); });
+  const CudaError error =
+      OnDevice(device).call([&] { return cudaPointerGetAttributes(&attributes, pointer); });
   const bool is_device =
       attributes.type == cudaMemoryTypeDevice || attributes.type == cudaMemoryTypeManaged;
   *found = is_device ? attributes.device : -1;
   return error;
 }
 
-const char* allocate(std::int32_t device, void* stream, std::size_t bytes, void** memory) {
-  return OnDevice(device).text_of(
-      [&] { return cudaMallocAsync(memory, bytes, stream_of(stream)); });
+CudaError allocate(std::int32_t device, void* stream, std::size_t bytes, void** memory) {
+  return OnDevice(device).call([&] { return cudaMallocAsync(memory, bytes, stream_of(stream)); });
 }
-const char* release(std::int32_t device, void* stream, void* memory) {
-  return OnDevice(device).text_of([&] { return cudaFreeAsync(memory, stream_of(stream)); });
+CudaError release(std::int32_t device, void* stream, void* memory) {
+  return OnDevice(device).call([&] { return cudaFreeAsync(memory, stream_of(stream)); });
 }
 
-const char* copy(std::int32_t device, void* stream, const void* from, std::size_t bytes, void* to) {
-  return OnDevice(device).text_of(
+CudaError copy(std::int32_t device, void* stream, const void* from, std::size_t bytes, void* to) {
+  return OnDevice(device).call(
       [&] { return cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream_of(stream)); });
 }
-const char* wait(std::int32_t device, void* stream) {
-  return OnDevice(device).text_of([&] { return cudaStreamSynchronize(stream_of(stream)); });
+CudaError wait(std::int32_t device, void* stream) {
+  return OnDevice(device).call([&] { return cudaStreamSynchronize(stream_of(stream)); });
 }
 
-const char* check_tokens(std::int32_t device, const CudaTokens& tokens) {
-  return OnDevice(device).text_of([&] { return enqueue_checks(tokens); });
+CudaError check_capture(std::int32_t device, void* stream) {
+  return OnDevice(device).call([&] {
+    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+    const cudaError_t error = cudaStreamIsCapturing(stream_of(stream), &status);
+    const bool is_free = error != cudaSuccess || status == cudaStreamCaptureStatusNone;
+    return is_free ? error : cudaErrorStreamCaptureUnsupported;
+  });
 }
-const char* store_tokens(std::int32_t device, const CudaTokens& tokens) {
-  return OnDevice(device).text_of([&] { return enqueue_tokens(tokens); });
+
+CudaError check_tokens(std::int32_t device, const CudaTokens& tokens) {
+  return OnDevice(device).call([&] { return enqueue_checks(tokens); });
 }
-const char* note_scales(std::int32_t device, void* stream, const float* key_scale,
-                        std::uint32_t* largest_key, bool begins_page) {
-  return OnDevice(device).text_of(
+CudaError store_tokens(std::int32_t device, const CudaTokens& tokens) {
+  return OnDevice(device).call([&] { return enqueue_tokens(tokens); });
+}
+CudaError note_scales(std::int32_t device, void* stream, const float* key_scale,
+                      std::uint32_t* largest_key, bool begins_page) {
+  return OnDevice(device).call(
       [&] { return enqueue_note(stream, key_scale, largest_key, begins_page); });
 }
-const char* compute_means(std::int32_t device, const CudaCall& call, const CudaTokens& tokens,
-                          const CudaMeans& means) {
-  return OnDevice(device).text_of([&] { return enqueue_means(call, tokens, means); });
+CudaError compute_means(std::int32_t device, const CudaCall& call, const CudaTokens& tokens,
+                        const CudaMeans& means) {
+  return OnDevice(device).call([&] { return enqueue_means(call, tokens, means); });
 }
-const char* quantize_queries(std::int32_t device, const CudaCall& call) {
-  return OnDevice(device).text_of([&] { return enqueue_queries(call); });
+CudaError quantize_queries(std::int32_t device, const CudaCall& call) {
+  return OnDevice(device).call([&] { return enqueue_queries(call); });
 }
-const char* check_masks(std::int32_t device, const CudaCall& call) {
-  return OnDevice(device).text_of([&] { return enqueue_masks(call); });
+CudaError check_masks(std::int32_t device, const CudaCall& call) {
+  return OnDevice(device).call([&] { return enqueue_masks(call); });
 }
-const char* judge(std::int32_t device, const CudaCall& call, const CudaTokens& tokens) {
-  return OnDevice(device).text_of([&] { return enqueue_judgement(call, tokens); });
+CudaError judge(std::int32_t device, const CudaCall& call, const CudaTokens& tokens) {
+  return OnDevice(device).call([&] { return enqueue_judgement(call, tokens); });
 }
-const char* attend(std::int32_t device, const CudaCall& call) {
-  return OnDevice(device).text_of([&] { return enqueue_attend(call); });
+CudaError attend(std::int32_t device, const CudaCall& call) {
+  return OnDevice(device).call([&] { return enqueue_attend(call); });
 }
 
 constexpr CudaTable kTable = {
@@ -162,6 +206,7 @@ constexpr CudaTable kTable = {
     .release = release,
     .copy = copy,
     .wait = wait,
+    .check_capture = check_capture,
     .check_tokens = check_tokens,
     .store_tokens = store_tokens,
     .note_scales = note_scales,

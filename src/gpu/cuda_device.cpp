@@ -119,9 +119,12 @@ intflash_status choose_cuda_device(const char* name, const Device*& device) {
   return status;
 }
 
-intflash_status check_cuda(const CudaDevice& device, const char* what, const char* error) {
-  if (error == nullptr) return INTFLASH_OK;
-  return fail(INTFLASH_DEVICE_FAILED, "device %s, %s: %s", device.name, what, error);
+intflash_status check_cuda(const CudaDevice& device, const char* what, const CudaError& error) {
+  intflash_status status = INTFLASH_DEVICE_FAILED;
+  if (error.is_none()) return INTFLASH_OK;
+  if (error.kind == CudaErrorKind::kOutOfMemory) status = INTFLASH_OUT_OF_MEMORY;
+  if (error.kind == CudaErrorKind::kCapturing) status = INTFLASH_UNSUPPORTED;
+  return fail(status, "device %s, %s: %s", device.name, what, error.text);
 }
 
 }  // namespace intflash::internal

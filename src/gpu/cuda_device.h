@@ -33,8 +33,7 @@ intflash_status check_cuda_device(const CudaLibrary& library, const char* name, 
 inline const CudaDevice& cuda_device(const intflash_context& context) {
   return static_cast<const CudaDevice&>(*context.device);
 }
-// INTFLASH_OK, or the error that a device's driver reported in place of nullptr; what: it was
-// about.
-intflash_status check_cuda(const CudaDevice& device, const char* what, const char* error);
+// INTFLASH_OK, or the error that a device's driver reported; what: it was about.
+intflash_status check_cuda(const CudaDevice& device, const char* what, const CudaError& error);
 
 }  // namespace intflash::internal

@@ -3,6 +3,7 @@
 #include "gpu/cuda_memory.h"
 
 #include <algorithm>
+#include <cstdio>
 
 namespace intflash::internal {
 
@@ -33,12 +34,13 @@ intflash_status check_place(const CudaDevice& device, const char* name, const vo
 
 intflash_status allocate_on(const CudaDevice& device, void* stream, std::int64_t bytes,
                             void*& memory) {
-  const char* const error =
+  const CudaError error =
       device.table->allocate(device.index, stream, static_cast<std::size_t>(bytes), &memory);
-  if (error == nullptr) return INTFLASH_OK;
+  if (error.is_none()) return INTFLASH_OK;
   memory = nullptr;
-  return fail(INTFLASH_OUT_OF_MEMORY, "device %s, %lld bytes of its memory: %s", device.name,
-              static_cast<i64>(bytes), error);
+  char what[64];
+  std::snprintf(what, sizeof what, "%lld bytes of its memory", static_cast<i64>(bytes));
+  return check_cuda(device, what, error);
 }
 
 intflash_status Scratch::allocate() { return allocate_on(device_, stream_, bytes_, memory_); }

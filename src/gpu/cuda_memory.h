@@ -55,7 +55,7 @@ class Scratch {
   std::int64_t bytes_ = 0;
 };
 
-// Memory of the device's that is released by whoever has it; or INTFLASH_OUT_OF_MEMORY.
+// Memory of the device's that is released by whoever has it.
 intflash_status allocate_on(const CudaDevice& device, void* stream, std::int64_t bytes,
                             void*& memory);
 

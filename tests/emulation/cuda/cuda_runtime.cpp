@@ -89,7 +89,7 @@ Operation poisoning(void* memory, std::size_t bytes) {
 // To or from the host's memory that is not page-locked: what comes from there is taken at once, and
 // for what goes there the stream is waited for.
 cudaError_t copy_pageable(void* to, const void* from, std::size_t bytes, cudaStream_t stream) {
-  if (captured(stream) != nullptr) return cudaErrorStreamCaptureUnsupported;
+  if (end_captured(stream)) return cudaErrorStreamCaptureUnsupported;
   if (allocation_of(to) == nullptr) {
     ++machine.waits;
     const cudaError_t error = drain(stream);
@@ -141,6 +141,15 @@ cudaError_t release(void* memory, cudaStream_t stream) {
 cudaError_t launch_failure(const std::string& fault) {
   last_fault = fault;
   return cudaErrorLaunchFailure;
+}
+
+bool take_call() {
+  if (machine.calls_left == 0) {
+    machine.calls_left = ~std::size_t{0};
+    return false;
+  }
+  --machine.calls_left;
+  return true;
 }
 
 bool take_launch() {
@@ -200,6 +209,7 @@ cudaError_t cudaFreeAsync(void* memory, cudaStream_t stream) { return release(me
 cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind,
                             cudaStream_t stream) {
   take_context();
+  if (!take_call()) return cudaErrorInvalidValue;
   if (allocation_of(to) == nullptr || allocation_of(from) == nullptr)
     return copy_pageable(to, from, bytes, stream);
   enqueue(stream, [to, from, bytes] {
@@ -210,9 +220,14 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaM
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   take_context();
-  if (captured(stream) != nullptr) return cudaErrorStreamCaptureUnsupported;
+  if (end_captured(stream)) return cudaErrorStreamCaptureUnsupported;
   ++machine.waits;
   return drain(stream);
+}
+cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status) {
+  *status =
+      captured(stream) == nullptr ? cudaStreamCaptureStatusNone : cudaStreamCaptureStatusActive;
+  return cudaSuccess;
 }
 cudaError_t cudaGetDriverEntryPointByVersion(const char* name, void** function, unsigned,
                                              unsigned long long,
@@ -237,10 +252,13 @@ const char* cudaGetErrorString(cudaError_t error) {
       return "invalid device ordinal";
     case cudaErrorNoKernelImageForDevice:
       return "no kernel image is available for execution on the device";
+    case cudaErrorLaunchOutOfResources:
+      return "too many resources requested for launch";
     case cudaErrorLaunchFailure:
       return last_fault.c_str();
     case cudaErrorStreamCaptureUnsupported:
       return "operation not permitted when stream is capturing";
+    default:
+      return "unknown error";
   }
-  return "unknown error";
 }

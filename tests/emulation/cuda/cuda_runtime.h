@@ -12,11 +12,33 @@ enum cudaError_t {
   cudaSuccess = 0,
   cudaErrorInvalidValue = 1,
   cudaErrorMemoryAllocation = 2,
+  cudaErrorCudartUnloading = 4,
   cudaErrorInvalidDevice = 101,
+  cudaErrorDeviceUninitialized = 201,
   cudaErrorNoKernelImageForDevice = 209,
+  cudaErrorECCUncorrectable = 214,
+  cudaErrorNvlinkUncorrectable = 220,
+  cudaErrorContained = 226,
+  cudaErrorIllegalAddress = 700,
+  cudaErrorLaunchOutOfResources = 701,
+  cudaErrorLaunchTimeout = 702,
+  cudaErrorContextIsDestroyed = 709,
+  cudaErrorAssert = 710,
+  cudaErrorHardwareStackError = 714,
+  cudaErrorIllegalInstruction = 715,
+  cudaErrorMisalignedAddress = 716,
+  cudaErrorInvalidAddressSpace = 717,
+  cudaErrorInvalidPc = 718,
   cudaErrorLaunchFailure = 719,
-  cudaErrorStreamCaptureUnsupported = 900
+  cudaErrorTensorMemoryLeak = 721,
+  cudaErrorMpsClientTerminated = 809,
+  cudaErrorStreamCaptureUnsupported = 900,
+  cudaErrorStreamCaptureInvalidated = 901,
+  cudaErrorStreamCaptureImplicit = 906,
+  cudaErrorExternalDevice = 911,
+  cudaErrorUnknown = 999
 };
+enum cudaStreamCaptureStatus { cudaStreamCaptureStatusNone = 0, cudaStreamCaptureStatusActive = 1 };
 enum cudaMemoryType {
   cudaMemoryTypeUnregistered = 0,
   cudaMemoryTypeHost = 1,
@@ -55,6 +77,7 @@ extern "C" cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t b
                                        cudaMemcpyKind kind, cudaStream_t stream);
 extern "C" cudaError_t cudaStreamSynchronize(cudaStream_t stream);
 #pragma GCC visibility pop
+cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status);
 // Of what the driver has: cuCtxGetCurrent and cuCtxSetCurrent.
 cudaError_t cudaGetDriverEntryPointByVersion(const char* name, void** function, unsigned version,
                                              unsigned long long flags,
@@ -68,5 +91,7 @@ namespace intflash::emulation {
 cudaError_t launch_failure(const std::string& fault);
 // Whether the device is still there for one more kernel.
 bool take_launch();
+// Whether the driver takes what is to be enqueued.
+bool take_call();
 
 }  // namespace intflash::emulation

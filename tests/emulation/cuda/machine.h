@@ -22,7 +22,9 @@ struct EmulatedMachine {
   std::size_t bytes_left = ~std::size_t{0};     // of memory, for what is allocated next
   std::size_t allocations = 0;                  // that have not been freed
   std::size_t launches_left = ~std::size_t{0};  // of kernels, before the device is lost
-  std::size_t waits = 0;                        // for streams, so far
+  // That enqueue a kernel or a copy, before one that is refused, and harms nothing.
+  std::size_t calls_left = ~std::size_t{0};
+  std::size_t waits = 0;  // for streams, so far
 
   // Of the calling thread: the current context, of the runtime's or of the caller's own, and the
   // device where there is none.
