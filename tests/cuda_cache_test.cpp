@@ -184,9 +184,11 @@ TEST_F(CudaCache, StaysUsableWhereTheDriverRefusesACall) {
   CacheSide& side = attempt.side;
   CacheSide::Result result;
   const auto refuse_next = [] { emulated_machine().calls_left = 0; };
-  refuse_next();
-  expect_error(side.try_attend({request_of(2, 100)}, attempt.args, 3, result),
-               INTFLASH_DEVICE_FAILED, {"cuda:0", "a run"});
+  for (const std::size_t calls : {0, 1}) {
+    emulated_machine().calls_left = calls;
+    expect_error(side.try_attend({request_of(2, 100)}, attempt.args, 3, result),
+                 INTFLASH_DEVICE_FAILED, {"cuda:0", "a run"});
+  }
   const auto write = [](void*, const void*, std::size_t count) { return count; };
   refuse_next();
   expect_error(intflash_sequence_save(side.cache(), attempt.sequence, write, nullptr),
@@ -209,6 +211,19 @@ TEST_F(CudaCache, StaysUsableWhereTheDriverRefusesACall) {
   EXPECT_EQ(side.save(side.load(attempt.before)), attempt.before);
   EXPECT_EQ(side.save(attempt.sequence), attempt.before);
   attempt.expect_usable();
+}
+
+TEST_F(CudaCache, GivesItsMemoryBackToTheSystemWhenItIsDestroyed) {
+  const DeviceContext context;
+  const intflash_cache_options options = small_options();
+  for (int i = 0; i < 2; ++i) {
+    const std::size_t growths = emulated_machine().pool_growths;
+    intflash_cache* cache = nullptr;
+    ASSERT_EQ(intflash_cache_create(context.get(), &options, &cache), INTFLASH_OK)
+        << intflash_last_error();
+    intflash_cache_destroy(cache);
+    EXPECT_GT(emulated_machine().pool_growths, growths);
+  }
 }
 
 // Tokens are stored by whatever waits next: what fails then may have left pages half written.

@@ -122,13 +122,17 @@ const char* count_devices(std::int32_t* count) {
 
 const char* describe_device(std::int32_t device, CudaDeviceInfo* info) {
   cudaDeviceProp properties;
-  const cudaError_t error = cudaGetDeviceProperties(&properties, device);
+  cudaError_t error = cudaGetDeviceProperties(&properties, device);
   if (error != cudaSuccess) return cudaGetErrorString(error);
   std::strncpy(info->name, properties.name, sizeof info->name - 1);
   info->name[sizeof info->name - 1] = '\0';
   info->compute_major = properties.major;
   info->compute_minor = properties.minor;
   info->num_multiprocessors = properties.multiProcessorCount;
+  int has_pools = 0;
+  error = cudaDeviceGetAttribute(&has_pools, cudaDevAttrMemoryPoolsSupported, device);
+  if (error != cudaSuccess) return cudaGetErrorString(error);
+  info->has_memory_pools = has_pools != 0;
   return nullptr;
 }
 
@@ -144,8 +148,37 @@ CudaError locate(std::int32_t device, const void* pointer, std::int32_t* found) 
   return error;
 }
 
-CudaError allocate(std::int32_t device, void* stream, std::size_t bytes, void** memory) {
-  return OnDevice(device).call([&] { return cudaMallocAsync(memory, bytes, stream_of(stream)); });
+cudaMemPool_t pool_of(void* pool) { return static_cast<cudaMemPool_t>(pool); }
+
+CudaError create_pool(std::int32_t device, void** pool) {
+  return OnDevice(device).call([&] {
+    cudaMemPoolProps properties{};
+    properties.allocType = cudaMemAllocationTypePinned;
+    properties.location.type = cudaMemLocationTypeDevice;
+    properties.location.id = device;
+    cudaMemPool_t made = nullptr;
+    cudaError_t error = cudaMemPoolCreate(&made, &properties);
+    if (error != cudaSuccess) return error;
+    std::uint64_t kept = UINT64_MAX;
+    error = cudaMemPoolSetAttribute(made, cudaMemPoolAttrReleaseThreshold, &kept);
+    if (error != cudaSuccess) {
+      cudaMemPoolDestroy(made);
+      return error;
+    }
+    *pool = made;
+    return cudaSuccess;
+  });
+}
+CudaError trim_pool(std::int32_t device, void* pool) {
+  return OnDevice(device).call([&] { return cudaMemPoolTrimTo(pool_of(pool), 0); });
+}
+CudaError destroy_pool(std::int32_t device, void* pool) {
+  return OnDevice(device).call([&] { return cudaMemPoolDestroy(pool_of(pool)); });
+}
+CudaError allocate(std::int32_t device, void* pool, void* stream, std::size_t bytes,
+                   void** memory) {
+  return OnDevice(device).call(
+      [&] { return cudaMallocFromPoolAsync(memory, bytes, pool_of(pool), stream_of(stream)); });
 }
 CudaError release(std::int32_t device, void* stream, void* memory) {
   return OnDevice(device).call([&] { return cudaFreeAsync(memory, stream_of(stream)); });
@@ -202,6 +235,9 @@ constexpr CudaTable kTable = {
     .describe_device = describe_device,
     .check_device = check_device,
     .locate = locate,
+    .create_pool = create_pool,
+    .trim_pool = trim_pool,
+    .destroy_pool = destroy_pool,
     .allocate = allocate,
     .release = release,
     .copy = copy,

@@ -12,7 +12,7 @@
 namespace intflash::internal {
 
 // Of this header, and of call.h: a library of another one is refused.
-constexpr std::uint32_t kCudaTableVersion = 6;
+constexpr std::uint32_t kCudaTableVersion = 7;
 // Names the table of a library, a CudaTableFn.
 constexpr const char* kCudaTableSymbol = "intflash_cuda_table";
 
@@ -20,6 +20,7 @@ struct CudaDeviceInfo {
   char name[96];
   std::int32_t compute_major, compute_minor;
   std::int32_t num_multiprocessors;
+  bool has_memory_pools;
 };
 
 enum class CudaErrorKind : std::int32_t {
@@ -47,7 +48,13 @@ struct CudaTable {
   const char* (*check_device)(std::int32_t device);
   // found: whose memory it is; -1: not of any. Asked from a device, whose context it takes.
   CudaError (*locate)(std::int32_t device, const void* pointer, std::int32_t* found);
-  CudaError (*allocate)(std::int32_t device, void* stream, std::size_t bytes, void** memory);
+  // A pool of the device's memory, which keeps what is released, until it is trimmed; what is in
+  // use of one that is destroyed stays until it is released.
+  CudaError (*create_pool)(std::int32_t device, void** pool);
+  CudaError (*trim_pool)(std::int32_t device, void* pool);
+  CudaError (*destroy_pool)(std::int32_t device, void* pool);
+  CudaError (*allocate)(std::int32_t device, void* pool, void* stream, std::size_t bytes,
+                        void** memory);
   CudaError (*release)(std::int32_t device, void* stream, void* memory);
   // Enqueued, between the host's memory and the device's, or within either: the host's must stay,
   // and is filled, until a wait. CUDA may wait itself where that is not page-locked.

@@ -102,7 +102,7 @@ intflash_status reserve_runs(const intflash_cache& cache, std::int64_t num_runs)
   if (!allocate(context, 2 * bytes, host))
     return fail(INTFLASH_OUT_OF_MEMORY, "no memory of %lld bytes", static_cast<i64>(2 * bytes));
   void* on_device = nullptr;
-  const intflash_status status = allocate_on(*stored.device, stored.stream, bytes, on_device);
+  const intflash_status status = allocate_on(context, bytes, on_device);
   if (status != INTFLASH_OK) {
     release(context, host);
     return status;

@@ -38,6 +38,16 @@ std::int32_t count_devices(const CudaLibrary& library, const char*& reason) {
   return reason == nullptr ? std::min(count, kMaxDevices) : 0;
 }
 
+intflash_status open_pool(intflash_context& context) {
+  const CudaDevice& device = cuda_device(context);
+  return check_cuda(device, "a new context",
+                    device.table->create_pool(device.index, &context.memory_pool));
+}
+void close_pool(intflash_context& context) {
+  const CudaDevice& device = cuda_device(context);
+  device.table->destroy_pool(device.index, context.memory_pool);
+}
+
 // What contexts have been created on; a process's library and its devices stay what they are.
 struct Devices {
   std::array<CudaDevice, kMaxDevices> device;
@@ -52,6 +62,8 @@ struct Devices {
       device[at].name = name[at].data();
       device[at].storage = &kCudaStorage;
       for (const Backend*& backend : device[at].backends) backend = &kCudaBackend;
+      device[at].open = open_pool;
+      device[at].close = close_pool;
       device[at].table = table;
       device[at].index = i;
       device[at].num_multiprocessors = std::max(info.num_multiprocessors, 1);
@@ -99,6 +111,7 @@ intflash_status check_cuda_device(const CudaLibrary& library, const char* name,
                 "device %s: %s has compute capability %d.%d: must be 8.0 or later", name, info.name,
                 info.compute_major, info.compute_minor);
   }
+  if (error == nullptr && !info.has_memory_pools) error = "it has no memory pools";
   if (error == nullptr) return INTFLASH_OK;
   return fail(INTFLASH_DEVICE_UNAVAILABLE, "device %s: %s", name, error);
 }

@@ -32,10 +32,10 @@ intflash_status check_place(const CudaDevice& device, const char* name, const vo
               pointer, found, device.name);
 }
 
-intflash_status allocate_on(const CudaDevice& device, void* stream, std::int64_t bytes,
-                            void*& memory) {
-  const CudaError error =
-      device.table->allocate(device.index, stream, static_cast<std::size_t>(bytes), &memory);
+intflash_status allocate_on(const intflash_context& context, std::int64_t bytes, void*& memory) {
+  const CudaDevice& device = cuda_device(context);
+  const CudaError error = device.table->allocate(device.index, context.memory_pool, context.stream,
+                                                 static_cast<std::size_t>(bytes), &memory);
   if (error.is_none()) return INTFLASH_OK;
   memory = nullptr;
   char what[64];
@@ -43,6 +43,6 @@ intflash_status allocate_on(const CudaDevice& device, void* stream, std::int64_t
   return check_cuda(device, what, error);
 }
 
-intflash_status Scratch::allocate() { return allocate_on(device_, stream_, bytes_, memory_); }
+intflash_status Scratch::allocate() { return allocate_on(context_, bytes_, memory_); }
 
 }  // namespace intflash::internal

@@ -212,7 +212,7 @@ intflash_status check_run(CudaRun& run, const CudaError& error) {
 
 intflash_status enqueue_run(CudaRun& run) {
   if (was_cancelled(run)) return INTFLASH_OK;
-  Scratch scratch(run.device(), run.call.stream);
+  Scratch scratch(*run.plan->context);
   const intflash_status status = allocate(run, scratch);
   if (status != INTFLASH_OK) return status;
   return check_run(run, enqueue(run));

@@ -22,7 +22,7 @@ struct CudaRunMasks {
 };
 
 // At the front of the workspace, in the host's memory. What a run needs of the device's it takes
-// from the stream's pool, and gives back in the stream's order.
+// from the context's pool, and gives back in the stream's order.
 struct CudaRun : Run {
   CudaRequest* requests;  // [the plan's requests]
   std::int32_t* blocks;

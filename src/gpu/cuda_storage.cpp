@@ -40,9 +40,10 @@ intflash_status check_served(const intflash_cache& cache) {
 }
 
 // Memory of the device's with a copy of the host's.
-intflash_status copy_to_device(const CudaStored& stored, const void* from, std::int64_t bytes,
+intflash_status copy_to_device(const intflash_cache& cache, const void* from, std::int64_t bytes,
                                void*& to) {
-  const intflash_status status = allocate_on(*stored.device, stored.stream, bytes, to);
+  const CudaStored& stored = cuda_stored(cache);
+  const intflash_status status = allocate_on(*cache.context, bytes, to);
   if (status != INTFLASH_OK) return status;
   CudaError error = copy(stored, from, bytes, to);
   if (error.is_none()) error = wait(stored);
@@ -52,8 +53,8 @@ intflash_status copy_centers(const intflash_cache& cache, const float* centers, 
                              float*& on_device) {
   if (centers == nullptr) return INTFLASH_OK;
   void* memory = nullptr;
-  const intflash_status status = copy_to_device(
-      cuda_stored(cache), centers, cache.num_layers * cache.num_kv_heads * dim * 4, memory);
+  const intflash_status status =
+      copy_to_device(cache, centers, cache.num_layers * cache.num_kv_heads * dim * 4, memory);
   on_device = static_cast<float*>(memory);
   return status;
 }
@@ -67,7 +68,7 @@ intflash_status clear_largest_keys(const intflash_cache& cache, CudaStored& stor
     return fail(INTFLASH_OUT_OF_MEMORY, "no memory for %lld numbers", static_cast<i64>(count));
   std::fill_n(zeros, count, 0u);
   void* memory = nullptr;
-  const intflash_status status = copy_to_device(stored, zeros, count * 4, memory);
+  const intflash_status status = copy_to_device(cache, zeros, count * 4, memory);
   stored.largest_key = static_cast<std::uint32_t*>(memory);
   release(context, zeros);
   return status;
@@ -98,7 +99,7 @@ intflash_status place_layers(const intflash_cache& cache, const intflash_cache_o
   if (options.arena != nullptr)
     status = check_arena(stored, "arena", options.arena, options.arena_bytes, bytes);
   if (options.arena == nullptr && options.layer_arenas == nullptr) {
-    status = allocate_on(*stored.device, stored.stream, bytes, stored.own_pages);
+    status = allocate_on(*cache.context, bytes, stored.own_pages);
     pages = static_cast<char*>(stored.own_pages);
   }
   for (std::int64_t l = 0; status == INTFLASH_OK && l < cache.num_layers; ++l) {
@@ -135,6 +136,8 @@ void destroy(intflash_cache& cache) {
       stored.device->table->release(stored.device->index, stored.stream, memory);
   }
   wait(stored);  // for copies from what the host has
+  // A cache may have most of the device's memory, which others may want now.
+  stored.device->table->trim_pool(stored.device->index, context.memory_pool);
   release(context, stored.host_staging);
   release(context, stored.largest_key_center);
   release(context, stored.layers);

@@ -4,6 +4,7 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
@@ -29,12 +30,22 @@ struct Allocation {
   std::size_t bytes;
   int device;  // -1: page-locked memory of the host's
   std::shared_ptr<void> pages;
+  std::shared_ptr<PoolBytes> pool;
 };
 
 EmulatedMachine machine;
 EmulatedContext primary_contexts[EmulatedMachine::kMaxDevices] = {{0}, {1}};
 std::map<const char*, Allocation> allocations;  // by their first byte
 std::string last_fault;
+std::vector<std::weak_ptr<PoolBytes>> pools;
+
+// What pools have beyond their thresholds goes back to the system.
+void trim_pools() {
+  for (const std::weak_ptr<PoolBytes>& pool : pools) {
+    const std::shared_ptr<PoolBytes> bytes = pool.lock();
+    if (bytes != nullptr && bytes->free > bytes->threshold) bytes->free = 0;
+  }
+}
 
 int current_device() {
   return machine.context == nullptr ? machine.device : machine.context->device;
@@ -106,7 +117,13 @@ cudaError_t copy_pageable(void* to, const void* from, std::size_t bytes, cudaStr
 
 }  // namespace
 
-cudaError_t allocate(void** memory, std::size_t bytes, int device, cudaStream_t stream) {
+struct Pool {
+  int device;
+  std::shared_ptr<PoolBytes> bytes = std::make_shared<PoolBytes>();
+};
+
+cudaError_t allocate(void** memory, std::size_t bytes, int device, cudaStream_t stream,
+                     const std::shared_ptr<PoolBytes>& pool) {
   char* first = nullptr;
   const bool is_there = device < 0 || bytes <= machine.bytes_left;
   std::shared_ptr<void> pages = is_there ? map_pages(bytes, first) : nullptr;
@@ -116,7 +133,11 @@ cudaError_t allocate(void** memory, std::size_t bytes, int device, cudaStream_t 
     graph->memory.push_back(pages);
     graph->operations.push_back(poisoning(first, bytes));
   }
-  allocations[first] = {bytes, device, std::move(pages)};
+  if (pool != nullptr) {
+    if (pool->free < bytes) ++machine.pool_growths;
+    pool->free -= std::min(pool->free, bytes);
+  }
+  allocations[first] = {bytes, device, std::move(pages), pool};
   *memory = first;
   return cudaSuccess;
 }
@@ -129,8 +150,10 @@ cudaError_t release(void* memory, cudaStream_t stream) {
   if (captured(stream) != nullptr) {
     enqueue(stream, poisoning(memory, allocation.bytes));
   } else {
-    enqueue(stream, [pages = std::move(allocation.pages)]() mutable {
+    enqueue(stream, [pages = std::move(allocation.pages), pool = allocation.pool,
+                     bytes = allocation.bytes]() mutable {
       pages.reset();
+      if (pool != nullptr) pool->free += bytes;
       return cudaSuccess;
     });
   }
@@ -201,9 +224,34 @@ cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void*) {
   return machine.has_code ? cudaSuccess : cudaErrorNoKernelImageForDevice;
 }
 
-cudaError_t cudaMallocAsync(void** memory, std::size_t bytes, cudaStream_t stream) {
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
+  *value = machine.has_memory_pools ? 1 : 0;
+  return cudaSuccess;
+}
+cudaError_t cudaMemPoolCreate(cudaMemPool_t* pool, const cudaMemPoolProps* properties) {
+  *pool = new Pool{properties->location.id};
+  pools.push_back((*pool)->bytes);
+  ++machine.pools;
+  return cudaSuccess;
+}
+cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t pool, cudaMemPoolAttr, void* value) {
+  pool->bytes->threshold = *static_cast<const std::uint64_t*>(value);
+  return cudaSuccess;
+}
+cudaError_t cudaMemPoolTrimTo(cudaMemPool_t pool, std::size_t bytes) {
+  pool->bytes->free = std::min(pool->bytes->free, bytes);
+  return cudaSuccess;
+}
+cudaError_t cudaMemPoolDestroy(cudaMemPool_t pool) {
+  delete pool;
+  --machine.pools;
+  return cudaSuccess;
+}
+cudaError_t cudaMallocFromPoolAsync(void** memory, std::size_t bytes, cudaMemPool_t pool,
+                                    cudaStream_t stream) {
   take_context();
-  return allocate(memory, bytes, current_device(), stream);
+  if (machine.refuses_memory) return cudaErrorInvalidValue;
+  return allocate(memory, bytes, pool->device, stream, pool->bytes);
 }
 cudaError_t cudaFreeAsync(void* memory, cudaStream_t stream) { return release(memory, stream); }
 cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind,
@@ -222,7 +270,9 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   take_context();
   if (end_captured(stream)) return cudaErrorStreamCaptureUnsupported;
   ++machine.waits;
-  return drain(stream);
+  const cudaError_t error = drain(stream);
+  trim_pools();
+  return error;
 }
 cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status) {
   *status =
