@@ -436,7 +436,9 @@ INTFLASH_API intflash_status intflash_end(const intflash_plan* plan, void* works
 // context's stream, and returns what the device found in tensors, masks and tables (NaN, say), for
 // which it has then left out and lse as they were. The workspace, the plan, a batch's cache and
 // what args points to in the device's memory must stay until then; it may be asked again, as after
-// each launch of a graph that the run was captured into.
+// each launch of a graph that the run was captured into. It does not wait for a graph that was
+// launched into another stream: the caller waits for that first, or makes the context's stream wait
+// for it.
 INTFLASH_API intflash_status intflash_status_of_run(const intflash_plan* plan, void* workspace);
 
 // Plan, workspace and run in one call, with the context's allocator: for a first program, and for
