@@ -220,6 +220,8 @@ TEST_F(CudaEnqueue, WhatWaitsIsRefusedWhileItsStreamIsCaptured) {
     const intflash_cache_options options = small_options();
     intflash_cache* cache = nullptr;
     refused(intflash_cache_create(side.context(), &options, &cache), "a new cache");
+    expect_error(intflash_attend(run.context, &run.tensors.desc, &run.tensors.args),
+                 INTFLASH_UNSUPPORTED, {"workspace", "cuda:0", "captured", "page-locked"});
     const intflash_status status = intflash_run(run.plan, &run.tensors.args, workspace,
                                                 intflash_plan_workspace_bytes(run.plan));
     refused(intflash_status_of_run(run.plan, workspace), "the status of a run");

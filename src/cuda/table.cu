@@ -142,9 +142,17 @@ CudaError locate(std::int32_t device, const void* pointer, std::int32_t* found) 
   cudaPointerAttributes attributes{};
   const CudaError error =
       OnDevice(device).call([&] { return cudaPointerGetAttributes(&attributes, pointer); });
-  const bool is_device =
-      attributes.type == cudaMemoryTypeDevice || attributes.type == cudaMemoryTypeManaged;
-  *found = is_device ? attributes.device : -1;
+  switch (attributes.type) {
+    case cudaMemoryTypeDevice:
+    case cudaMemoryTypeManaged:
+      *found = attributes.device;
+      break;
+    case cudaMemoryTypeHost:
+      *found = -1;
+      break;
+    default:
+      *found = -2;
+  }
   return error;
 }
 

@@ -12,7 +12,7 @@
 namespace intflash::internal {
 
 // Of this header, and of call.h: a library of another one is refused.
-constexpr std::uint32_t kCudaTableVersion = 7;
+constexpr std::uint32_t kCudaTableVersion = 8;
 // Names the table of a library, a CudaTableFn.
 constexpr const char* kCudaTableSymbol = "intflash_cuda_table";
 
@@ -46,7 +46,8 @@ struct CudaTable {
   const char* (*describe_device)(std::int32_t device, CudaDeviceInfo* info);
   // Whether this library has code that the device runs; unlike the two above it makes a context.
   const char* (*check_device)(std::int32_t device);
-  // found: whose memory it is; -1: not of any. Asked from a device, whose context it takes.
+  // found: whose memory it is; -1: page-locked memory of the host's, -2: other. Asked from a
+  // device, whose context it takes.
   CudaError (*locate)(std::int32_t device, const void* pointer, std::int32_t* found);
   // A pool of the device's memory, which keeps what is released, until it is trimmed; what is in
   // use of one that is destroyed stays until it is released.

@@ -203,15 +203,32 @@ CudaError enqueue(CudaRun& run) {
   return table.copy(device, call.stream, call.findings, sizeof run.found, &run.found);
 }
 
-intflash_status check_run(CudaRun& run, const CudaError& error) {
+intflash_status check_run(const CudaRun& run, const CudaError& error) {
   if (run.stored != nullptr) return run.stored->check("a run", error);
   return check_cuda(run.device(), "a run", error);
+}
+
+// That a run into a stream that is being captured has a workspace that copies wait for.
+intflash_status check_captured(const CudaRun& run) {
+  const CudaDevice& device = run.device();
+  const CudaError error = device.table->check_capture(device.index, run.call.stream);
+  if (error.kind != CudaErrorKind::kCapturing) return check_run(run, error);
+  std::int32_t found = -1;
+  const intflash_status status =
+      check_run(run, device.table->locate(device.index, run.workspace, &found));
+  if (status != INTFLASH_OK || found >= -1) return status;
+  return fail(INTFLASH_UNSUPPORTED,
+              "workspace = %p: device %s, a run into a stream that is being captured: must be "
+              "page-locked",
+              static_cast<const void*>(run.workspace), device.name);
 }
 
 }  // namespace
 
 intflash_status enqueue_run(CudaRun& run) {
   if (was_cancelled(run)) return INTFLASH_OK;
+  const intflash_status captured = check_captured(run);
+  if (captured != INTFLASH_OK) return captured;
   Scratch scratch(*run.plan->context);
   const intflash_status status = allocate(run, scratch);
   if (status != INTFLASH_OK) return status;
