@@ -111,7 +111,8 @@ intflash_status check_cuda_device(const CudaLibrary& library, const char* name,
                 "device %s: %s has compute capability %d.%d: must be 8.0 or later", name, info.name,
                 info.compute_major, info.compute_minor);
   }
-  if (error == nullptr && !info.has_memory_pools) error = "it has no memory pools";
+  if (error == nullptr && !info.has_memory_pools)
+    return fail(INTFLASH_DEVICE_UNAVAILABLE, "device %s: %s has no memory pools", name, info.name);
   if (error == nullptr) return INTFLASH_OK;
   return fail(INTFLASH_DEVICE_UNAVAILABLE, "device %s: %s", name, error);
 }
