@@ -179,6 +179,28 @@ TEST_F(CudaCache, AnAppendThatTheDriverRefusesIsAsIfItHadNotBeen) {
   EXPECT_TRUE(use(Place::kDevice) == use(Place::kHost));
 }
 
+TEST_F(CudaCache, AnAppendToALaterLayerThatTheDriverRefusesMayBeTriedAgain) {
+  const std::vector<std::int64_t> indptr{0, 7};
+  const auto use = [&](Place place) {
+    CacheCase c;
+    c.num_layers = 2;
+    CacheSide side(c, place);
+    const std::int32_t sequence = side.create_sequence();
+    for (const std::int64_t layer : {0, 1}) {
+      const intflash_append_args tokens = side.append_args(indptr, layer, 1);
+      intflash_status status = INTFLASH_DEVICE_FAILED;
+      for (std::size_t calls = 0; status == INTFLASH_DEVICE_FAILED && calls < 20; ++calls) {
+        emulated_machine().calls_left = calls;
+        status = intflash_sequences_append(side.cache(), &sequence, &tokens);
+      }
+      emulated_machine().calls_left = ~std::size_t{0};
+      EXPECT_EQ(status, INTFLASH_OK) << intflash_last_error();
+    }
+    return side.save(sequence);
+  };
+  EXPECT_TRUE(use(Place::kDevice) == use(Place::kHost));
+}
+
 TEST_F(CudaCache, StaysUsableWhereTheDriverRefusesACall) {
   Attempt attempt;
   CacheSide& side = attempt.side;
