@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -20,9 +21,9 @@ namespace intflash::internal {
 class CudaCache : public testing::Test {
  protected:
   ~CudaCache() override {
-    const std::size_t allocations = emulated_machine().allocations;
-    emulated_machine() = {};
-    EXPECT_EQ(allocations, 0u);
+    const emulation::EmulatedMachine machine = std::exchange(emulated_machine(), {});
+    EXPECT_EQ(machine.allocations, 0u);
+    EXPECT_EQ(machine.pools, 0u);
   }
 };
 

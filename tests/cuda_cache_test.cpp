@@ -150,6 +150,104 @@ TEST_F(CudaCache, OutOfMemoryIsAStatusAndAllStaysUsable) {
       << intflash_last_error();
 }
 
+// Of each call in turn that an append makes of the driver, the copy of a page that a fork shares
+// among them.
+TEST_F(CudaCache, AnAppendThatTheDriverRefusesIsAsIfItHadNotBeen) {
+  const std::vector<std::int64_t> indptr{0, 7, 37};
+  const auto use = [&](Place place) {
+    CacheSide side({}, place);
+    std::int32_t sequences[] = {side.create_sequence(), -1};
+    side.append({sequences[0]}, {100}, 1);
+    EXPECT_EQ(intflash_sequence_fork(side.cache(), sequences[0], &sequences[1]), INTFLASH_OK);
+    const std::vector<char> before = side.save(sequences[0]);
+    const intflash_append_args tokens = side.append_args(indptr, 0, 2);
+    std::size_t calls = 0;
+    intflash_status status = INTFLASH_DEVICE_FAILED;
+    for (; status != INTFLASH_OK && calls < 20; ++calls) {
+      emulated_machine().calls_left = calls;
+      status = intflash_sequences_append(side.cache(), sequences, &tokens);
+      emulated_machine().calls_left = ~std::size_t{0};
+      if (status == INTFLASH_OK) break;
+      expect_error(status, INTFLASH_DEVICE_FAILED, {"cuda:0"});
+      for (const std::int32_t sequence : sequences)
+        EXPECT_TRUE(side.save(sequence) == before) << calls;
+    }
+    EXPECT_EQ(status, INTFLASH_OK);
+    EXPECT_EQ(calls > 5, place == Place::kDevice) << calls;
+    return std::make_pair(side.save(sequences[0]), side.save(sequences[1]));
+  };
+  EXPECT_TRUE(use(Place::kDevice) == use(Place::kHost));
+}
+
+TEST_F(CudaCache, AnAppendToALaterLayerThatTheDriverRefusesMayBeTriedAgain) {
+  const std::vector<std::int64_t> indptr{0, 7};
+  const auto use = [&](Place place) {
+    CacheCase c;
+    c.num_layers = 2;
+    CacheSide side(c, place);
+    const std::int32_t sequence = side.create_sequence();
+    for (const std::int64_t layer : {0, 1}) {
+      const intflash_append_args tokens = side.append_args(indptr, layer, 1);
+      intflash_status status = INTFLASH_DEVICE_FAILED;
+      for (std::size_t calls = 0; status == INTFLASH_DEVICE_FAILED && calls < 20; ++calls) {
+        emulated_machine().calls_left = calls;
+        status = intflash_sequences_append(side.cache(), &sequence, &tokens);
+      }
+      emulated_machine().calls_left = ~std::size_t{0};
+      EXPECT_EQ(status, INTFLASH_OK) << intflash_last_error();
+    }
+    return side.save(sequence);
+  };
+  EXPECT_TRUE(use(Place::kDevice) == use(Place::kHost));
+}
+
+TEST_F(CudaCache, StaysUsableWhereTheDriverRefusesACall) {
+  Attempt attempt;
+  CacheSide& side = attempt.side;
+  CacheSide::Result result;
+  const auto refuse_next = [] { emulated_machine().calls_left = 0; };
+  for (const std::size_t calls : {0, 1}) {
+    emulated_machine().calls_left = calls;
+    expect_error(side.try_attend({request_of(2, 100)}, attempt.args, 3, result),
+                 INTFLASH_DEVICE_FAILED, {"cuda:0", "a run"});
+  }
+  const auto write = [](void*, const void*, std::size_t count) { return count; };
+  refuse_next();
+  expect_error(intflash_sequence_save(side.cache(), attempt.sequence, write, nullptr),
+               INTFLASH_DEVICE_FAILED, {"cuda:0", "reading a page"});
+  struct File {
+    const std::vector<char>& bytes;
+    std::size_t offset;
+  } file = {attempt.before, 0};
+  const auto read = [](void* user, void* bytes, std::size_t count) {
+    File& from = *static_cast<File*>(user);
+    std::copy_n(from.bytes.begin() + static_cast<std::ptrdiff_t>(from.offset), count,
+                static_cast<char*>(bytes));
+    from.offset += count;
+    return count;
+  };
+  std::int32_t loaded = -1;
+  refuse_next();
+  expect_error(intflash_sequence_load(side.cache(), read, &file, &loaded), INTFLASH_DEVICE_FAILED,
+               {"cuda:0", "writing a page"});
+  EXPECT_EQ(side.save(side.load(attempt.before)), attempt.before);
+  EXPECT_EQ(side.save(attempt.sequence), attempt.before);
+  attempt.expect_usable();
+}
+
+TEST_F(CudaCache, GivesItsMemoryBackToTheSystemWhenItIsDestroyed) {
+  const DeviceContext context;
+  const intflash_cache_options options = small_options();
+  for (int i = 0; i < 2; ++i) {
+    const std::size_t growths = emulated_machine().pool_growths;
+    intflash_cache* cache = nullptr;
+    ASSERT_EQ(intflash_cache_create(context.get(), &options, &cache), INTFLASH_OK)
+        << intflash_last_error();
+    intflash_cache_destroy(cache);
+    EXPECT_GT(emulated_machine().pool_growths, growths);
+  }
+}
+
 // Tokens are stored by whatever waits next: what fails then may have left pages half written.
 TEST_F(CudaCache, ADeviceThatIsLostIsAStatusOfEachCallFromThenOn) {
   Attempt attempt;

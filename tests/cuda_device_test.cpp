@@ -33,9 +33,9 @@ AttentionCase small_case() {
 class CudaDevice : public testing::Test {
  protected:
   ~CudaDevice() override {
-    const std::size_t allocations = emulated_machine().allocations;
-    emulated_machine() = {};
-    EXPECT_EQ(allocations, 0u);
+    const emulation::EmulatedMachine machine = std::exchange(emulated_machine(), {});
+    EXPECT_EQ(machine.allocations, 0u);
+    EXPECT_EQ(machine.pools, 0u);
   }
 };
 
@@ -71,8 +71,24 @@ TEST_F(CudaDevice, ThatIsNotThereOrTooOldGivesNoContext) {
   emulated_machine().compute_major = 7;
   expect_error("must be 8.0 or later");
   emulated_machine().compute_major = 9;
+  emulated_machine().has_memory_pools = false;
+  expect_error("no memory pools");
+  emulated_machine().has_memory_pools = true;
   emulated_machine().has_code = false;
   expect_error("no kernel image");
+}
+
+TEST_F(CudaDevice, GetsNoContextByBeingListed) {
+  intflash_device_info info{};
+  info.struct_size = sizeof info;
+  for (std::int32_t i = 1; i < intflash_num_devices(); ++i)
+    EXPECT_EQ(intflash_get_device(i, &info), INTFLASH_OK);
+  emulated_machine().compute_major = 7;
+  EXPECT_EQ(intflash_get_device(1, &info), INTFLASH_OK);
+  EXPECT_EQ(info.available, 0);
+  EXPECT_EQ(emulated_machine().context, nullptr);
+  EXPECT_FALSE(emulated_machine().has_primary_context[0]);
+  EXPECT_FALSE(emulated_machine().has_primary_context[1]);
 }
 
 TEST_F(CudaDevice, SaysWhatServesACall) {
@@ -247,6 +263,48 @@ TEST_F(CudaDevice, OutOfMemoryIsAStatusAndAllStaysUsable) {
   EXPECT_TRUE(has(attempt.run(INTFLASH_OUT_OF_MEMORY), "out of memory"));
   emulated_machine().bytes_left = std::numeric_limits<std::size_t>::max();
   attempt.run(INTFLASH_OK);
+}
+
+// A program of the driver's interface has no other.
+TEST_F(CudaDevice, TakesTheContextThatTheCallerHasOnIt) {
+  emulation::EmulatedContext own = {0};
+  emulated_machine().context = &own;
+  {
+    Attempt attempt;
+    attempt.run(INTFLASH_OK);
+  }
+  EXPECT_EQ(emulated_machine().context, &own);
+  EXPECT_FALSE(emulated_machine().has_primary_context[0]);
+}
+
+TEST_F(CudaDevice, LeavesTheCallersContextOnAnotherDeviceCurrent) {
+  emulation::EmulatedContext own = {1};
+  emulated_machine().context = &own;
+  {
+    Attempt attempt;
+    attempt.run(INTFLASH_OK);
+  }
+  EXPECT_EQ(emulated_machine().context, &own);
+  EXPECT_FALSE(emulated_machine().has_primary_context[1]);
+}
+
+TEST_F(CudaDevice, MemoryThatIsNotHadForAnotherReasonIsAFailure) {
+  Attempt attempt;
+  emulated_machine().refuses_memory = true;
+  EXPECT_TRUE(has(attempt.run(INTFLASH_DEVICE_FAILED), "bytes of its memory: invalid argument"));
+  emulated_machine().refuses_memory = false;
+  attempt.run(INTFLASH_OK);
+}
+
+TEST_F(CudaDevice, KeepsARunsMemoryForTheNext) {
+  const DeviceContext context;
+  Attempt attempt;
+  const intflash_attend_args& args = attempt.tensors.args;
+  ASSERT_EQ(intflash_attend(context.get(), &attempt.tensors.desc, &args), INTFLASH_OK);
+  const std::size_t growths = emulated_machine().pool_growths;
+  for (int i = 0; i < 3; ++i)
+    ASSERT_EQ(intflash_attend(context.get(), &attempt.tensors.desc, &args), INTFLASH_OK);
+  EXPECT_EQ(emulated_machine().pool_growths, growths);
 }
 
 TEST_F(CudaDevice, EndsWhereTheCallerCancels) {

@@ -200,5 +200,39 @@ TEST_F(CudaEnqueue, AnAppendWaitsForWhatItsTokensAreAlone) {
   EXPECT_EQ(emulated_machine().waits, waits + 2);
 }
 
+// What waits would end the capture.
+TEST_F(CudaEnqueue, WhatWaitsIsRefusedWhileItsStreamIsCaptured) {
+  CacheCase c;
+  c.stream = stream_;
+  Attempt attempt(c);
+  CacheSide& side = attempt.side;
+  DenseRun run(stream_);
+  void* const workspace = workspace_of(run.plan);
+  const auto refused = [](intflash_status status, const char* what) {
+    expect_error(status, INTFLASH_UNSUPPORTED, {"cuda:0", what, "captur"});
+  };
+  const auto write = [](void*, const void*, std::size_t count) { return count; };
+  const cudaGraphExec_t graph = capture([&] {
+    refused(intflash_sequences_append(side.cache(), &attempt.sequence, &attempt.tokens),
+            "an append");
+    refused(intflash_sequence_save(side.cache(), attempt.sequence, write, nullptr),
+            "reading a page");
+    const intflash_cache_options options = small_options();
+    intflash_cache* cache = nullptr;
+    refused(intflash_cache_create(side.context(), &options, &cache), "a new cache");
+    expect_error(intflash_attend(run.context, &run.tensors.desc, &run.tensors.args),
+                 INTFLASH_UNSUPPORTED, {"workspace", "cuda:0", "captured", "page-locked"});
+    const intflash_status status = intflash_run(run.plan, &run.tensors.args, workspace,
+                                                intflash_plan_workspace_bytes(run.plan));
+    refused(intflash_status_of_run(run.plan, workspace), "the status of a run");
+    return status;
+  });
+  EXPECT_EQ(cudaGraphLaunch(graph, stream_), cudaSuccess);
+  EXPECT_EQ(intflash_status_of_run(run.plan, workspace), INTFLASH_OK) << intflash_last_error();
+  EXPECT_EQ(cudaGraphExecDestroy(graph), cudaSuccess);
+  EXPECT_TRUE(side.save(attempt.sequence) == attempt.before);
+  attempt.expect_usable();
+}
+
 }  // namespace
 }  // namespace intflash::internal

@@ -120,15 +120,17 @@ const char* two_devices(std::int32_t* count) {
   return nullptr;
 }
 const char* old_device(std::int32_t, CudaDeviceInfo* info) {
-  *info = {"Old", 7, 5, 1};
+  *info = {"Old", 7, 5, 1, true};
+  return nullptr;
+}
+const char* device_without_pools(std::int32_t, CudaDeviceInfo* info) {
+  *info = {"Part", 9, 0, 1, false};
   return nullptr;
 }
 const char* new_device(std::int32_t, CudaDeviceInfo* info) {
-  *info = {"New", 12, 0, 1};
+  *info = {"New", 12, 0, 1, true};
   return nullptr;
 }
-const char* no_code(std::int32_t) { return "no kernel image"; }
-const char* has_code(std::int32_t) { return nullptr; }
 
 std::string reason_of(const CudaTable& table, std::int32_t index) {
   CudaTable whole = table;
@@ -151,10 +153,9 @@ TEST(Device, IsUnavailableForAReasonThatIsSaid) {
   table.describe_device = old_device;
   EXPECT_EQ(reason_of(table, 1),
             "device cuda:1: Old has compute capability 7.5: must be 8.0 or later");
+  table.describe_device = device_without_pools;
+  EXPECT_EQ(reason_of(table, 1), "device cuda:1: Part has no memory pools");
   table.describe_device = new_device;
-  table.check_device = no_code;
-  EXPECT_EQ(reason_of(table, 1), "device cuda:1: no kernel image");
-  table.check_device = has_code;
   EXPECT_EQ(reason_of(table, 1), "");
 }
 

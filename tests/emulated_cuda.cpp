@@ -56,7 +56,8 @@ std::byte* DeviceMemory::take(std::size_t bytes) {
   const CudaTable& table = *cuda_library().table;
   void* memory = nullptr;
   // Of no bytes too there is an address.
-  if (table.allocate(0, nullptr, bytes + 1, &memory) != nullptr) throw std::bad_alloc();
+  if (pool_ == nullptr && !table.create_pool(0, &pool_).is_none()) throw std::bad_alloc();
+  if (!table.allocate(0, pool_, nullptr, bytes + 1, &memory).is_none()) throw std::bad_alloc();
   if (const ManagedMemory& managed = managed_memory(); managed.allocate != nullptr) {
     // By now the thread has the device's context.
     table.release(0, nullptr, memory);
@@ -73,6 +74,7 @@ DeviceMemory::~DeviceMemory() {
     else
       cuda_library().table->release(0, nullptr, block);
   }
+  if (pool_ != nullptr) cuda_library().table->destroy_pool(0, pool_);
 }
 
 DeviceContext::DeviceContext() {

@@ -28,6 +28,7 @@ class DeviceMemory : public Memory {
   std::byte* take(std::size_t bytes) override;
 
  private:
+  void* pool_ = nullptr;
   std::vector<void*> blocks_;
 };
 

@@ -78,29 +78,29 @@ intflash_status create(intflash_cache& cache, const intflash_cache_options& opti
 // Of new tokens that lie in the host's memory: no page is needed.
 intflash_status check_far_tokens(const Append& append) { return kHostStorage.check_tokens(append); }
 
-void append(const Append& append) {
+intflash_status append(const Append& append) {
   const Near near(append.cache);
-  kHostStorage.append(append);
+  return kHostStorage.append(append);
 }
 
-void copy_page(intflash_cache& cache, std::int32_t from, std::int32_t to) {
+intflash_status copy_page(intflash_cache& cache, std::int32_t from, std::int32_t to) {
   const Near near(cache);
-  kHostStorage.copy_page(cache, from, to);
+  return kHostStorage.copy_page(cache, from, to);
 }
 
-void export_far_rows(const Export& wanted) {
+intflash_status export_far_rows(const Export& wanted) {
   const Near near(wanted.cache);
-  kHostStorage.export_rows(wanted);
+  return kHostStorage.export_rows(wanted);
 }
 
-void read_block(const intflash_cache& cache, const BlockPlace& place, char* page) {
+intflash_status read_block(const intflash_cache& cache, const BlockPlace& place, char* page) {
   const Near near(cache);
-  kHostStorage.read_block(cache, place, page);
+  return kHostStorage.read_block(cache, place, page);
 }
 
-void write_block(intflash_cache& cache, const BlockPlace& place, const char* page) {
+intflash_status write_block(intflash_cache& cache, const BlockPlace& place, const char* page) {
   const Near near(cache);
-  kHostStorage.write_block(cache, place, page);
+  return kHostStorage.write_block(cache, place, page);
 }
 
 // ---- The backends ----

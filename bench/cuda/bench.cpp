@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // What a CUDA device makes of prefill, decode and append, each beside the device's limit for it in
-// the same run: products of mma.sync, or copies. bench/cuda/run has the rest.
+// the same run: products of mma.sync, reads, or copies. bench/cuda/run has the rest.
 //   intflash-cuda-bench            the table of docs/cuda.md
 //   intflash-cuda-bench --check    the same of tiny calls: that everything runs
 #include <cuda_runtime_api.h>
@@ -27,6 +27,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 using intflash::bench::Products;
+using intflash::bench::Reads;
 
 constexpr std::int64_t kQueryHeads = 32;
 constexpr std::int64_t kKvHeads = 8;
@@ -231,6 +232,20 @@ class ProductLimit {
   DeviceBytes sums_;
 };
 
+class ReadLimit {
+ public:
+  explicit ReadLimit(Size size) : reads_{size.of(8192, 1)}, from_(reads_.bytes()), sink_(4) {}
+  double bytes() const { return static_cast<double>(reads_.bytes()); }
+  void enqueue(const Stream& stream) const {
+    check(
+        enqueue_reads(reads_, stream.get(), from_.get(), static_cast<std::uint32_t*>(sink_.get())));
+  }
+
+ private:
+  Reads reads_;
+  DeviceBytes from_, sink_;
+};
+
 class CopyLimit {
  public:
   explicit CopyLimit(Size size)
@@ -293,10 +308,12 @@ void bench_prefill(const intflash::Context& context, const Stream& stream, Size 
   }
 }
 
+constexpr std::int64_t kCacheDim = 128;
+
 intflash::Cache cache_of(const intflash::Context& context, std::int64_t tokens) {
   intflash_cache_options options = intflash::cache_options();
   options.num_kv_heads = kKvHeads;
-  options.head_dim = 128;
+  options.head_dim = kCacheDim;
   options.page_size = 256;
   options.num_pages = tokens / 256;
   return intflash::Cache(context, options);
@@ -317,8 +334,13 @@ void append(intflash::Cache& cache, const std::vector<std::int32_t>& sequences,
   }
 }
 
+// What attention reads of a token: keys, values and their scales, without the sums of keys.
+constexpr std::int64_t kReadBytes = kKvHeads * (2 * kCacheDim + 2 * 4);
+// Several times the largest level 2 cache.
+constexpr std::int64_t kBeyondL2 = std::int64_t{1} << 30;
+
 void bench_decode(const intflash::Context& context, const Stream& stream, Size size) {
-  const CopyLimit limit(size);
+  const ReadLimit limit(size);
   const std::int64_t chunk = size.of(2048, 256);
   const Tensor tokens(kKvHeads, chunk, 128);
   struct Shape {
@@ -327,8 +349,11 @@ void bench_decode(const intflash::Context& context, const Stream& stream, Size s
   for (const Shape shape : {Shape{1, 32768}, {8, 32768}, {32, 32768}, {8, 131072}}) {
     const std::int64_t kv_len = size.of(shape.kv_len, 256);
     const std::int64_t batch = size.of(shape.batch, 2);
-    intflash::Cache cache = cache_of(context, batch * kv_len);
-    std::vector<std::int32_t> sequences(static_cast<std::size_t>(batch));
+    const std::int64_t bytes = batch * kv_len * kReadBytes;
+    // Calls take turns with so many batches: what one has read is gone when its turn comes again.
+    const std::int64_t batches = size.of((kBeyondL2 + bytes - 1) / bytes, 2);
+    intflash::Cache cache = cache_of(context, batches * batch * kv_len);
+    std::vector<std::int32_t> sequences(static_cast<std::size_t>(batches * batch));
     for (std::int32_t& sequence : sequences)
       intflash::check(intflash_sequence_create(cache.get(), &sequence));
     for (std::int64_t filled = 0; filled < kv_len; filled += chunk)
@@ -348,22 +373,20 @@ void bench_decode(const intflash::Context& context, const Stream& stream, Size s
     intflash_batch_args args = intflash::batch_args();
     args.query = query.get();
     args.out = out.get();
-    args.sequences = sequences.data();
     const intflash::Plan plan(context, cache, desc);
     const Workspaces workspaces(plan);
     const Measured m = measure(
         stream, size,
         [&](std::int64_t call) {
           const LockedBytes& workspace = workspaces.of(call);
+          args.sequences = sequences.data() + call % batches * batch;
           intflash::check(intflash_run_batch(plan.get(), cache.get(), &args, workspace.get(),
                                              workspace.bytes()));
         },
         [&](std::int64_t) { limit.enqueue(stream); });
     workspaces.check_runs(m.calls);
-    print_row(
-        "decode batch=" + std::to_string(batch) + " keys=" + std::to_string(kv_len), m,
-        static_cast<double>(batch * kv_len) * static_cast<double>(cache.info().bytes_per_token),
-        limit.bytes(), 1e9, "GB/s");
+    print_row("decode batch=" + std::to_string(batch) + " keys=" + std::to_string(kv_len), m,
+              static_cast<double>(bytes), limit.bytes(), 1e9, "GB/s");
     if (size.is_tiny) break;
   }
 }

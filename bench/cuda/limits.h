@@ -30,4 +30,17 @@ __attribute__((visibility("default"))) const char* enqueue_products(const Produc
                                                                     void* stream,
                                                                     std::int32_t* sums);
 
+// A kernel that only reads, each byte once: so many blocks.
+struct Reads {
+  static constexpr int kThreads = 256;
+  static constexpr int kLoads = 32;  // of 16 bytes, of each thread
+  std::int64_t blocks;
+
+  std::size_t bytes() const { return static_cast<std::size_t>(blocks) * kThreads * kLoads * 16; }
+};
+// The same of it; from: its bytes; sink: a number that the compiler must take for written.
+__attribute__((visibility("default"))) const char* enqueue_reads(const Reads& reads, void* stream,
+                                                                 const void* from,
+                                                                 std::uint32_t* sink);
+
 }  // namespace intflash::bench

@@ -107,8 +107,8 @@ typedef enum intflash_status INTFLASH_INT {
   // The device is one that this library knows, but there is none here, or its driver or
   // libintflash_cuda is not; the message says which.
   INTFLASH_DEVICE_UNAVAILABLE = 17,
-  // What the device's driver reported while it was in use. Where that was while pages of a cache
-  // were written, the cache is of no more use: each later call says so.
+  // What the device's driver reported while it was in use. Where the device is lost by that (after
+  // an illegal address, say), so are the caches on it: each later call over one says so.
   INTFLASH_DEVICE_FAILED = 18
 } intflash_status;
 
@@ -363,8 +363,9 @@ INTFLASH_API intflash_status intflash_get_port(int32_t index, intflash_port_info
 
 // "cpu", then the CUDA devices; or one "cuda" that is not available, and why. The first call looks
 // for libintflash_cuda: at the path that the environment's INTFLASH_CUDA_LIBRARY has, else beside
-// this library, else where the system looks. INTFLASH_INVALID_ARGUMENT when index is out of [0,
-// intflash_num_devices()).
+// this library, else where the system looks. Nothing is begun on a device: whether the library has
+// code for it is known where a context is created. INTFLASH_INVALID_ARGUMENT when index is out of
+// [0, intflash_num_devices()).
 INTFLASH_API int32_t intflash_num_devices(void);
 INTFLASH_API intflash_status intflash_get_device(int32_t index, intflash_device_info* info);
 
@@ -439,7 +440,9 @@ INTFLASH_API intflash_status intflash_end(const intflash_plan* plan, void* works
 // context's stream, and returns what the device found in tensors, masks and tables (NaN, say), for
 // which it has then left out and lse as they were. The workspace, the plan, a batch's cache and
 // what args points to in the device's memory must stay until then; it may be asked again, as after
-// each launch of a graph that the run was captured into.
+// each launch of a graph that the run was captured into. It does not wait for a graph that was
+// launched into another stream: the caller waits for that first, or makes the context's stream wait
+// for it.
 INTFLASH_API intflash_status intflash_status_of_run(const intflash_plan* plan, void* workspace);
 
 // Plan, workspace and run in one call, with the context's allocator: for a first program, and for

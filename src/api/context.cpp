@@ -246,6 +246,13 @@ intflash_status intflash_context_create(const intflash_context_options* given,
   created->deallocate = own_allocator ? default_deallocate : options.deallocate;
   created->allocator_user = options.allocator_user;
   created->stream = options.stream;
+  if (device->open != nullptr) {
+    status = device->open(*created);
+    if (status != INTFLASH_OK) {
+      created->deallocate(created->allocator_user, created);
+      return status;
+    }
+  }
   created->l2_bytes = options.l2_bytes > 0 ? options.l2_bytes : machine.l2_bytes;
   write_port_reason(port, created->port_reason, sizeof created->port_reason);
   fill_parallel(options, cpus, static_cast<char*>(memory) + kPoolOffset, *created);
@@ -256,6 +263,7 @@ intflash_status intflash_context_create(const intflash_context_options* given,
 void intflash_context_destroy(intflash_context* context) {
   if (context == nullptr) return;
   if (context->pool != nullptr) context->pool->~ThreadPool();
+  if (context->device->close != nullptr) context->device->close(*context);
   context->deallocate(context->allocator_user, context);
 }
 

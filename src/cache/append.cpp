@@ -174,6 +174,18 @@ intflash_status extend_layer(const Append& append) {
   return INTFLASH_OK;
 }
 
+// What extend_layer has done, undone. Of a storage without windows.
+void shorten_layer(const Append& append) {
+  for (std::int64_t r = 0; r < append.args.num_requests; ++r) {
+    Sequence& sequence = append.cache.sequences[append.sequences[r]];
+    if (append.args.layer == 0) {
+      shrink_sequence(append.cache, sequence, sequence.kv_len - append.count(r));
+    } else {
+      sequence.length(append.args.layer) -= append.count(r);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace intflash::internal
 
@@ -194,9 +206,7 @@ intflash_status intflash_cache_append(intflash_cache* cache, const intflash_appe
     status = args.slots == nullptr ? check_append_pages(*cache, args) : check_slots(*cache, args);
   if (status == INTFLASH_OK) status = check_positions(append);
   if (status == INTFLASH_OK) status = cache->storage->check_tokens(append);
-  if (status != INTFLASH_OK) return status;
-  cache->storage->append(append);
-  return check_stored(*cache);
+  return status == INTFLASH_OK ? cache->storage->append(append) : status;
 }
 
 intflash_status intflash_sequences_append(intflash_cache* cache, const int32_t* sequences,
@@ -213,8 +223,9 @@ intflash_status intflash_sequences_append(intflash_cache* cache, const int32_t* 
   if (status == INTFLASH_OK) status = extend_layer(append);
   if (status != INTFLASH_OK) return status;
   append.is_in_books = true;
-  cache->storage->append(append);
-  return check_stored(*cache);
+  status = cache->storage->append(append);
+  if (status != INTFLASH_OK) shorten_layer(append);
+  return status;
 }
 
 }  // extern "C"

@@ -23,8 +23,7 @@ intflash_status export_tokens(const Export& wanted) {
   if (status == INTFLASH_OK)
     status = check_target("value", wanted.value, cache, tokens, layout.head_dim_v);
   if (status != INTFLASH_OK || tokens == 0) return status;
-  cache.storage->export_rows(wanted);
-  return check_stored(cache);
+  return cache.storage->export_rows(wanted);
 }
 
 }  // namespace

@@ -336,8 +336,7 @@ intflash_status intflash_cache_copy_page(intflash_cache* cache, int32_t from, in
   if (status != INTFLASH_OK) return status;
   if (cache->references[to] > 0)
     return fail(INTFLASH_INVALID_ARGUMENT, "to = %d: a sequence holds that page", to);
-  if (from != to) cache->storage->copy_page(*cache, from, to);
-  return check_stored(*cache);
+  return from == to ? INTFLASH_OK : cache->storage->copy_page(*cache, from, to);
 }
 
 }  // extern "C"

@@ -175,20 +175,21 @@ intflash_status load_blocks(RecordReader& reader, intflash_cache& cache, const P
     const KvBlock from = file.layout.block(page, 0);
     const std::int64_t tokens = std::min<std::int64_t>(kBlockTokens, kv_len - position);
     for (std::int64_t h = 0; h < cache.num_layers * cache.num_kv_heads; ++h) {
-      const intflash_status status = reader.get(page, file.layout.bytes());
+      intflash_status status = reader.get(page, file.layout.bytes());
       if (status != INTFLASH_OK) return status;
       if (const void* damage = file.codec.find_damage(file.layout, from, tokens)) {
         return fail(INTFLASH_BAD_FILE, "byte %lld: no such block of tokens is ever saved",
                     static_cast<i64>(reader.offset() + (static_cast<const char*>(damage) - page)));
       }
       const BlockPlace place = place_of(cache, run, h, position);
-      cache.storage->write_block(cache, place, page);
+      status = cache.storage->write_block(cache, place, page);
+      if (status != INTFLASH_OK) return status;
       if (place.window_page != kNoPage && tokens == kBlockTokens)
         cache.storage->code_block(cache, place,
                                   reinterpret_cast<std::int8_t*>(page + file_block_bytes(cache)));
     }
   }
-  return check_stored(cache);
+  return INTFLASH_OK;
 }
 
 // Takes a slot, and pages for the header's tokens, which no other call touches until the slot is

@@ -103,10 +103,10 @@ intflash_status save_sequence(const intflash_cache& cache, const Sequence& seque
     const FileBlock file = file_block(cache, run, position);
     const std::int64_t tokens = std::min<std::int64_t>(kBlockTokens, sequence.kv_len - position);
     for (std::int64_t h = 0; status == INTFLASH_OK && h < heads; ++h) {
-      cache.storage->read_block(cache, place_of(cache, run, h, position), page);
+      status = cache.storage->read_block(cache, place_of(cache, run, h, position), page);
+      if (status != INTFLASH_OK) break;
       clear_tail(cache, file, tokens, page);
-      status = check_stored(cache);
-      if (status == INTFLASH_OK) status = writer.put(page, file.layout.bytes());
+      status = writer.put(page, file.layout.bytes());
     }
   }
   return status;

@@ -243,7 +243,15 @@ intflash_status extend_sequences(intflash_cache& cache, const std::int32_t* sequ
     if (writes_to_last && cache.references[sequence.pages.back()] > 1) {
       std::int32_t& last = sequence.pages.back();
       const std::int32_t copy = take_page(cache, cache.node_of(last));
-      cache.storage->copy_page(cache, last, copy);
+      const intflash_status status = cache.storage->copy_page(cache, last, copy);
+      if (status != INTFLASH_OK) {
+        release_page(cache, copy);
+        while (--i >= 0) {
+          Sequence& extended = cache.sequences[sequences[i]];
+          shrink_sequence(cache, extended, extended.kv_len - extension.count(i));
+        }
+        return status;
+      }
       release_page(cache, last);
       last = copy;
     }

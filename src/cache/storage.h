@@ -77,29 +77,23 @@ struct Storage {
   // That all elements, scales and rope's tables are in range, or the error that names the lowest
   // that is not. Nothing has been changed, in pages or in the books.
   intflash_status (*check_tokens)(const Append& append);
-  // Stores what check_tokens has found good, quantized. It cannot fail.
-  void (*append)(const Append& append);
+  // The following fail where a device does: what they should have written may hold anything then,
+  // and all else is as it was.
+  // Stores what check_tokens has found good, quantized.
+  intflash_status (*append)(const Append& append);
   // In all layers.
-  void (*copy_page)(intflash_cache& cache, std::int32_t from, std::int32_t to);
-  // The same of a page of the window. nullptr: the storage has no windows.
+  intflash_status (*copy_page)(intflash_cache& cache, std::int32_t from, std::int32_t to);
+  // The same of a page of the window, which cannot fail. nullptr: the storage has no windows.
   void (*copy_window_page)(intflash_cache& cache, std::int32_t from, std::int32_t to);
   // In f32, in the caller's tensors.
-  void (*export_rows)(const Export& wanted);
+  intflash_status (*export_rows)(const Export& wanted);
   // A block as a page of its own, as files have it, and back: in INT8 where it is of the window.
   // Those of a page are written in order, the first kv head first.
-  void (*read_block)(const intflash_cache& cache, const BlockPlace& place, char* page);
-  void (*write_block)(intflash_cache& cache, const BlockPlace& place, const char* page);
+  intflash_status (*read_block)(const intflash_cache& cache, const BlockPlace& place, char* page);
+  intflash_status (*write_block)(intflash_cache& cache, const BlockPlace& place, const char* page);
   // Makes the codec's block of one that is in INT8 and full. rows: room for 64 rows of codes.
   // nullptr: the storage has no windows.
   void (*code_block)(intflash_cache& cache, const BlockPlace& place, std::int8_t* rows);
-  // What went wrong in a function that cannot say so: a device that fails leaves a cache that is of
-  // no use from then on. nullptr: nothing does.
-  intflash_status (*status)(const intflash_cache& cache) = nullptr;
 };
-
-// INTFLASH_OK as long as all that was stored is there.
-inline intflash_status check_stored(const intflash_cache& cache) {
-  return cache.storage->status == nullptr ? INTFLASH_OK : cache.storage->status(cache);
-}
 
 }  // namespace intflash::internal

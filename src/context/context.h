@@ -24,6 +24,7 @@ struct intflash_context {
   void (*deallocate)(void* user, void* pointer);
   void* allocator_user;
   std::int64_t l2_bytes;
-  void* stream;  // of a CUDA device: a cudaStream_t
+  void* stream;       // of a CUDA device: a cudaStream_t
+  void* memory_pool;  // of a CUDA device: the cudaMemPool_t that runs and caches take memory from
   char port_reason[512];
 };

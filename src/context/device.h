@@ -15,6 +15,9 @@ struct Device {
   const char* name;
   const Storage* storage;
   const Backend* backends[INTFLASH_MODE_INT8_QK + 1];  // by intflash_mode
+  // What a new context has of the device for itself, until it is destroyed. nullptr: nothing.
+  intflash_status (*open)(intflash_context& context) = nullptr;
+  void (*close)(intflash_context& context) = nullptr;
 };
 
 }  // namespace intflash::internal

@@ -75,6 +75,7 @@ INTFLASH_DEVICE void add_digit_products(const std::uint32_t (&query)[kSteps<kDim
   const Shared<FourSums> dots(P::kDots + warp * P::kDotBytes);
   const Shared<TileRow> rows(P::kRows + warp * kWarpRows * sizeof(TileRow));
   for (std::int32_t tile = 0; tile < kScoreBlock / 16; ++tile) {
+    sync_warp();  // lanes whose rows take none are ahead, and mma.sync wants all of them at once
     std::int32_t even[4] = {}, odd[4] = {};
     INTFLASH_UNROLL
     for (std::int32_t step = 0; step < kSteps<kDim>; ++step) {
@@ -176,6 +177,7 @@ INTFLASH_DEVICE void add_values(Lane lane, const ThreadWeights& weights, RowStat
     const BlockWeight weight = {weights.exponent[h], weights.sum[h], weights.unit[h]};
     gain[h] = weights.is_active[h] ? state.enter(h, weight) : 0.0f;
   }
+  sync_warp();  // lanes of rows that see nothing are ahead, and mma.sync wants all of them at once
   INTFLASH_UNROLL
   for (std::int32_t tile = 0; tile < kDim / 16; ++tile) {
     std::int32_t even[4] = {}, odd[4] = {};

@@ -102,13 +102,19 @@ intflash_status reserve_runs(const intflash_cache& cache, std::int64_t num_runs)
   if (!allocate(context, 2 * bytes, host))
     return fail(INTFLASH_OUT_OF_MEMORY, "no memory of %lld bytes", static_cast<i64>(2 * bytes));
   void* on_device = nullptr;
-  const intflash_status status = allocate_on(*stored.device, stored.stream, bytes, on_device);
+  const intflash_status status = allocate_on(context, bytes, on_device);
   if (status != INTFLASH_OK) {
     release(context, host);
     return status;
   }
   // A copy from it may not have come yet.
-  stored.is_well(stored.device->table->wait(stored.device->index, stored.stream));
+  const intflash_status waited = stored.check(
+      "looking at tokens", stored.device->table->wait(stored.device->index, stored.stream));
+  if (waited != INTFLASH_OK) {
+    stored.device->table->release(stored.device->index, stored.stream, on_device);
+    release(context, host);
+    return waited;
+  }
   release(context, stored.host_staging);
   if (stored.device_staging != nullptr)
     stored.device->table->release(stored.device->index, stored.stream, stored.device_staging);
@@ -119,7 +125,7 @@ intflash_status reserve_runs(const intflash_cache& cache, std::int64_t num_runs)
 }
 
 // Hands the runs over; returns what kernels are told of them.
-CudaTokens stage_tokens(const Append& append, bool knows_pages, const char*& error) {
+CudaTokens stage_tokens(const Append& append, bool knows_pages, CudaError& error) {
   const intflash_cache& cache = append.cache;
   const CudaStored& stored = cuda_stored(cache);
   CudaTokens tokens{};
@@ -172,10 +178,10 @@ intflash_status report_bad_row(const Append& append, bool is_key, std::int64_t r
   const char* const from = static_cast<const char*>(tensor.data) +
                            (head * tensor.stride_head + row * tensor.stride_token) * bytes;
   const CudaTable& table = *stored.device->table;
-  const char* error = table.copy(stored.device->index, stored.stream, from,
-                                 static_cast<std::size_t>(dim * bytes), elements);
-  if (error == nullptr) error = table.wait(stored.device->index, stored.stream);
-  if (error != nullptr) return check_cuda(*stored.device, "looking at tokens", error);
+  CudaError error = table.copy(stored.device->index, stored.stream, from,
+                               static_cast<std::size_t>(dim * bytes), elements);
+  if (error.is_none()) error = table.wait(stored.device->index, stored.stream);
+  if (!error.is_none()) return check_cuda(*stored.device, "looking at tokens", error);
   intflash_tensor copied{};
   copied.data = elements;
   for (std::int64_t c = 0; c < dim; ++c) {
@@ -218,9 +224,10 @@ intflash_status check_findings(const Append& append, const CudaFindings& found) 
 }  // namespace
 
 intflash_status check_cuda_tokens(const Append& append) {
-  const CudaStored& stored = cuda_stored(append.cache);
+  constexpr char kWhat[] = "looking at tokens";
+  CudaStored& stored = cuda_stored(append.cache);
   const CudaDevice& device = *stored.device;
-  intflash_status status = stored.status();
+  intflash_status status = stored.begin("an append");
   if (status != INTFLASH_OK || append.num_tokens() == 0) return status;
   if (!cuda_reads(append.args.key_dtype) || !cuda_reads(append.args.value_dtype))
     return refuse(*append.cache.context, "a key_dtype or value_dtype other than f32, f16 and bf16");
@@ -230,28 +237,27 @@ intflash_status check_cuda_tokens(const Append& append) {
   for_each_run(append, false, [&](const CudaTokenRun&) { ++num_runs; });
   status = reserve_runs(append.cache, num_runs);
   if (status != INTFLASH_OK || num_runs == 0) return status;
-  const char* error = nullptr;
+  CudaError error{};
   const CudaTokens tokens = stage_tokens(append, false, error);
   const CudaTable& table = *device.table;
   CudaFindings found;
-  if (error == nullptr) error = table.check_tokens(device.index, tokens);
-  if (error == nullptr)
+  if (error.is_none()) error = table.check_tokens(device.index, tokens);
+  if (error.is_none())
     error = table.copy(device.index, stored.stream, tokens.findings, sizeof found, &found);
-  const char* const waited = table.wait(device.index, stored.stream);
-  status = check_cuda(device, "looking at tokens", error == nullptr ? waited : error);
-  cuda_stored(append.cache).is_well(waited);  // what failed may be what was stored before
+  const CudaError waited = table.wait(device.index, stored.stream);
+  status = stored.check(kWhat, error.is_none() ? waited : error);
   return status == INTFLASH_OK ? check_findings(append, found) : status;
 }
 
-void append_cuda_tokens(const Append& append) {
-  if (append.num_tokens() == 0) return;
+intflash_status append_cuda_tokens(const Append& append) {
+  if (append.num_tokens() == 0) return INTFLASH_OK;
   CudaStored& stored = cuda_stored(append.cache);
   const CudaTable& table = *stored.device->table;
-  const char* error = nullptr;
+  CudaError error{};
   const CudaTokens tokens = stage_tokens(append, true, error);
-  if (error == nullptr && tokens.num_runs > 0)
+  if (error.is_none() && tokens.num_runs > 0)
     error = table.store_tokens(stored.device->index, tokens);
-  stored.is_well(error);
+  return stored.check("storing tokens", error);
 }
 
 // ---- Tables of rope ----
@@ -274,10 +280,10 @@ intflash_status report_bad_rope(const CudaDevice& device, void* stream, const in
   const std::int64_t at = position * (rope.rope_dim / 2) + pair;
   float cos = 0, sin = 0;
   const CudaTable& table = *device.table;
-  const char* error = table.copy(device.index, stream, rope.cos + at, sizeof cos, &cos);
-  if (error == nullptr) error = table.copy(device.index, stream, rope.sin + at, sizeof sin, &sin);
-  if (error == nullptr) error = table.wait(device.index, stream);
-  if (error != nullptr) return check_cuda(device, "looking at rope", error);
+  CudaError error = table.copy(device.index, stream, rope.cos + at, sizeof cos, &cos);
+  if (error.is_none()) error = table.copy(device.index, stream, rope.sin + at, sizeof sin, &sin);
+  if (error.is_none()) error = table.wait(device.index, stream);
+  if (!error.is_none()) return check_cuda(device, "looking at rope", error);
   return fail(INTFLASH_NONFINITE_INPUT,
               "rope: cos = %g, sin = %g at position %lld, pair %lld: must be at most %g in "
               "magnitude",

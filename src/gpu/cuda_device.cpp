@@ -38,6 +38,16 @@ std::int32_t count_devices(const CudaLibrary& library, const char*& reason) {
   return reason == nullptr ? std::min(count, kMaxDevices) : 0;
 }
 
+intflash_status open_pool(intflash_context& context) {
+  const CudaDevice& device = cuda_device(context);
+  return check_cuda(device, "a new context",
+                    device.table->create_pool(device.index, &context.memory_pool));
+}
+void close_pool(intflash_context& context) {
+  const CudaDevice& device = cuda_device(context);
+  device.table->destroy_pool(device.index, context.memory_pool);
+}
+
 // What contexts have been created on; a process's library and its devices stay what they are.
 struct Devices {
   std::array<CudaDevice, kMaxDevices> device;
@@ -52,6 +62,8 @@ struct Devices {
       device[at].name = name[at].data();
       device[at].storage = &kCudaStorage;
       for (const Backend*& backend : device[at].backends) backend = &kCudaBackend;
+      device[at].open = open_pool;
+      device[at].close = close_pool;
       device[at].table = table;
       device[at].index = i;
       device[at].num_multiprocessors = std::max(info.num_multiprocessors, 1);
@@ -99,7 +111,8 @@ intflash_status check_cuda_device(const CudaLibrary& library, const char* name,
                 "device %s: %s has compute capability %d.%d: must be 8.0 or later", name, info.name,
                 info.compute_major, info.compute_minor);
   }
-  if (error == nullptr) error = library.table->check_device(index);
+  if (error == nullptr && !info.has_memory_pools)
+    return fail(INTFLASH_DEVICE_UNAVAILABLE, "device %s: %s has no memory pools", name, info.name);
   if (error == nullptr) return INTFLASH_OK;
   return fail(INTFLASH_DEVICE_UNAVAILABLE, "device %s: %s", name, error);
 }
@@ -113,15 +126,19 @@ intflash_status choose_cuda_device(const char* name, const Device*& device) {
   const CudaLibrary& library = cuda_library();
   const intflash_status status = check_cuda_device(library, name, index);
   if (status != INTFLASH_OK) return status;
-  const char* reason = nullptr;
+  const char* reason = library.table->check_device(index);
+  if (reason != nullptr) return fail(INTFLASH_DEVICE_UNAVAILABLE, "device %s: %s", name, reason);
   static const Devices devices(library.table, count_devices(library, reason));
   device = &devices.device[static_cast<std::size_t>(index)];
   return status;
 }
 
-intflash_status check_cuda(const CudaDevice& device, const char* what, const char* error) {
-  if (error == nullptr) return INTFLASH_OK;
-  return fail(INTFLASH_DEVICE_FAILED, "device %s, %s: %s", device.name, what, error);
+intflash_status check_cuda(const CudaDevice& device, const char* what, const CudaError& error) {
+  intflash_status status = INTFLASH_DEVICE_FAILED;
+  if (error.is_none()) return INTFLASH_OK;
+  if (error.kind == CudaErrorKind::kOutOfMemory) status = INTFLASH_OUT_OF_MEMORY;
+  if (error.kind == CudaErrorKind::kCapturing) status = INTFLASH_UNSUPPORTED;
+  return fail(status, "device %s, %s: %s", device.name, what, error.text);
 }
 
 }  // namespace intflash::internal

@@ -26,15 +26,14 @@ void describe_cuda_device(const CudaLibrary& library, std::int32_t index,
 
 // The device of a name such as "cuda:0", or the error that says why it cannot be used.
 intflash_status choose_cuda_device(const char* name, const Device*& device);
-// That code for it is in the library, and runs: INTFLASH_OK, or why not.
+// That it is there, and one of those that are served: INTFLASH_OK, or why not. It makes no context.
 intflash_status check_cuda_device(const CudaLibrary& library, const char* name, std::int32_t index);
 
 // Of a context that was created on one.
 inline const CudaDevice& cuda_device(const intflash_context& context) {
   return static_cast<const CudaDevice&>(*context.device);
 }
-// INTFLASH_OK, or the error that a device's driver reported in place of nullptr; what: it was
-// about.
-intflash_status check_cuda(const CudaDevice& device, const char* what, const char* error);
+// INTFLASH_OK, or the error that a device's driver reported; what: it was about.
+intflash_status check_cuda(const CudaDevice& device, const char* what, const CudaError& error);
 
 }  // namespace intflash::internal

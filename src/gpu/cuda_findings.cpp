@@ -38,9 +38,9 @@ std::int64_t request_of_query(const CudaRun& run, std::int64_t query) {
 intflash_status fetch(const CudaRun& run, const char* what, const void* from, std::int64_t bytes,
                       void* to) {
   const CudaDevice& device = run.device();
-  const char* error =
+  CudaError error =
       device.table->copy(device.index, run.call.stream, from, static_cast<std::size_t>(bytes), to);
-  if (error == nullptr) error = device.table->wait(device.index, run.call.stream);
+  if (error.is_none()) error = device.table->wait(device.index, run.call.stream);
   return check_cuda(device, what, error);
 }
 

@@ -3,6 +3,7 @@
 #include "gpu/cuda_memory.h"
 
 #include <algorithm>
+#include <cstdio>
 
 namespace intflash::internal {
 
@@ -19,7 +20,8 @@ intflash_status check_head_dims(const intflash_context& context, std::int64_t he
 
 intflash_status check_place(const CudaDevice& device, const char* name, const void* pointer) {
   std::int32_t found = -1;
-  const intflash_status status = check_cuda(device, name, device.table->locate(pointer, &found));
+  const intflash_status status =
+      check_cuda(device, name, device.table->locate(device.index, pointer, &found));
   if (status != INTFLASH_OK || found == device.index) return status;
   if (found < 0) {
     return fail(INTFLASH_INVALID_ARGUMENT,
@@ -30,16 +32,17 @@ intflash_status check_place(const CudaDevice& device, const char* name, const vo
               pointer, found, device.name);
 }
 
-intflash_status allocate_on(const CudaDevice& device, void* stream, std::int64_t bytes,
-                            void*& memory) {
-  const char* const error =
-      device.table->allocate(device.index, stream, static_cast<std::size_t>(bytes), &memory);
-  if (error == nullptr) return INTFLASH_OK;
+intflash_status allocate_on(const intflash_context& context, std::int64_t bytes, void*& memory) {
+  const CudaDevice& device = cuda_device(context);
+  const CudaError error = device.table->allocate(device.index, context.memory_pool, context.stream,
+                                                 static_cast<std::size_t>(bytes), &memory);
+  if (error.is_none()) return INTFLASH_OK;
   memory = nullptr;
-  return fail(INTFLASH_OUT_OF_MEMORY, "device %s, %lld bytes of its memory: %s", device.name,
-              static_cast<i64>(bytes), error);
+  char what[64];
+  std::snprintf(what, sizeof what, "%lld bytes of its memory", static_cast<i64>(bytes));
+  return check_cuda(device, what, error);
 }
 
-intflash_status Scratch::allocate() { return allocate_on(device_, stream_, bytes_, memory_); }
+intflash_status Scratch::allocate() { return allocate_on(context_, bytes_, memory_); }
 
 }  // namespace intflash::internal

@@ -26,12 +26,13 @@ intflash_status check_head_dims(const intflash_context& context, std::int64_t he
 // Whether a pointer of a call is into the device's memory; name: of the argument.
 intflash_status check_place(const CudaDevice& device, const char* name, const void* pointer);
 
-// Memory of the stream's pool for as long as it lives, cut from the front.
+// Memory of a context's pool for as long as it lives, cut from the front.
 class Scratch {
  public:
-  Scratch(const CudaDevice& device, void* stream) : device_(device), stream_(stream) {}
+  explicit Scratch(const intflash_context& context) : context_(context) {}
   ~Scratch() {
-    if (memory_ != nullptr) device_.table->release(device_.index, stream_, memory_);
+    const CudaDevice& device = cuda_device(context_);
+    if (memory_ != nullptr) device.table->release(device.index, context_.stream, memory_);
   }
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
@@ -49,14 +50,12 @@ class Scratch {
   }
 
  private:
-  const CudaDevice& device_;
-  void* stream_;
+  const intflash_context& context_;
   void* memory_ = nullptr;
   std::int64_t bytes_ = 0;
 };
 
-// Memory of the device's that is released by whoever has it; or INTFLASH_OUT_OF_MEMORY.
-intflash_status allocate_on(const CudaDevice& device, void* stream, std::int64_t bytes,
-                            void*& memory);
+// Memory of a context's pool that is released by whoever has it, in its stream.
+intflash_status allocate_on(const intflash_context& context, std::int64_t bytes, void*& memory);
 
 }  // namespace intflash::internal

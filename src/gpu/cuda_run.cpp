@@ -176,43 +176,60 @@ intflash_status allocate(CudaRun& run, Scratch& scratch) {
   return INTFLASH_OK;
 }
 
-const char* compute_means(const CudaRun& run) {
+CudaError compute_means(const CudaRun& run) {
   const CudaDevice& device = run.device();
-  const char* error = nullptr;
+  CudaError error{};
   if (run.call.computes_key_means)
     error = device.table->compute_means(device.index, run.call, run.tokens, run.key_means);
-  if (run.call.computes_value_means && error == nullptr)
+  if (run.call.computes_value_means && error.is_none())
     error = device.table->compute_means(device.index, run.call, run.tokens, run.value_means);
   return error;
 }
 
-const char* enqueue(CudaRun& run) {
+CudaError enqueue(CudaRun& run) {
   const std::int32_t device = run.device().index;
   const CudaTable& table = *run.device().table;
   const CudaCall& call = run.call;
   const CudaPlan& plan = run.cuda_plan();
-  const char* error = table.copy(device, call.stream, run.workspace + plan.staging_offset,
-                                 static_cast<std::size_t>(plan.staging.bytes), call.findings);
-  if (error == nullptr) error = compute_means(run);
-  if (error == nullptr) error = table.store_tokens(device, run.tokens);
-  if (error == nullptr) error = table.quantize_queries(device, call);
-  if (error == nullptr) error = table.check_masks(device, call);
-  if (error == nullptr) error = table.judge(device, call, run.tokens);
-  if (error == nullptr) error = table.attend(device, call);
-  if (error != nullptr) return error;
+  CudaError error = table.copy(device, call.stream, run.workspace + plan.staging_offset,
+                               static_cast<std::size_t>(plan.staging.bytes), call.findings);
+  if (error.is_none()) error = compute_means(run);
+  if (error.is_none()) error = table.store_tokens(device, run.tokens);
+  if (error.is_none()) error = table.quantize_queries(device, call);
+  if (error.is_none()) error = table.check_masks(device, call);
+  if (error.is_none()) error = table.judge(device, call, run.tokens);
+  if (error.is_none()) error = table.attend(device, call);
+  if (!error.is_none()) return error;
   return table.copy(device, call.stream, call.findings, sizeof run.found, &run.found);
 }
 
-intflash_status check_run(CudaRun& run, const char* error) {
-  if (run.stored != nullptr) run.stored->is_well(error);
+intflash_status check_run(const CudaRun& run, const CudaError& error) {
+  if (run.stored != nullptr) return run.stored->check("a run", error);
   return check_cuda(run.device(), "a run", error);
+}
+
+// That a run into a stream that is being captured has a workspace that copies wait for.
+intflash_status check_captured(const CudaRun& run) {
+  const CudaDevice& device = run.device();
+  const CudaError error = device.table->check_capture(device.index, run.call.stream);
+  if (error.kind != CudaErrorKind::kCapturing) return check_run(run, error);
+  std::int32_t found = -1;
+  const intflash_status status =
+      check_run(run, device.table->locate(device.index, run.workspace, &found));
+  if (status != INTFLASH_OK || found >= -1) return status;
+  return fail(INTFLASH_UNSUPPORTED,
+              "workspace = %p: device %s, a run into a stream that is being captured: must be "
+              "page-locked",
+              static_cast<const void*>(run.workspace), device.name);
 }
 
 }  // namespace
 
 intflash_status enqueue_run(CudaRun& run) {
   if (was_cancelled(run)) return INTFLASH_OK;
-  Scratch scratch(run.device(), run.call.stream);
+  const intflash_status captured = check_captured(run);
+  if (captured != INTFLASH_OK) return captured;
+  Scratch scratch(*run.plan->context);
   const intflash_status status = allocate(run, scratch);
   if (status != INTFLASH_OK) return status;
   return check_run(run, enqueue(run));
@@ -220,7 +237,10 @@ intflash_status enqueue_run(CudaRun& run) {
 
 intflash_status finish_cuda_run(CudaRun& run, intflash_status (*explain)(CudaRun& run)) {
   const CudaDevice& device = run.device();
-  intflash_status status = check_run(run, device.table->wait(device.index, run.call.stream));
+  intflash_status status = check_cuda(device, "the status of a run",
+                                      device.table->check_capture(device.index, run.call.stream));
+  if (status != INTFLASH_OK) return status;
+  status = check_run(run, device.table->wait(device.index, run.call.stream));
   if (status != INTFLASH_OK || run.found.refused == 0) return status;
   status = explain(run);
   if (status != INTFLASH_OK) return status;

@@ -22,7 +22,7 @@ struct CudaRunMasks {
 };
 
 // At the front of the workspace, in the host's memory. What a run needs of the device's it takes
-// from the stream's pool, and gives back in the stream's order.
+// from the context's pool, and gives back in the stream's order.
 struct CudaRun : Run {
   CudaRequest* requests;  // [the plan's requests]
   std::int32_t* blocks;
@@ -48,8 +48,7 @@ T& begin_cuda_run(const intflash_plan& plan, void* workspace) {
 // Enqueues all of a run: what it stores and quantizes, the judgement of what that finds, and
 // attention, which writes where the judgement lets it.
 intflash_status enqueue_run(CudaRun& run);
-// Waits for it. explain(run): the error for what it was refused for. A cache over which a device
-// failed, which may have been while its pages were written, is of no use from then on.
+// Waits for it. explain(run): the error for what it was refused for.
 intflash_status finish_cuda_run(CudaRun& run, intflash_status (*explain)(CudaRun& run));
 
 // What RunCalls have: there is nothing left to do between begin and end.

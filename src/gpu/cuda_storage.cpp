@@ -20,11 +20,11 @@ constexpr std::int64_t kMaxPages = std::int64_t{1} << 29;
 // Of a grid's second dimension.
 constexpr std::int64_t kMaxHeads = 65535;
 
-const char* copy(const CudaStored& stored, const void* from, std::int64_t bytes, void* to) {
+CudaError copy(const CudaStored& stored, const void* from, std::int64_t bytes, void* to) {
   return stored.device->table->copy(stored.device->index, stored.stream, from,
                                     static_cast<std::size_t>(bytes), to);
 }
-const char* wait(const CudaStored& stored) {
+CudaError wait(const CudaStored& stored) {
   return stored.device->table->wait(stored.device->index, stored.stream);
 }
 
@@ -40,20 +40,21 @@ intflash_status check_served(const intflash_cache& cache) {
 }
 
 // Memory of the device's with a copy of the host's.
-intflash_status copy_to_device(const CudaStored& stored, const void* from, std::int64_t bytes,
+intflash_status copy_to_device(const intflash_cache& cache, const void* from, std::int64_t bytes,
                                void*& to) {
-  const intflash_status status = allocate_on(*stored.device, stored.stream, bytes, to);
+  const CudaStored& stored = cuda_stored(cache);
+  const intflash_status status = allocate_on(*cache.context, bytes, to);
   if (status != INTFLASH_OK) return status;
-  const char* error = copy(stored, from, bytes, to);
-  if (error == nullptr) error = wait(stored);
+  CudaError error = copy(stored, from, bytes, to);
+  if (error.is_none()) error = wait(stored);
   return check_cuda(*stored.device, "a new cache", error);
 }
 intflash_status copy_centers(const intflash_cache& cache, const float* centers, std::int64_t dim,
                              float*& on_device) {
   if (centers == nullptr) return INTFLASH_OK;
   void* memory = nullptr;
-  const intflash_status status = copy_to_device(
-      cuda_stored(cache), centers, cache.num_layers * cache.num_kv_heads * dim * 4, memory);
+  const intflash_status status =
+      copy_to_device(cache, centers, cache.num_layers * cache.num_kv_heads * dim * 4, memory);
   on_device = static_cast<float*>(memory);
   return status;
 }
@@ -67,7 +68,7 @@ intflash_status clear_largest_keys(const intflash_cache& cache, CudaStored& stor
     return fail(INTFLASH_OUT_OF_MEMORY, "no memory for %lld numbers", static_cast<i64>(count));
   std::fill_n(zeros, count, 0u);
   void* memory = nullptr;
-  const intflash_status status = copy_to_device(stored, zeros, count * 4, memory);
+  const intflash_status status = copy_to_device(cache, zeros, count * 4, memory);
   stored.largest_key = static_cast<std::uint32_t*>(memory);
   release(context, zeros);
   return status;
@@ -98,7 +99,7 @@ intflash_status place_layers(const intflash_cache& cache, const intflash_cache_o
   if (options.arena != nullptr)
     status = check_arena(stored, "arena", options.arena, options.arena_bytes, bytes);
   if (options.arena == nullptr && options.layer_arenas == nullptr) {
-    status = allocate_on(*stored.device, stored.stream, bytes, stored.own_pages);
+    status = allocate_on(*cache.context, bytes, stored.own_pages);
     pages = static_cast<char*>(stored.own_pages);
   }
   for (std::int64_t l = 0; status == INTFLASH_OK && l < cache.num_layers; ++l) {
@@ -135,6 +136,8 @@ void destroy(intflash_cache& cache) {
       stored.device->table->release(stored.device->index, stored.stream, memory);
   }
   wait(stored);  // for copies from what the host has
+  // A cache may have most of the device's memory, which others may want now.
+  stored.device->table->trim_pool(stored.device->index, context.memory_pool);
   release(context, stored.host_staging);
   release(context, stored.largest_key_center);
   release(context, stored.layers);
@@ -143,14 +146,18 @@ void destroy(intflash_cache& cache) {
 }
 
 intflash_status create(intflash_cache& cache, const intflash_cache_options& options) {
-  intflash_status status = check_served(cache);
-  if (status != INTFLASH_OK) return status;
   const intflash_context& context = *cache.context;
+  const CudaDevice& device = cuda_device(context);
+  intflash_status status = check_served(cache);
+  if (status == INTFLASH_OK)
+    status = check_cuda(device, "a new cache",
+                        device.table->check_capture(device.index, context.stream));
+  if (status != INTFLASH_OK) return status;
   CudaStored* stored = nullptr;
   if (!allocate(context, 1, stored))
     return fail(INTFLASH_OUT_OF_MEMORY, "no memory for a cache's storage");
   cache.stored = new (stored) CudaStored{};
-  stored->device = &cuda_device(context);
+  stored->device = &device;
   stored->stream = context.stream;
   stored->shape = cuda_pages(cache.layout, cache.num_kv_heads);
   if (!allocate(context, cache.num_layers, stored->layers) ||
@@ -170,16 +177,20 @@ intflash_status create(intflash_cache& cache, const intflash_cache_options& opti
 
 // ---- Pages ----
 
-void copy_page(intflash_cache& cache, std::int32_t from, std::int32_t to) {
+intflash_status copy_page(intflash_cache& cache, std::int32_t from, std::int32_t to) {
+  constexpr char kWhat[] = "copying a page";
   CudaStored& stored = cuda_stored(cache);
+  const intflash_status status = stored.begin(kWhat);
+  if (status != INTFLASH_OK) return status;
   const std::int64_t bytes = cache.page_bytes();
-  for (std::int64_t l = 0; l < cache.num_layers; ++l) {
+  CudaError error{};
+  for (std::int64_t l = 0; error.is_none() && l < cache.num_layers; ++l) {
     std::uint32_t* const largest = stored.largest_key + l * cache.num_pages;
-    stored.is_well(
-        copy(stored, stored.layers[l] + from * bytes, bytes, stored.layers[l] + to * bytes));
-    stored.is_well(copy(stored, largest + from, 4, largest + to));
+    error = copy(stored, stored.layers[l] + from * bytes, bytes, stored.layers[l] + to * bytes);
+    if (error.is_none()) error = copy(stored, largest + from, 4, largest + to);
   }
-  stored.is_well(wait(stored));
+  if (error.is_none()) error = wait(stored);
+  return stored.check(kWhat, error);
 }
 
 // Addresses in the device's memory.
@@ -191,8 +202,8 @@ KvBlock block_of(const intflash_cache& cache, const BlockPlace& place) {
 }
 
 // All parts of a block, between the device's pages and one of the host's.
-const char* copy_parts(const CudaStored& stored, const PageLayout& layout, const KvBlock& from,
-                       const KvBlock& to) {
+CudaError copy_parts(const CudaStored& stored, const PageLayout& layout, const KvBlock& from,
+                     const KvBlock& to) {
   const struct {
     const void *from, *to;
     std::int64_t bytes;
@@ -202,44 +213,59 @@ const char* copy_parts(const CudaStored& stored, const PageLayout& layout, const
                {from.value_scale, to.value_scale, kBlockTokens * 4},
                {from.key_sum, to.key_sum, kBlockTokens * 4}};
   for (const auto& part : parts) {
-    const char* const error = copy(stored, part.from, part.bytes, const_cast<void*>(part.to));
-    if (error != nullptr) return error;
+    const CudaError error = copy(stored, part.from, part.bytes, const_cast<void*>(part.to));
+    if (!error.is_none()) return error;
   }
-  return nullptr;
+  return {};
 }
 
-void read_block(const intflash_cache& cache, const BlockPlace& place, char* page) {
+intflash_status read_block(const intflash_cache& cache, const BlockPlace& place, char* page) {
+  constexpr char kWhat[] = "reading a page";
   CudaStored& stored = cuda_stored(cache);
+  const intflash_status status = stored.begin(kWhat);
+  if (status != INTFLASH_OK) return status;
   const PageLayout layout = file_page(cache.layout);
-  stored.is_well(copy_parts(stored, layout, block_of(cache, place), layout.block(page, 0)));
-  stored.is_well(wait(stored));
+  const CudaError error = copy_parts(stored, layout, block_of(cache, place), layout.block(page, 0));
+  // What was enqueued goes to the caller's memory.
+  const CudaError waited = wait(stored);
+  return stored.check(kWhat, error.is_none() ? waited : error);
 }
 
-void write_block(intflash_cache& cache, const BlockPlace& place, const char* page) {
+intflash_status write_block(intflash_cache& cache, const BlockPlace& place, const char* page) {
+  constexpr char kWhat[] = "writing a page";
   CudaStored& stored = cuda_stored(cache);
+  const intflash_status status = stored.begin(kWhat);
+  if (status != INTFLASH_OK) return status;
   const PageLayout layout = file_page(cache.layout);
   const KvBlock to = block_of(cache, place);
-  stored.is_well(copy_parts(stored, layout, layout.block(page, 0), to));
-  stored.is_well(stored.device->table->note_scales(
-      stored.device->index, stored.stream, to.key_scale,
-      stored.largest_key + place.layer * cache.num_pages + place.page,
-      place.index == 0 && place.kv_head == 0));
-  stored.is_well(wait(stored));
+  CudaError error = copy_parts(stored, layout, layout.block(page, 0), to);
+  if (error.is_none()) {
+    error = stored.device->table->note_scales(
+        stored.device->index, stored.stream, to.key_scale,
+        stored.largest_key + place.layer * cache.num_pages + place.page,
+        place.index == 0 && place.kv_head == 0);
+  }
+  const CudaError waited = wait(stored);  // for copies from the caller's memory
+  return stored.check(kWhat, error.is_none() ? waited : error);
 }
 
 // ---- Tokens in f32 ----
 
 // Rows of a block, to wherever the caller's tensor lies.
-void copy_rows(CudaStored& stored, const float* rows, std::int64_t count, std::int64_t dim,
-               const intflash_tensor& tensor, const BlockPlace& place, std::int64_t first_row) {
+intflash_status copy_rows(CudaStored& stored, const float* rows, std::int64_t count,
+                          std::int64_t dim, const intflash_tensor& tensor, const BlockPlace& place,
+                          std::int64_t first_row) {
   auto* const to = static_cast<float*>(tensor.data) +
                    (place.layer == 0 ? 0 : place.layer * tensor.stride_batch) +
                    place.kv_head * tensor.stride_head + first_row * tensor.stride_token;
-  for (std::int64_t i = 0; i < count; ++i)
-    stored.is_well(copy(stored, rows + i * dim, dim * 4, to + i * tensor.stride_token));
+  CudaError error{};
+  for (std::int64_t i = 0; error.is_none() && i < count; ++i)
+    error = copy(stored, rows + i * dim, dim * 4, to + i * tensor.stride_token);
+  const CudaError waited = wait(stored);  // for copies from the rows
+  return stored.check("exporting tokens", error.is_none() ? waited : error);
 }
 
-void export_cuda_rows(const Export& wanted) {
+intflash_status export_cuda_rows(const Export& wanted) {
   constexpr std::int64_t kMaxDim = kMaxCudaHeadDim;
   const intflash_cache& cache = wanted.cache;
   CudaStored& stored = cuda_stored(cache);
@@ -252,35 +278,48 @@ void export_cuda_rows(const Export& wanted) {
       const std::int64_t position = first / kBlockTokens * kBlockTokens;
       const std::int64_t end = std::min(wanted.end, position + kBlockTokens);
       const BlockPlace place = place_of(cache, wanted.run, h, position);
-      read_block(cache, place, page);
+      intflash_status status = read_block(cache, place, page);
+      if (status != INTFLASH_OK) return status;
       const KvBlock block = layout.block(page, 0);
       const std::int64_t at = first - position, count = end - first;
       for (std::int64_t i = 0; wanted.key != nullptr && i < count; ++i)
         export_key(cache, *cache.codec, place.layer, place.kv_head, block, at + i,
                    rows + i * layout.head_dim);
       if (wanted.key != nullptr)
-        copy_rows(stored, rows, count, layout.head_dim, *wanted.key, place, first - wanted.begin);
-      stored.is_well(wait(stored));
+        status = copy_rows(stored, rows, count, layout.head_dim, *wanted.key, place,
+                           first - wanted.begin);
       for (std::int64_t i = 0; wanted.value != nullptr && i < count; ++i)
         export_value(cache, *cache.codec, place.layer, place.kv_head, block, at + i,
                      rows + i * layout.head_dim_v);
-      if (wanted.value != nullptr)
-        copy_rows(stored, rows, count, layout.head_dim_v, *wanted.value, place,
-                  first - wanted.begin);
-      stored.is_well(wait(stored));
+      if (wanted.value != nullptr && status == INTFLASH_OK)
+        status = copy_rows(stored, rows, count, layout.head_dim_v, *wanted.value, place,
+                           first - wanted.begin);
+      if (status != INTFLASH_OK) return status;
       first = end;
     }
   }
+  return INTFLASH_OK;
 }
-
-intflash_status status_of(const intflash_cache& cache) { return cuda_stored(cache).status(); }
 
 }  // namespace
 
-bool CudaStored::is_well(const char* error) {
+intflash_status CudaStored::status() const {
+  const char* const text = loss.load(std::memory_order_relaxed);
+  if (text == nullptr) return INTFLASH_OK;
+  return check_cuda(*device, "its cache", {CudaErrorKind::kFatal, text});
+}
+
+intflash_status CudaStored::begin(const char* what) const {
+  const intflash_status lost = status();
+  if (lost != INTFLASH_OK) return lost;
+  return check_cuda(*device, what, device->table->check_capture(device->index, stream));
+}
+
+intflash_status CudaStored::check(const char* what, const CudaError& error) {
   const char* none = nullptr;
-  if (error != nullptr) failure.compare_exchange_strong(none, error, std::memory_order_relaxed);
-  return failure.load(std::memory_order_relaxed) == nullptr;
+  if (error.kind == CudaErrorKind::kFatal)
+    loss.compare_exchange_strong(none, error.text, std::memory_order_relaxed);
+  return check_cuda(*device, what, error);
 }
 
 const Storage kCudaStorage = {
@@ -295,7 +334,6 @@ const Storage kCudaStorage = {
     .read_block = read_block,
     .write_block = write_block,
     .code_block = nullptr,
-    .status = status_of,
 };
 
 }  // namespace intflash::internal

@@ -31,9 +31,8 @@ struct CudaStored {
   std::int64_t max_runs;
   char* host_staging;  // of both, one after the other
   void* device_staging;
-  // What the device's driver first said of a call that has no status: from then on the cache is
-  // of no use.
-  std::atomic<const char*> failure;
+  // What the device's driver said of the loss of its context, and with it of the cache.
+  std::atomic<const char*> loss;
 
   CudaPages pages_of(std::int64_t layer) const {
     CudaPages pages = shape;
@@ -48,11 +47,12 @@ struct CudaStored {
     return centers;
   }
 
-  intflash_status status() const {
-    return check_cuda(*device, "its cache", failure.load(std::memory_order_relaxed));
-  }
-  // Keeps what went wrong, if anything did; says whether all is well.
-  bool is_well(const char* error);
+  // INTFLASH_OK as long as the cache is there.
+  intflash_status status() const;
+  // The same, and that its stream is not being captured, for what waits: what it is about.
+  intflash_status begin(const char* what) const;
+  // INTFLASH_OK, or the error for what the device was asked for, whose loss is kept.
+  intflash_status check(const char* what, const CudaError& error);
 };
 // Of a cache whose storage is a CUDA device's.
 inline CudaStored& cuda_stored(const intflash_cache& cache) {
@@ -61,7 +61,7 @@ inline CudaStored& cuda_stored(const intflash_cache& cache) {
 
 // As Storage has them (cuda_append.cpp).
 intflash_status check_cuda_tokens(const Append& append);
-void append_cuda_tokens(const Append& append);
+intflash_status append_cuda_tokens(const Append& append);
 
 // Tables of rope: where they must lie, how kernels have them, and the error for a pair that is out
 // of range.

@@ -218,12 +218,13 @@ void code_full_block(const intflash_cache& cache, const KvBlock& from, const Wri
   code_full_values(cache, from, to, false, rows);
 }
 
-void append_tokens(const Append& append) {
+intflash_status append_tokens(const Append& append) {
   if (append.args.slots != nullptr) {
     write_to_slots(append);
   } else {
     write_tokens(append);
   }
+  return INTFLASH_OK;
 }
 
 }  // namespace intflash::internal

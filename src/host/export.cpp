@@ -87,7 +87,7 @@ void export_value(const intflash_cache& cache, const Codec& codec, std::int64_t 
   restore(dim, cache.rotation.values, cache.value_center_of(layer, kv_head), value);
 }
 
-void export_rows(const Export& wanted) {
+intflash_status export_rows(const Export& wanted) {
   const intflash_cache& cache = wanted.cache;
   const std::int64_t tokens = wanted.end - wanted.begin;
   const std::int64_t first_block = wanted.begin / kBlockTokens;
@@ -100,6 +100,7 @@ void export_rows(const Export& wanted) {
                   export_block(wanted, head / cache.num_kv_heads, head % cache.num_kv_heads,
                                (first_block + task % num_blocks) * kBlockTokens);
                 });
+  return INTFLASH_OK;
 }
 
 void export_head(const intflash_cache& cache, const PageRun& run, std::int64_t kv_head,

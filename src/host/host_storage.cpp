@@ -140,7 +140,7 @@ intflash_status create(intflash_cache& cache, const intflash_cache_options& opti
               static_cast<i64>(cache.page_bytes()));
 }
 
-void copy_page(intflash_cache& cache, std::int32_t from, std::int32_t to) {
+intflash_status copy_page(intflash_cache& cache, std::int32_t from, std::int32_t to) {
   const HostPages& host = host_pages(cache);
   for (std::int64_t l = 0; l < cache.num_layers; ++l) {
     std::memcpy(host.page(l, to, 0), host.page(l, from, 0),
@@ -149,6 +149,7 @@ void copy_page(intflash_cache& cache, std::int32_t from, std::int32_t to) {
     largest_key[to].store(largest_key[from].load(std::memory_order_relaxed),
                           std::memory_order_relaxed);
   }
+  return INTFLASH_OK;
 }
 
 void copy_window_page(intflash_cache& cache, std::int32_t from, std::int32_t to) {
@@ -171,15 +172,16 @@ WritableBlock window_block(const HostPages& host, const BlockPlace& place) {
                         place.index);
 }
 
-void read_block(const intflash_cache& cache, const BlockPlace& place, char* page) {
+intflash_status read_block(const intflash_cache& cache, const BlockPlace& place, char* page) {
   const HostPages& host = host_pages(cache);
   const bool is_int8 = place.window_page != kNoPage;
   const PageLayout layout = file_page(is_int8 ? host.window_layout : host.layout);
   const WritableBlock from = is_int8 ? window_block(host, place) : coded_block(host, place);
   copy_block(layout, readable(from), writable_block(layout, page, 0));
+  return INTFLASH_OK;
 }
 
-void write_block(intflash_cache& cache, const BlockPlace& place, const char* page) {
+intflash_status write_block(intflash_cache& cache, const BlockPlace& place, const char* page) {
   const HostPages& host = host_pages(cache);
   const bool is_int8 = place.window_page != kNoPage;
   const PageLayout layout = file_page(is_int8 ? host.window_layout : host.layout);
@@ -190,6 +192,7 @@ void write_block(intflash_cache& cache, const BlockPlace& place, const char* pag
   // What keys may be at most: 127 * scale, and what the scale's rounding may have taken from it.
   const float largest = *std::max_element(block.key_scale, block.key_scale + kBlockTokens);
   raise_to(largest_key, std::bit_cast<std::uint32_t>(largest * 127.001f));
+  return INTFLASH_OK;
 }
 
 void code_block(intflash_cache& cache, const BlockPlace& place, std::int8_t* rows) {

@@ -14,8 +14,8 @@ extern const Storage kHostStorage;
 
 // As Storage has them.
 intflash_status check_tokens(const Append& append);
-void append_tokens(const Append& append);
-void export_rows(const Export& wanted);
+intflash_status append_tokens(const Append& append);
+intflash_status export_rows(const Export& wanted);
 
 // The token at a place of a block, which is of this codec, as export_rows gives it.
 void export_key(const intflash_cache& cache, const Codec& codec, std::int64_t layer,

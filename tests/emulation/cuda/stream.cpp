@@ -32,6 +32,12 @@ cudaError_t drain(cudaStream_t stream) {
 
 Graph* captured(cudaStream_t stream) { return streams[stream].graph.get(); }
 
+bool end_captured(cudaStream_t stream) {
+  Graph* const graph = captured(stream);
+  if (graph != nullptr) graph->is_ended = true;
+  return graph != nullptr;
+}
+
 cudaError_t begin_capture(cudaStream_t stream) {
   if (captured(stream) != nullptr) return cudaErrorInvalidValue;
   streams[stream].graph = std::make_unique<Graph>();
@@ -39,8 +45,12 @@ cudaError_t begin_capture(cudaStream_t stream) {
 }
 
 cudaError_t end_capture(cudaStream_t stream, Graph*& graph) {
-  graph = streams[stream].graph.release();
-  return graph == nullptr ? cudaErrorInvalidValue : cudaSuccess;
+  std::unique_ptr<Graph> made = std::move(streams[stream].graph);
+  graph = nullptr;
+  if (made == nullptr) return cudaErrorInvalidValue;
+  if (made->is_ended) return cudaErrorStreamCaptureInvalidated;
+  graph = made.release();
+  return cudaSuccess;
 }
 
 }  // namespace intflash::emulation

@@ -19,6 +19,7 @@ using Operation = std::function<cudaError_t()>;
 struct Graph {
   std::vector<Operation> operations;
   std::vector<std::shared_ptr<void>> memory;
+  bool is_ended = false;
 };
 
 void enqueue(cudaStream_t stream, Operation operation);
@@ -27,6 +28,9 @@ void enqueue(cudaStream_t stream, Operation operation);
 cudaError_t drain(cudaStream_t stream);
 // The graph that a stream is captured into; nullptr: none.
 Graph* captured(cudaStream_t stream);
+
+// By a call that cannot be captured, which there then is no graph for; whether there was one.
+bool end_captured(cudaStream_t stream);
 
 cudaError_t begin_capture(cudaStream_t stream);
 cudaError_t end_capture(cudaStream_t stream, Graph*& graph);

@@ -218,6 +218,7 @@ inline cudaError_t run_blocks(const Grid& grid, const std::function<void()>& bod
 template <class... Arguments>
 cudaError_t launch(void (*kernel)(Arguments...), const Grid& grid, void* stream,
                    const Arguments&... arguments) {
+  if (!emulation::take_call()) return cudaErrorLaunchOutOfResources;
   emulation::enqueue(stream, [=] { return run_blocks(grid, [&] { kernel(arguments...); }); });
   return cudaSuccess;
 }
