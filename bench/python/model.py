@@ -4,10 +4,11 @@
 
 import pathlib
 import statistics
+import tempfile
 
 import torch
 import transformers
-from intflash.transformers import IntflashCache, register
+from intflash.transformers import IntflashCache, calibrate, register
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from turns import Stopwatch, divergence, goal_text, print_table, ratio
 
@@ -71,6 +72,21 @@ class Runner:
             lambda: self.model.model(tokens, cache=cache, use_cache=True)
         )
         return out.last_hidden_state[0], (seconds, self.attending.seconds, self.storing.seconds)
+
+    def calibrated(self, begin):
+        """Codecs by layer and by head, chosen by 1024 tokens that are measured by none."""
+        tokens = self.prompt(begin + 1024)[:, begin:]
+        dims = 2 * self.config.head_dim
+        options = {}
+        for bits in (4.5, 3.5):
+            for by_head in (False, True):
+                with tempfile.TemporaryDirectory() as folder:
+                    found = calibrate(
+                        self.model, tokens, bits * dims / 8, f"{folder}/c.json", by_head=by_head
+                    )
+                name = f"{bits} bits, by {'head' if by_head else 'layer'}"
+                options[name] = {"calibration": found}
+        return options
 
     def prefill(self, name, length):
         cache = self.cache(name, length)
@@ -223,6 +239,7 @@ def decode(runner, args):
 def codecs(runner, args):
     """Perplexity of texts of 1024 tokens, second halves, by what the cache keeps."""
     chunks, length = (2, 256) if args.quick else (12, 1024)
+    CODECS.update(runner.calibrated(chunks * length))
     nats = {name: [] for name in ("sdpa", *CODECS)}
     divergences = {name: [] for name in CODECS}
     for tokens in runner.prompt(chunks * length).split(length, dim=1):

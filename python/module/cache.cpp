@@ -26,9 +26,9 @@ constexpr std::size_t kAlignment = 64;
 
 // By id.
 constexpr Choice kCodecs[] = {
-    {"int8", INTFLASH_CODEC_INT8}, {"int8_wide", INTFLASH_CODEC_INT8_WIDE},
-    {"k8v4", INTFLASH_CODEC_K8V4}, {"k4v4", INTFLASH_CODEC_K4V4},
-    {"k4v2", INTFLASH_CODEC_K4V2}, {"k2v2", INTFLASH_CODEC_K2V2},
+    {"int8", INTFLASH_CODEC_INT8},  {"int8_wide", INTFLASH_CODEC_INT8_WIDE},
+    {"k8v4", INTFLASH_CODEC_K8V4},  {"k4v4", INTFLASH_CODEC_K4V4},
+    {"k4v2", INTFLASH_CODEC_K4V2},  {"k2v2", INTFLASH_CODEC_K2V2},
     {"k8v16", INTFLASH_CODEC_K8V16}};
 
 intflash_codec codec_of(nb::handle codec) {

@@ -57,8 +57,10 @@ int choice(const char* name, nb::handle value, std::span<const Choice> choices) 
 }
 
 intflash_mode mode_of(nb::handle mode) {
-  static constexpr Choice kModes[] = {
-      {"int8", INTFLASH_MODE_INT8}, {"exact", INTFLASH_MODE_EXACT}, {"intfa", INTFLASH_MODE_INTFA}, {"int8_qk", INTFLASH_MODE_INT8_QK}};
+  static constexpr Choice kModes[] = {{"int8", INTFLASH_MODE_INT8},
+                                      {"exact", INTFLASH_MODE_EXACT},
+                                      {"intfa", INTFLASH_MODE_INTFA},
+                                      {"int8_qk", INTFLASH_MODE_INT8_QK}};
   return static_cast<intflash_mode>(choice("mode", mode, kModes));
 }
 

@@ -182,9 +182,7 @@ def test_a_model_is_calibrated_by_a_text(llama, tmp_path):
     ids = torch.randint(300, (1, 704), generator=torch.Generator().manual_seed(1))
     llama.config.max_position_embeddings = 1024
     before = llama.config._attn_implementation
-    chosen = calibrate(
-        llama, ids, 50, tmp_path / "c.json", by_head=True, report=tmp_path / "c.svg"
-    )
+    chosen = calibrate(llama, ids, 50, tmp_path / "c.json", by_head=True, report=tmp_path / "c.svg")
     assert llama.config._attn_implementation == before
     assert list(chosen) == [0, 1]
     for layer in chosen.values():

@@ -1,6 +1,6 @@
 # Copyright 2026 The intflash Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Modes int8 and int8_qk, written from docs/numerics.md alone: slow, and equal to every port with ==.
+"""Modes int8 and int8_qk, from docs/numerics.md alone: slow, and equal to every port with ==.
 
 Names are those of the page, and the number beside a function is its section there. A row is a query
 of one head. Of a score block it is given the keys that it sees, so nothing here is masked.
@@ -298,7 +298,8 @@ def finish(state, sink, center_score, center, rotated):  # 4
 
 @np.errstate(all="ignore")
 def attend(query, key, value, sees, *, softmax_scale=None, cap=0, elements=None, slope=0,
-           sink=-np.inf, rotate=True, key_center=None, value_center=None, score_digits=0, f16_values=False):
+           sink=-np.inf, rotate=True, key_center=None, value_center=None, score_digits=0,
+           f16_values=False):
     """out and log-sum-exp of one head: query, key and value are [tokens, dim] in f32, or Codes.
 
     sees [query_len, kv_len]: what masks leave. elements, of that shape, are added to the scores.
