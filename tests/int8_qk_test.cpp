@@ -6,11 +6,14 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
+#include <limits>
 #include <vector>
 
 #include <gtest/gtest.h>
 
 #include "cache_uses.h"
+#include "host/host_pages.h"
 #include "pages/codec.h"
 #include "seed.h"
 #include "serving_input.h"
@@ -151,6 +154,63 @@ TEST(Int8Qk, ErrsLessThanInt8) {
   const double error = relative_error(found, right);
   EXPECT_LT(error, 0.010);
   EXPECT_LT(error, 0.75 * relative_error(attended(&kInt8Codec, false), right));
+}
+
+// Pages may hold anything where no token has been stored: NaN, too.
+TEST(Int8Qk, WhatNoQuerySeesMayBeNan) {
+  Shape shape = f16_shape(40);
+  shape.num_pages = 8;
+  const Tokens tokens =
+      random_tokens(shape, 300, static_cast<std::uint32_t>(seed_from_test_name()));
+  std::vector<std::int64_t> slots(300);
+  for (std::size_t i = 0; i < slots.size(); ++i)
+    slots[i] = i < 5 || (i >= 128 && i < 192) ? -1 : static_cast<std::int64_t>(i);
+  for (const PortEntry& port : all_test_ports()) {
+    shape.port = &port;
+    std::vector<Result> results;
+    for (const int filler : {0, 0xff}) {
+      Server server(shape);
+      const HostPages& pages = host_pages(*server.cache());
+      std::memset(pages.page(0, 0, 0), filler,
+                  static_cast<std::size_t>(shape.num_pages * pages.page_bytes));
+      const std::int64_t token_indptr[] = {0, 300};
+      intflash_append_args args = server.append_args(tokens, 0);
+      args.num_requests = 1;
+      args.token_indptr = token_indptr;
+      args.slots = slots.data();
+      ASSERT_EQ(intflash_cache_append(server.cache(), &args), INTFLASH_OK) << intflash_last_error();
+      // A window that begins behind what was left out; and a mask that hides it.
+      Request request;
+      request.pages = page_range(0, 5);
+      request.kv_len = 300;
+      request.query_len = 30;
+      request.query = tokens.query.data() + 270 * shape.num_query_heads() * shape.head_dim;
+      request.mask = INTFLASH_MASK_WINDOW;
+      request.window_left = 63;
+      for (const std::int64_t left : {63, 78}) {
+        request.window_left = left;
+        for (const Result& result : server.attend({request}, left == 63 ? 0.0f : 20.0f))
+          results.push_back(result);
+      }
+      BatchCall call(shape, {request});
+      call.desc.mode = INTFLASH_MODE_INT8_QK;
+      std::vector<float> mask(30 * 300);
+      for (std::size_t i = 0; i < mask.size(); ++i)
+        if (slots[i % 300] < 0) mask[i] = -std::numeric_limits<float>::infinity();
+      call.requests[0].mask = INTFLASH_MASK_CAUSAL;
+      call.additive_masks[0].data = mask.data();
+      call.additive_masks[0].dtype = INTFLASH_F32;
+      call.additive_masks[0].stride_query = 300;
+      ASSERT_EQ(call.make_plan(server.context(), server.cache()), INTFLASH_OK);
+      ASSERT_EQ(call.run(server.cache()), INTFLASH_OK) << intflash_last_error();
+      results.push_back(call.results()[0]);
+    }
+    ASSERT_EQ(results.size(), 6u);
+    for (std::size_t i = 0; i < 3; ++i) {
+      EXPECT_EQ(results[i], results[i + 3]) << port.name << ' ' << i;
+      EXPECT_FALSE(std::isnan(results[i + 3].out[0])) << port.name << ' ' << i;
+    }
+  }
 }
 
 TEST(Int8Qk, ADenseCallGivesTheBitsOfABatch) {

@@ -189,7 +189,8 @@ Json codecs_of(const std::vector<std::vector<HeadCodec>>& layers) {
                         {"score_digits", group.score_digits}});
       first += group.kv_heads;
     }
-    file["layers"].push_back({{"layer", layer}, {"key_center", nullptr}, {"groups", groups}});
+    file["layers"].push_back(
+        {{"layer", layer}, {"key_center", nullptr}, {"value_center", nullptr}, {"groups", groups}});
   }
   return file;
 }
@@ -250,8 +251,8 @@ TEST_F(Runner, CodecsOfAnotherModelAreRefused) {
   file["layers"][1]["groups"][0]["first_kv_head"] = 1;
   refused(file, "first_kv_head: must follow");
   file = codecs_of(plain);
-  file["layers"][1]["key_center"] = "kc.npy";
-  refused(file, "key_center: must be null");
+  file["layers"][1]["value_center"] = "vc.npy";
+  refused(file, "value_center: must be null");
 }
 
 // ---- Damaged models ----

@@ -264,7 +264,8 @@ std::vector<HeadGroup> parse_codecs(const std::string& bytes, const Config& conf
   for (const Json& layer : json.at("layers")) {
     const int number = layer.at("layer");
     if (number < 0 || number >= config.num_layers) fail("layer: not of the model");
-    if (!layer.at("key_center").is_null()) fail("key_center: must be null");
+    for (const char* center : {"key_center", "value_center"})
+      if (!layer.at(center).is_null()) fail(std::string(center) + ": must be null");
     for (const Json& group : layer.at("groups")) {
       const auto name = std::find(kNames.begin(), kNames.end(), group.at("codec"));
       if (name == kNames.end()) fail("codec: not known");

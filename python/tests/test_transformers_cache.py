@@ -162,6 +162,12 @@ def test_heads_have_codecs_of_their_own(llama):
     fresh.batch_select_indices(order)
     assert cache.get_seq_length() == TOKENS
     assert torch.equal(step(llama, cache, following), step(llama, fresh, following))
+    step(llama, cache, token_ids(2, 200, seed=4))
+    with pytest.raises(intflash.UnsupportedError, match="no longer in INT8"):
+        for _ in range(80):
+            step(llama, cache, token_ids(2, 1))
+        cache.crop(-79)
+    assert {len(s) for store in cache._stores for s in store.sequences} == {TOKENS + 5 + 200 + 80}
     with pytest.raises(intflash.UnsupportedError, match="several stores"):
         cache.sequences  # noqa: B018
     cache.reset()
@@ -173,7 +179,7 @@ def test_a_calibration_of_another_model_raises(llama):
         with pytest.raises(intflash.ArgumentError, match="has not the 2 kv heads"):
             IntflashCache(llama.config, 4096, calibration=wrong)
     both = groups([(2, "int8", 0)], [(2, "int8", 0)])
-    with pytest.raises(intflash.ArgumentError, match="calibration says codec"):
+    with pytest.raises(intflash.ArgumentError, match="calibration says codec and window"):
         IntflashCache(llama.config, 4096, codec="k8v4", calibration=both)
 
 
@@ -195,6 +201,10 @@ def test_a_model_is_calibrated_by_a_text(llama, tmp_path):
         calibrate(llama, ids, 1, tmp_path / "d.json")
     with pytest.raises(intflash.ArgumentError, match="640 tokens and more"):
         calibrate(llama, ids[:, :100], 50, tmp_path / "d.json")
+    with pytest.raises(intflash.ArgumentError, match="2 texts"):
+        calibrate(llama, ids.expand(2, -1), 50, tmp_path / "d.json")
+    with pytest.raises(intflash.UnsupportedError, match="sliding_window"):
+        calibrate(make("mistral"), ids[:, :100], 50, tmp_path / "d.json")
 
 
 def test_other_functions_say_that_they_cannot_read_pages(llama):

@@ -99,9 +99,9 @@ intflash_status check_desc(const intflash_cache& cache, const intflash_batch_des
   }
   if (desc.score_digits == 2 && is_quantized(desc.mode) && !cache.codec->has_digits) {
     return fail(INTFLASH_UNSUPPORTED,
-                "score_digits = 2 over a cache of codec %s, whose keys have one digit: create it "
-                "with codec = INT8_WIDE",
-                cache.codec->name);
+                "score_digits = 2 over a cache of codec %s, whose keys have one digit%s",
+                cache.codec->name,
+                cache.codec->has_f16_values ? "" : ": create it with codec = INT8_WIDE");
   }
   if (desc.query_dtype == INTFLASH_INT8 && cache.rotation.keys) {
     return fail(

@@ -1,7 +1,7 @@
 // Copyright 2026 The intflash Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// One run of a dense call in mode int8 over a workspace, and what lies where in it.
+// One run of a dense call in mode int8 or int8_qk over a workspace, and what lies where in it.
 #pragma once
 
 #include <atomic>

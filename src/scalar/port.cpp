@@ -4,6 +4,7 @@
 // The port that runs everywhere, and the specification of the bits: every other port equals it with
 // ==.
 #include "tile/general_scores.h"
+#include "tile/key_list.h"
 #include "tile/row_kernels.h"
 #include "tile/score_block.h"
 #include "tile/state.h"
@@ -143,11 +144,13 @@ void add_weighted_values(const ScoreBlock& block, std::int32_t head_dim_v, float
 void add_f16_row(const F16ValuesTask& task) {
   for (std::int32_t c = 0; c < task.head_dim_v; ++c) {
     float sum = 0;
-    for (std::int32_t key = 0; key < task.num_keys; ++key) {
-      const auto* values =
-          reinterpret_cast<const std::uint16_t*>(task.half[key / kBlockTokens].value_codes);
-      const std::int32_t at = c / 16 * 16 * kBlockTokens + key % kBlockTokens * 16 + c % 16;
-      sum = fused(task.weights[key], widen_f16(values[at]), sum);
+    for (std::int32_t half = 0; half < 2; ++half) {
+      const auto* values = reinterpret_cast<const std::uint16_t*>(task.half[half].value_codes);
+      for (std::int32_t i = 0; i < task.keys->count[half]; ++i) {
+        const std::int32_t key = task.keys->keys[half][i];
+        const std::int32_t at = c / 16 * 16 * kBlockTokens + key * 16 + c % 16;
+        sum = fused(task.weights[half * kBlockTokens + key], widen_f16(values[at]), sum);
+      }
     }
     task.accumulators[0][c] = fused(sum, task.gain[0], task.accumulators[0][c]);
   }
@@ -238,7 +241,9 @@ void attend_row(const TileTask& task, std::int32_t row, std::int32_t b, Scratch&
   float* const accumulators = task.state.accumulators + row * task.state.accumulator_stride;
   const float gain = alpha * weight.unit;
   if (task.add_f16_values != nullptr) {
-    task.add_f16_values({scratch.f32_weights, block->half, nullptr, kScoreBlock, 1, task.head_dim_v,
+    KeyList keys;
+    list_keys(keep != nullptr ? keep : kAll, keys);
+    task.add_f16_values({scratch.f32_weights, block->half, nullptr, &keys, 1, task.head_dim_v,
                          &gain, &accumulators});
   } else {
     add_weighted_values(*block, task.head_dim_v, gain, scratch, accumulators);

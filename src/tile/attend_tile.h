@@ -9,6 +9,7 @@
 
 #include "tile/digit_products.h"
 #include "tile/fetch.h"
+#include "tile/key_list.h"
 #include "tile/mask_words.h"
 #include "tile/online_softmax.h"
 #include "tile/partial_blocks.h"
@@ -43,7 +44,7 @@ struct TileScratch {
   alignas(64) float gain[kPaddedRows];
   float* accumulators[Isa::kTileRows];
   std::uint32_t digit_rows;  // a bit per row of the tile that takes second digits
-  bool has_keep;             // of the active rows: keep has theirs
+  bool has_keep;             // whether keep has the words of the active rows, after weigh_block
   GeneralScratch general;
   ScoreBlock row_blocks[Isa::kTileRows];  // factors of rows that do not share the block's
   alignas(64) float f32_weights[Isa::kTileRows][kScoreBlock];  // P of mode int8_qk
@@ -384,7 +385,7 @@ INTFLASH_INLINE std::int32_t weigh_block(const TileTask& task, std::int32_t b,
   if (active.plain < active.all)
     weigh_general_rows<Isa>(task, first_key, biased, rows, active.plain, active.all, scratch);
   enter_rows<Isa>(task, rows, active.all, fetch, scratch);
-  scratch.has_keep = true;
+  scratch.has_keep = keep != nullptr;
   return active.all;
 }
 
@@ -426,16 +427,22 @@ INTFLASH_INLINE void multiply_values(std::int32_t packed, Args&&... args) {
 template <class Isa>
 INTFLASH_NOINLINE void multiply_f16_values(const TileTask& task, std::int32_t active,
                                            const ScoreBlock& block, const KvBlock* next,
-                                           std::int32_t num_keys, TileScratch<Isa>& scratch) {
+                                           TileScratch<Isa>& scratch) {
+  std::uint64_t seen[2] = {};
   for (std::int32_t a = 0; a < active; ++a) {
     if (scratch.has_keep) {
+      seen[0] |= scratch.keep[a][0];
+      seen[1] |= scratch.keep[a][1];
       weights_in_f32<Isa, true>(scratch.x[a], scratch.largest[a], scratch.keep[a],
                                 scratch.f32_weights[a]);
     } else {
       weights_in_f32<Isa, false>(scratch.x[a], scratch.largest[a], nullptr, scratch.f32_weights[a]);
     }
   }
-  task.add_f16_values({scratch.f32_weights[0], block.half, next, num_keys, active, task.head_dim_v,
+  KeyList listed;
+  if (scratch.has_keep) list_keys(seen, listed);
+  task.add_f16_values({scratch.f32_weights[0], block.half, next,
+                       scratch.has_keep ? &listed : &kAllKeys, active, task.head_dim_v,
                        scratch.gain, scratch.accumulators});
 }
 
@@ -473,7 +480,7 @@ void attend_tile(const TileTask& task) {
     const std::int32_t active = weigh_block(task, b, limit, fetch, add_digits, scratch);
     fetch.finish();
     if (task.add_f16_values != nullptr) {
-      multiply_f16_values<Isa>(task, active, block, fetches ? next : nullptr, num_keys, scratch);
+      multiply_f16_values<Isa>(task, active, block, fetches ? next : nullptr, scratch);
       continue;
     }
     multiply_values<Isa>(task.packed, products, scratch.weights[0], active, block, next, num_keys,

@@ -70,23 +70,24 @@ INTFLASH_INLINE void f16_panel(const F16ValuesTask& task, std::int32_t row, std:
   }
   const float* weights = task.weights + row * kScoreBlock;
   const std::int64_t first = channel / 16 * kGroup;
-  for (std::int32_t half = 0; half < task.num_keys / kBlockTokens; ++half) {
-    const auto* values =
-        reinterpret_cast<const std::uint16_t*>(task.half[half].value_codes) + first;
+  for (std::int32_t half = 0; half < 2; ++half) {
+    const auto* block = reinterpret_cast<const std::uint16_t*>(task.half[half].value_codes) + first;
     const auto* next = reinterpret_cast<const char*>(
         task.next == nullptr ? nullptr : task.next[half].value_codes + 2 * first);
-    for (std::int32_t key = 0; key < kBlockTokens; ++key) {
-      if (kRows <= kFewRows && next != nullptr && key % 2 == 0) {
+    for (std::int32_t i = 0; i < task.keys->count[half]; ++i) {
+      if (kRows <= kFewRows && next != nullptr && i % 2 == 0) {
         INTFLASH_UNROLL
         for (std::int32_t g = 0; g < kVectors / kPerGroup; ++g)
-          fetch_line(next + 2 * g * kGroup + key * 32);
+          fetch_line(next + 2 * g * kGroup + i * 32);
       }
+      const std::int32_t key = task.keys->keys[half][i];
+      const std::uint16_t* values = block + 16 * key;
       // What is fewer is held, so that sums stay in registers.
       const auto value = [&](std::int32_t v) {
         return Ops::load_halves(values + v / kPerGroup * kGroup + v % kPerGroup * Ops::kLanes);
       };
       const auto weight = [&](std::int32_t r) {
-        return Ops::broadcast_f32(weights[r * kScoreBlock]);
+        return Ops::broadcast_f32(weights[r * kScoreBlock + key]);
       };
       if constexpr (kRows < kVectors) {
         F32 held[kRows];
@@ -110,9 +111,8 @@ INTFLASH_INLINE void f16_panel(const F16ValuesTask& task, std::int32_t row, std:
             sum[r][v] = Ops::fma(of_row, held[v], sum[r][v]);
         }
       }
-      values += 16;
-      ++weights;
     }
+    weights += kBlockTokens;
   }
   INTFLASH_UNROLL
   for (std::int32_t r = 0; r < kRows; ++r) {

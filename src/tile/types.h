@@ -152,12 +152,20 @@ struct BiasRow {
   std::int64_t position;
 };
 
+// Some keys of a score block, in order: of each half, their places in it.
+struct KeyList {
+  std::int32_t count[2];
+  std::uint8_t keys[2][kBlockTokens];
+};
+
 // P V of a score block whose values are in f16 (mode int8_qk): accumulators += gain * (P V).
 struct F16ValuesTask {
-  const float* weights;   // P in f32: [rows][kScoreBlock], in the order of keys
-  const KvBlock* half;    // [2]
-  const KvBlock* next;    // [2]: the halves that are read next; nullptr = not to be asked for
-  std::int32_t num_keys;  // 64 or 128: the first ones, beyond which P is 0
+  const float* weights;  // P in f32: [rows][kScoreBlock], in the order of keys
+  const KvBlock* half;   // [2]
+  const KvBlock* next;   // [2]: the halves that are read next; nullptr = not to be asked for
+  // Keys that some row sees. Others weigh nothing, but have values that may be anything: NaN, which
+  // a weight of 0 does not hide.
+  const KeyList* keys;
   std::int32_t rows;
   std::int32_t head_dim_v;
   const float* gain;           // [rows]

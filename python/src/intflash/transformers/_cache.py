@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin
 
 import intflash
-from intflash._calibration import HeadGroup
+from intflash._calibration import _CENTERS, HeadGroup
 from intflash._pages import Codec
 
 
@@ -107,8 +107,8 @@ class IntflashCache(transformers.Cache):
                 "window_pages": window_pages,
             }
             calibration = dict.fromkeys(range(layers), [HeadGroup(range(kv_heads), options)])
-        elif (codec, window_blocks, sink_blocks) != ("int8", None, None):
-            raise intflash.ArgumentError("calibration says codec, window_blocks and sink_blocks")
+        elif (codec, window_blocks, sink_blocks, window_pages) != ("int8", None, None, 0):
+            raise intflash.ArgumentError("calibration says codec and window")
         shape = {
             "head_dim": getattr(config, "head_dim", None)
             or config.hidden_size // config.num_attention_heads,
@@ -155,10 +155,12 @@ class IntflashCache(transformers.Cache):
         """
         if tokens_to_remove > 0:
             raise ValueError(f"tokens_to_remove is {tokens_to_remove}: it must not be positive")
-        for store in self._stores:
-            for sequence in store.sequences:
+        # Of forks, so that all stores or none forget them: a window may refuse.
+        cropped = [[sequence.fork() for sequence in store.sequences] for store in self._stores]
+        for sequences in cropped:
+            for sequence in sequences:
                 sequence.truncate(len(sequence) + tokens_to_remove)
-        self._hold([store.sequences for store in self._stores])
+        self._hold(cropped)
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Put forks of sequences in the places of others, as beams go on.
@@ -297,14 +299,17 @@ def _stores(
         if [head for group in groups for head in group.kv_heads] != list(range(kv_heads)):
             raise intflash.ArgumentError(f"calibration has not the {kv_heads} kv heads of {layer}")
         for group in groups:
-            options = {k: v for k, v in group.options.items() if not k.endswith("_center")}
-            key = (group.kv_heads, *sorted(options.items()))
+            options = [
+                (name, None if name in _CENTERS else value)
+                for name, value in sorted(group.options.items())
+            ]
+            key = (group.kv_heads, *options)
             alike.setdefault(key, []).append((layer, group))
     stores = []
     for members in alike.values():
         first = members[0][1]
         options = dict(first.options)
-        for name in ("key_center", "value_center"):
+        for name in _CENTERS:
             if name in options:
                 centers = [torch.tensor(group.options[name].tolist()) for _, group in members]
                 options[name] = torch.cat(centers)

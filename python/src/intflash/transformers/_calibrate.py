@@ -50,9 +50,13 @@ def calibrate(
         What `IntflashCache` takes as calibration.
 
     Raises:
-        ArgumentError: what the command says of tokens too few, or a budget that nothing meets.
-        UnsupportedError: layers that scale scores differently.
+        ArgumentError: more than one text, and what the command says of tokens too few, or of a
+            budget that nothing meets.
+        UnsupportedError: layers that scale scores differently, or have soft caps, sinks or windows,
+            which the command does not measure.
     """
+    if input_ids.shape[0] != 1:
+        raise intflash.ArgumentError(f"input_ids are of {input_ids.shape[0]} texts: 1 is wanted")
     with tempfile.TemporaryDirectory() as folder:
         scale = _capture(model, input_ids, Path(folder))
         layers = model.config.get_text_config(decoder=True).num_hidden_layers
@@ -82,6 +86,9 @@ def _capture(model: PreTrainedModel, input_ids: Tensor, folder: Path) -> float |
         for name, rows in (("q", query), ("k", key), ("v", value)):
             _write(folder / f"{module.layer_idx}_{name}.npy", rows[0])
         scales.add(options.get("scaling"))
+        for name in ("softcap", "s_aux", "sliding_window"):
+            if options.get(name) is not None:
+                raise intflash.UnsupportedError(f"calibrate: {name} is given: it is not measured")
         return attention(module, query, key, value, *args, **options)
 
     AttentionInterface.register(_NAME, captured)
