@@ -149,6 +149,13 @@ def test_groups_of_one_codec_are_as_all_together(model):
     assert torch.equal(step(model, cache, ids), step(model, room(model), ids))
 
 
+def test_heads_are_in_their_places_whatever_came_first(model):
+    ids = token_ids(2, TOKENS)
+    mixed = groups([(1, "k8v16", 0), (1, "int8", 0)], [(1, "int8_wide", 0), (1, "int8", 0)])
+    cache = IntflashCache(model.config, 4096, calibration=mixed)
+    assert relative_l1(step(model, cache, ids), step(model, room(model), ids)) < LIMIT
+
+
 def test_heads_have_codecs_of_their_own(llama):
     ids, following = token_ids(2, TOKENS), token_ids(2, 5, seed=2)
     mixed = groups([(1, "k8v16", 0), (1, "k4v4", 1)], [(1, "k8v4", 0), (1, "k8v16", 0)])

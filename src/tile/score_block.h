@@ -97,9 +97,10 @@ INTFLASH_INLINE void fill_factors_beside(ScoreBlock& block, const std::int32_t* 
   alignas(64) std::int32_t key_factor[kScoreBlock];
   alignas(64) std::int32_t value_log2[kScoreBlock];
   alignas(64) std::int32_t value_weight[kScoreBlock];
+  // Of a scale that is NaN, where no token is, what is larger too.
   const float to_q15 = power_of_two(15 - largest.key_exponent);
   for (std::int32_t key = 0; key < kScoreBlock; ++key) {
-    key_factor[key] = round_to_int(min_of(bits_as<float>(key_scale[key]) * to_q15, 32767.0f));
+    key_factor[key] = round_to_int(min_of(32767.0f, bits_as<float>(key_scale[key]) * to_q15));
   }
   // Where all values are zero their scales say nothing: every key weighs the same.
   const std::int32_t value_exponent = largest.value_exponent;

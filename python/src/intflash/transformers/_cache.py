@@ -271,7 +271,8 @@ class _Layer(CacheLayerMixin):
         return out.view(batch, tokens, heads, -1)
 
     def _stores(self) -> list[_Store]:
-        return [store for store in self.cache._stores if self.index in store.layers]
+        stores = [store for store in self.cache._stores if self.index in store.layers]
+        return sorted(stores, key=lambda store: store.kv_heads.start)
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Tell how many keys there will be, and at which position the first is."""
