@@ -59,22 +59,29 @@ struct GeneralRow {
   const std::int32_t* kept;  // [128]: all ones where a key is kept, else 0
 };
 
+// The scale of a kept key; of others 0: where no token is there may be anything, NaN too.
+INTFLASH_INLINE float kept_scale(float scale, std::int32_t kept) {
+  return bits_as<float>(bits_as<std::int32_t>(scale) & kept);
+}
+
 // Scores before the cap, as bits, in place of the products. From here on loops run over all keys of
 // the block: none is so short that compilers unroll it in every form.
 [[maybe_unused]] INTFLASH_NOINLINE void scale_products(const GeneralRow& row, const KvBlock* half,
                                                        std::int32_t* INTFLASH_RESTRICT scores) {
   const float* INTFLASH_RESTRICT low = half[0].key_scale;
   const float* INTFLASH_RESTRICT high = half[1].key_scale;
+  const std::int32_t* INTFLASH_RESTRICT kept = row.kept;
   const float factor = row.factor;
   const float unit = row.unit;
   const float term = row.cap > 0.0f ? row.term : 0.0f;
   for (std::int32_t key = 0; key < kBlockTokens; ++key) {
-    const float score = scaled_product(scores[key], unit, low[key], factor, term);
-    scores[key] = bits_as<std::int32_t>(score);
+    const float scale = kept_scale(low[key], kept[key]);
+    scores[key] = bits_as<std::int32_t>(scaled_product(scores[key], unit, scale, factor, term));
   }
   for (std::int32_t key = 0; key < kBlockTokens; ++key) {
     std::int32_t& score = scores[kBlockTokens + key];
-    score = bits_as<std::int32_t>(scaled_product(score, unit, high[key], factor, term));
+    const float scale = kept_scale(high[key], kept[kBlockTokens + key]);
+    score = bits_as<std::int32_t>(scaled_product(score, unit, scale, factor, term));
   }
 }
 
