@@ -170,9 +170,9 @@ def test_heads_have_codecs_of_their_own(llama):
     assert cache.get_seq_length() == TOKENS
     assert torch.equal(step(llama, cache, following), step(llama, fresh, following))
     step(llama, cache, token_ids(2, 200, seed=4))
+    for _ in range(80):
+        step(llama, cache, token_ids(2, 1))
     with pytest.raises(intflash.UnsupportedError, match="no longer in INT8"):
-        for _ in range(80):
-            step(llama, cache, token_ids(2, 1))
         cache.crop(-79)
     assert {len(s) for store in cache._stores for s in store.sequences} == {TOKENS + 5 + 200 + 80}
     with pytest.raises(intflash.UnsupportedError, match="several stores"):

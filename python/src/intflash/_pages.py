@@ -111,8 +111,9 @@ class Pages(Paged):
     ``page_size * kv_heads * (head_dim + head_dim_v + 12)`` bytes, with codec ``"int8_wide"`` in
     ``page_size * kv_heads * (head_dim + 4)`` more, with ``"k8v16"`` in
     ``page_size * kv_heads * head_dim_v`` more, and with ``"k8v4"`` in half of that less, head_dim_v
-    padded to 16; page p of a layer begins at p times that. Which pages are a request's is said in each `Batch`. Pages may be copied
-    and moved as bytes; what else a `Cache` promises holds here as well.
+    padded to 16; page p of a layer begins at p times that. Which pages are a request's is said in
+    each `Batch`. Pages may be copied and moved as bytes; what else a `Cache` promises holds here as
+    well.
 
     Args are those of `Cache`, of which memory must be given, and window_blocks not.
 
