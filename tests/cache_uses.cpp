@@ -3,6 +3,7 @@
 #include "cache_uses.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <iterator>
 #include <utility>
@@ -154,6 +155,60 @@ void append(Server& server, std::int32_t sequence, const Tokens& tokens, std::in
         << intflash_last_error();
   }
   server.layer = server.shape().num_layers - 1;
+}
+
+void append_value_codes(Server& server, std::int32_t sequence, const Tokens& tokens,
+                        std::vector<std::int8_t> codes, const std::vector<float>& scales) {
+  const auto count = static_cast<std::int64_t>(scales.size());
+  const std::int64_t dim = server.shape().head_dim_v;
+  ASSERT_EQ(static_cast<std::int64_t>(codes.size()), count * dim);
+  const std::int64_t token_indptr[] = {0, count};
+  intflash_append_args args = server.append_args(tokens, 0);
+  args.token_indptr = token_indptr;
+  args.value_dtype = INTFLASH_INT8;
+  args.value = {};
+  args.value.data = codes.data();
+  args.value.stride_head = count * dim;
+  args.value.stride_token = dim;
+  args.value.scale = scales.data();
+  args.value.scale_block = 1;
+  ASSERT_EQ(server.append(sequence, count, args), INTFLASH_OK) << intflash_last_error();
+}
+
+std::vector<float> exported_values(const Server& server, std::int32_t sequence) {
+  const Shape& shape = server.shape();
+  const std::int64_t count = server.request_of(sequence).kv_len;
+  std::vector<float> values(
+      static_cast<std::size_t>(shape.num_kv_heads * count * shape.head_dim_v));
+  const intflash_tensor to = tensor_of(values.data(), shape.num_kv_heads, shape.head_dim_v);
+  EXPECT_EQ(intflash_sequence_export(server.cache(), sequence, 0, count, nullptr, &to),
+            INTFLASH_OK);
+  return values;
+}
+
+void expect_same_bytes_however_appended(const Shape& shape, std::uint32_t seed) {
+  Server server(shape);
+  const Tokens tokens = random_tokens(shape, 150, seed);
+  const std::int32_t whole = server.create_sequence();
+  append(server, whole, tokens, 0, tokens.count);
+  const std::int32_t pieces = server.create_sequence();
+  for (std::int64_t t = 0; t < tokens.count; ++t) append(server, pieces, tokens, t, t + 1);
+  EXPECT_EQ(save(server, pieces), save(server, whole));
+  // What is cut off and appended anew leaves nothing of what was there.
+  ASSERT_EQ(intflash_sequence_truncate(server.cache(), pieces, 101), INTFLASH_OK);
+  append(server, pieces, random_tokens(shape, 150, seed + 1), 101, 140);
+  ASSERT_EQ(intflash_sequence_truncate(server.cache(), pieces, 101), INTFLASH_OK);
+  append(server, pieces, tokens, 101, tokens.count);
+  EXPECT_EQ(save(server, pieces), save(server, whole));
+}
+
+double relative_error(const std::vector<float>& found, const std::vector<float>& exact) {
+  double difference = 0, magnitude = 0;
+  for (std::size_t i = 0; i < found.size(); ++i) {
+    difference += static_cast<double>(std::fabs(found[i] - exact[i]));
+    magnitude += static_cast<double>(std::fabs(exact[i]));
+  }
+  return difference / magnitude;
 }
 
 Request last_rows(const Server& server, std::int32_t sequence, const Tokens& tokens,

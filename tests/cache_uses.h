@@ -32,6 +32,15 @@ intflash_status load(const Server& server, const File& file, std::int32_t& seque
 // Tokens [begin, end) to all layers, each of which gets other rows.
 void append(Server& server, std::int32_t sequence, const Tokens& tokens, std::int64_t begin,
             std::int64_t end);
+// One token's values for each scale, INT8 codes times it, with the keys of `tokens`; to a cache of
+// one kv head and one layer.
+void append_value_codes(Server& server, std::int32_t sequence, const Tokens& tokens,
+                        std::vector<std::int8_t> codes, const std::vector<float>& scales);
+// Of a sequence's first layer, (num_kv_heads, kv_len, head_dim_v).
+std::vector<float> exported_values(const Server& server, std::int32_t sequence);
+void expect_same_bytes_however_appended(const Shape& shape, std::uint32_t seed);
+// Mean |found - exact| over mean |exact|.
+double relative_error(const std::vector<float>& found, const std::vector<float>& exact);
 // The last rows of a sequence.
 Request last_rows(const Server& server, std::int32_t sequence, const Tokens& tokens,
                   std::int64_t query_len);

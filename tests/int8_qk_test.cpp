@@ -30,17 +30,6 @@ Shape f16_shape(std::int64_t head_dim_v) {
   return shape;
 }
 
-std::vector<float> exported_values(const Server& server, std::int32_t sequence) {
-  const Shape& shape = server.shape();
-  const std::int64_t count = server.request_of(sequence).kv_len;
-  std::vector<float> values(
-      static_cast<std::size_t>(shape.num_kv_heads * count * shape.head_dim_v));
-  const intflash_tensor to = tensor_of(values.data(), shape.num_kv_heads, shape.head_dim_v);
-  EXPECT_EQ(intflash_sequence_export(server.cache(), sequence, 0, count, nullptr, &to),
-            INTFLASH_OK);
-  return values;
-}
-
 // To the nearest of 11 bits, no finer than 2^-24, of x / 2^exponent: docs/numerics.md, section 4.
 double nearest_f16(double x, int exponent) {
   const double scaled = std::ldexp(x, -exponent);
@@ -97,30 +86,8 @@ TEST(Int8Qk, EveryPortGivesTheBitsOfScalarInAllThatACacheDoes) {
 }
 
 TEST(Int8Qk, TokensAppendedOneByOneOrAtOnceGiveTheSameBytes) {
-  const Shape shape = f16_shape(72);
-  Server server(shape);
-  const Tokens tokens =
-      random_tokens(shape, 150, static_cast<std::uint32_t>(seed_from_test_name()));
-  const std::int32_t whole = server.create_sequence();
-  append(server, whole, tokens, 0, tokens.count);
-  const std::int32_t pieces = server.create_sequence();
-  for (std::int64_t t = 0; t < tokens.count; ++t) append(server, pieces, tokens, t, t + 1);
-  EXPECT_EQ(save(server, pieces), save(server, whole));
-  // What is cut off and appended anew leaves nothing of what was there.
-  ASSERT_EQ(intflash_sequence_truncate(server.cache(), pieces, 101), INTFLASH_OK);
-  append(server, pieces, random_tokens(shape, 150, 7), 101, 140);
-  ASSERT_EQ(intflash_sequence_truncate(server.cache(), pieces, 101), INTFLASH_OK);
-  append(server, pieces, tokens, 101, tokens.count);
-  EXPECT_EQ(save(server, pieces), save(server, whole));
-}
-
-double relative_error(const std::vector<float>& found, const std::vector<float>& exact) {
-  double difference = 0, magnitude = 0;
-  for (std::size_t i = 0; i < found.size(); ++i) {
-    difference += static_cast<double>(std::fabs(found[i] - exact[i]));
-    magnitude += static_cast<double>(std::fabs(exact[i]));
-  }
-  return difference / magnitude;
+  expect_same_bytes_however_appended(f16_shape(72),
+                                     static_cast<std::uint32_t>(seed_from_test_name()));
 }
 
 TEST(Int8Qk, ErrsLessThanInt8) {
@@ -186,7 +153,6 @@ TEST(Int8Qk, WhatNoQuerySeesMayBeNan) {
       request.query_len = 30;
       request.query = tokens.query.data() + 270 * shape.num_query_heads() * shape.head_dim;
       request.mask = INTFLASH_MASK_WINDOW;
-      request.window_left = 63;
       for (const std::int64_t left : {63, 78}) {
         request.window_left = left;
         for (const Result& result : server.attend({request}, left == 63 ? 0.0f : 20.0f))
@@ -235,20 +201,10 @@ TEST(Int8Qk, CodesOfInt8BecomeTheirNumbers) {
   const Tokens tokens = random_tokens(shape, 4, 1);
   std::vector<std::int8_t> codes(static_cast<std::size_t>(4 * dim));
   for (std::size_t i = 0; i < codes.size(); ++i) codes[i] = static_cast<std::int8_t>(i * 37 % 255);
-  const float scales[] = {0.3f, 1e-20f, 2.0f, 7e18f};
-  const std::int64_t token_indptr[] = {0, 4};
-  intflash_append_args args = server.append_args(tokens, 0);
-  args.token_indptr = token_indptr;
-  args.value_dtype = INTFLASH_INT8;
-  args.value = {};
-  args.value.data = codes.data();
-  args.value.stride_head = 4 * dim;
-  args.value.stride_token = dim;
-  args.value.scale = scales;
-  args.value.scale_block = 1;
   for (std::int8_t& code : codes) code = std::max<std::int8_t>(code, -127);
+  const std::vector<float> scales = {0.3f, 1e-20f, 2.0f, 7e18f};
   const std::int32_t sequence = server.create_sequence();
-  ASSERT_EQ(server.append(sequence, 4, args), INTFLASH_OK) << intflash_last_error();
+  append_value_codes(server, sequence, tokens, codes, scales);
   const std::vector<float> stored = exported_values(server, sequence);
   for (std::size_t i = 0; i < codes.size(); ++i) {
     const float scale = scales[i / static_cast<std::size_t>(dim)];

@@ -29,17 +29,6 @@ Shape k8v4_shape(std::int64_t head_dim_v) {
   return shape;
 }
 
-std::vector<float> exported_values(const Server& server, std::int32_t sequence) {
-  const Shape& shape = server.shape();
-  const std::int64_t count = server.request_of(sequence).kv_len;
-  std::vector<float> values(
-      static_cast<std::size_t>(shape.num_kv_heads * count * shape.head_dim_v));
-  const intflash_tensor to = tensor_of(values.data(), shape.num_kv_heads, shape.head_dim_v);
-  EXPECT_EQ(intflash_sequence_export(server.cache(), sequence, 0, count, nullptr, &to),
-            INTFLASH_OK);
-  return values;
-}
-
 // What a row of values becomes, from the page: docs/numerics.md, section 8.
 std::vector<double> defined_row(const float* row, std::int64_t dim) {
   static const double kLevels[] = {-123, -91, -71, -54, -39, -25, -13, 0,
@@ -115,21 +104,8 @@ TEST(K8v4, EveryPortGivesTheBitsOfScalarInAllThatACacheDoes) {
 }
 
 TEST(K8v4, TokensAppendedOneByOneOrAtOnceGiveTheSameBytes) {
-  const Shape shape = k8v4_shape(72);
-  Server server(shape);
-  const Tokens tokens =
-      random_tokens(shape, 150, static_cast<std::uint32_t>(seed_from_test_name()));
-  const std::int32_t whole = server.create_sequence();
-  append(server, whole, tokens, 0, tokens.count);
-  const std::int32_t pieces = server.create_sequence();
-  for (std::int64_t t = 0; t < tokens.count; ++t) append(server, pieces, tokens, t, t + 1);
-  EXPECT_EQ(save(server, pieces), save(server, whole));
-  // What is cut off and appended anew leaves nothing of what was there.
-  ASSERT_EQ(intflash_sequence_truncate(server.cache(), pieces, 101), INTFLASH_OK);
-  append(server, pieces, random_tokens(shape, 150, 7), 101, 140);
-  ASSERT_EQ(intflash_sequence_truncate(server.cache(), pieces, 101), INTFLASH_OK);
-  append(server, pieces, tokens, 101, tokens.count);
-  EXPECT_EQ(save(server, pieces), save(server, whole));
+  expect_same_bytes_however_appended(k8v4_shape(72),
+                                     static_cast<std::uint32_t>(seed_from_test_name()));
 }
 
 TEST(K8v4, AttentionIsThatOfWhatTheCacheHolds) {
@@ -146,18 +122,10 @@ TEST(K8v4, AttentionIsThatOfWhatTheCacheHolds) {
     append(server, sequence, tokens, 0, tokens.count);
     return server.attend({last_rows(server, sequence, tokens, 20)}).front().out;
   };
-  const auto error = [](const std::vector<float>& out, const std::vector<float>& exact) {
-    double difference = 0, magnitude = 0;
-    for (std::size_t i = 0; i < out.size(); ++i) {
-      difference += static_cast<double>(std::fabs(out[i] - exact[i]));
-      magnitude += static_cast<double>(std::fabs(exact[i]));
-    }
-    return difference / magnitude;
-  };
   const std::vector<float> out = attended(&kK8v4Codec, INTFLASH_MODE_INT8);
   // In double over what the cache holds, and over all that an INT8 cache holds.
-  EXPECT_LT(error(out, attended(&kK8v4Codec, INTFLASH_MODE_EXACT)), 0.015);
-  const double of_four_bits = error(out, attended(&kInt8Codec, INTFLASH_MODE_EXACT));
+  EXPECT_LT(relative_error(out, attended(&kK8v4Codec, INTFLASH_MODE_EXACT)), 0.015);
+  const double of_four_bits = relative_error(out, attended(&kInt8Codec, INTFLASH_MODE_EXACT));
   EXPECT_LT(of_four_bits, 0.10);
   EXPECT_GT(of_four_bits, 0.03);
 }
@@ -178,17 +146,8 @@ TEST(K8v4, ZeroRowsStayZeroAndSmallCodesAreStretched) {
   std::vector<std::int8_t> codes(32);
   for (std::size_t c = 0; c < 32; ++c) codes[c] = static_cast<std::int8_t>(c % 7) - 3;
   const float scale = 0.25f;
-  const std::int64_t token_indptr[] = {0, 1};
-  intflash_append_args args = server.append_args(tokens, 0);
-  args.token_indptr = token_indptr;
-  args.value_dtype = INTFLASH_INT8;
-  args.value = {};
-  args.value.data = codes.data();
-  args.value.stride_head = args.value.stride_token = 32;
-  args.value.scale = &scale;
-  args.value.scale_block = 1;
   const std::int32_t of_codes = server.create_sequence();
-  ASSERT_EQ(server.append(of_codes, 1, args), INTFLASH_OK) << intflash_last_error();
+  append_value_codes(server, of_codes, tokens, codes, {scale});
   const std::vector<float> stored = exported_values(server, of_codes);
   for (std::size_t c = 0; c < 32; ++c)
     EXPECT_NEAR(stored[c], static_cast<float>(codes[c]) * scale, 0.09f) << c;
@@ -211,17 +170,7 @@ TEST(K8v4, TheSmallestRowsAreSavedAndLoaded) {
 
   std::vector<std::int8_t> codes(static_cast<std::size_t>(dim));
   for (std::size_t c = 0; c < codes.size(); ++c) codes[c] = static_cast<std::int8_t>(c % 3) - 1;
-  const float scale = 0x1p-100f / 127;
-  const std::int64_t token_indptr[] = {0, 1};
-  intflash_append_args args = server.append_args(tokens, 0);
-  args.token_indptr = token_indptr;
-  args.value_dtype = INTFLASH_INT8;
-  args.value = {};
-  args.value.data = codes.data();
-  args.value.stride_head = args.value.stride_token = dim;
-  args.value.scale = &scale;
-  args.value.scale_block = 1;
-  ASSERT_EQ(server.append(sequence, 1, args), INTFLASH_OK) << intflash_last_error();
+  append_value_codes(server, sequence, tokens, codes, {0x1p-100f / 127});
 
   const File saved = save(server, sequence);
   std::int32_t loaded = -1;
