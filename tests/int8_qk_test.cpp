@@ -16,7 +16,6 @@
 #include "host/host_pages.h"
 #include "pages/codec.h"
 #include "seed.h"
-#include "serving_input.h"
 #include "test_ports.h"
 
 namespace intflash::internal::serving {

@@ -15,7 +15,6 @@
 #include "pages/codec.h"
 #include "pages/page.h"
 #include "seed.h"
-#include "serving_input.h"
 #include "test_ports.h"
 
 namespace intflash::internal::serving {
