@@ -25,6 +25,7 @@ void* __real__Znwm(std::size_t bytes);
 void* __real__Znam(std::size_t bytes);
 
 static std::atomic<long> allocations{0};
+static std::atomic<long> calls_before_failure{-1};
 
 void* __wrap_malloc(std::size_t bytes) {
   ++allocations;
@@ -44,6 +45,7 @@ void* __wrap_aligned_alloc(std::size_t alignment, std::size_t bytes) {
 }
 void* __wrap__Znwm(std::size_t bytes) {
   ++allocations;
+  if (calls_before_failure >= 0 && calls_before_failure-- == 0) throw std::bad_alloc();
   return __real__Znwm(bytes);
 }
 void* __wrap__Znam(std::size_t bytes) {
@@ -55,6 +57,7 @@ void* __wrap__Znam(std::size_t bytes) {
 namespace intflash::internal {
 
 long num_allocations() { return allocations; }
+void fail_new_after(long calls) { calls_before_failure = calls; }
 
 namespace {
 

@@ -6,7 +6,7 @@
 cmake_policy(VERSION 3.22)
 
 set(rooms
-    tile cuda core machine threads context pages inputs states cache host engine backend cpu reference
+    tile cuda core machine threads context pages calibration inputs states cache host engine backend cpu reference
     gpu api)
 set(ports scalar avx2 avx512 amx neon)
 

@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <filesystem>
+#include <fstream>
 #include <string>
 #include <utility>
 #include <vector>
@@ -14,6 +14,7 @@
 #include <gtest/gtest.h>
 
 #include "command.h"
+#include "intflash/intflash.hpp"
 
 namespace intflash::internal::command {
 namespace {
@@ -299,14 +300,28 @@ TEST_F(BudgetCommand, MeasuresWithTheCentresThatItWrites) {
   write_npy_files(std::vector<NpyOutput>{{path("3_k.npy"), array.shape, keys.data()}});
   const std::string command = files("3_") + " --budget 100";
   const Json plain = calibrate(command);
-  for (const char* folder : {"a", "b"}) std::filesystem::create_directory(path(folder));
-  const Json centred =
-      calibrate(command + " --key-center '" + path("a/kc.npy") + "' --value-center '" +
-                path("b/vc.npy") + "' --out '" + path("a/../b/c.json") + "'");
-  EXPECT_EQ(centred["layers"][0]["key_center"], "../a/kc.npy");  // from its folder on
-  EXPECT_EQ(centred["layers"][0]["value_center"], "vc.npy");
+  const Json centred = calibrate(command + " --centers --out '" + path("c.json") + "'");
   EXPECT_TRUE(plain["layers"][0]["key_center"].is_null());
-  EXPECT_NEAR(floats(read_npy(path("a/kc.npy")))[0], 200, 0.3);
+  // Each is the float that the other command writes.
+  calibrate(files("3_") + " --key-center '" + path("kc.npy") + "' --value-center '" +
+            path("vc.npy") + "'");
+  std::ifstream file(path("c.json"), std::ios::binary);
+  const Calibration loaded(
+      [](void* user, void* bytes, std::size_t size) {
+        auto& from = *static_cast<std::ifstream*>(user);
+        from.read(static_cast<char*>(bytes), static_cast<std::streamsize>(size));
+        return static_cast<std::size_t>(from.gcount());
+      },
+      &file);
+  ASSERT_EQ(loaded.num_groups(), 1);
+  const intflash_head_group group = loaded.group(0);
+  EXPECT_EQ(group.head_dim, kDim);
+  EXPECT_NEAR(group.key_center[0], 200, 0.3);
+  for (const auto& [name, center] :
+       {std::pair("kc.npy", group.key_center), std::pair("vc.npy", group.value_center)}) {
+    const NpyArray means = read_npy(path(name));
+    EXPECT_TRUE(std::equal(center, center + kDim, floats(means))) << name;
+  }
   EXPECT_LT(2 * centred["layers"][0]["codecs"][1]["rel_l1"].get<double>(),
             plain["layers"][0]["codecs"][1]["rel_l1"].get<double>());
 }
@@ -316,6 +331,9 @@ TEST_F(BudgetCommand, RefusesWhatItCannotMeasureOrMeet) {
   expect_failure("calibrate --budget 20 " + layers, 1, "codec k2v2 in all layers");
   expect_failure("calibrate --budget 0 " + layers, 2, "--budget");
   expect_failure("calibrate " + layers, 2, "--layers requires --budget");
+  expect_failure("calibrate --centers " + files("3_"), 2, "--centers requires --budget");
+  expect_failure("calibrate --budget 99 --key-center a.npy --value-center b.npy " + files("3_"), 2,
+                 "--key-center excludes --budget");
   expect_failure("calibrate --budget 99 --layers 3,3 " + files("{}_"), 2, "twice");
   expect_failure("calibrate --budget 99 --layers 7-3 " + files("{}_"), 2, "7-3");
   expect_failure("calibrate --budget 99 --layers 3 " + files("3_"), 2, "{} stands for the number");

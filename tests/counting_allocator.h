@@ -16,6 +16,8 @@ namespace intflash::internal {
 
 // What this program has taken from malloc and operator new so far, the library in it included.
 long num_allocations();
+// The call of operator new after so many more throws std::bad_alloc; a negative number: none does.
+void fail_new_after(long calls);
 
 // An allocator whose n-th call fails, from 0; none where n is negative.
 class CountingAllocator {

@@ -23,6 +23,7 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
+#include "intflash/calibration.h"
 #include "test_ports.h"
 
 namespace intflash::internal {
@@ -32,6 +33,7 @@ namespace fs = std::filesystem;
 using Json = nlohmann::json;
 
 const fs::path kModel = INTFLASH_RUNNER_MODEL;
+constexpr int kHeadDim = 64;  // of the model
 
 struct Result {
   int code;  // -1 where the runner was killed
@@ -176,7 +178,7 @@ struct HeadCodec {
   int window_blocks, sink_blocks, score_digits;
 };
 Json codecs_of(const std::vector<std::vector<HeadCodec>>& layers) {
-  Json file = {{"intflash_calibration", 2}};
+  Json file = {{"intflash_calibration", INTFLASH_CALIBRATION_VERSION}};
   for (std::size_t layer = 0; layer < layers.size(); ++layer) {
     Json groups = Json::array();
     int first = 0;
@@ -189,8 +191,13 @@ Json codecs_of(const std::vector<std::vector<HeadCodec>>& layers) {
                         {"score_digits", group.score_digits}});
       first += group.kv_heads;
     }
-    file["layers"].push_back(
-        {{"layer", layer}, {"key_center", nullptr}, {"value_center", nullptr}, {"groups", groups}});
+    file["layers"].push_back({{"layer", layer},
+                              {"kv_heads", first},
+                              {"head_dim", kHeadDim},
+                              {"head_dim_v", kHeadDim},
+                              {"key_center", nullptr},
+                              {"value_center", nullptr},
+                              {"groups", groups}});
   }
   return file;
 }
@@ -198,15 +205,17 @@ Json codecs_of(const std::vector<std::vector<HeadCodec>>& layers) {
 TEST_F(Runner, CodecsAreThoseOfTheFile) {
   const std::string text = read_text(kModel / "heldout.txt").substr(0, 4000);
   const std::string command = "--perplexity " + write("text", text) + " --chunk 300";
-  const auto measured = [&](const std::vector<std::vector<HeadCodec>>& layers) {
-    const std::string out =
-        run_well(command + " --codecs " + write("codecs.json", codecs_of(layers).dump()));
+  const auto measured_by = [&](const Json& file) {
+    const std::string out = run_well(command + " --codecs " + write("codecs.json", file.dump()));
     double exact = 0, integer = 0;
     EXPECT_EQ(std::sscanf(out.c_str(), "exact perplexity %lf, %*d tokens/s int8 perplexity %lf",
                           &exact, &integer),
               2)
         << out;
     return std::pair(exact, integer);
+  };
+  const auto measured = [&](const std::vector<std::vector<HeadCodec>>& layers) {
+    return measured_by(codecs_of(layers));
   };
   const std::vector<std::vector<HeadCodec>> plain(6, {{2, "int8", 0, 0, 0}});
   const auto [exact, int8] = measured(plain);
@@ -224,6 +233,20 @@ TEST_F(Runner, CodecsAreThoseOfTheFile) {
   EXPECT_EQ(again, exact);
   EXPECT_NE(integer, int8);
   EXPECT_NEAR(integer / exact, 1, 0.02);
+
+  // Zeros are centres that change nothing, and others must be those of the right layer and head.
+  Json file = codecs_of(mixed);
+  const auto center = [](float first) {
+    std::vector<std::vector<float>> heads(2, std::vector<float>(kHeadDim));
+    heads[1].assign(kHeadDim, first);
+    return heads;
+  };
+  for (Json& layer : file["layers"]) layer["value_center"] = center(0);
+  EXPECT_EQ(measured_by(file).second, integer);
+  file["layers"][5]["value_center"] = center(0.01f);
+  const double near = measured_by(file).second;
+  EXPECT_NE(near, integer);
+  EXPECT_NEAR(near / integer, 1, 0.01);
 }
 
 TEST_F(Runner, CodecsOfAnotherModelAreRefused) {
@@ -236,23 +259,21 @@ TEST_F(Runner, CodecsOfAnotherModelAreRefused) {
     EXPECT_NE(result.err.find(part), std::string::npos) << result.err;
   };
   refused(Json::object(), "intflash_calibration");
-  refused({{"intflash_calibration", 1}}, "intflash_calibration: must be 2");
-  refused(codecs_of({plain.begin(), plain.end() - 1}), "all kv heads of all layers");
+  refused(codecs_of({plain.begin(), plain.end() - 1}), "not all layers of the model");
   auto layers = plain;
   layers.push_back(plain[0]);
-  refused(codecs_of(layers), "layer: not of the model");
-  layers = plain;
-  layers[3][0].kv_heads = 3;
-  refused(codecs_of(layers), "all kv heads of all layers");
-  layers = plain;
-  layers[3][0].codec = "k3v3";
-  refused(codecs_of(layers), "codec: not known");
+  refused(codecs_of(layers), "of another model");
+  for (const int heads : {1, 3}) {
+    layers = plain;
+    layers[3][0].kv_heads = heads;
+    refused(codecs_of(layers), heads == 1 ? "not all layers of the model" : "of another model");
+  }
   Json file = codecs_of(plain);
-  file["layers"][1]["groups"][0]["first_kv_head"] = 1;
-  refused(file, "first_kv_head: must follow");
+  file["layers"][1]["head_dim"] = 128;
+  refused(file, "of another model");
   file = codecs_of(plain);
-  file["layers"][1]["value_center"] = "vc.npy";
-  refused(file, "value_center: must be null");
+  file["layers"][1]["groups"][0]["codec"] = "k3v3";
+  refused(file, "layers[1].groups[0].codec: must name a codec");
 }
 
 // ---- Damaged models ----

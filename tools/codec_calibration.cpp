@@ -9,7 +9,6 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
-#include <filesystem>
 #include <iterator>
 #include <memory>
 #include <numeric>
@@ -96,10 +95,8 @@ std::string path_of(const std::string& pattern, std::int64_t layer, bool has_lay
 
 CalibrateOptions options_of(const CalibrateOptions& options, std::int64_t layer) {
   CalibrateOptions of_layer = options;
-  for (std::string* path : {&of_layer.query, &of_layer.key, &of_layer.value, &of_layer.key_center,
-                            &of_layer.value_center}) {
-    if (!path->empty()) *path = path_of(*path, layer, !options.layers.empty());
-  }
+  for (std::string* path : {&of_layer.query, &of_layer.key, &of_layer.value})
+    *path = path_of(*path, layer, !options.layers.empty());
   return of_layer;
 }
 
@@ -146,13 +143,8 @@ LayerCodec measure(const Context& context, const intflash_attend_desc& desc,
           head_errors(attention.outs, reference)};
 }
 
-struct Measured {
-  LayerCalibration layer;
-  Means key, value;  // empty where no centres are asked for
-};
-
-Measured measure_layer(const Context& context, const CalibrateOptions& options,
-                       std::int64_t number) {
+LayerCalibration measure_layer(const Context& context, const CalibrateOptions& options,
+                               std::int64_t number) {
   const AttentionInputs inputs = read_attention_inputs(options.query, options.key, options.value);
   check_inputs(options, inputs);
   CompareOptions scores;
@@ -160,34 +152,32 @@ Measured measure_layer(const Context& context, const CalibrateOptions& options,
   scores.softmax_scale = options.softmax_scale;
   intflash_attend_desc desc = compare_desc(scores, inputs);
   context.query_support(desc);
-  Measured measured;
-  measured.layer = {number,
-                    inputs.num_kv_heads,
-                    inputs.head_dim,
-                    inputs.head_dim_v,
-                    inputs.kv_len,
-                    0,
-                    options.key_center,
-                    options.value_center,
-                    {},
-                    {},
-                    0};
-  Centers centers;
-  if (!options.key_center.empty()) {
-    measured.key = means_of(inputs.key, options.key);
-    measured.value = means_of(inputs.value, options.value);
-    centers = {measured.key.elements.data(), measured.value.elements.data()};
-  }
   const std::vector<RowRun> rows = rows_of(desc);
-  measured.layer.rows = num_rows(rows);
+  LayerCalibration layer{number,
+                         inputs.num_kv_heads,
+                         inputs.head_dim,
+                         inputs.head_dim_v,
+                         inputs.kv_len,
+                         num_rows(rows),
+                         {},
+                         {},
+                         {},
+                         {},
+                         0};
+  Centers centers;
+  if (options.centers) {
+    layer.key_center = means_of(inputs.key, options.key).elements;
+    layer.value_center = means_of(inputs.value, options.value).elements;
+    centers = {layer.key_center.data(), layer.value_center.data()};
+  }
   desc.mode = INTFLASH_MODE_EXACT;
   const HeadOuts reference = attend_runs(context, desc, inputs, rows);
   for (const Form& form : kForms) {
-    measured.layer.codecs.push_back(measure(context, desc, inputs, rows, reference, form, centers));
-    if (!std::isfinite(measured.layer.codecs.back().errors.rel_l1))
+    layer.codecs.push_back(measure(context, desc, inputs, rows, reference, form, centers));
+    if (!std::isfinite(layer.codecs.back().errors.rel_l1))
       throw Failure(fmt::format("{}: exact attention to it is 0", options.value));
   }
-  return measured;
+  return layer;
 }
 
 CodecTotal total_of(const Candidate& sum, const std::vector<LayerCalibration>& layers) {
@@ -268,14 +258,6 @@ void write_text(std::unique_ptr<AtomicFile>& file, const std::string& text) {
   file->commit();
 }
 
-// Names in the file count from its folder, wherever programs are started.
-std::string seen_from(const std::string& out, const std::string& path) {
-  namespace fs = std::filesystem;
-  if (out.empty() || path.empty()) return path;
-  const fs::path folder = fs::weakly_canonical(out).parent_path();
-  return fs::weakly_canonical(path).lexically_proximate(folder).string();
-}
-
 }  // namespace
 
 std::vector<HeadGroup> LayerCalibration::groups() const {
@@ -299,24 +281,9 @@ int run_codec_calibration(const CalibrateOptions& options) {
   std::unique_ptr<AtomicFile> out = open(options.out), picture = open(options.picture);
   const Context context = create_context(0, "");
   CodecCalibration calibration{options.budget, options.by_head, {}, {}, {}};
-  std::vector<Measured> measured;
-  for (std::size_t i = 0; i < numbers.size(); ++i) {
-    measured.push_back(measure_layer(context, files[i], numbers[i]));
-    calibration.layers.push_back(measured.back().layer);
-    LayerCalibration& layer = calibration.layers.back();
-    layer.key_center = seen_from(options.out, layer.key_center);
-    layer.value_center = seen_from(options.out, layer.value_center);
-  }
+  for (std::size_t i = 0; i < numbers.size(); ++i)
+    calibration.layers.push_back(measure_layer(context, files[i], numbers[i]));
   choose(calibration);
-  std::vector<NpyOutput> centers;
-  for (const Measured& of_layer : measured) {
-    if (of_layer.layer.key_center.empty()) continue;
-    centers.push_back(
-        {of_layer.layer.key_center, of_layer.key.shape, of_layer.key.elements.data()});
-    centers.push_back(
-        {of_layer.layer.value_center, of_layer.value.shape, of_layer.value.elements.data()});
-  }
-  if (!centers.empty()) write_npy_files(centers);
   const std::string json = codecs_json(calibration).dump(2) + "\n";
   if (options.json) {
     fmt::print("{}", json);

@@ -34,8 +34,8 @@ struct HeadGroup {
 struct LayerCalibration {
   std::int64_t layer;  // its number
   std::int64_t num_kv_heads, head_dim, head_dim_v, kv_len;
-  std::int64_t rows;                     // that errors were measured on, of each head and batch
-  std::string key_center, value_center;  // files, as the file of all has them; "" = none
+  std::int64_t rows;  // that errors were measured on, of each head and batch
+  std::vector<float> key_center, value_center;  // [num_kv_heads][dim]; empty = none
   std::vector<LayerCodec> codecs;
   std::vector<std::size_t> choice;  // of codecs, for each kv head
   double rel_l1;                    // of that

@@ -4,12 +4,25 @@
 
 #include <fmt/format.h>
 
+#include <string>
+
+#include "intflash/calibration.h"
+
 namespace intflash {
 namespace {
 
 using Json = nlohmann::ordered_json;
 
-Json file_json(const std::string& path) { return path.empty() ? Json(nullptr) : Json(path); }
+// [num_kv_heads][dim]. Nine digits give a float back, and are fewer than those of its double.
+Json center_json(const std::vector<float>& center, std::int64_t dim) {
+  if (center.empty()) return nullptr;
+  Json heads = Json::array();
+  for (std::size_t i = 0; i < center.size(); ++i) {
+    if (static_cast<std::int64_t>(i) % dim == 0) heads.push_back(Json::array());
+    heads.back().push_back(std::stod(fmt::format("{:.9g}", center[i])));
+  }
+  return heads;
+}
 
 Json codec_json(const LayerCalibration& layer, const LayerCodec& codec) {
   return {{"codec", codec.form.name},
@@ -40,8 +53,8 @@ Json layer_json(const LayerCalibration& layer) {
                {"head_dim_v", layer.head_dim_v},
                {"tokens", layer.kv_len},
                {"sampled_rows", layer.rows},
-               {"key_center", file_json(layer.key_center)},
-               {"value_center", file_json(layer.value_center)},
+               {"key_center", center_json(layer.key_center, layer.head_dim)},
+               {"value_center", center_json(layer.value_center, layer.head_dim_v)},
                {"bytes_per_token", layer.bytes_per_token_and_head()},
                {"rel_l1", layer.rel_l1}};
   json["groups"] = Json::array();
@@ -95,7 +108,8 @@ void print_codecs(const CodecCalibration& calibration) {
 }
 
 nlohmann::ordered_json codecs_json(const CodecCalibration& calibration) {
-  Json json = {{"intflash_calibration", 2}, {"budget", calibration.budget}};
+  Json json = {{"intflash_calibration", INTFLASH_CALIBRATION_VERSION},
+               {"budget", calibration.budget}};
   json.update(total_json(calibration.total));
   json["layers"] = Json::array();
   for (const LayerCalibration& layer : calibration.layers)

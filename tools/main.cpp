@@ -350,10 +350,11 @@ void add_calibrate(CLI::App& app, CalibrateOptions& options) {
       *command
            .add_option("--budget", options.budget,
                        "bytes per token and kv head, in the mean of layers: chooses each layer's "
-                       "codec by its error, and centres, where they are written, are its own")
+                       "codec by its error")
            ->check(check_positive)
            ->type_name("BYTES")
-           ->needs(&query);
+           ->needs(&query)
+           ->excludes(&key_center);
   command
       .add_option("--layers", options.layers,
                   "numbers, as 0,4,14-19, of which each stands for {} in the paths of a layer")
@@ -362,6 +363,10 @@ void add_calibrate(CLI::App& app, CalibrateOptions& options) {
       ->needs(&budget);
   command
       .add_flag("--by-head", options.by_head, "chooses a codec for each kv head, not for layers")
+      ->needs(&budget);
+  command
+      .add_flag("--centers", options.centers,
+                "means of keys and values are subtracted, and written beside the codecs")
       ->needs(&budget);
   add_output(command, "--out", options.out, "writes the choice, JSON").needs(&budget);
   add_output(command, "--report", options.picture, "draws bits by layer and the front, SVG")

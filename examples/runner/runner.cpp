@@ -233,64 +233,67 @@ struct Attention {
   Index begin = 0, end = 0;  // positions of the step's tokens
 };
 
-// Adjacent kv heads of some layers whose keys and values are kept alike.
+// Adjacent kv heads of some layers whose keys and values are kept alike: a cache.
 struct HeadGroup {
-  Index first = 0, count = 0;  // kv heads
-  std::vector<int> layers;
-  intflash_codec codec = INTFLASH_CODEC_INT8;
-  std::int64_t window_blocks = 0, sink_blocks = 0;
-  std::int32_t score_digits = 0;
-
-  bool is_like(const HeadGroup& other) const {
-    return std::tie(first, count, codec, window_blocks, sink_blocks, score_digits) ==
-           std::tie(other.first, other.count, other.codec, other.window_blocks, other.sink_blocks,
-                    other.score_digits);
+  explicit HeadGroup(const intflash_head_group& of_layer) : kind(of_layer) {}
+  bool has(const intflash_head_group& of_layer) const {
+    const auto key = [](const intflash_head_group& g) {
+      return std::tuple(g.first_kv_head, g.num_kv_heads, g.codec, g.window_blocks, g.sink_blocks,
+                        g.score_digits, g.key_center == nullptr, g.value_center == nullptr);
+    };
+    return key(of_layer) == key(kind);
   }
+  void add(const intflash_head_group& of_layer) {
+    const Index size = of_layer.num_kv_heads * of_layer.head_dim;
+    layers.push_back(of_layer.layer);
+    if (const float* center = of_layer.key_center)
+      key_center.insert(key_center.end(), center, center + size);
+    if (const float* center = of_layer.value_center)
+      value_center.insert(value_center.end(), center, center + size);
+  }
+
+  intflash_head_group kind;  // of its first layer
+  std::vector<Index> layers;
+  std::vector<float> key_center, value_center;  // of layers, where they have them
 };
 
 // All in INT8; or what `intflash calibrate --budget` has chosen.
 std::vector<HeadGroup> same_for_all(const Config& config) {
-  HeadGroup all{.count = config.num_kv_heads};
-  for (int layer = 0; layer < config.num_layers; ++layer) all.layers.push_back(layer);
+  HeadGroup all({.num_kv_heads = config.num_kv_heads});
+  all.layers.resize(config.num_layers);
+  std::iota(all.layers.begin(), all.layers.end(), 0);
   return {all};
 }
 std::vector<HeadGroup> parse_codecs(const std::string& bytes, const Config& config) {
-  static const std::vector<std::string> kNames = {"int8", "int8_wide", "k8v4", "k4v4",
-                                                  "k4v2", "k2v2",      "k8v16"};
-  const Json json = Json::parse(bytes);
-  if (json.at("intflash_calibration") != 2) fail("intflash_calibration: must be 2");
+  std::istringstream file(bytes);
+  const intflash::Calibration calibration(
+      [](void* user, void* part, std::size_t size) {
+        auto& from = *static_cast<std::istringstream*>(user);
+        return static_cast<std::size_t>(from.read(static_cast<char*>(part), size).gcount());
+      },
+      &file);
   std::vector<HeadGroup> groups;
-  std::vector<Index> heads(config.num_layers);  // that have a codec, the first ones
-  for (const Json& layer : json.at("layers")) {
-    const int number = layer.at("layer");
-    if (number < 0 || number >= config.num_layers) fail("layer: not of the model");
-    for (const char* center : {"key_center", "value_center"})
-      if (!layer.at(center).is_null()) fail(std::string(center) + ": must be null");
-    for (const Json& group : layer.at("groups")) {
-      const auto name = std::find(kNames.begin(), kNames.end(), group.at("codec"));
-      if (name == kNames.end()) fail("codec: not known");
-      HeadGroup found{.first = group.at("first_kv_head"),
-                      .count = group.at("kv_heads"),
-                      .layers = {number},
-                      .codec = static_cast<intflash_codec>(name - kNames.begin()),
-                      .window_blocks = group.at("window_blocks"),
-                      .sink_blocks = group.at("sink_blocks"),
-                      .score_digits = group.at("score_digits")};
-      if (found.first != heads[number] || found.count < 1) fail("first_kv_head: must follow");
-      heads[number] += found.count;
-      const auto like = std::find_if(groups.begin(), groups.end(),
-                                     [&](const HeadGroup& g) { return g.is_like(found); });
-      like == groups.end() ? groups.push_back(found) : like->layers.push_back(number);
-    }
+  Index heads = 0;  // of all layers
+  for (std::int64_t i = 0; i < calibration.num_groups(); ++i) {
+    const intflash_head_group group = calibration.group(i);
+    if (group.layer >= config.num_layers || group.head_dim != config.head_dim ||
+        group.head_dim_v != config.head_dim ||
+        group.first_kv_head + group.num_kv_heads > config.num_kv_heads)
+      fail("of another model");
+    heads += group.num_kv_heads;
+    auto at = std::find_if(groups.begin(), groups.end(),
+                           [&](const HeadGroup& found) { return found.has(group); });
+    if (at == groups.end()) at = groups.insert(at, HeadGroup(group));
+    at->add(group);
   }
-  for (const Index count : heads)
-    if (count != config.num_kv_heads) fail("layers: all kv heads of all layers must have a codec");
+  if (heads != config.num_layers * config.num_kv_heads) fail("not all layers of the model");
   return groups;
 }
 
 // intflash: a cache for each group of heads, in which the text is a sequence.
 struct IntegerAttention : Attention {
   struct Group : HeadGroup {
+    explicit Group(const HeadGroup& heads) : HeadGroup(heads) {}
     std::optional<intflash::Cache> cache;
     std::optional<intflash::Sequence> sequence;
     std::optional<intflash::Plan> plan;  // of the step
@@ -298,19 +301,19 @@ struct IntegerAttention : Attention {
   };
 
   IntegerAttention(const Config& config, const std::vector<HeadGroup>& heads)
-      : Attention("int8", config), groups(heads.size()) {
-    for (std::size_t i = 0; i < groups.size(); ++i) {
-      Group& group = groups[i];
-      static_cast<HeadGroup&>(group) = heads[i];
+      : Attention("int8", config), groups(heads.begin(), heads.end()) {
+    for (Group& group : groups) {
       intflash_cache_options options = intflash::cache_options();
       options.num_layers = static_cast<std::int64_t>(group.layers.size());
-      options.num_kv_heads = group.count;
+      options.num_kv_heads = group.kind.num_kv_heads;
       options.head_dim = config.head_dim;
       options.page_size = 64;
       options.num_pages = (config.context_len + options.page_size - 1) / options.page_size;
-      options.codec = group.codec;
-      options.window_blocks = group.window_blocks;
-      options.sink_blocks = group.sink_blocks;
+      options.codec = group.kind.codec;
+      options.window_blocks = group.kind.window_blocks;
+      options.sink_blocks = group.kind.sink_blocks;
+      if (!group.key_center.empty()) options.key_center = group.key_center.data();
+      if (!group.value_center.empty()) options.value_center = group.value_center.data();
       group.cache.emplace(context, options);
       group.sequence.emplace(*group.cache);
     }
@@ -326,9 +329,9 @@ struct IntegerAttention : Attention {
       intflash_batch_desc desc = intflash::batch_desc();
       desc.num_requests = 1;
       desc.requests = &request;
-      desc.num_query_heads = group.count * group_size();
-      desc.score_digits = group.score_digits;
-      if (group.codec == INTFLASH_CODEC_K8V16) desc.mode = INTFLASH_MODE_INT8_QK;
+      desc.num_query_heads = group.kind.num_kv_heads * group_size();
+      desc.score_digits = group.kind.score_digits;
+      if (group.kind.codec == INTFLASH_CODEC_K8V16) desc.mode = INTFLASH_MODE_INT8_QK;
       group.plan.emplace(context, *group.cache, desc);
       group.workspace = group.plan->make_workspace();
     }
@@ -344,15 +347,16 @@ struct IntegerAttention : Attention {
       intflash_append_args append = intflash::append_args();
       append.num_requests = 1;
       append.token_indptr = token_indptr;
-      append.key = tensor(key, group.first);
-      append.value = tensor(value, group.first);
+      append.key = tensor(key, group.kind.first_kv_head);
+      append.value = tensor(value, group.kind.first_kv_head);
       append.rope = rope;
       append.layer = at - group.layers.begin();
       group.cache->append(&number, append);
 
       intflash_batch_args args = intflash::batch_args();
-      args.query = tensor(query, group.first * group_size());
-      args.out = tensor(out, group.first * group_size());
+      const Index first_head = group.kind.first_kv_head * group_size();
+      args.query = tensor(query, first_head);
+      args.out = tensor(out, first_head);
       args.sequences = &number;
       args.layer = append.layer;
       args.rope = rope;

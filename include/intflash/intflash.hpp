@@ -1,8 +1,8 @@
 // Copyright 2026 The intflash Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// C++17 owners over the C interface of intflash.h and cache.h. Header only. Errors are exceptions
-// here, and here only: the library itself throws none.
+// C++17 owners over the C interface of intflash.h, cache.h and calibration.h. Header only. Errors
+// are exceptions here, and here only: the library itself throws none.
 #pragma once
 
 #include <cstddef>
@@ -14,6 +14,7 @@
 #include <utility>
 
 #include "intflash/cache.h"
+#include "intflash/calibration.h"
 #include "intflash/intflash.h"
 
 namespace intflash {
@@ -223,6 +224,33 @@ inline intflash_plan_info Context::query_support(const Cache& cache,
   check(intflash_query_batch_support(get(), cache.get(), &desc, &info));
   return info;
 }
+
+// Which caches the layers of a model are to have; it must outlive the use of its groups' centres.
+class Calibration {
+ public:
+  Calibration(intflash_read_fn read, void* user) {
+    intflash_calibration* calibration = nullptr;
+    check(intflash_calibration_load(read, user, &calibration));
+    calibration_.reset(calibration);
+  }
+
+  intflash_calibration* get() const noexcept { return calibration_.get(); }
+  std::int64_t num_groups() const noexcept { return intflash_calibration_num_groups(get()); }
+  intflash_head_group group(std::int64_t index) const {
+    intflash_head_group group{};
+    group.struct_size = sizeof group;
+    check(intflash_calibration_get_group(get(), index, &group));
+    return group;
+  }
+
+ private:
+  struct Destroy {
+    void operator()(intflash_calibration* calibration) const noexcept {
+      intflash_calibration_destroy(calibration);
+    }
+  };
+  std::unique_ptr<intflash_calibration, Destroy> calibration_;
+};
 
 // Freed with its owner. The cache must outlive its sequences.
 class Sequence {

@@ -7,8 +7,6 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <cstring>
-#include <exception>
 #include <optional>
 
 #include "contexts.h"
@@ -18,22 +16,12 @@
 #include "rope.h"
 #include "rows.h"
 #include "run.h"
+#include "stream.h"
 
 namespace intflash::python {
 namespace {
 
 constexpr std::size_t kAlignment = 64;
-
-// By id.
-constexpr Choice kCodecs[] = {
-    {"int8", INTFLASH_CODEC_INT8},  {"int8_wide", INTFLASH_CODEC_INT8_WIDE},
-    {"k8v4", INTFLASH_CODEC_K8V4},  {"k4v4", INTFLASH_CODEC_K4V4},
-    {"k4v2", INTFLASH_CODEC_K4V2},  {"k2v2", INTFLASH_CODEC_K2V2},
-    {"k8v16", INTFLASH_CODEC_K8V16}};
-
-intflash_codec codec_of(nb::handle codec) {
-  return static_cast<intflash_codec>(choice("codec", codec, kCodecs));
-}
 
 // [num_layers]: where each layer's pages lie, all in equally many bytes.
 std::vector<Memory> memory_of(nb::handle arrays) {
@@ -213,58 +201,6 @@ void export_tokens(Cache& self, std::int32_t sequence, nb::handle begin, nb::han
 
 // ---- Saved sequences: through Python's functions, with the GIL held ----
 
-[[noreturn]] void refuse(PyObject* type, const char* message) {
-  PyErr_SetString(type, message);
-  throw nb::python_error();
-}
-
-struct Stream {
-  nb::handle function;
-  bool failed = false;  // with Python's error set
-
-  template <class Step>
-  std::size_t perform(Step step) noexcept {
-    if (failed) return 0;
-    try {
-      return step();
-    } catch (nb::python_error& error) {
-      error.restore();
-    } catch (const std::exception& error) {
-      PyErr_SetString(PyExc_RuntimeError, error.what());
-    }
-    failed = true;
-    return 0;
-  }
-  void finish(intflash_status status) const {
-    if (failed) throw nb::python_error();
-    check(status);
-  }
-};
-
-std::size_t write_bytes(void* stream, const void* bytes, std::size_t num_bytes) {
-  Stream& self = *static_cast<Stream*>(stream);
-  return self.perform([&] {
-    const nb::object written = self.function(nb::bytes(bytes, num_bytes));
-    const bool is_counted = nb::isinstance<nb::int_>(written);
-    if (is_counted && nb::cast<std::int64_t>(written) < static_cast<std::int64_t>(num_bytes))
-      refuse(PyExc_OSError, "write took a part of the bytes alone");
-    return num_bytes;
-  });
-}
-
-std::size_t read_bytes(void* stream, void* bytes, std::size_t num_bytes) {
-  Stream& self = *static_cast<Stream*>(stream);
-  return self.perform([&] {
-    const nb::object read = self.function(num_bytes);
-    if (!nb::isinstance<nb::bytes>(read))
-      refuse(PyExc_TypeError, "read returned something else than bytes");
-    const nb::bytes some = nb::borrow<nb::bytes>(read);
-    const std::size_t size = std::min(some.size(), num_bytes);
-    std::memcpy(bytes, some.data(), size);
-    return size;
-  });
-}
-
 void save(Cache& self, std::int32_t sequence, nb::handle write) {
   const Cache::Reading use(self);
   Stream stream{write};
@@ -281,12 +217,11 @@ std::int32_t load(Cache& self, nb::handle read) {
 
 nb::tuple info_tuple(Cache& self) {
   const intflash_cache_info info = self.info();
-  return nb::make_tuple(info.num_layers, self.num_kv_heads(), self.head_dim(), self.head_dim_v(),
-                        info.page_size, info.num_pages, info.free_pages, info.num_sequences,
-                        info.page_bytes, info.bytes_per_token, kCodecs[info.codec].first,
-                        info.rotates_keys != 0, info.rotates_values != 0, info.window_blocks,
-                        info.sink_blocks, info.num_window_pages, info.free_window_pages,
-                        info.window_page_bytes);
+  return nb::make_tuple(
+      info.num_layers, self.num_kv_heads(), self.head_dim(), self.head_dim_v(), info.page_size,
+      info.num_pages, info.free_pages, info.num_sequences, info.page_bytes, info.bytes_per_token,
+      codec_name(info.codec), info.rotates_keys != 0, info.rotates_values != 0, info.window_blocks,
+      info.sink_blocks, info.num_window_pages, info.free_window_pages, info.window_page_bytes);
 }
 
 }  // namespace

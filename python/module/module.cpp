@@ -8,6 +8,7 @@
 #include "attend.h"
 #include "batch.h"
 #include "cache.h"
+#include "calibration.h"
 #include "contexts.h"
 #include "errors.h"
 #include "merge.h"
@@ -46,5 +47,6 @@ NB_MODULE(_core, module) {
   python::add_merge(module);
   python::add_sdpa(module);
   python::add_cache(module);
+  python::add_calibration(module);
   python::add_batch(module);
 }

@@ -9,6 +9,13 @@
 namespace intflash::python {
 namespace {
 
+// By id.
+constexpr Choice kCodecs[] = {
+    {"int8", INTFLASH_CODEC_INT8},  {"int8_wide", INTFLASH_CODEC_INT8_WIDE},
+    {"k8v4", INTFLASH_CODEC_K8V4},  {"k4v4", INTFLASH_CODEC_K4V4},
+    {"k4v2", INTFLASH_CODEC_K4V2},  {"k2v2", INTFLASH_CODEC_K2V2},
+    {"k8v16", INTFLASH_CODEC_K8V16}};
+
 [[noreturn]] void refuse(const char* name, nb::handle value, const std::string& rule) {
   raise(INTFLASH_INVALID_ARGUMENT,
         std::string(name) + " is " + text_of(nb::repr(value)) + ": " + rule);
@@ -63,6 +70,11 @@ intflash_mode mode_of(nb::handle mode) {
                                       {"int8_qk", INTFLASH_MODE_INT8_QK}};
   return static_cast<intflash_mode>(choice("mode", mode, kModes));
 }
+
+intflash_codec codec_of(nb::handle codec) {
+  return static_cast<intflash_codec>(choice("codec", codec, kCodecs));
+}
+const char* codec_name(intflash_codec codec) { return kCodecs[codec].first; }
 
 intflash_center center_of(nb::handle center) {
   if (center.is_none()) return INTFLASH_CENTER_NONE;

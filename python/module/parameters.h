@@ -12,7 +12,7 @@
 #include <utility>
 #include <vector>
 
-#include <intflash/intflash.h>
+#include <intflash/cache.h>
 
 namespace intflash::python {
 
@@ -27,6 +27,8 @@ using Choice = std::pair<const char*, int>;
 int choice(const char* name, nb::handle value, std::span<const Choice> choices);
 
 intflash_mode mode_of(nb::handle mode);
+intflash_codec codec_of(nb::handle codec);
+const char* codec_name(intflash_codec codec);
 intflash_center center_of(nb::handle center);
 std::int32_t score_digits_of(nb::handle digits);
 // 0, which the C interface takes for its default, only where value is None.

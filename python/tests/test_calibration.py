@@ -25,8 +25,9 @@ def test_caches_are_as_the_command_chose(tmp_path, by_head):
             if name == "k":
                 array[1] *= 0.01  # which few bits do not harm
             np.save(tmp_path / f"{layer}_{name}.npy", array + (layer if name == "k" else 0))
-    names = {"query": "q", "key": "k", "value": "v", "key-center": "kc", "value-center": "vc"}
+    names = {"query": "q", "key": "k", "value": "v"}
     arguments = ["calibrate", "--layers", "2,5", "--budget", "40", "--out", "codecs.json"]
+    arguments.append("--centers")
     if by_head:
         arguments.append("--by-head")
     for option, name in names.items():
@@ -42,8 +43,8 @@ def test_caches_are_as_the_command_chose(tmp_path, by_head):
         assert [h for found in caches[number] for h in found.kv_heads] == [0, 1]
         for group, found in zip(layer["groups"], caches[number], strict=True):
             key_center = np.asarray(found.options["key_center"])
-            centers = np.load(tmp_path / f"{number}_kc.npy")[found.kv_heads]
-            np.testing.assert_array_equal(key_center[0], centers)
+            centers = np.load(tmp_path / f"{number}_k.npy").mean(1, dtype=np.float64)
+            np.testing.assert_array_equal(key_center[0], np.float32(centers[found.kv_heads]))
             np.testing.assert_allclose(key_center, number, atol=0.2)
             heads = len(found.kv_heads)
             with intflash.Cache(kv_heads=heads, head_dim=16, pages=4, **found.options) as cache:
@@ -64,51 +65,35 @@ GROUP = {
     "codec": "int8",
     "window_blocks": 0,
     "sink_blocks": 0,
+    "score_digits": 1,
 }
-LAYER = {"layer": 0, "kv_heads": 2, "groups": [GROUP]}
-PLAIN = {**LAYER, "key_center": None, "value_center": None}
-TEXT = {**PLAIN, "groups": [{**GROUP, "window_blocks": "4"}]}
-CENTRED = {**PLAIN, "key_center": "kc.npy"}
-GAP = {**PLAIN, "groups": [{**GROUP, "kv_heads": 1}, {**GROUP, "first_kv_head": 2, "kv_heads": 1}]}
-SHORT = {**PLAIN, "kv_heads": 3}
+LAYER = {
+    "layer": 0,
+    "kv_heads": 2,
+    "head_dim": 8,
+    "head_dim_v": 16,
+    "key_center": None,
+    "value_center": [[0.5] * 16, [0.1] * 16],
+    "groups": [GROUP],
+}
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("{", "not a file of intflash calibrate"),
-        ("[]", "not a file of intflash calibrate"),
-        ('{"layers": []}', "not a file of intflash calibrate"),
-        ('{"intflash_calibration": 1}', "version 1 where 2 is read"),
-        ('{"intflash_calibration": 2}', "no list of layers"),
-        (json.dumps({"intflash_calibration": 2, "layers": [5]}), "a layer without layer"),
-        (json.dumps({"intflash_calibration": 2, "layers": [LAYER]}), "a layer without key_center"),
-        (json.dumps({"intflash_calibration": 2, "layers": [PLAIN, PLAIN]}), "0 stands there twice"),
-        (
-            json.dumps({"intflash_calibration": 2, "layers": [TEXT]}),
-            "a layer without window_blocks",
-        ),
-        (json.dumps({"intflash_calibration": 2, "layers": [CENTRED]}), "kc.npy: "),
-        (json.dumps({"intflash_calibration": 2, "layers": [GAP]}), "not its 2 kv heads"),
-        (json.dumps({"intflash_calibration": 2, "layers": [SHORT]}), "not its 3 kv heads"),
-    ],
-)
-def test_other_files_are_refused(tmp_path, text, message):
+def test_other_files_are_refused(tmp_path):
     path = tmp_path / "codecs.json"
-    path.write_text(text)
-    for center in (
-        b"",
-        np.zeros((2, 2)),
-        np.zeros((0, 2), np.float32),
-        np.zeros((2, 2), np.float32),
+    path.write_text(json.dumps({"intflash_calibration": 3, "layers": [LAYER]}))
+    [[group]] = intflash.load_calibration(path).values()
+    assert group.kv_heads == range(2)
+    assert sorted(group.options) == ["codec", "sink_blocks", "value_center", "window_blocks"]
+    assert np.asarray(group.options["value_center"]).tolist() == [
+        np.float32(LAYER["value_center"]).tolist()
+    ]
+    for text, message in (
+        ("{", "not JSON"),
+        ('{"intflash_calibration": 2}', "must be an integer, 3"),
+        (json.dumps({"intflash_calibration": 3, "layers": [LAYER, LAYER]}), "there twice"),
     ):
-        with open(tmp_path / "kc.npy", "wb") as file:
-            if isinstance(center, bytes):
-                file.write(center)
-            else:
-                np.save(file, center)
-        if isinstance(center, np.ndarray) and center.dtype == np.float32 and center.size > 0:
-            contents = (tmp_path / "kc.npy").read_bytes()
-            (tmp_path / "kc.npy").write_bytes(contents[:-1])
+        path.write_text(text)
         with pytest.raises(intflash.BadFileError, match=message):
             intflash.load_calibration(path)
+    with pytest.raises(FileNotFoundError):
+        intflash.load_calibration(tmp_path / "none.json")

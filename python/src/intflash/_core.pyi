@@ -43,6 +43,9 @@ def sdpa(
     enable_gqa: bool,
 ) -> Any: ...
 def merge_states(outs: Iterable[Any], lses: Iterable[Any]) -> tuple[Any, Any]: ...
+def load_calibration(
+    read: Callable[[int], bytes],
+) -> list[tuple[int, int, int, int, int, str, int, int, int, bytes | None, bytes | None]]: ...
 
 class Cache:
     def __init__(

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin
 
 import intflash
-from intflash._calibration import _CENTERS, HeadGroup
+from intflash._calibration import CENTERS, HeadGroup
 from intflash._pages import Codec
 
 
@@ -301,7 +301,7 @@ def _stores(
             raise intflash.ArgumentError(f"calibration has not the {kv_heads} kv heads of {layer}")
         for group in groups:
             options = [
-                (name, None if name in _CENTERS else value)
+                (name, None if name in CENTERS else value)
                 for name, value in sorted(group.options.items())
             ]
             key = (group.kv_heads, *options)
@@ -310,7 +310,7 @@ def _stores(
     for members in alike.values():
         first = members[0][1]
         options = dict(first.options)
-        for name in _CENTERS:
+        for name in CENTERS:
             if name in options:
                 centers = [torch.tensor(group.options[name].tolist()) for _, group in members]
                 options[name] = torch.cat(centers)
