@@ -39,9 +39,9 @@ std::int64_t FewBitKeys<kBits>::block_bytes(std::int64_t head_dim) {
 template <std::int32_t kBits>
 void FewBitKeys<kBits>::store(const KernelTable& kernels, const PageLayout& layout,
                               const WritableBlock& block, const TokenCodes& tokens) {
-  const auto code = kBits == 4 ? kernels.rows->code_keys : code_keys<kBits>;
-  code(tokens.codes, tokens.stride, static_cast<std::int32_t>(layout.head_dim),
-       bytes_of(block.key_codes), block.key_sum);
+  kernels.rows->code_keys[kBits / 4](tokens.codes, tokens.stride,
+                                     static_cast<std::int32_t>(layout.head_dim),
+                                     bytes_of(block.key_codes), block.key_sum);
 }
 
 template <std::int32_t kBits>

@@ -49,6 +49,7 @@ struct KeySteps {
   std::uint8_t step[kMaxHeadDim];
   std::uint8_t offset[kMaxHeadDim];
   std::uint16_t reciprocal[kMaxHeadDim];  // 2^16 / (2 step), rounded up
+  std::int32_t offset_sum;                // of what codes of 0 stand for
 };
 template <std::int32_t kBits>
 INTFLASH_INLINE void find_steps(const std::int8_t* codes, std::int64_t stride, std::int64_t dim,
@@ -63,6 +64,7 @@ INTFLASH_INLINE void find_steps(const std::int8_t* codes, std::int64_t stride, s
     for (std::int64_t c = 0; c < dim; ++c) least[c] = min_of(least[c], row[c]);
     for (std::int64_t c = 0; c < dim; ++c) most[c] = max_of(most[c], row[c]);
   }
+  steps.offset_sum = 0;
   for (std::int64_t c = 0; c < dim; ++c) {
     const std::int32_t range = most[c] - least[c];
     const std::int32_t step = min_of((range + kMost - 1) / kMost, kMaxKeyStep<kBits>);
@@ -70,6 +72,7 @@ INTFLASH_INLINE void find_steps(const std::int8_t* codes, std::int64_t stride, s
     const std::int32_t first = max_of(least[c] + 128 - ((kMost * step - range) >> 1), 1);
     steps.step[c] = static_cast<std::uint8_t>(step);
     steps.offset[c] = static_cast<std::uint8_t>(min_of(first, 255 - kMost * step));
+    steps.offset_sum += key_code(0, step, steps.offset[c]);
     steps.reciprocal[c] = static_cast<std::uint16_t>(step == 0 ? 0 : (32768 + step - 1) / step);
   }
 }
@@ -79,16 +82,15 @@ INTFLASH_INLINE void find_steps(const std::int8_t* codes, std::int64_t stride, s
 INTFLASH_NOINLINE inline std::int32_t find_codes(const std::int8_t* INTFLASH_RESTRICT codes,
                                                  std::int64_t dim, const KeySteps& steps,
                                                  std::uint8_t* INTFLASH_RESTRICT found) {
-  std::int32_t sum = 0;
+  std::uint32_t sum = 0;
   for (std::int64_t c = 0; c < dim; ++c) {
-    const std::int32_t step = steps.step[c];
-    const std::int32_t twice = 2 * (codes[c] + 128 - steps.offset[c]) + step;
-    const auto code =
-        static_cast<std::int32_t>(static_cast<std::uint32_t>(twice) * steps.reciprocal[c] >> 16);
+    const std::uint16_t step = steps.step[c];
+    const auto twice = static_cast<std::uint16_t>(2 * (codes[c] + 128 - steps.offset[c]) + step);
+    const auto code = static_cast<std::uint16_t>(std::uint32_t{twice} * steps.reciprocal[c] >> 16);
     found[c] = static_cast<std::uint8_t>(code);
-    sum += key_code(code, step, steps.offset[c]);
+    sum += static_cast<std::uint16_t>(code * step);
   }
-  return sum;
+  return steps.offset_sum + static_cast<std::int32_t>(sum);
 }
 
 // 64 rows of keys in INT8 codes to codes of fewer bits; key_sum: of what these stand for.

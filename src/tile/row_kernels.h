@@ -10,6 +10,7 @@
 #include "tile/key_codes.h"
 #include "tile/mask_words.h"
 #include "tile/pack.h"
+#include "tile/quarter_codes.h"
 #include "tile/rows.h"
 #include "tile/state.h"
 #include "tile/value_codes.h"
@@ -32,7 +33,8 @@ constexpr RowKernels make_row_kernels(void (*add_f16)(const F16ValuesTask&)) {
       .merge_states = merge_states,
       .write_row = write_row<Ops>,
       .code_values = code_values<Ops>,
-      .code_keys = code_keys<4>,
+      .code_keys = {code_keys<2>, code_keys<4>},
+      .code_quarters = code_quarters<2 * Ops::kLanes>,
       .halve_rows = halve_rows<Ops>,
       .add_f16_values = add_f16,
       .expand = {nullptr, nullptr, expand_block<Ops, 8, 4>, expand_block<Ops, 4, 4>,

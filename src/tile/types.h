@@ -266,10 +266,13 @@ struct RowKernels {
   // that of the levels.
   void (*code_values)(const std::int8_t* codes, std::int64_t count, float& scale,
                       std::uint8_t* nibbles);
-  // 64 rows of keys in INT8 codes to codes of four bits by channel (key_codes.h); key_sum: of what
-  // these stand for.
-  void (*code_keys)(const std::int8_t* codes, std::int64_t stride, std::int32_t head_dim,
-                    std::uint8_t* packed, std::int32_t* key_sum);
+  // 64 rows of keys in INT8 codes to codes by channel (key_codes.h), of two bits and of four;
+  // key_sum: of what these stand for.
+  void (*code_keys[2])(const std::int8_t* codes, std::int64_t stride, std::int32_t head_dim,
+                       std::uint8_t* packed, std::int32_t* key_sum);
+  // 64 rows of values in INT8 codes to codes of two bits by channel (value_steps.h).
+  void (*code_quarters)(const std::int8_t* codes, std::int64_t stride, std::int32_t head_dim_v,
+                        std::uint8_t* packed);
   // The same as quantize_rows, to f16 in place of codes, whose stride is in bytes all the same; the
   // scales are powers of two.
   std::uint32_t (*halve_rows)(const QuantizeTask& task);
