@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The peers that decode over a quantized cache, and what it takes to read one.
 
-Each is as intflash_library.Decoding: built with several caches that hold the same tokens.
+Each is as intflash_library.Decoding: it says of how many bits its codes are, is built with several caches that hold the same tokens.
 run(index) stores the last token in that cache and attends it, result() is what the last run gave,
 and close() gives back what the end of an object does not.
 """
@@ -30,7 +30,7 @@ class OpenVino:
     def __init__(self, threads, query, key, value, num_caches):
         import openvino
 
-        self.name = "OpenVINO u8"
+        self.name, self.bits = "OpenVINO u8", 8
         self.version = openvino.__version__.split("-")[0]
         options = {
             "INFERENCE_NUM_THREADS": threads,
@@ -102,6 +102,7 @@ class OnnxRuntime:
     def __init__(self, granularity, threads, query, key, value, num_caches):
         import onnxruntime
 
+        self.bits = 8
         self.name = f"ONNX Runtime int8 {granularity.lower().replace('_', ' ')}"
         self.version = onnxruntime.__version__
         self.shape = query.shape

@@ -8,7 +8,8 @@ from ctypes import c_bool, c_char_p, c_float, c_int, c_int64, c_size_t, c_void_p
 
 import numpy as np
 
-TYPE_F32, TYPE_Q8_0 = 0, 8
+TYPE_F32 = 0
+QUANTIZED_TYPES = {"q4_0": 2, "q8_0": 8}
 CONTEXT_BYTES = 1 << 20  # of tensors without their data, and a graph
 
 
@@ -56,9 +57,10 @@ class Decoding:
     """Rows of a cache lie as llama.cpp has them: the heads of a token side by side. It stores no
     token, which others do."""
 
-    def __init__(self, ggml, threads, query, key, value, num_caches):
-        self.ggml = ggml
-        self.name, self.version = "llama.cpp q8_0", f"ggml {ggml.version().decode()}"
+    def __init__(self, ggml, type_name, threads, query, key, value, num_caches):
+        self.ggml, self.type = ggml, QUANTIZED_TYPES[type_name]
+        self.name, self.version = f"llama.cpp {type_name}", f"ggml {ggml.version().decode()}"
+        self.bits = 4 if type_name == "q4_0" else 8
         self.out = np.zeros_like(query)
         self.backend = ggml.backend_cpu_init()
         ggml.backend_cpu_set_n_threads(self.backend, threads)
@@ -90,7 +92,7 @@ class Decoding:
         context = self.context
         query = self.ggml.new_tensor_4d(context, TYPE_F32, dim, query_len, heads, 1)
         key, value = (
-            self.ggml.new_tensor_4d(context, TYPE_Q8_0, dim, kv_heads, kv_len, 1) for _ in range(2)
+            self.ggml.new_tensor_4d(context, self.type, dim, kv_heads, kv_len, 1) for _ in range(2)
         )
         tokens_second = [self.ggml.permute(context, x, 0, 2, 1, 3) for x in (key, value)]
         out = self.ggml.flash_attn_ext(context, query, *tokens_second, None, dim**-0.5, 0, 0)
@@ -100,9 +102,9 @@ class Decoding:
 
     def _quantized(self, array):
         rows = np.ascontiguousarray(array[0].transpose(1, 0, 2)).reshape(-1, array.shape[3])
-        row_bytes = self.ggml.row_size(TYPE_Q8_0, rows.shape[1])
+        row_bytes = self.ggml.row_size(self.type, rows.shape[1])
         blocks = np.zeros((rows.shape[0], row_bytes), np.uint8)
         self.ggml.quantize_chunk(
-            TYPE_Q8_0, rows.ctypes.data, blocks.ctypes.data, 0, *rows.shape, None
+            self.type, rows.ctypes.data, blocks.ctypes.data, 0, *rows.shape, None
         )
         return blocks

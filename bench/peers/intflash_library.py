@@ -12,6 +12,7 @@ F32 = 1
 MASK_NONE, MASK_CAUSAL = 0, 1
 ALIGNMENT = 64
 PAGE_SIZE = 64
+CODEC_K4V4 = 3
 
 
 class ContextOptions(ctypes.Structure):
@@ -122,6 +123,8 @@ class CacheOptions(ctypes.Structure):
         ("layer_arenas", c_void_p),
         ("codec", c_int),
         ("page_layout_version", c_int32),
+        ("window_blocks", c_int64),
+        ("sink_blocks", c_int64),
     ]
 
 
@@ -253,7 +256,9 @@ class Library:
         self.c.intflash_context_port.argtypes = [c_void_p]
         self.c.intflash_cache_create.argtypes = [c_void_p, POINTER(CacheOptions), POINTER(c_void_p)]
         self.c.intflash_cache_destroy.argtypes = [c_void_p]
-        self.c.intflash_cache_append.argtypes = [c_void_p, POINTER(AppendArgs)]
+        self.c.intflash_sequence_create.argtypes = [c_void_p, POINTER(c_int32)]
+        self.c.intflash_sequence_truncate.argtypes = [c_void_p, c_int32, c_int64]
+        self.c.intflash_sequences_append.argtypes = [c_void_p, c_void_p, POINTER(AppendArgs)]
         self.c.intflash_plan_batch.argtypes = [
             c_void_p,
             c_void_p,
@@ -333,19 +338,20 @@ class Attention:
 
 class Decoding:
     """One token of query over the last of key and value and those before it, in any of several
-    caches that hold them: query [1, heads, 1, dim], key and value [1, kv_heads, tokens, dim]."""
+    caches that hold them: query [1, heads, 1, dim], key and value [1, kv_heads, tokens, dim].
 
-    def __init__(self, library, threads, query, key, value, num_caches):
-        self.library = library
+    codec is "int8", or "k4v4" behind a window of 256 tokens and the first 64."""
+
+    def __init__(self, library, codec, threads, query, key, value, num_caches):
+        self.library, self.codec = library, codec
         self.context = library.context(threads)
         port = library.c.intflash_context_port(self.context).decode()
-        self.name, self.version = f"intflash int8 ({port})", library.version()
+        self.name, self.version = f"intflash {codec} ({port})", library.version()
+        self.bits = 4 if codec == "k4v4" else 8
         self.query, self.key, self.value = query, key, value
         self.kv_len = key.shape[2]
         self.out = np.zeros_like(query)
-        self.page_ids = np.arange(-(-self.kv_len // PAGE_SIZE), dtype=np.int32)
-        self.page_indptr = np.array([0, len(self.page_ids)], np.int64)
-        self.pages = PageTable(self.page_indptr.ctypes.data, self.page_ids.ctypes.data)
+        self.sequence = c_int32(0)  # of each cache the first
         self.caches = [self._new_cache() for _ in range(num_caches)]
         self._plan()
 
@@ -355,11 +361,15 @@ class Decoding:
 
     def run(self, index):
         """Stores the last token, and attends."""
-        self._append(self.caches[index], self.kv_len - 1)
+        cache = self.caches[index]
+        self.library.require_ok(
+            self.library.c.intflash_sequence_truncate(cache, self.sequence, self.kv_len - 1)
+        )
+        self._append(cache, self.kv_len - 1)
         workspace = self.workspace
         self.library.require_ok(
             self.library.c.intflash_run_batch(
-                self.plan, self.caches[index], self.args, workspace.address, workspace.num_bytes
+                self.plan, cache, self.args, workspace.address, workspace.num_bytes
             )
         )
 
@@ -370,25 +380,29 @@ class Decoding:
         options = sized(CacheOptions)
         _, options.num_kv_heads, _, options.head_dim = self.key.shape
         options.page_size = PAGE_SIZE
-        options.num_pages = len(self.page_ids)
+        options.num_pages = -(-self.kv_len // PAGE_SIZE)
+        if self.codec == "k4v4":
+            options.codec, options.window_blocks, options.sink_blocks = CODEC_K4V4, 4, 1
         cache = c_void_p()
         self.library.require_ok(self.library.c.intflash_cache_create(self.context, options, cache))
+        created = c_int32()
+        self.library.require_ok(self.library.c.intflash_sequence_create(cache, created))
+        assert created.value == self.sequence.value
         self._append(cache, 0)
         return cache
 
     def _append(self, cache, begin):
         """Tokens from begin on."""
         token_indptr = (c_int64 * 2)(0, self.kv_len - begin)
-        kv_len = c_int64(begin)
         args = sized(AppendArgs)
         args.num_requests = 1
         args.token_indptr = ctypes.addressof(token_indptr)
-        args.kv_lens = ctypes.addressof(kv_len)
-        args.pages = self.pages
         args.key_dtype = args.value_dtype = F32
         args.key = tensor(self.key[:, :, begin:])
         args.value = tensor(self.value[:, :, begin:])
-        self.library.require_ok(self.library.c.intflash_cache_append(cache, args))
+        self.library.require_ok(
+            self.library.c.intflash_sequences_append(cache, ctypes.byref(self.sequence), args)
+        )
 
     def _plan(self):
         desc = sized(BatchDesc)
@@ -403,5 +417,5 @@ class Decoding:
         )
         self.args = sized(BatchArgs)
         self.args.query, self.args.out = tensor(self.query), tensor(self.out)
-        self.args.pages = self.pages
+        self.args.sequences = ctypes.addressof(self.sequence)
         self.workspace = Workspace(self.library.c.intflash_plan_workspace_bytes(self.plan))

@@ -91,20 +91,6 @@ bool run_by_node(Run& run, std::int32_t phase, std::int64_t num_tasks) {
 
 }  // namespace
 
-const char* mode_name(intflash_mode mode) {
-  switch (mode) {
-    case INTFLASH_MODE_EXACT:
-      return "exact";
-    case INTFLASH_MODE_INTFA:
-      return "intfa";
-    case INTFLASH_MODE_INT8_QK:
-      return "int8_qk";
-    case INTFLASH_MODE_INT8:
-      break;
-  }
-  return "int8";
-}
-
 const Backend& backend_of(const intflash_context& context, intflash_mode mode) {
   return *context.device->backends[mode];
 }

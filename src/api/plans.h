@@ -13,7 +13,6 @@ namespace intflash::internal {
 
 constexpr std::size_t kWorkspaceAlignment = 64;
 
-const char* mode_name(intflash_mode mode);  // of one that was checked
 // What serves a mode, of a context's device.
 const Backend& backend_of(const intflash_context& context, intflash_mode mode);
 

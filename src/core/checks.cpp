@@ -90,6 +90,20 @@ intflash_status check_mode(intflash_mode mode) {
               static_cast<int>(mode));
 }
 
+const char* mode_name(intflash_mode mode) {
+  switch (mode) {
+    case INTFLASH_MODE_EXACT:
+      return "exact";
+    case INTFLASH_MODE_INTFA:
+      return "intfa";
+    case INTFLASH_MODE_INT8_QK:
+      return "int8_qk";
+    case INTFLASH_MODE_INT8:
+      break;
+  }
+  return "int8";
+}
+
 intflash_status check_extent(const char* name, std::int64_t value, std::int64_t least) {
   if (value >= least && value <= kMaxExtent) return INTFLASH_OK;
   return fail(INTFLASH_BAD_SHAPE, "%s = %lld: must be %lld ... %lld", name, static_cast<i64>(value),

@@ -29,6 +29,7 @@ const char* last_error();
 std::int64_t dtype_bytes(intflash_dtype dtype);
 
 intflash_status check_mode(intflash_mode mode);
+const char* mode_name(intflash_mode mode);  // of one that was checked
 // Whether queries and keys become codes of INT8 in a mode.
 constexpr bool is_quantized(intflash_mode mode) {
   return mode == INTFLASH_MODE_INT8 || mode == INTFLASH_MODE_INT8_QK;

@@ -336,8 +336,7 @@ intflash_status create_batch_plan(const intflash_context& context, const intflas
     made->largest_softmax_scale =
         std::max(made->largest_softmax_scale, made->schedule.requests[r].softmax_scale);
   std::snprintf(made->kernel, sizeof made->kernel, "batch/%s%s/%s/rows%dx%d",
-                made->problem.has_f16_values() ? "int8_qk" : "int8",
-                desc.score_cap > 0 ? "+cap" : "", made->port,
+                mode_name(made->problem.mode), desc.score_cap > 0 ? "+cap" : "", made->port,
                 static_cast<int>(made->schedule.tile_rows), kScoreBlock);
   lay_out(kernels, by_node, *made);
   plan = made;

@@ -6,6 +6,7 @@
 #include <cstdio>
 
 #include "core/arena.h"
+#include "core/checks.h"
 #include "cpu/query_limits.h"
 #include "engine/attention.h"
 #include "pages/codec.h"
@@ -88,8 +89,8 @@ intflash_status create_dense_plan(const intflash_context& context, const Problem
   plan->packs_as_it_attends = packs_as_it_attends;
   plan->port = context.port->name;
   std::snprintf(plan->kernel, sizeof plan->kernel, "attend/%s%s/%s/rows%dx%d",
-                problem.has_f16_values() ? "int8_qk" : "int8", problem.score_cap > 0 ? "+cap" : "",
-                plan->port, kernels.tile_rows, kScoreBlock);
+                mode_name(problem.mode), problem.score_cap > 0 ? "+cap" : "", plan->port,
+                kernels.tile_rows, kScoreBlock);
   lay_out(kernels, run_bytes, *plan);
   return INTFLASH_OK;
 }
