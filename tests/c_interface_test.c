@@ -4,6 +4,7 @@
 // The header is C11, and a C program can do all that it offers: options, plan, workspace, both ways
 // of running, errors.
 #include <intflash/cache.h>
+#include <intflash/calibration.h>
 #include <intflash/intflash.h>
 #include <math.h>
 #include <stdio.h>
@@ -43,6 +44,11 @@ static void deallocate(void* user, void* pointer) {
   free(pointer);
 }
 
+static size_t read_nothing(void* user, void* bytes, size_t num_bytes) {
+  (void)user, (void)bytes, (void)num_bytes;
+  return 0;
+}
+
 int main(void) {
   float query[kElements], key[kElements], value[kElements], out[kElements], again[kElements];
   float lse[kHeads * kTokens];
@@ -56,6 +62,12 @@ int main(void) {
   EXPECT(intflash_page_layout_version() == INTFLASH_PAGE_LAYOUT_VERSION);
   EXPECT(strlen(intflash_version()) > 0);
   EXPECT(intflash_num_ports() > 0);
+  // One way or the other, in builds that read calibrations and in those that do not.
+  intflash_calibration* calibration = NULL;
+  const intflash_status loaded = intflash_calibration_load(read_nothing, NULL, &calibration);
+  EXPECT(loaded == INTFLASH_BAD_FILE || loaded == INTFLASH_UNSUPPORTED);
+  EXPECT(calibration == NULL && intflash_calibration_num_groups(calibration) == 0);
+  intflash_calibration_destroy(calibration);
   intflash_port_info port = {.struct_size = sizeof port};
   EXPECT(intflash_get_port(intflash_num_ports() - 1, &port) == INTFLASH_OK);
   EXPECT(strcmp(port.name, "scalar") == 0 && port.built && port.supported);

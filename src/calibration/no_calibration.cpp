@@ -7,7 +7,9 @@
 
 using namespace intflash::internal;
 
-intflash_status intflash_calibration_load(intflash_read_fn, void*, intflash_calibration**) {
+intflash_status intflash_calibration_load(intflash_read_fn, void*,
+                                          intflash_calibration** calibration) {
+  if (calibration != nullptr) *calibration = nullptr;
   return fail(INTFLASH_UNSUPPORTED, "this build reads no calibrations");
 }
 void intflash_calibration_destroy(intflash_calibration*) {}

@@ -245,7 +245,7 @@ intflash_status check_cuda_tokens(const Append& append) {
   if (error.is_none())
     error = table.copy(device.index, stored.stream, tokens.findings, sizeof found, &found);
   const CudaError waited = table.wait(device.index, stored.stream);
-  status = stored.check(kWhat, error.is_none() ? waited : error);
+  status = stored.check(kWhat, waited.is_none() ? error : waited);
   return status == INTFLASH_OK ? check_findings(append, found) : status;
 }
 

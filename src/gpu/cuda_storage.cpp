@@ -228,7 +228,7 @@ intflash_status read_block(const intflash_cache& cache, const BlockPlace& place,
   const CudaError error = copy_parts(stored, layout, block_of(cache, place), layout.block(page, 0));
   // What was enqueued goes to the caller's memory.
   const CudaError waited = wait(stored);
-  return stored.check(kWhat, error.is_none() ? waited : error);
+  return stored.check(kWhat, waited.is_none() ? error : waited);
 }
 
 intflash_status write_block(intflash_cache& cache, const BlockPlace& place, const char* page) {
@@ -246,7 +246,7 @@ intflash_status write_block(intflash_cache& cache, const BlockPlace& place, cons
         place.index == 0 && place.kv_head == 0);
   }
   const CudaError waited = wait(stored);  // for copies from the caller's memory
-  return stored.check(kWhat, error.is_none() ? waited : error);
+  return stored.check(kWhat, waited.is_none() ? error : waited);
 }
 
 // ---- Tokens in f32 ----
@@ -262,7 +262,7 @@ intflash_status copy_rows(CudaStored& stored, const float* rows, std::int64_t co
   for (std::int64_t i = 0; error.is_none() && i < count; ++i)
     error = copy(stored, rows + i * dim, dim * 4, to + i * tensor.stride_token);
   const CudaError waited = wait(stored);  // for copies from the rows
-  return stored.check("exporting tokens", error.is_none() ? waited : error);
+  return stored.check("exporting tokens", waited.is_none() ? error : waited);
 }
 
 intflash_status export_cuda_rows(const Export& wanted) {

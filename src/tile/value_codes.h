@@ -43,7 +43,6 @@ constexpr LevelBounds kLevelBounds[kNumSteps] = {level_bounds(kSteps[0]), level_
 
 // Rows are padded with zeros to whole pieces.
 constexpr std::int64_t kPiece = 32;
-using Piece = std::int8_t __attribute__((vector_size(kPiece)));
 
 // Of three steps the one whose levels, with the scale that fits them best, are nearest to the
 // codes: by the largest product^2 / square, the first of equals. Returns the scale over that of the
@@ -69,15 +68,16 @@ INTFLASH_INLINE float search_levels(const std::int8_t* codes, std::int64_t count
 
 // Rows that came as INT8 may have small codes: these are stretched to 127, by the returned factor.
 INTFLASH_INLINE float stretch(std::int8_t* codes, std::int64_t padded) {
-  Piece most{}, least{};
-  for (std::int64_t p = 0; p < padded; p += kPiece) {
-    const auto piece = load_as<Piece>(codes + p);
-    most = most > piece ? most : piece;
-    least = least < piece ? least : piece;
+  using Sixteen = std::int8_t __attribute__((vector_size(16)));
+  Sixteen most{}, least{};
+  for (std::int64_t c = 0; c < padded; c += 16) {
+    const auto some = load_as<Sixteen>(codes + c);
+    most = most > some ? most : some;
+    least = least < some ? least : some;
   }
-  const Piece both = most > -least ? most : -least;  // no code is -128
+  most = most > -least ? most : -least;  // no code is -128
   std::int8_t largest = 0;
-  for (std::int64_t c = 0; c < kPiece; ++c) largest = max_of(largest, both[c]);
+  for (std::int32_t i = 0; i < 16; ++i) largest = max_of(largest, most[i]);
   if (largest == 0 || largest >= 120) return 1;
   const float factor = 127.0f / static_cast<float>(largest);
   for (std::int64_t c = 0; c < padded; ++c)
