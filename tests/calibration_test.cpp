@@ -126,8 +126,12 @@ TEST(Calibration, OtherFilesAreRefusedWithThePathToWhatIsWrong) {
   for (const std::size_t size : {0, 1, 30, 400}) refused(kFile.substr(0, size), "not JSON");
   refused(kFile + "x", "not JSON");
   refused("[]", "no intflash_calibration");
+  refused("{\"intflash_calibration\": 3, \"layers\": []}", "layers: must not be empty");
+  changed("}]},", "}, {\"first_kv_head\": 2}]},",
+          "layers[0].groups[2]: behind the last of 2 kv heads");
   refused("5", "no intflash_calibration");
-  changed("\"intflash_calibration\": 3", "\"intflash_calibration\": 2", "must be an integer, 3");
+  changed("\"intflash_calibration\": 3", "\"intflash_calibration\": 2",
+          "version 2 where 3 is read");
   changed("\"layers\"", "\"lays\"", "no layers");
   changed("\"layer\": 7", "\"layer\": 2", "layers[1].layer: stands there twice");
   changed("\"layer\": 7", "\"layer\": -1", "layers[0].layer: must be an integer, 0");
@@ -138,7 +142,7 @@ TEST(Calibration, OtherFilesAreRefusedWithThePathToWhatIsWrong) {
   changed("\"groups\": [", "\"groups\": 5, \"g\": [", "layers[0].groups: must be an array");
   changed("\"first_kv_head\": 1", "\"first_kv_head\": 0", "layers[0].groups[1].first_kv_head: ");
   changed("\"kv_heads\": 1, \"codec\": \"k8v16\"", "\"kv_heads\": 2, \"codec\": \"k8v16\"",
-          "layers[0].groups[1].kv_heads: must be an integer, 1 ... 1");
+          "layers[0].groups[1].kv_heads: must be an integer, 1");
   changed("\"kv_heads\": 3, \"codec\"", "\"kv_heads\": 2, \"codec\"", "must have all 3 kv heads");
   changed("\"kv_heads\": 3, \"head", "\"kv_heads\": 4, \"head", "must have all 4 kv heads");
   changed("\"k4v4\"", "\"k3v3\"", "layers[0].groups[0].codec: must name a codec");

@@ -21,9 +21,9 @@ struct CalibrateOptions {
   double budget = 0;     // bytes per token and kv head, in the mean of layers; 0 = choose no codecs
   bool by_head = false;  // with budget: a codec for each kv head
   bool centers = false;  // with budget: caches have centres, which go into out
-  std::string layers;   // with budget: numbers that stand for {} in all paths above; "" = one layer
-  std::string out;      // with budget: the file that programs load, "" = not written
-  std::string picture;  // the same as SVG
+  std::string layers;    // with budget: numbers that stand for {} in the inputs' paths; "" = one
+  std::string out;       // with budget: the file that programs load, "" = not written
+  std::string picture;   // the same as SVG
 };
 
 // The exit code; failures are thrown.

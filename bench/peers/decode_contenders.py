@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The peers that decode over a quantized cache, and what it takes to read one.
 
-Each is as intflash_library.Decoding: it says of how many bits its codes are, is built with several caches that hold the same tokens.
-run(index) stores the last token in that cache and attends it, result() is what the last run gave,
-and close() gives back what the end of an object does not.
+Each is as intflash_library.Decoding: it says of how many bits its codes are, and is built with
+several caches that hold the same tokens. run(index) stores the last token in that cache and attends
+it, result() is what the last run gave, and close() gives back what the end of an object does not.
 """
 
 import concurrent.futures

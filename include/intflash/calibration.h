@@ -36,7 +36,7 @@ typedef struct intflash_head_group {
 
 // Reads a file of calibrate to its end, which is where read returns 0. INTFLASH_BAD_FILE names what
 // is missing or wrong in it, and INTFLASH_UNSUPPORTED says that the library was built without
-// (INTFLASH_WITH_CALIBRATION).
+// (INTFLASH_WITH_CALIBRATION). Whether a codec can have its window is said where the cache is made.
 INTFLASH_API intflash_status intflash_calibration_load(intflash_read_fn read, void* user,
                                                        intflash_calibration** calibration);
 // NULL is allowed.

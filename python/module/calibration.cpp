@@ -24,9 +24,10 @@ nb::object center_of(const float* center, std::int64_t heads, std::int64_t dim) 
 nb::list load_calibration(nb::handle read) {
   Stream stream{read};
   intflash_calibration* loaded = nullptr;
-  stream.finish(intflash_calibration_load(read_bytes, &stream, &loaded));
+  const intflash_status status = intflash_calibration_load(read_bytes, &stream, &loaded);
   const std::unique_ptr<intflash_calibration, decltype(&intflash_calibration_destroy)> calibration(
       loaded, intflash_calibration_destroy);
+  stream.finish(status);  // read may have raised after all else was there
   nb::list groups;
   for (std::int64_t i = 0; i < intflash_calibration_num_groups(loaded); ++i) {
     intflash_head_group group{};

@@ -127,7 +127,8 @@ class TreeBuilder : public Json::json_sax_t {
   bool start_array(std::size_t) override { return open(Node::kArray); }
   bool end_array() override { return close(); }
   bool parse_error(std::size_t place, const std::string&, const Json::exception&) override {
-    throw BadFile{"byte " + std::to_string(place) + ": not JSON, or cut short"};
+    throw BadFile{"byte " + std::to_string(place) +
+                  ": not JSON, cut short, or a number that is too large"};
   }
 
  private:
@@ -163,9 +164,9 @@ class Field {
   bool is_null() const { return node_->kind == Node::kNull; }
   Field operator[](const char* name) const {
     const std::vector<std::string>& names = node_->names;
-    const auto found = std::find(names.begin(), names.end(), name);
-    if (found == names.end()) throw BadFile{path_ + (path_.empty() ? "" : ": ") + "no " + name};
-    return {node_->elements[static_cast<std::size_t>(found - names.begin())],
+    const auto found = std::find(names.rbegin(), names.rend(), name);  // of equals the last
+    if (found == names.rend()) throw BadFile{path_ + (path_.empty() ? "" : ": ") + "no " + name};
+    return {node_->elements[static_cast<std::size_t>(names.rend() - found - 1)],
             path_ + (path_.empty() ? "" : ".") + name};
   }
   std::vector<Field> elements() const {
@@ -177,7 +178,8 @@ class Field {
   }
   std::int64_t integer(std::int64_t least, std::int64_t most = kMaxExtent) const {
     if (node_->kind != Node::kInteger || node_->integer < least || node_->integer > most)
-      refuse("must be an integer, " + std::to_string(least) + " ... " + std::to_string(most));
+      refuse("must be an integer, " + std::to_string(least) +
+             (most == least ? "" : " ... " + std::to_string(most)));
     return node_->integer;
   }
   std::int64_t head_dim() const {
@@ -235,6 +237,7 @@ void add_layer(const Field& layer, intflash_calibration& calibration) {
       add_center(layer["value_center"], heads, group.head_dim_v, calibration);
   for (const Field& field : layer["groups"].elements()) {
     const std::int64_t first = group.first_kv_head + group.num_kv_heads;
+    if (first == heads) field.refuse("behind the last of " + std::to_string(heads) + " kv heads");
     group.first_kv_head = field["first_kv_head"].integer(first, first);
     group.num_kv_heads = field["kv_heads"].integer(1, heads - first);
     group.codec = field["codec"].codec();
@@ -254,9 +257,15 @@ void read_file(ReadIterator::Source& source, intflash_calibration& calibration) 
   TreeBuilder builder(root);
   Json::sax_parse(ReadIterator(source), ReadIterator(), &builder);
   const Field file(root, "");
-  file["intflash_calibration"].integer(INTFLASH_CALIBRATION_VERSION, INTFLASH_CALIBRATION_VERSION);
+  const std::int64_t version = file["intflash_calibration"].integer(1);
+  if (version != INTFLASH_CALIBRATION_VERSION) {
+    throw BadFile{"version " + std::to_string(version) + " where " +
+                  std::to_string(INTFLASH_CALIBRATION_VERSION) + " is read"};
+  }
   std::set<std::int64_t> numbers;
-  for (const Field& layer : file["layers"].elements()) {
+  const Field layers = file["layers"];
+  if (layers.elements().empty()) layers.refuse("must not be empty");
+  for (const Field& layer : layers.elements()) {
     if (!numbers.insert(layer["layer"].integer(0)).second)
       layer["layer"].refuse("stands there twice");
     add_layer(layer, calibration);

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import _core
+from ._errors import BadFileError
 
 CENTERS = ("key_center", "value_center")
 
@@ -36,9 +37,13 @@ def load_calibration(path: str | os.PathLike[str]) -> dict[int, list[HeadGroup]]
     Raises:
         BadFileError: not such a file, or of another version.
         OSError: a file that cannot be read.
+        UnsupportedError: a package that was built without nlohmann-json.
     """
     with open(path, "rb") as file:
-        loaded = _core.load_calibration(file.read)
+        try:
+            loaded = _core.load_calibration(file.read)
+        except BadFileError as error:
+            raise BadFileError(f"{os.fspath(path)}: {error}") from None
     groups: dict[int, list[HeadGroup]] = {}
     for layer, first, heads, dim, dim_v, codec, window_blocks, sink_blocks, _, *centers in loaded:
         options = {"codec": codec, "window_blocks": window_blocks, "sink_blocks": sink_blocks}
