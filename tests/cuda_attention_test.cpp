@@ -40,8 +40,8 @@ struct HeadDims {
   std::int64_t key, value;
 };
 // Those that fill a kernel's tiles come first.
-constexpr HeadDims kHeadDims[] = {{64, 64}, {80, 80}, {96, 96},  {128, 128},
-                                  {8, 128}, {72, 24}, {120, 104}};
+constexpr HeadDims kHeadDims[] = {{64, 64}, {80, 80}, {96, 96},   {128, 128}, {256, 256},
+                                  {8, 128}, {72, 24}, {120, 104}, {192, 128}, {136, 200}};
 
 struct Heads {
   std::int64_t batch, num_kv_heads, group_size;
@@ -246,6 +246,19 @@ TEST(CudaBlocks, ThatRowsSeeWholeAreWeighedInAnyForm) {
         c.query.magnitude = c.key.magnitude = magnitude;
         expect_scalar_bits(c);
       }
+    }
+  }
+}
+
+// The same where two warps share rows.
+TEST(CudaBlocks, ThatRowsOf256ChannelsSeeWholeAreWeighedInAnyForm) {
+  for (int data = 0; data <= static_cast<int>(CaseData::kSinks); ++data) {
+    for (const std::int32_t digits : {0, 1}) {
+      AttentionCase c = plain_case(18, 300);
+      c.head_dim = c.head_dim_v = 256;
+      c.data = static_cast<CaseData>(data);
+      c.score_digits = digits;
+      expect_scalar_bits(c);
     }
   }
 }

@@ -45,7 +45,8 @@ constexpr RuleMask kMasks[] = {{INTFLASH_MASK_NONE, 0, 0, 0},
 struct HeadDims {
   std::int64_t key, value;
 };
-constexpr HeadDims kHeadDims[] = {{64, 64}, {80, 80}, {96, 96}, {128, 128}, {56, 72}, {128, 8}};
+constexpr HeadDims kHeadDims[] = {{64, 64},   {80, 80}, {96, 96}, {128, 128},
+                                  {256, 256}, {56, 72}, {128, 8}, {192, 128}};
 constexpr std::int64_t kPageSizes[] = {64, 128, 256};
 constexpr intflash_dtype kDtypes[] = {INTFLASH_F32, INTFLASH_F16, INTFLASH_BF16};
 constexpr intflash_dtype kMaskDtypes[] = {INTFLASH_F32, INTFLASH_F32, INTFLASH_F16, INTFLASH_BF16,
@@ -156,8 +157,11 @@ INSTANTIATE_TEST_SUITE_P(Pairwise, CudaServing,
 
 // Spans 1, 2 and 3, a part each: the latter two are one node of the tree; and spans 1 and 2 in a
 // part that ends behind them. The query sees more keys than are attended.
-TEST(CudaParts, AreMergedByTheTreeWhicheverIsTheFirst) {
+class CudaParts : public testing::TestWithParam<std::int64_t> {};
+
+TEST_P(CudaParts, AreMergedByTheTreeWhicheverIsTheFirst) {
   CacheCase c;
+  c.head_dim = c.head_dim_v = GetParam();
   c.num_kv_heads = c.group_size = 1;
   c.num_pages = 70;
   const auto use = [&](Place place, std::int64_t key_end) {
@@ -176,6 +180,8 @@ TEST(CudaParts, AreMergedByTheTreeWhicheverIsTheFirst) {
   EXPECT_TRUE(use(Place::kDevice, 4096) == use(Place::kHost, 4096));
   emulated_machine() = {};
 }
+
+INSTANTIATE_TEST_SUITE_P(HeadDims, CudaParts, testing::Values(64, 256));
 
 }  // namespace
 }  // namespace intflash::internal

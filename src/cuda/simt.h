@@ -13,9 +13,9 @@
 #include "tile/portability.h"
 
 #define INTFLASH_DEVICE __device__ inline __attribute__((always_inline))
-// Two blocks at a time leave each thread as many registers as it can have: where the compiler aims
-// at more of them, it spills some.
-#define INTFLASH_KERNEL(threads) __global__ void __launch_bounds__(threads, 2)
+// 256 threads at a time leave each as many registers as it can have: where the compiler aims at
+// more of them, it spills some.
+#define INTFLASH_KERNEL(threads) __global__ void __launch_bounds__(threads, (threads) < 256 ? 2 : 1)
 // A table that kernels look up by an index.
 #define INTFLASH_DEVICE_TABLE __device__ const
 

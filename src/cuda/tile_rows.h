@@ -16,8 +16,9 @@ namespace intflash::internal {
 namespace {
 
 constexpr std::int32_t kWarpRows = 16;
-constexpr std::int32_t kWarps = static_cast<std::int32_t>(kCudaTileRows) / kWarpRows;
-constexpr std::int32_t kThreads = kWarps * kWarpThreads;
+constexpr std::int32_t kWarps = static_cast<std::int32_t>(kCudaTileRows) / kWarpRows;  // of a side
+template <int kDim>
+constexpr std::int32_t kThreads = cuda_sides(kDim) * kWarps* kWarpThreads;
 constexpr std::int32_t kBlocksPerSpan = kSpanTokens / kScoreBlock;
 
 // A query row, as its warp reads it.
@@ -33,24 +34,33 @@ struct alignas(16) RowOutcome {
   std::int32_t is_active;  // sees a key
 };
 
-// Where all of it lies in shared memory. Four words more than there are keys keep the rows that a
-// warp writes at once out of each other's banks.
+// Where all of it lies in shared memory.
 template <int kDim>
 struct Place {
-  static constexpr std::int32_t kDotStride = kScoreBlock + 4;      // words
-  static constexpr std::int32_t kWeightStride = kScoreBlock + 16;  // bytes
   static constexpr std::size_t kKeys = 0;
   static constexpr std::size_t kValues = kKeys + BlockCopy<kDim>::kBytes;
   static constexpr std::size_t kDots = kValues + BlockCopy<kDim>::kBytes;
-  static constexpr std::size_t kDotBytes = kWarpRows * kDotStride * 4;  // of a warp; its out, too
-  static constexpr std::size_t kWeights = kDots + kWarps * kDotBytes;
-  static constexpr std::size_t kWeightBytes = kWarpRows * kWeightStride;
-  static constexpr std::size_t kRows = kWeights + kWarps * kWeightBytes;
-  static constexpr std::size_t kOutcomes = kRows + kCudaTileRows * sizeof(TileRow);
-  static constexpr std::size_t kFactors = kOutcomes + kCudaTileRows * sizeof(RowOutcome);
+  // Of 16 rows: their products, then in place of them their weights; in the end out, of 8.
+  static constexpr std::size_t kDotBytes = kWarpRows * kScoreBlock * 4;
+  static constexpr std::size_t kRows = kDots + kWarps * kDotBytes;
+  static constexpr std::size_t kFactors = kRows + kCudaTileRows * sizeof(TileRow);
   static constexpr std::size_t kBytes = kFactors + kScoreBlock * 8;
-  static_assert(kDim <= kDotStride);
+  static_assert(kWarpRows / 2 * kDim * 4 <= kDotBytes);
+  static_assert(kBytes <= 99 * 1024, "what a block has on devices 8.6 and 8.9");
 };
+
+// Where in the words of 16 rows a row has four sums next to each other, or four keys' weights as a
+// word, and behind these what they came to. Rows are turned, so that those which a warp reads or
+// writes at once are out of each other's banks.
+INTFLASH_DEVICE std::int32_t place_of_sums(std::int32_t row, std::int32_t four_keys) {
+  return row * (kScoreBlock / 4) + (four_keys ^ row % 2 * 4);
+}
+INTFLASH_DEVICE std::int32_t place_of_weights(std::int32_t row, std::int32_t four_keys) {
+  return row * kScoreBlock + (four_keys ^ row % 8 * 4);
+}
+INTFLASH_DEVICE std::int32_t place_of_outcome(std::int32_t row) {
+  return row * (kScoreBlock / 4) + 8 + row % 8;
+}
 
 // ---- Which keys a row sees ----
 
@@ -110,7 +120,8 @@ INTFLASH_DEVICE TileRow make_row(const CudaCall& call, const CudaRequest& reques
 // A thread of a tile, and the part of the keys that it attends; 32 bits, since all of it stays in
 // registers.
 struct TileThread {
-  std::int32_t thread, warp;
+  std::int32_t thread;
+  std::int32_t warp, side;  // which 16 rows, and which warp of theirs
   Lane lane;
   const CudaRequest* request;
   std::int32_t part, tile;  // of the request's: part from its first on, tile of all kv heads
@@ -131,13 +142,15 @@ struct TileThread {
 };
 
 // Of part `part` of a request's tile.
+template <int kDim>
 INTFLASH_DEVICE TileThread tile_thread(const CudaCall& call, const CudaRequest& request,
                                        std::int32_t tile, std::int32_t part) {
   const std::int64_t rows = rows_of(call, request);
   const auto tiles_per_head = static_cast<std::int32_t>(ceil_div(rows, kCudaTileRows));
   TileThread at{};
   at.thread = thread_place();
-  at.warp = at.thread / kWarpThreads;
+  at.warp = at.thread / kWarpThreads / kSides<kDim>;
+  at.side = at.thread / kWarpThreads % kSides<kDim>;
   at.lane = lane_of(at.thread);
   at.request = &request;
   at.part = part;

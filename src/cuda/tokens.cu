@@ -282,8 +282,11 @@ cudaError_t enqueue_tokens(const CudaTokens& tokens) {
       kWarps * dim * 4 + kBlockTokens * (tokens.head_dim + tokens.head_dim_v + digits);
   const cudaError_t error = launch(begin_blocks, grid_of(tokens, 0), tokens.stream, tokens);
   if (error != cudaSuccess) return error;
-  return launch(store_rows, grid_of(tokens, static_cast<std::size_t>(bytes)), tokens.stream,
-                tokens);
+  // What is beyond the 48 KB that a kernel has unasked is as much at each launch (simt.h).
+  constexpr std::int64_t kMostBytes = kMaxCudaHeadDim * (kWarps * 4 + 3 * kBlockTokens);
+  return launch(store_rows,
+                grid_of(tokens, static_cast<std::size_t>(bytes <= 48 * 1024 ? bytes : kMostBytes)),
+                tokens.stream, tokens);
 }
 
 cudaError_t enqueue_note(void* stream, const float* key_scale, std::uint32_t* largest_key,

@@ -114,15 +114,17 @@ std::int64_t count_items(const CudaPlan& plan, std::int64_t spans_per_part) {
   return items;
 }
 
-// Two blocks of threads to a multiprocessor; where items are fewer their keys are cut, to as few
-// parts as give each block one.
+// Blocks of 256 threads in all to a multiprocessor; where items are fewer their keys are cut, to as
+// few parts as give each block one.
 void cut_keys(CudaPlan& plan) {
   CudaCut& cut = plan.cut;
   std::int64_t spans = 1;
   for (std::int64_t r = 0; r < plan.schedule.num_requests; ++r)
     spans =
         std::max(spans, ceil_div(keys_that_are_seen(plan.schedule.requests[r]).end, kSpanTokens));
-  const std::int64_t workers = 2 * cuda_device(*plan.context).num_multiprocessors;
+  const Problem& p = plan.problem;
+  const std::int64_t blocks = 2 / cuda_sides(cuda_tile_dim(p.head_dim, p.head_dim_v));
+  const std::int64_t workers = blocks * cuda_device(*plan.context).num_multiprocessors;
   cut.spans_per_part = static_cast<std::int64_t>(std::bit_ceil(static_cast<std::uint64_t>(spans)));
   while (cut.spans_per_part > 1 && count_items(plan, cut.spans_per_part) < workers)
     cut.spans_per_part /= 2;
