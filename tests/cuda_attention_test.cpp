@@ -222,7 +222,7 @@ TEST(CudaSpans, AreMergedByTheTreeWhateverSpanIsTheFirst) {
 // Parts of 1, 2 and 4 spans, of which rows do not see all.
 TEST(CudaSpans, MayBeCutForAsManyMultiprocessorsAsThereAre) {
   for (const int multiprocessors : {1, 2, 4, 100}) {
-    emulated_machine().num_multiprocessors = multiprocessors;
+    cut_for_multiprocessors(multiprocessors);
     for (const std::int64_t left : {std::int64_t{-1}, std::int64_t{2000}}) {
       AttentionCase c = plain_case(3, 6500);
       c.group_size = 2;
@@ -231,7 +231,7 @@ TEST(CudaSpans, MayBeCutForAsManyMultiprocessorsAsThereAre) {
       expect_scalar_bits(c);
     }
   }
-  emulated_machine() = {};
+  cut_for_multiprocessors(1);
 }
 
 // Rows that see whole blocks are weighed together where they can be: with scores that the fixed

@@ -144,10 +144,10 @@ TEST_P(CudaServing, GivesTheBitsOfTheScalarPort) {
   static const std::vector<ServingCase> cases = pairwise_cases();
   ServingCase s = cases[static_cast<std::size_t>(GetParam())];
   s.cache.seed = static_cast<std::uint32_t>(seed_from_test_name());
-  emulated_machine().num_multiprocessors = s.multiprocessors;
+  cut_for_multiprocessors(s.multiprocessors);
   const auto use = s.tables == Tables::kSequences ? use_sequences : use_pages;
   expect_equal(use(s, Place::kDevice), use(s, Place::kHost));
-  emulated_machine() = {};
+  cut_for_multiprocessors(1);
 }
 
 INSTANTIATE_TEST_SUITE_P(Pairwise, CudaServing,
@@ -176,9 +176,9 @@ TEST_P(CudaParts, AreMergedByTheTreeWhicheverIsTheFirst) {
     return side.attend({request}, args, 2);
   };
   EXPECT_TRUE(use(Place::kDevice, 3072) == use(Place::kHost, 3072));
-  emulated_machine().num_multiprocessors = 16;
+  cut_for_multiprocessors(16);
   EXPECT_TRUE(use(Place::kDevice, 4096) == use(Place::kHost, 4096));
-  emulated_machine() = {};
+  cut_for_multiprocessors(1);
 }
 
 INSTANTIATE_TEST_SUITE_P(HeadDims, CudaParts, testing::Values(64, 256));
