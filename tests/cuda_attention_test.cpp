@@ -40,8 +40,9 @@ struct HeadDims {
   std::int64_t key, value;
 };
 // Those that fill a kernel's tiles come first.
-constexpr HeadDims kHeadDims[] = {{64, 64}, {80, 80}, {96, 96},   {128, 128}, {256, 256},
-                                  {8, 128}, {72, 24}, {120, 104}, {192, 128}, {136, 200}};
+constexpr HeadDims kHeadDims[] = {{64, 64},   {80, 80},   {96, 96},   {128, 128},
+                                  {256, 256}, {8, 128},   {72, 24},   {120, 104},
+                                  {192, 128}, {136, 200}, {576, 512}, {64, 264}};
 
 struct Heads {
   std::int64_t batch, num_kv_heads, group_size;

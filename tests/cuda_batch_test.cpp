@@ -45,8 +45,8 @@ constexpr RuleMask kMasks[] = {{INTFLASH_MASK_NONE, 0, 0, 0},
 struct HeadDims {
   std::int64_t key, value;
 };
-constexpr HeadDims kHeadDims[] = {{64, 64},   {80, 80}, {96, 96}, {128, 128},
-                                  {256, 256}, {56, 72}, {128, 8}, {192, 128}};
+constexpr HeadDims kHeadDims[] = {{64, 64}, {80, 80}, {96, 96},   {128, 128}, {256, 256},
+                                  {56, 72}, {128, 8}, {192, 128}, {320, 328}};
 constexpr std::int64_t kPageSizes[] = {64, 128, 256};
 constexpr intflash_dtype kDtypes[] = {INTFLASH_F32, INTFLASH_F16, INTFLASH_BF16};
 constexpr intflash_dtype kMaskDtypes[] = {INTFLASH_F32, INTFLASH_F32, INTFLASH_F16, INTFLASH_BF16,

@@ -53,6 +53,7 @@ cudaError_t enqueue(const CudaCall& call) {
 
 cudaError_t enqueue_attend(const CudaCall& call) {
   if (call.num_items == 0) return cudaSuccess;
+  if (call.is_wide()) return enqueue_wide(call);
   switch (call.tile_dim) {
     case 64:
       return enqueue<64>(call);

@@ -77,6 +77,18 @@ INTFLASH_DEVICE void multiply_add_u8(std::int32_t (&c)[4], const std::uint32_t (
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+// c plus four products of bytes of a and b, which are signed; of a unsigned.
+INTFLASH_DEVICE std::int32_t add_four_s8(std::int32_t c, std::uint32_t a, std::uint32_t b) {
+  std::int32_t sum;
+  asm("dp4a.s32.s32 %0, %1, %2, %3;" : "=r"(sum) : "r"(a), "r"(b), "r"(c));
+  return sum;
+}
+INTFLASH_DEVICE std::int32_t add_four_u8(std::int32_t c, std::uint32_t a, std::uint32_t b) {
+  std::int32_t sum;
+  asm("dp4a.u32.s32 %0, %1, %2, %3;" : "=r"(sum) : "r"(a), "r"(b), "r"(c));
+  return sum;
+}
+
 // Atomically, in the device's memory.
 INTFLASH_DEVICE void raise_to(std::uint32_t* largest, std::uint32_t x) { atomicMax(largest, x); }
 INTFLASH_DEVICE void lower_to(std::int64_t* least, std::int64_t x) {

@@ -18,7 +18,7 @@ namespace {
 constexpr std::int32_t kWarpRows = 16;
 constexpr std::int32_t kWarps = static_cast<std::int32_t>(kCudaTileRows) / kWarpRows;  // of a side
 template <int kDim>
-constexpr std::int32_t kThreads = cuda_sides(kDim) * kWarps* kWarpThreads;
+constexpr std::int32_t kThreads = static_cast<std::int32_t>(cuda_threads(kDim));
 constexpr std::int32_t kBlocksPerSpan = kSpanTokens / kScoreBlock;
 
 // A query row, as its warp reads it.
@@ -145,8 +145,9 @@ struct TileThread {
 template <int kDim>
 INTFLASH_DEVICE TileThread tile_thread(const CudaCall& call, const CudaRequest& request,
                                        std::int32_t tile, std::int32_t part) {
+  constexpr auto kRows = static_cast<std::int32_t>(cuda_tile_rows(kDim));
   const std::int64_t rows = rows_of(call, request);
-  const auto tiles_per_head = static_cast<std::int32_t>(ceil_div(rows, kCudaTileRows));
+  const auto tiles_per_head = static_cast<std::int32_t>(ceil_div(rows, kRows));
   TileThread at{};
   at.thread = thread_place();
   at.warp = at.thread / kWarpThreads / kSides<kDim>;
@@ -156,8 +157,9 @@ INTFLASH_DEVICE TileThread tile_thread(const CudaCall& call, const CudaRequest& 
   at.part = part;
   at.tile = tile;
   at.kv_head = tile / tiles_per_head;
-  at.first_tile_row = tile % tiles_per_head * static_cast<std::int32_t>(kCudaTileRows);
-  at.last_row = static_cast<std::int32_t>(min_of(at.first_tile_row + kCudaTileRows, rows) - 1);
+  at.first_tile_row = tile % tiles_per_head * kRows;
+  at.last_row =
+      static_cast<std::int32_t>(min_of<std::int64_t>(at.first_tile_row + kRows, rows) - 1);
   at.first_row = at.first_tile_row + at.warp * kWarpRows;
   return at;
 }

@@ -12,12 +12,6 @@ intflash_status refuse(const intflash_context& context, const char* what) {
               context.device->name);
 }
 
-intflash_status check_head_dims(const intflash_context& context, std::int64_t head_dim,
-                                std::int64_t head_dim_v) {
-  if (std::max(head_dim, head_dim_v) <= kMaxCudaHeadDim) return INTFLASH_OK;
-  return refuse(context, "a head_dim or head_dim_v above 256");
-}
-
 intflash_status check_place(const CudaDevice& device, const char* name, const void* pointer) {
   std::int32_t found = -1;
   const intflash_status status =
