@@ -183,5 +183,20 @@ TEST_P(CudaParts, AreMergedByTheTreeWhicheverIsTheFirst) {
 
 INSTANTIATE_TEST_SUITE_P(HeadDims, CudaParts, testing::Values(64, 256));
 
+// Values of half a tile of 16 channels more; of heads that are laid out at once, and row by row.
+TEST(CudaPages, HaveZerosBehindTheLastChannels) {
+  for (const std::int64_t head_dim_v : {40, 200, 264}) {
+    CacheCase c;
+    c.head_dim_v = head_dim_v;
+    const auto use = [&](Place place) {
+      CacheSide side(c, place);
+      const std::int32_t sequence = side.create_sequence();
+      side.append({sequence}, {130}, 1);
+      return side.save(sequence);
+    };
+    EXPECT_TRUE(use(Place::kDevice) == use(Place::kHost)) << head_dim_v;
+  }
+}
+
 }  // namespace
 }  // namespace intflash::internal
