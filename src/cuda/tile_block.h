@@ -66,7 +66,7 @@ INTFLASH_DEVICE std::uint32_t digit_rows(const Masks& masks, const LaneScales& s
     LaneProducts seen{};
     seen.kept = kept_keys(row, first_key + kLaneKeys * lane.index);
     masks.acts_of(r, first_key + kLaneKeys * lane.index, seen.kept);
-    if (warp_any(seen.kept != 0) && takes_digits(row.query, seen, scales)) found |= 1u << r;
+    if (warp_any(seen.kept != 0) && takes_digits(row.query(), seen, scales)) found |= 1u << r;
   }
   return found;
 }
@@ -98,7 +98,7 @@ INTFLASH_DEVICE void add_digit_products(const std::uint32_t (&query)[kSteps<kDim
     for (std::int32_t half = 0; half < 2; ++half) {
       const std::int32_t row = lane.group + 8 * half;
       if ((taking >> row & 1) == 0) continue;
-      const std::int32_t bits = rows.load(row).query.digit_bits();
+      const std::int32_t bits = rows.load(row).query().digit_bits();
       const std::int32_t at = place_of_sums(row, tile * 4 + lane.quad);
       const FourSums mixed = sums_of(even, odd, half);
       FourSums sums = dots.load(at);
@@ -131,7 +131,7 @@ INTFLASH_DEVICE void weigh_rows(const Masks& masks, const LaneScales& scales,
     if (outcome.is_active != 0) {
       const FourSums sums = dots.load(place_of_sums(r, lane.index));
       for (std::int32_t i = 0; i < kLaneKeys; ++i) products.dot[i] = sums.output[i];
-      outcome.weight = weigh_row(row.query, products, scales, acts, quantized);
+      outcome.weight = weigh_row(row.query(), products, scales, acts, quantized);
     }
     sync_warp();
     weights.store(place_of_weights(r, lane.index), quantized);

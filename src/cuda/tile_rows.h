@@ -21,12 +21,17 @@ template <int kDim>
 constexpr std::int32_t kThreads = static_cast<std::int32_t>(cuda_threads(kDim));
 constexpr std::int32_t kBlocksPerSpan = kSpanTokens / kScoreBlock;
 
-// A query row, as its warp reads it.
-struct alignas(16) TileRow {
-  QueryRow query;
+// A query row, as its warp reads it: what it is in shared memory, where 24 bytes of each leave a
+// block of 256 channels some.
+struct alignas(8) TileRow {
   std::int32_t begin, end;  // keys that it sees; 0 and -1 of a row behind the last
+  float mantissa, factor;   // of QueryRow, as the following
+  std::int16_t multiplier, exponent, score_bits, digits_above;
 
   INTFLASH_DEVICE bool is_absent() const { return end < 0; }
+  INTFLASH_DEVICE QueryRow query() const {
+    return {{multiplier, exponent, mantissa, score_bits}, factor, digits_above};
+  }
 };
 // What a block, or all of them, came to for a row.
 struct alignas(16) RowOutcome {
@@ -91,8 +96,7 @@ INTFLASH_DEVICE TileRow make_row(const CudaCall& call, const CudaRequest& reques
   made.end = -1;
   if (row >= rows_of(call, request)) return made;
   const std::int64_t at = query_index(call, request, kv_head, row);
-  QueryRow& query = made.query;
-  query.digits_above = call.digits_above;
+  QueryRow query{};
   query.factor = call.query_scale[at] * request.softmax_factor;
   if (query.factor < kLeastFactor) {
     query.scale.mantissa = 0.5f;
@@ -110,6 +114,12 @@ INTFLASH_DEVICE TileRow make_row(const CudaCall& call, const CudaRequest& reques
   std::uint32_t bound = static_cast<std::uint32_t>(128 * sum + 64 * head_dim);
   for (; bound != 0; bound >>= 1) ++query.scale.score_bits;
   const std::int64_t token = row / call.group_size;
+  made.mantissa = query.scale.mantissa;
+  made.factor = query.factor;
+  made.multiplier = static_cast<std::int16_t>(query.scale.multiplier);
+  made.exponent = static_cast<std::int16_t>(query.scale.exponent);
+  made.score_bits = static_cast<std::int16_t>(query.scale.score_bits);
+  made.digits_above = static_cast<std::int16_t>(call.digits_above);
   made.begin = static_cast<std::int32_t>(first_seen(request, token));
   made.end = static_cast<std::int32_t>(max_of<std::int64_t>(0, end_seen(request, token)));
   return made;

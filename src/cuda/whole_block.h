@@ -66,12 +66,12 @@ INTFLASH_DEVICE ThreadScales scales_of_rows(Shared<TileRow> rows, Lane lane,
   for (std::int32_t h = 0; h < 2; ++h) {
     const TileRow row = rows.load(lane.group + 8 * h);
     found.scale[h] =
-        row_scale(row.query.scale, block.largest.key_exponent, block.largest.key_mantissa);
+        row_scale(row.query().scale, block.largest.key_exponent, block.largest.key_mantissa);
     const bool is_whole = row.begin <= first_key && row.end >= first_key + kScoreBlock;
     const std::int32_t exponent = found.scale[h].exponent;
     // Rows behind the last have products of 0.
     found.are_plain &=
-        row.is_absent() || (is_whole && is_fixed(exponent) && exponent <= row.query.digits_above);
+        row.is_absent() || (is_whole && is_fixed(exponent) && exponent <= row.digits_above);
   }
   return found;
 }
