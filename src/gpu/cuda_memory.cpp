@@ -2,7 +2,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "gpu/cuda_memory.h"
 
-#include <algorithm>
 #include <cstdio>
 
 namespace intflash::internal {
