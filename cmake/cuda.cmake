@@ -29,10 +29,10 @@ set(cuda_library ${PROJECT_BINARY_DIR}/libintflash_cuda.so.${abi_version})
 file(GLOB cuda_headers CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/src/cuda/*.h
                                          ${PROJECT_SOURCE_DIR}/src/tile/*.h)
 set(cuda_objects)
-foreach(source IN ITEMS attend attend_acts attend_padded judge masks means queries table tokens)
+foreach(source IN ITEMS attend attend_acts attend_padded attend_wide judge masks means queries table tokens)
   set(object ${PROJECT_BINARY_DIR}/cuda/${source}.o)
   set(cuda_code ${all_code})
-  if(source MATCHES "^(attend_acts|attend_padded|judge|masks|means)$")
+  if(source MATCHES "^(attend_acts|attend_padded|attend_wide|judge|masks|means)$")
     set(cuda_code ${ampere_code})
   endif()
   # Kernels for heads of any size spill a few registers: scripts/cuda-code's flags are for the others.

@@ -40,8 +40,9 @@ struct HeadDims {
   std::int64_t key, value;
 };
 // Those that fill a kernel's tiles come first.
-constexpr HeadDims kHeadDims[] = {{64, 64}, {80, 80}, {96, 96},  {128, 128},
-                                  {8, 128}, {72, 24}, {120, 104}};
+constexpr HeadDims kHeadDims[] = {{64, 64},   {80, 80},   {96, 96},   {128, 128},
+                                  {256, 256}, {8, 128},   {72, 24},   {120, 104},
+                                  {192, 128}, {136, 200}, {576, 512}, {64, 264}};
 
 struct Heads {
   std::int64_t batch, num_kv_heads, group_size;
@@ -222,7 +223,7 @@ TEST(CudaSpans, AreMergedByTheTreeWhateverSpanIsTheFirst) {
 // Parts of 1, 2 and 4 spans, of which rows do not see all.
 TEST(CudaSpans, MayBeCutForAsManyMultiprocessorsAsThereAre) {
   for (const int multiprocessors : {1, 2, 4, 100}) {
-    emulated_machine().num_multiprocessors = multiprocessors;
+    cut_for_multiprocessors(multiprocessors);
     for (const std::int64_t left : {std::int64_t{-1}, std::int64_t{2000}}) {
       AttentionCase c = plain_case(3, 6500);
       c.group_size = 2;
@@ -231,7 +232,7 @@ TEST(CudaSpans, MayBeCutForAsManyMultiprocessorsAsThereAre) {
       expect_scalar_bits(c);
     }
   }
-  emulated_machine() = {};
+  cut_for_multiprocessors(1);
 }
 
 // Rows that see whole blocks are weighed together where they can be: with scores that the fixed
@@ -246,6 +247,19 @@ TEST(CudaBlocks, ThatRowsSeeWholeAreWeighedInAnyForm) {
         c.query.magnitude = c.key.magnitude = magnitude;
         expect_scalar_bits(c);
       }
+    }
+  }
+}
+
+// The same where two warps share rows.
+TEST(CudaBlocks, ThatRowsOf256ChannelsSeeWholeAreWeighedInAnyForm) {
+  for (int data = 0; data <= static_cast<int>(CaseData::kSinks); ++data) {
+    for (const std::int32_t digits : {0, 1}) {
+      AttentionCase c = plain_case(18, 300);
+      c.head_dim = c.head_dim_v = 256;
+      c.data = static_cast<CaseData>(data);
+      c.score_digits = digits;
+      expect_scalar_bits(c);
     }
   }
 }

@@ -45,7 +45,8 @@ constexpr RuleMask kMasks[] = {{INTFLASH_MASK_NONE, 0, 0, 0},
 struct HeadDims {
   std::int64_t key, value;
 };
-constexpr HeadDims kHeadDims[] = {{64, 64}, {80, 80}, {96, 96}, {128, 128}, {56, 72}, {128, 8}};
+constexpr HeadDims kHeadDims[] = {{64, 64}, {80, 80}, {96, 96},   {128, 128}, {256, 256},
+                                  {56, 72}, {128, 8}, {192, 128}, {320, 328}};
 constexpr std::int64_t kPageSizes[] = {64, 128, 256};
 constexpr intflash_dtype kDtypes[] = {INTFLASH_F32, INTFLASH_F16, INTFLASH_BF16};
 constexpr intflash_dtype kMaskDtypes[] = {INTFLASH_F32, INTFLASH_F32, INTFLASH_F16, INTFLASH_BF16,
@@ -143,10 +144,10 @@ TEST_P(CudaServing, GivesTheBitsOfTheScalarPort) {
   static const std::vector<ServingCase> cases = pairwise_cases();
   ServingCase s = cases[static_cast<std::size_t>(GetParam())];
   s.cache.seed = static_cast<std::uint32_t>(seed_from_test_name());
-  emulated_machine().num_multiprocessors = s.multiprocessors;
+  cut_for_multiprocessors(s.multiprocessors);
   const auto use = s.tables == Tables::kSequences ? use_sequences : use_pages;
   expect_equal(use(s, Place::kDevice), use(s, Place::kHost));
-  emulated_machine() = {};
+  cut_for_multiprocessors(1);
 }
 
 INSTANTIATE_TEST_SUITE_P(Pairwise, CudaServing,
@@ -156,8 +157,11 @@ INSTANTIATE_TEST_SUITE_P(Pairwise, CudaServing,
 
 // Spans 1, 2 and 3, a part each: the latter two are one node of the tree; and spans 1 and 2 in a
 // part that ends behind them. The query sees more keys than are attended.
-TEST(CudaParts, AreMergedByTheTreeWhicheverIsTheFirst) {
+class CudaParts : public testing::TestWithParam<std::int64_t> {};
+
+TEST_P(CudaParts, AreMergedByTheTreeWhicheverIsTheFirst) {
   CacheCase c;
+  c.head_dim = c.head_dim_v = GetParam();
   c.num_kv_heads = c.group_size = 1;
   c.num_pages = 70;
   const auto use = [&](Place place, std::int64_t key_end) {
@@ -172,9 +176,26 @@ TEST(CudaParts, AreMergedByTheTreeWhicheverIsTheFirst) {
     return side.attend({request}, args, 2);
   };
   EXPECT_TRUE(use(Place::kDevice, 3072) == use(Place::kHost, 3072));
-  emulated_machine().num_multiprocessors = 16;
+  cut_for_multiprocessors(16);
   EXPECT_TRUE(use(Place::kDevice, 4096) == use(Place::kHost, 4096));
-  emulated_machine() = {};
+  cut_for_multiprocessors(1);
+}
+
+INSTANTIATE_TEST_SUITE_P(HeadDims, CudaParts, testing::Values(64, 256));
+
+// Values of half a tile of 16 channels more; of heads that are laid out at once, and row by row.
+TEST(CudaPages, HaveZerosBehindTheLastChannels) {
+  for (const std::int64_t head_dim_v : {40, 200, 264}) {
+    CacheCase c;
+    c.head_dim_v = head_dim_v;
+    const auto use = [&](Place place) {
+      CacheSide side(c, place);
+      const std::int32_t sequence = side.create_sequence();
+      side.append({sequence}, {130}, 1);
+      return side.save(sequence);
+    };
+    EXPECT_TRUE(use(Place::kDevice) == use(Place::kHost)) << head_dim_v;
+  }
 }
 
 }  // namespace

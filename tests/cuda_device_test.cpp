@@ -116,8 +116,6 @@ TEST_F(CudaDevice, RefusesByNameWhatItDoesNotServe) {
   };
   expect_refused([](AttentionCase& c) { c.mode = INTFLASH_MODE_EXACT; }, "mode");
   expect_refused([](AttentionCase& c) { c.mode = INTFLASH_MODE_INTFA; }, "mode");
-  expect_refused([](AttentionCase& c) { c.head_dim = 136; }, "head_dim");
-  expect_refused([](AttentionCase& c) { c.head_dim_v = 136; }, "head_dim");
   expect_refused([](AttentionCase& c) { c.query.dtype = INTFLASH_INT8; }, "dtype");
   expect_refused([](AttentionCase& c) { c.key.dtype = INTFLASH_Q8_0; }, "dtype");
   expect_refused([](AttentionCase& c) { c.value.dtype = INTFLASH_F8_E4M3; }, "dtype");

@@ -27,8 +27,6 @@ TEST_F(CudaCache, OfShapesThatAreNotServedIsRefusedByName) {
     expect_error(intflash_cache_create(context.get(), &options, &cache), INTFLASH_UNSUPPORTED,
                  {word, "cuda:0"});
   };
-  expect_refused([](auto& options) { options.head_dim = 136; }, "head_dim");
-  expect_refused([](auto& options) { options.head_dim_v = 136; }, "head_dim");
   expect_refused([](auto& options) { options.codec = INTFLASH_CODEC_K8V4; }, "codec");
   expect_refused([](auto& options) { options.num_kv_heads = 65536; }, "kv heads");
 }

@@ -9,6 +9,7 @@
 #include <new>
 #include <stdexcept>
 
+#include "gpu/cuda_device.h"
 #include "gpu/cuda_library.h"
 
 namespace intflash::internal {
@@ -50,6 +51,11 @@ emulation::EmulatedMachine& emulated_machine() {
   const auto machine = reinterpret_cast<emulation::EmulatedMachineFn>(
       symbol_of_library("intflash_emulated_machine"));
   return machine == nullptr ? of_a_card : *machine();
+}
+
+void cut_for_multiprocessors(int count) {
+  const DeviceContext context;
+  const_cast<CudaDevice&>(cuda_device(*context.get())).num_multiprocessors = count;
 }
 
 std::byte* DeviceMemory::take(std::size_t bytes) {

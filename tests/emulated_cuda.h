@@ -18,6 +18,9 @@ namespace intflash::internal {
 // Of a card, whose library INTFLASH_CUDA_LIBRARY may name (bench/cuda/run), nothing changes by it.
 emulation::EmulatedMachine& emulated_machine();
 
+// How many multiprocessors plans are cut for, on any device: the library has asked it once.
+void cut_for_multiprocessors(int count);
+
 // Tensors in the device's memory, which the host can read too.
 class DeviceMemory : public Memory {
  public:

@@ -268,7 +268,7 @@ class CopyLimit {
 
 void bench_prefill(const intflash::Context& context, const Stream& stream, Size size) {
   const ProductLimit limit(size);
-  for (const std::int64_t head_dim : {64, 128}) {
+  for (const std::int64_t head_dim : {64, 128, 256}) {
     for (const std::int64_t tokens : size.is_tiny
                                          ? std::vector<std::int64_t>{70}
                                          : std::vector<std::int64_t>{1024, 4096, 8192, 16384}) {

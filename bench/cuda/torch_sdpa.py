@@ -25,7 +25,7 @@ def seconds_of(call, calls):
 
 def main():
     print(f"{torch.cuda.get_device_name()}; PyTorch {torch.__version__}")
-    for dim in (64, 128):
+    for dim in (64, 128, 256):
         for tokens in (1024, 4096, 8192, 16384):
             query, key = (
                 torch.randn((1, heads, tokens, dim), device="cuda", dtype=torch.bfloat16)

@@ -10,7 +10,7 @@ namespace {
 
 // The states of tiles' parts, which are nodes of the tree.
 template <int kDim>
-INTFLASH_KERNEL(kThreads)
+INTFLASH_KERNEL(kThreads<kDim>)
 merge_parts(CudaCall call) {
   if (call.findings->refused != 0) return;
   const std::int32_t worker = block_place().x;
@@ -19,7 +19,7 @@ merge_parts(CudaCall call) {
        merge += static_cast<std::int32_t>(call.num_workers)) {
     const CudaRequest& request = call.requests[request_of(call, &CudaRequest::first_merge, merge)];
     const TileThread at =
-        tile_thread(call, request, static_cast<std::int32_t>(merge - request.first_merge), 0);
+        tile_thread<kDim>(call, request, static_cast<std::int32_t>(merge - request.first_merge), 0);
     WaitingStates<kDim> waiting(slots_of<kDim>(call.states, worker * call.waiting_states, at));
     RowStates<kDim> state;
     for (std::int32_t part = 0; part < request.num_parts; ++part) {
@@ -42,7 +42,7 @@ cudaError_t enqueue_items(const CudaCall& call, const Grid& grid) {
 
 template <int kDim>
 cudaError_t enqueue(const CudaCall& call) {
-  Grid grid = {min_of(call.num_items, call.num_workers), 1, 1, kThreads, Place<kDim>::kBytes};
+  Grid grid = {min_of(call.num_items, call.num_workers), 1, 1, kThreads<kDim>, Place<kDim>::kBytes};
   const cudaError_t error = enqueue_items<kDim>(call, grid);
   if (error != cudaSuccess || call.num_merges == 0) return error;
   grid.x = min_of(call.num_merges, call.num_workers);
@@ -53,6 +53,7 @@ cudaError_t enqueue(const CudaCall& call) {
 
 cudaError_t enqueue_attend(const CudaCall& call) {
   if (call.num_items == 0) return cudaSuccess;
+  if (call.is_wide()) return enqueue_wide(call);
   switch (call.tile_dim) {
     case 64:
       return enqueue<64>(call);
@@ -62,6 +63,8 @@ cudaError_t enqueue_attend(const CudaCall& call) {
       return enqueue<96>(call);
     case 128:
       return enqueue<128>(call);
+    case 256:
+      return enqueue<256>(call);
     default:
       return cudaErrorInvalidValue;
   }

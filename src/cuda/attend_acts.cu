@@ -12,7 +12,7 @@ namespace {
 template <int kDim>
 cudaError_t enqueue(const CudaCall& call, std::int64_t blocks) {
   return launch(attend_tiles<kDim, true, true, false>,
-                {blocks, 1, 1, kThreads, Place<kDim>::kBytes}, call.stream, call);
+                {blocks, 1, 1, kThreads<kDim>, Place<kDim>::kBytes}, call.stream, call);
 }
 
 }  // namespace
@@ -27,6 +27,8 @@ cudaError_t enqueue_acts(const CudaCall& call, std::int64_t blocks) {
       return enqueue<96>(call, blocks);
     case 128:
       return enqueue<128>(call, blocks);
+    case 256:
+      return enqueue<256>(call, blocks);
     default:
       return cudaErrorInvalidValue;
   }

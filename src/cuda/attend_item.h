@@ -1,8 +1,8 @@
 // Copyright 2026 The intflash Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// Attention of a tile of query rows over pages: four warps of 16 rows pass over the keys that they
-// see, block by block and span by span, in the order of docs/numerics.md.
+// Attention of a tile of query rows over pages: four warps of 16 rows, or pairs of them, pass over
+// the keys that they see, block by block and span by span, in the order of docs/numerics.md.
 #pragma once
 
 #include <cstdint>
@@ -11,6 +11,7 @@
 #include "cuda/products.h"
 #include "cuda/row_state.h"
 #include "cuda/score_acts.h"
+#include "cuda/shared_rows.h"
 #include "cuda/simt.h"
 #include "cuda/tile_block.h"
 #include "cuda/tile_out.h"
@@ -35,7 +36,7 @@ INTFLASH_DEVICE BlockRange seen_blocks(const CudaCall& call, const TileThread& a
 
 template <int kDim>
 INTFLASH_DEVICE StateSlots<kDim> slots_of(char* first, std::int64_t index, const TileThread& at) {
-  return {first + index * tile_state_bytes(kDim), at.thread, kThreads};
+  return {first + index * tile_state_bytes(kDim), at.thread, kThreads<kDim>};
 }
 
 // Adds second digits to the products that were stored, where rows take them.
@@ -51,13 +52,14 @@ INTFLASH_DEVICE void add_second_digits(const CudaCall& call, const TileThread& a
                            {at.words_of_row(call, call.query_digits, at.lane.group),
                             at.words_of_row(call, call.query_digits, at.lane.group + 8)},
                            {pages.digits(2 * block), pages.digits(2 * block + 1)}, taking, at.lane,
-                           at.warp);
+                           at.warp, at.side);
 }
 
 // All blocks of a range, in order: leaves the state of each span to those that wait.
 template <int kDim, bool kDigits, bool kActs, bool kPads>
 INTFLASH_DEVICE void attend_blocks(const CudaCall& call, const TileThread& at, BlockRange range,
                                    WaitingStates<kDim>& waiting, RowStates<kDim>& state) {
+  constexpr bool kIsShared = kSides<kDim> == 2;
   std::uint32_t query[kSteps<kDim>][4];
   const std::uint32_t* const codes = at.words_of_row(call, call.query_codes, at.lane.group);
   const std::uint32_t* const codes_8 = at.words_of_row(call, call.query_codes, at.lane.group + 8);
@@ -75,31 +77,38 @@ INTFLASH_DEVICE void attend_blocks(const CudaCall& call, const TileThread& at, B
   state.clear();
   for (std::int32_t block = range.begin; block < range.end; ++block) {
     const bool is_last = block + 1 == range.end;
-    wait_copies<1>();  // for keys; the values may come later
-    sync_block();
     const std::int32_t first_key = block * kScoreBlock;
     // Scales are loaded again where they are used again: they would stay in eight registers.
-    const WholeBlock whole =
-        prepare_whole_block(pages.scales(block, at.lane.index), at.lane.index, at.warp, factors);
+    const WholeBlock whole = prepare_whole_block(pages.scales(block, at.lane.index), at.lane.index,
+                                                 at.warp, at.side, factors);
+    wait_copies<1>();  // for keys; the values may come later
+    sync_block();
     const ThreadScales row_scales = scales_of_rows(rows, at.lane, whole, first_key);
     bool are_plain = !warp_any(!row_scales.are_plain);
     if constexpr (kActs) are_plain = are_plain && masks.leave_whole(first_key);
-    BlockProducts products{};
-    if (!at.is_idle()) products = multiply_keys<kDim>(query, at.lane);
-    if (!are_plain) store_products<kDim>(products, at.lane, at.warp);
+    BlockProducts<kDim> products{};
+    if (!at.is_idle()) products = multiply_keys<kDim>(query, at.lane, at.side);
+    if (!are_plain) store_products<kDim>(products, at.lane, at.warp, at.side);
     if constexpr (kDigits) {
       if (!are_plain && call.has_digits())
         add_second_digits<kDim, kPads>(call, at, masks, pages, block, query);
     }
+    SharedRows<kDim> shared(at.lane, at.warp, at.side);
+    if constexpr (kIsShared) {
+      if (are_plain) shared.begin(products, row_scales, factors);
+    }
     sync_block();
     if (!is_last) pages.copy_keys(block + 1, at.thread);
     ThreadWeights weights;
-    if (are_plain) {
-      weights = weigh_whole_rows(products, row_scales, whole, at.lane.quad, factors);
-    } else {
-      weigh_rows<kDim>(masks, pages.scales(block, at.lane.index), first_key, at.lane, at.warp);
+    if (!are_plain) {
+      weigh_rows<kDim>(masks, pages.scales(block, at.lane.index), first_key, at.lane, at.warp,
+                       at.side);
       sync_warp();
-      weights = load_weights<kDim>(at.lane, at.warp);
+      if constexpr (!kIsShared) weights = load_weights<kDim>(at.lane, at.warp);
+    } else if constexpr (kIsShared) {
+      shared.weigh(products, factors);
+    } else {
+      weights = weigh_whole_rows<kDim>(products, row_scales, whole, at.lane.quad, factors);
     }
     if (is_last) {
       wait_copies<0>();
@@ -107,7 +116,9 @@ INTFLASH_DEVICE void attend_blocks(const CudaCall& call, const TileThread& at, B
       wait_copies<1>();
     }
     sync_block();
-    if (!at.is_idle()) add_values<kDim>(at.lane, weights, state);
+    if constexpr (kIsShared)
+      weights = are_plain ? shared.weights(whole) : load_weights<kDim>(at.lane, at.warp);
+    if (!at.is_idle()) add_values<kDim>(at.lane, at.side, weights, state);
     sync_block();
     if (!is_last) pages.copy_values(block + 1, at.thread);
     if (block % kBlocksPerSpan == kBlocksPerSpan - 1 || is_last) {
@@ -128,7 +139,7 @@ INTFLASH_DEVICE void attend_item(const CudaCall& call, std::int32_t item, std::i
   const CudaRequest& request = call.requests[request_of(call, &CudaRequest::first_item, item)];
   const auto own = static_cast<std::int32_t>(item - request.first_item);
   const auto parts = static_cast<std::int32_t>(request.num_parts);
-  const TileThread at = tile_thread(call, request, own / parts, own % parts);
+  const TileThread at = tile_thread<kDim>(call, request, own / parts, own % parts);
   const Shared<TileRow> rows(Place<kDim>::kRows);
   if (at.thread < kCudaTileRows)
     rows.store(at.thread, make_row(call, request, at.kv_head, at.first_tile_row + at.thread,
@@ -151,7 +162,7 @@ INTFLASH_DEVICE void attend_item(const CudaCall& call, std::int32_t item, std::i
 // kActs: whether anything but rules may act on scores, or hide keys. kPads: whether heads may have
 // fewer channels than kDim.
 template <int kDim, bool kDigits, bool kActs, bool kPads>
-INTFLASH_KERNEL(kThreads)
+INTFLASH_KERNEL(kThreads<kDim>)
 attend_tiles(CudaCall call) {
   if (call.findings->refused != 0) return;
   const std::int32_t worker = block_place().x;

@@ -144,13 +144,20 @@ struct CudaRequest {
 };
 
 // Heads of so many channels, of keys and values alike, have kernels of their own.
-constexpr std::int64_t kCudaHeadDims[] = {64, 80, 96, 128};
-constexpr std::int64_t kMaxCudaHeadDim = 128;
-// Channels that a kernel's tiles have; others are served by tiles of 64 or 128, padded.
+constexpr std::int64_t kCudaHeadDims[] = {64, 80, 96, 128, 256};
+// Channels that a kernel's tiles have; others are served by tiles of 64, 128 or 256, padded, and
+// where that is not enough by a kernel that has none.
+constexpr std::int64_t kMaxCudaTileDim = 256;
 constexpr std::int64_t cuda_tile_dim(std::int64_t head_dim, std::int64_t head_dim_v) {
   for (const std::int64_t dim : kCudaHeadDims)
     if (dim == head_dim && dim == head_dim_v) return dim;
-  return head_dim <= 64 && head_dim_v <= 64 ? 64 : 128;
+  if (head_dim <= 64 && head_dim_v <= 64) return 64;
+  if (head_dim <= 128 && head_dim_v <= 128) return 128;
+  return head_dim <= 256 && head_dim_v <= 256 ? 256 : kMaxHeadDim;
+}
+// Warps that share 16 rows: a thread's registers hold no 256 channels of a row.
+INTFLASH_INLINE constexpr std::int32_t cuda_sides(std::int64_t tile_dim) {
+  return tile_dim == 256 ? 2 : 1;
 }
 
 // Requests over pages. What scratch pointers name is the device's memory, 256-byte aligned.
@@ -211,16 +218,28 @@ struct CudaCall {
   INTFLASH_INLINE bool has_acts() const {
     return has_masks || alibi_slopes != nullptr || score_cap > 0.0f;
   }
-  // Whether heads have fewer channels than tiles.
+  // Whether heads have more channels than the widest tiles, or fewer than their own.
+  INTFLASH_INLINE bool is_wide() const { return tile_dim > kMaxCudaTileDim; }
   INTFLASH_INLINE bool is_padded() const { return head_dim != tile_dim || head_dim_v != tile_dim; }
 };
 
-// Query rows of one kv head that a block of threads attends, 16 to a warp.
+// Query rows of one kv head that a block of threads attends, 16 to a warp or two; of heads that are
+// too wide for that, two to all warps.
 constexpr std::int64_t kCudaTileRows = 64;
+INTFLASH_INLINE constexpr std::int64_t cuda_tile_rows(std::int64_t tile_dim) {
+  return tile_dim > kMaxCudaTileDim ? 2 : kCudaTileRows;
+}
+// Threads of a block, and blocks to a multiprocessor.
+INTFLASH_INLINE constexpr std::int64_t cuda_threads(std::int64_t tile_dim) {
+  return 128 * cuda_sides(tile_dim);
+}
+INTFLASH_INLINE constexpr std::int64_t cuda_blocks(std::int64_t tile_dim) {
+  return tile_dim > kMaxCudaTileDim ? 8 : 2 / cuda_sides(tile_dim);
+}
 // A state of a tile's rows, as its threads lay it down: accumulators, and five words of each
 // thread.
 INTFLASH_INLINE std::int64_t tile_state_bytes(std::int64_t tile_dim) {
-  return kCudaTileRows * (tile_dim + 2 * 5) * 4;
+  return (cuda_tile_rows(tile_dim) * tile_dim + cuda_threads(tile_dim) * 5) * 4;
 }
 
 }  // namespace intflash::internal

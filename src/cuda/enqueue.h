@@ -36,6 +36,8 @@ cudaError_t enqueue_attend(const CudaCall& call);
 // Its items, by so many blocks of threads, of a call that has_acts(), and of one that is_padded().
 cudaError_t enqueue_acts(const CudaCall& call, std::int64_t blocks);
 cudaError_t enqueue_padded(const CudaCall& call, std::int64_t blocks);
+// All of one that is_wide().
+cudaError_t enqueue_wide(const CudaCall& call);
 
 // Whether this library has code for the current device: cudaSuccess, or why not.
 cudaError_t check_attend();

@@ -92,9 +92,9 @@ struct HeadPages {
       const std::int8_t* const from = half == 0 ? first : second;
       if constexpr (kPads) {
         BlockCopy<kDim>::begin_padded(Shared<Bytes16>(to), half, from, kDim * 4 / kRuns, own,
-                                      thread, kThreads);
+                                      thread, kThreads<kDim>);
       } else {
-        BlockCopy<kDim>::begin(Shared<Bytes16>(to), half, from, thread, kThreads);
+        BlockCopy<kDim>::begin(Shared<Bytes16>(to), half, from, thread, kThreads<kDim>);
       }
     }
     end_copies();

@@ -10,6 +10,7 @@
 
 #include <cstdint>
 
+#include "cuda/call.h"
 #include "cuda/simt.h"
 #include "tile/types.h"
 
@@ -59,6 +60,11 @@ INTFLASH_DEVICE constexpr bool has_upper_half(std::int32_t step) {
   return 32 * step + 16 < kDim;
 }
 
+// Warps that share 16 rows. Each has a side of a score block's keys, for products with them, and a
+// side of the values' channels.
+template <int kDim>
+constexpr std::int32_t kSides = cuda_sides(kDim);
+
 // A step's columns of a matrix of bytes, of rows group and group + 8 of 16; row: where they begin;
 // nullptr: zeros.
 INTFLASH_DEVICE void load_rows(const std::uint32_t* row, const std::uint32_t* row_8,
@@ -96,13 +102,15 @@ INTFLASH_DEVICE FourSums sums_of(const std::int32_t (&even)[4], const std::int32
   return {{even[2 * half], odd[2 * half], even[2 * half + 1], odd[2 * half + 1]}};
 }
 
-// Products of a warp's rows with a score block's keys, 16 at a time: rows group and group + 8.
+// Products of 16 rows with the keys of a score block that are a warp's, 16 at a time: rows group
+// and group + 8.
+template <int kDim>
 struct BlockProducts {
-  static constexpr std::int32_t kTiles = kScoreBlock / 16;
+  static constexpr std::int32_t kTiles = kScoreBlock / 16 / kSides<kDim>;
 
   std::int32_t even[kTiles][4], odd[kTiles][4];
 
-  // Of key 16 tile + 4 quad + i and row group + 8 half.
+  // Of the warp's key 16 tile + 4 quad + i and row group + 8 half.
   INTFLASH_DEVICE std::int32_t& at(std::int32_t tile, std::int32_t half, std::int32_t i) {
     return i % 2 == 0 ? even[tile][2 * half + i / 2] : odd[tile][2 * half + i / 2];
   }

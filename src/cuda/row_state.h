@@ -1,9 +1,9 @@
 // Copyright 2026 The intflash Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// What a warp's 16 rows have seen so far, in its threads' registers, and the states of spans before
-// them that wait to be merged, in the device's memory. src/tile/state.h and src/states/span_tree.h
-// have the same of the CPU.
+// What 16 rows have seen so far, in the registers of their warp's threads, or of two, and the
+// states of spans before them that wait to be merged, in the device's memory. src/tile/state.h and
+// src/states/span_tree.h have the same of the CPU.
 #pragma once
 
 #include <cstdint>
@@ -15,10 +15,10 @@
 namespace intflash::internal {
 namespace {
 
-// Of rows group and group + 8: channels 16 t + 4 quad ... + 3 of each 16.
+// Of rows group and group + 8, and of the warp's side of channels: 16 t + 4 quad ... + 3.
 template <int kDim>
 struct RowStates {
-  static constexpr std::int32_t kTiles = kDim / 16;
+  static constexpr std::int32_t kTiles = kDim / 16 / kSides<kDim>;
 
   float reference[2];  // -infinity: no key yet
   float row_sum[2];

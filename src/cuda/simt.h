@@ -13,9 +13,9 @@
 #include "tile/portability.h"
 
 #define INTFLASH_DEVICE __device__ inline __attribute__((always_inline))
-// Two blocks at a time leave each thread as many registers as it can have: where the compiler aims
-// at more of them, it spills some.
-#define INTFLASH_KERNEL(threads) __global__ void __launch_bounds__(threads, 2)
+// 256 threads at a time leave each as many registers as it can have: where the compiler aims at
+// more of them, it spills some.
+#define INTFLASH_KERNEL(threads) __global__ void __launch_bounds__(threads, (threads) < 256 ? 2 : 1)
 // A table that kernels look up by an index.
 #define INTFLASH_DEVICE_TABLE __device__ const
 
@@ -75,6 +75,18 @@ INTFLASH_DEVICE void multiply_add_u8(std::int32_t (&c)[4], const std::uint32_t (
       "{%0,%1,%2,%3};"
       : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// c plus four products of bytes of a and b, which are signed; of a unsigned.
+INTFLASH_DEVICE std::int32_t add_four_s8(std::int32_t c, std::uint32_t a, std::uint32_t b) {
+  std::int32_t sum;
+  asm("dp4a.s32.s32 %0, %1, %2, %3;" : "=r"(sum) : "r"(a), "r"(b), "r"(c));
+  return sum;
+}
+INTFLASH_DEVICE std::int32_t add_four_u8(std::int32_t c, std::uint32_t a, std::uint32_t b) {
+  std::int32_t sum;
+  asm("dp4a.u32.s32 %0, %1, %2, %3;" : "=r"(sum) : "r"(a), "r"(b), "r"(c));
+  return sum;
 }
 
 // Atomically, in the device's memory.

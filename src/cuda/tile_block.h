@@ -15,33 +15,41 @@
 namespace intflash::internal {
 namespace {
 
-// Exact products of a warp's rows with the block's keys.
+// The first of a score block's keys that are a warp's, in tiles of 16.
 template <int kDim>
-INTFLASH_DEVICE BlockProducts multiply_keys(const std::uint32_t (&query)[kSteps<kDim>][4],
-                                            Lane lane) {
+INTFLASH_DEVICE std::int32_t first_tile(std::int32_t side) {
+  return side * BlockProducts<kDim>::kTiles;
+}
+
+// Exact products of a warp's rows with its keys of the block.
+template <int kDim>
+INTFLASH_DEVICE BlockProducts<kDim> multiply_keys(const std::uint32_t (&query)[kSteps<kDim>][4],
+                                                  Lane lane, std::int32_t side) {
   const Shared<TwoWords> keys(Place<kDim>::kKeys);
-  BlockProducts products{};
+  BlockProducts<kDim> products{};
   INTFLASH_UNROLL
-  for (std::int32_t tile = 0; tile < BlockProducts::kTiles; ++tile) {
+  for (std::int32_t tile = 0; tile < BlockProducts<kDim>::kTiles; ++tile) {
     INTFLASH_UNROLL
     for (std::int32_t step = 0; step < kSteps<kDim>; ++step)
-      add_products<false>(keys, tile * (kDim / 4) + step * 8, lane, has_upper_half<kDim>(step),
-                          query[step], products.even[tile], products.odd[tile]);
+      add_products<false>(keys, (first_tile<kDim>(side) + tile) * (kDim / 4) + step * 8, lane,
+                          has_upper_half<kDim>(step), query[step], products.even[tile],
+                          products.odd[tile]);
   }
   return products;
 }
 
 // Into shared memory, for what weighs a row by a warp.
 template <int kDim>
-INTFLASH_DEVICE void store_products(const BlockProducts& products, Lane lane, std::int32_t warp) {
+INTFLASH_DEVICE void store_products(const BlockProducts<kDim>& products, Lane lane,
+                                    std::int32_t warp, std::int32_t side) {
   using P = Place<kDim>;
   const Shared<FourSums> dots(P::kDots + warp * P::kDotBytes);
   INTFLASH_UNROLL
-  for (std::int32_t tile = 0; tile < BlockProducts::kTiles; ++tile) {
+  for (std::int32_t tile = 0; tile < BlockProducts<kDim>::kTiles; ++tile) {
     INTFLASH_UNROLL
     for (std::int32_t half = 0; half < 2; ++half) {
       const std::int32_t row = lane.group + 8 * half;
-      dots.store((row * P::kDotStride + tile * 16) / 4 + lane.quad,
+      dots.store(place_of_sums(row, (first_tile<kDim>(side) + tile) * 4 + lane.quad),
                  sums_of(products.even[tile], products.odd[tile], half));
     }
   }
@@ -58,7 +66,7 @@ INTFLASH_DEVICE std::uint32_t digit_rows(const Masks& masks, const LaneScales& s
     LaneProducts seen{};
     seen.kept = kept_keys(row, first_key + kLaneKeys * lane.index);
     masks.acts_of(r, first_key + kLaneKeys * lane.index, seen.kept);
-    if (warp_any(seen.kept != 0) && takes_digits(row.query, seen, scales)) found |= 1u << r;
+    if (warp_any(seen.kept != 0) && takes_digits(row.query(), seen, scales)) found |= 1u << r;
   }
   return found;
 }
@@ -69,12 +77,13 @@ template <int kDim>
 INTFLASH_DEVICE void add_digit_products(const std::uint32_t (&query)[kSteps<kDim>][4],
                                         const std::uint32_t* const (&digits)[2],
                                         const PageTiles (&keys)[2], std::uint32_t taking, Lane lane,
-                                        std::int32_t warp) {
+                                        std::int32_t warp, std::int32_t side) {
   using P = Place<kDim>;
   const Shared<TwoWords> codes(P::kKeys);
   const Shared<FourSums> dots(P::kDots + warp * P::kDotBytes);
   const Shared<TileRow> rows(P::kRows + warp * kWarpRows * sizeof(TileRow));
-  for (std::int32_t tile = 0; tile < kScoreBlock / 16; ++tile) {
+  const std::int32_t first = first_tile<kDim>(side);
+  for (std::int32_t tile = first; tile < first + BlockProducts<kDim>::kTiles; ++tile) {
     sync_warp();  // lanes whose rows take none are ahead, and mma.sync wants all of them at once
     std::int32_t even[4] = {}, odd[4] = {};
     INTFLASH_UNROLL
@@ -89,8 +98,8 @@ INTFLASH_DEVICE void add_digit_products(const std::uint32_t (&query)[kSteps<kDim
     for (std::int32_t half = 0; half < 2; ++half) {
       const std::int32_t row = lane.group + 8 * half;
       if ((taking >> row & 1) == 0) continue;
-      const std::int32_t bits = rows.load(row).query.digit_bits();
-      const std::int32_t at = (row * P::kDotStride + tile * 16) / 4 + lane.quad;
+      const std::int32_t bits = rows.load(row).query().digit_bits();
+      const std::int32_t at = place_of_sums(row, tile * 4 + lane.quad);
       const FourSums mixed = sums_of(even, odd, half);
       FourSums sums = dots.load(at);
       for (std::int32_t i = 0; i < 4; ++i)
@@ -100,16 +109,18 @@ INTFLASH_DEVICE void add_digit_products(const std::uint32_t (&query)[kSteps<kDim
   }
 }
 
-// P and outcomes of the warp's rows, from their products, one row after the other.
+// P and outcomes of rows that are the warp's, from their products, one row after the other.
 template <int kDim, class Masks>
 INTFLASH_DEVICE void weigh_rows(const Masks& masks, const LaneScales& scales,
-                                std::int32_t first_key, Lane lane, std::int32_t warp) {
+                                std::int32_t first_key, Lane lane, std::int32_t warp,
+                                std::int32_t side) {
   using P = Place<kDim>;
   const Shared<FourSums> dots(P::kDots + warp * P::kDotBytes);
-  const Shared<std::uint32_t> weights(P::kWeights + warp * P::kWeightBytes);
+  const Shared<std::uint32_t> weights(P::kDots + warp * P::kDotBytes);
+  const Shared<RowOutcome> outcomes(P::kDots + warp * P::kDotBytes);
   const Shared<TileRow> rows(P::kRows + warp * kWarpRows * sizeof(TileRow));
-  const Shared<RowOutcome> outcomes(P::kOutcomes + warp * kWarpRows * sizeof(RowOutcome));
-  for (std::int32_t r = 0; r < kWarpRows; ++r) {
+  constexpr std::int32_t kOwn = kWarpRows / kSides<kDim>;
+  for (std::int32_t r = side * kOwn; r < (side + 1) * kOwn; ++r) {
     const TileRow row = rows.load(r);
     LaneProducts products{};
     products.kept = kept_keys(row, first_key + kLaneKeys * lane.index);
@@ -118,12 +129,13 @@ INTFLASH_DEVICE void weigh_rows(const Masks& masks, const LaneScales& scales,
     std::uint32_t quantized = 0;
     outcome.is_active = warp_any(products.kept != 0) ? 1 : 0;
     if (outcome.is_active != 0) {
-      const FourSums sums = dots.load(r * P::kDotStride / 4 + lane.index);
+      const FourSums sums = dots.load(place_of_sums(r, lane.index));
       for (std::int32_t i = 0; i < kLaneKeys; ++i) products.dot[i] = sums.output[i];
-      outcome.weight = weigh_row(row.query, products, scales, acts, quantized);
+      outcome.weight = weigh_row(row.query(), products, scales, acts, quantized);
     }
-    weights.store(r * P::kWeightStride / 4 + lane.index, quantized);
-    if (lane.index == 0) outcomes.store(r, outcome);
+    sync_warp();
+    weights.store(place_of_weights(r, lane.index), quantized);
+    if (lane.index == 0) outcomes.store(place_of_outcome(r), outcome);
   }
 }
 
@@ -142,33 +154,39 @@ struct ThreadWeights {
   }
 };
 
-// What weigh_rows has left.
+// Where a fragment of P for a step lies in the words of 16 rows.
+INTFLASH_DEVICE std::int32_t place_of_fragment(Lane lane, std::int32_t step, std::int32_t i) {
+  return place_of_weights(lane.group + 8 * (i % 2), step * 8 + lane.quad + 4 * (i / 2));
+}
 template <int kDim>
-INTFLASH_DEVICE ThreadWeights load_weights(Lane lane, std::int32_t warp) {
-  using P = Place<kDim>;
-  const Shared<std::uint32_t> weights(P::kWeights + warp * P::kWeightBytes);
-  const Shared<RowOutcome> outcomes(P::kOutcomes + warp * kWarpRows * sizeof(RowOutcome));
-  ThreadWeights loaded;
-  INTFLASH_UNROLL
-  for (std::int32_t h = 0; h < 2; ++h) {
-    const RowOutcome outcome = outcomes.load(lane.group + 8 * h);
-    loaded.set(h, outcome.weight, outcome.is_active != 0);
-  }
+INTFLASH_DEVICE void load_fragments(Lane lane, std::int32_t warp, ThreadWeights& loaded) {
+  const Shared<std::uint32_t> weights(Place<kDim>::kDots + warp * Place<kDim>::kDotBytes);
   INTFLASH_UNROLL
   for (std::int32_t step = 0; step < kScoreBlock / 32; ++step) {
     INTFLASH_UNROLL
-    for (std::int32_t i = 0; i < 4; ++i) {
-      const std::int32_t row = lane.group + 8 * (i % 2);
-      loaded.fragment[step][i] =
-          weights.load(row * (P::kWeightStride / 4) + step * 8 + lane.quad + 4 * (i / 2));
-    }
+    for (std::int32_t i = 0; i < 4; ++i)
+      loaded.fragment[step][i] = weights.load(place_of_fragment(lane, step, i));
   }
+}
+
+// What weigh_rows has left.
+template <int kDim>
+INTFLASH_DEVICE ThreadWeights load_weights(Lane lane, std::int32_t warp) {
+  const Shared<RowOutcome> outcomes(Place<kDim>::kDots + warp * Place<kDim>::kDotBytes);
+  ThreadWeights loaded;
+  INTFLASH_UNROLL
+  for (std::int32_t h = 0; h < 2; ++h) {
+    const RowOutcome outcome = outcomes.load(place_of_outcome(lane.group + 8 * h));
+    loaded.set(h, outcome.weight, outcome.is_active != 0);
+  }
+  load_fragments<kDim>(lane, warp, loaded);
   return loaded;
 }
 
-// Takes the block's weights and values into the warp's states.
+// Takes the block's weights and the warp's channels of values into its states.
 template <int kDim>
-INTFLASH_DEVICE void add_values(Lane lane, const ThreadWeights& weights, RowStates<kDim>& state) {
+INTFLASH_DEVICE void add_values(Lane lane, std::int32_t side, const ThreadWeights& weights,
+                                RowStates<kDim>& state) {
   const Shared<TwoWords> values(Place<kDim>::kValues);
   // A row that sees nothing here has P = 0, which changes no accumulator: none is -0.
   float gain[2];
@@ -179,12 +197,13 @@ INTFLASH_DEVICE void add_values(Lane lane, const ThreadWeights& weights, RowStat
   }
   sync_warp();  // lanes of rows that see nothing are ahead, and mma.sync wants all of them at once
   INTFLASH_UNROLL
-  for (std::int32_t tile = 0; tile < kDim / 16; ++tile) {
+  for (std::int32_t tile = 0; tile < RowStates<kDim>::kTiles; ++tile) {
     std::int32_t even[4] = {}, odd[4] = {};
     INTFLASH_UNROLL
     for (std::int32_t step = 0; step < kScoreBlock / 32; ++step) {
       // Each half of the block has tiles of its own, of 16 rows of four tokens.
-      const std::int32_t row = step / 2 * (kDim / 16) * 16 + tile * 16 + step % 2 * 8;
+      const std::int32_t row =
+          step / 2 * (kDim / 16) * 16 + (side * RowStates<kDim>::kTiles + tile) * 16 + step % 2 * 8;
       add_products<true>(values, row, lane, true, weights.fragment[step], even, odd);
     }
     INTFLASH_UNROLL

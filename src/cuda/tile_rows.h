@@ -16,16 +16,22 @@ namespace intflash::internal {
 namespace {
 
 constexpr std::int32_t kWarpRows = 16;
-constexpr std::int32_t kWarps = static_cast<std::int32_t>(kCudaTileRows) / kWarpRows;
-constexpr std::int32_t kThreads = kWarps * kWarpThreads;
+constexpr std::int32_t kWarps = static_cast<std::int32_t>(kCudaTileRows) / kWarpRows;  // of a side
+template <int kDim>
+constexpr std::int32_t kThreads = static_cast<std::int32_t>(cuda_threads(kDim));
 constexpr std::int32_t kBlocksPerSpan = kSpanTokens / kScoreBlock;
 
-// A query row, as its warp reads it.
-struct alignas(16) TileRow {
-  QueryRow query;
+// A query row, as its warp reads it: what it is in shared memory, where 24 bytes of each leave a
+// block of 256 channels some.
+struct alignas(8) TileRow {
   std::int32_t begin, end;  // keys that it sees; 0 and -1 of a row behind the last
+  float mantissa, factor;   // of QueryRow, as the following
+  std::int16_t multiplier, exponent, score_bits, digits_above;
 
   INTFLASH_DEVICE bool is_absent() const { return end < 0; }
+  INTFLASH_DEVICE QueryRow query() const {
+    return {{multiplier, exponent, mantissa, score_bits}, factor, digits_above};
+  }
 };
 // What a block, or all of them, came to for a row.
 struct alignas(16) RowOutcome {
@@ -33,24 +39,33 @@ struct alignas(16) RowOutcome {
   std::int32_t is_active;  // sees a key
 };
 
-// Where all of it lies in shared memory. Four words more than there are keys keep the rows that a
-// warp writes at once out of each other's banks.
+// Where all of it lies in shared memory.
 template <int kDim>
 struct Place {
-  static constexpr std::int32_t kDotStride = kScoreBlock + 4;      // words
-  static constexpr std::int32_t kWeightStride = kScoreBlock + 16;  // bytes
   static constexpr std::size_t kKeys = 0;
   static constexpr std::size_t kValues = kKeys + BlockCopy<kDim>::kBytes;
   static constexpr std::size_t kDots = kValues + BlockCopy<kDim>::kBytes;
-  static constexpr std::size_t kDotBytes = kWarpRows * kDotStride * 4;  // of a warp; its out, too
-  static constexpr std::size_t kWeights = kDots + kWarps * kDotBytes;
-  static constexpr std::size_t kWeightBytes = kWarpRows * kWeightStride;
-  static constexpr std::size_t kRows = kWeights + kWarps * kWeightBytes;
-  static constexpr std::size_t kOutcomes = kRows + kCudaTileRows * sizeof(TileRow);
-  static constexpr std::size_t kFactors = kOutcomes + kCudaTileRows * sizeof(RowOutcome);
+  // Of 16 rows: their products, then in place of them their weights; in the end out, of 8.
+  static constexpr std::size_t kDotBytes = kWarpRows * kScoreBlock * 4;
+  static constexpr std::size_t kRows = kDots + kWarps * kDotBytes;
+  static constexpr std::size_t kFactors = kRows + kCudaTileRows * sizeof(TileRow);
   static constexpr std::size_t kBytes = kFactors + kScoreBlock * 8;
-  static_assert(kDim <= kDotStride);
+  static_assert(kWarpRows / 2 * kDim * 4 <= kDotBytes);
+  static_assert(kBytes <= 99 * 1024, "what a block has on devices 8.6 and 8.9");
 };
+
+// Where in the words of 16 rows a row has four sums next to each other, or four keys' weights as a
+// word, and behind these what they came to. Rows are turned, so that those which a warp reads or
+// writes at once are out of each other's banks.
+INTFLASH_DEVICE std::int32_t place_of_sums(std::int32_t row, std::int32_t four_keys) {
+  return row * (kScoreBlock / 4) + (four_keys ^ row % 2 * 4);
+}
+INTFLASH_DEVICE std::int32_t place_of_weights(std::int32_t row, std::int32_t four_keys) {
+  return row * kScoreBlock + (four_keys ^ row % 8 * 4);
+}
+INTFLASH_DEVICE std::int32_t place_of_outcome(std::int32_t row) {
+  return row * (kScoreBlock / 4) + 8 + row % 8;
+}
 
 // ---- Which keys a row sees ----
 
@@ -81,8 +96,7 @@ INTFLASH_DEVICE TileRow make_row(const CudaCall& call, const CudaRequest& reques
   made.end = -1;
   if (row >= rows_of(call, request)) return made;
   const std::int64_t at = query_index(call, request, kv_head, row);
-  QueryRow& query = made.query;
-  query.digits_above = call.digits_above;
+  QueryRow query{};
   query.factor = call.query_scale[at] * request.softmax_factor;
   if (query.factor < kLeastFactor) {
     query.scale.mantissa = 0.5f;
@@ -100,6 +114,12 @@ INTFLASH_DEVICE TileRow make_row(const CudaCall& call, const CudaRequest& reques
   std::uint32_t bound = static_cast<std::uint32_t>(128 * sum + 64 * head_dim);
   for (; bound != 0; bound >>= 1) ++query.scale.score_bits;
   const std::int64_t token = row / call.group_size;
+  made.mantissa = query.scale.mantissa;
+  made.factor = query.factor;
+  made.multiplier = static_cast<std::int16_t>(query.scale.multiplier);
+  made.exponent = static_cast<std::int16_t>(query.scale.exponent);
+  made.score_bits = static_cast<std::int16_t>(query.scale.score_bits);
+  made.digits_above = static_cast<std::int16_t>(call.digits_above);
   made.begin = static_cast<std::int32_t>(first_seen(request, token));
   made.end = static_cast<std::int32_t>(max_of<std::int64_t>(0, end_seen(request, token)));
   return made;
@@ -110,7 +130,8 @@ INTFLASH_DEVICE TileRow make_row(const CudaCall& call, const CudaRequest& reques
 // A thread of a tile, and the part of the keys that it attends; 32 bits, since all of it stays in
 // registers.
 struct TileThread {
-  std::int32_t thread, warp;
+  std::int32_t thread;
+  std::int32_t warp, side;  // which 16 rows, and which warp of theirs
   Lane lane;
   const CudaRequest* request;
   std::int32_t part, tile;  // of the request's: part from its first on, tile of all kv heads
@@ -131,20 +152,24 @@ struct TileThread {
 };
 
 // Of part `part` of a request's tile.
+template <int kDim>
 INTFLASH_DEVICE TileThread tile_thread(const CudaCall& call, const CudaRequest& request,
                                        std::int32_t tile, std::int32_t part) {
+  constexpr auto kRows = static_cast<std::int32_t>(cuda_tile_rows(kDim));
   const std::int64_t rows = rows_of(call, request);
-  const auto tiles_per_head = static_cast<std::int32_t>(ceil_div(rows, kCudaTileRows));
+  const auto tiles_per_head = static_cast<std::int32_t>(ceil_div(rows, kRows));
   TileThread at{};
   at.thread = thread_place();
-  at.warp = at.thread / kWarpThreads;
+  at.warp = at.thread / kWarpThreads / kSides<kDim>;
+  at.side = at.thread / kWarpThreads % kSides<kDim>;
   at.lane = lane_of(at.thread);
   at.request = &request;
   at.part = part;
   at.tile = tile;
   at.kv_head = tile / tiles_per_head;
-  at.first_tile_row = tile % tiles_per_head * static_cast<std::int32_t>(kCudaTileRows);
-  at.last_row = static_cast<std::int32_t>(min_of(at.first_tile_row + kCudaTileRows, rows) - 1);
+  at.first_tile_row = tile % tiles_per_head * kRows;
+  at.last_row =
+      static_cast<std::int32_t>(min_of<std::int64_t>(at.first_tile_row + kRows, rows) - 1);
   at.first_row = at.first_tile_row + at.warp * kWarpRows;
   return at;
 }

@@ -64,6 +64,12 @@ INTFLASH_DEVICE void clear_words(void* words, std::int64_t bytes, std::int32_t t
     static_cast<std::uint32_t*>(words)[i] = 0;
 }
 
+// Whether whole blocks are laid out through shared memory; those of wider heads go to their bytes
+// row by row, as parts of a block do.
+INTFLASH_DEVICE bool is_laid_out(const CudaTokens& tokens) {
+  return max_of(tokens.head_dim, tokens.head_dim_v) <= kMaxCudaTileDim;
+}
+
 INTFLASH_KERNEL(kThreads)
 begin_blocks(CudaTokens tokens) {
   const TokenThread at = token_thread(tokens);
@@ -71,7 +77,9 @@ begin_blocks(CudaTokens tokens) {
   if (tokens.largest_key != nullptr && at.head == 0 && at.thread == 0 &&
       at.run.slot % pages.page_size == 0)
     tokens.largest_key[at.run.slot / pages.page_size] = 0;
-  if (!at.run.clears) return;
+  // Behind the last channels of values there are zeros.
+  const bool is_whole = at.run.count == kBlockTokens;
+  if (!at.run.clears && (!is_whole || is_laid_out(tokens))) return;
   const PageBlock block = page_block(pages, tokens.head_dim, at.head, at.run.slot);
   clear_words(block.keys, pages.key_block_bytes, at.thread);
   clear_words(block.values, pages.value_block_bytes, at.thread);
@@ -243,7 +251,7 @@ store_rows(CudaTokens tokens) {
   const TokenThread at = token_thread(tokens);
   const PageBlock block = page_block(tokens.pages, tokens.head_dim, at.head, at.run.slot);
   const Shared<float> buffer(static_cast<std::size_t>(at.warp) * (buffer_bytes(tokens) / kWarps));
-  if (at.run.count == kBlockTokens) {
+  if (at.run.count == kBlockTokens && is_laid_out(tokens)) {
     store_whole(tokens, at, block, buffer);
   } else {
     store_part(tokens, at, block, buffer);
@@ -278,12 +286,16 @@ cudaError_t enqueue_tokens(const CudaTokens& tokens) {
   if (tokens.num_runs == 0) return cudaSuccess;
   const std::int64_t dim = max_of(tokens.head_dim, tokens.head_dim_v);
   const std::int64_t digits = tokens.pages.has_digits ? tokens.head_dim : 0;
-  const std::int64_t bytes =
-      kWarps * dim * 4 + kBlockTokens * (tokens.head_dim + tokens.head_dim_v + digits);
+  std::int64_t bytes = kWarps * dim * 4;
+  if (dim <= kMaxCudaTileDim)
+    bytes += kBlockTokens * (tokens.head_dim + tokens.head_dim_v + digits);
   const cudaError_t error = launch(begin_blocks, grid_of(tokens, 0), tokens.stream, tokens);
   if (error != cudaSuccess) return error;
-  return launch(store_rows, grid_of(tokens, static_cast<std::size_t>(bytes)), tokens.stream,
-                tokens);
+  // What is beyond the 48 KB that a kernel has unasked is as much at each launch (simt.h).
+  constexpr std::int64_t kMostBytes = kMaxCudaTileDim * (kWarps * 4 + 3 * kBlockTokens);
+  return launch(store_rows,
+                grid_of(tokens, static_cast<std::size_t>(bytes <= 48 * 1024 ? bytes : kMostBytes)),
+                tokens.stream, tokens);
 }
 
 cudaError_t enqueue_note(void* stream, const float* key_scale, std::uint32_t* largest_key,

@@ -18,8 +18,6 @@ namespace {
 
 intflash_status check_served(const intflash_context& context, const Problem& p) {
   if (p.mode != INTFLASH_MODE_INT8) return refuse(context, "a mode other than int8");
-  const intflash_status status = check_head_dims(context, p.head_dim, p.head_dim_v);
-  if (status != INTFLASH_OK) return status;
   if (!cuda_reads(p.query_dtype) || !cuda_reads(p.key_dtype) || !cuda_reads(p.value_dtype))
     return refuse(context, "a dtype other than f32, f16 and bf16");
   const std::int64_t rows = p.group_size * p.query_len;

@@ -128,7 +128,7 @@ intflash_status choose_cuda_device(const char* name, const Device*& device) {
   if (status != INTFLASH_OK) return status;
   const char* reason = library.table->check_device(index);
   if (reason != nullptr) return fail(INTFLASH_DEVICE_UNAVAILABLE, "device %s: %s", name, reason);
-  static const Devices devices(library.table, count_devices(library, reason));
+  static Devices devices(library.table, count_devices(library, reason));
   device = &devices.device[static_cast<std::size_t>(index)];
   return status;
 }

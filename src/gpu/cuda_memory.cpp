@@ -2,7 +2,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "gpu/cuda_memory.h"
 
-#include <algorithm>
 #include <cstdio>
 
 namespace intflash::internal {
@@ -10,12 +9,6 @@ namespace intflash::internal {
 intflash_status refuse(const intflash_context& context, const char* what) {
   return fail(INTFLASH_UNSUPPORTED, "%s: device %s does not serve it (docs/cuda.md)", what,
               context.device->name);
-}
-
-intflash_status check_head_dims(const intflash_context& context, std::int64_t head_dim,
-                                std::int64_t head_dim_v) {
-  if (std::max(head_dim, head_dim_v) <= kMaxCudaHeadDim) return INTFLASH_OK;
-  return refuse(context, "a head_dim or head_dim_v above 128");
 }
 
 intflash_status check_place(const CudaDevice& device, const char* name, const void* pointer) {

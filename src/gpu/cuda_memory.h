@@ -19,9 +19,6 @@ intflash_status refuse(const intflash_context& context, const char* what);
 inline bool cuda_reads(intflash_dtype dtype) {
   return dtype == INTFLASH_F32 || dtype == INTFLASH_F16 || dtype == INTFLASH_BF16;
 }
-// That there are kernels for them.
-intflash_status check_head_dims(const intflash_context& context, std::int64_t head_dim,
-                                std::int64_t head_dim_v);
 
 // Whether a pointer of a call is into the device's memory; name: of the argument.
 intflash_status check_place(const CudaDevice& device, const char* name, const void* pointer);

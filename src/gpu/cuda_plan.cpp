@@ -13,7 +13,8 @@
 namespace intflash::internal {
 std::int64_t cuda_tiles(const CudaPlan& plan, const Request& request) {
   return plan.problem.num_kv_heads *
-         ceil_div(request.mask.query_len * plan.problem.group_size, kCudaTileRows);
+         ceil_div(request.mask.query_len * plan.problem.group_size,
+                  cuda_tile_rows(cuda_tile_dim(plan.problem.head_dim, plan.problem.head_dim_v)));
 }
 
 KeyRange cuda_parts(KeyRange keys, std::int64_t spans_per_part) {
@@ -69,7 +70,7 @@ intflash_status check_sizes(const CudaPlan& plan) {
   for (std::int64_t r = 0; r < plan.schedule.num_requests; ++r)
     tiles += cuda_tiles(plan, plan.schedule.requests[r]);
   if (plan.schedule.num_queries * p.group_size > kMaxCudaRows || tiles > kMaxTiles)
-    return refuse(context, "so many query rows, more than 2^30 of a kv head or 2^29 tiles of 64");
+    return refuse(context, "so many query rows, more than 2^30 of a kv head or 2^29 tiles");
   if (plan.staging.num_blocks > kMaxBlocks)
     return refuse(context, "so many keys, more than 2^31 blocks of 64");
   return INTFLASH_OK;
@@ -114,15 +115,17 @@ std::int64_t count_items(const CudaPlan& plan, std::int64_t spans_per_part) {
   return items;
 }
 
-// Two blocks of threads to a multiprocessor; where items are fewer their keys are cut, to as few
-// parts as give each block one.
+// Where items are fewer than blocks of threads their keys are cut, to as few parts as give each
+// block one.
 void cut_keys(CudaPlan& plan) {
   CudaCut& cut = plan.cut;
   std::int64_t spans = 1;
   for (std::int64_t r = 0; r < plan.schedule.num_requests; ++r)
     spans =
         std::max(spans, ceil_div(keys_that_are_seen(plan.schedule.requests[r]).end, kSpanTokens));
-  const std::int64_t workers = 2 * cuda_device(*plan.context).num_multiprocessors;
+  const Problem& p = plan.problem;
+  const std::int64_t workers = cuda_blocks(cuda_tile_dim(p.head_dim, p.head_dim_v)) *
+                               cuda_device(*plan.context).num_multiprocessors;
   cut.spans_per_part = static_cast<std::int64_t>(std::bit_ceil(static_cast<std::uint64_t>(spans)));
   while (cut.spans_per_part > 1 && count_items(plan, cut.spans_per_part) < workers)
     cut.spans_per_part /= 2;
@@ -147,7 +150,9 @@ intflash_status finish_cuda_plan(const RunCalls& calls, const char* kernel, std:
   plan.port = plan.context->device->name;
   std::snprintf(plan.kernel, sizeof plan.kernel, "%s/int8%s/%s/rows%dx%d", kernel,
                 plan.problem.score_cap > 0 ? "+cap" : "", plan.port,
-                static_cast<int>(kCudaTileRows), kScoreBlock);
+                static_cast<int>(
+                    cuda_tile_rows(cuda_tile_dim(plan.problem.head_dim, plan.problem.head_dim_v))),
+                kScoreBlock);
   return status;
 }
 

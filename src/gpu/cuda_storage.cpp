@@ -36,7 +36,7 @@ intflash_status check_served(const intflash_cache& cache) {
     return refuse(context, "a cache of a codec other than int8 and int8_wide");
   if (cache.num_pages > kMaxPages) return refuse(context, "a cache of more than 2^29 pages");
   if (cache.num_kv_heads > kMaxHeads) return refuse(context, "more than 65535 kv heads");
-  return check_head_dims(context, cache.layout.head_dim, cache.layout.head_dim_v);
+  return INTFLASH_OK;
 }
 
 // Memory of the device's with a copy of the host's.
@@ -265,14 +265,11 @@ intflash_status copy_rows(CudaStored& stored, const float* rows, std::int64_t co
   return stored.check("exporting tokens", waited.is_none() ? error : waited);
 }
 
-intflash_status export_cuda_rows(const Export& wanted) {
-  constexpr std::int64_t kMaxDim = kMaxCudaHeadDim;
+// page: room for a block of a file; rows: for its tokens.
+intflash_status export_by_blocks(const Export& wanted, const PageLayout& layout, char* page,
+                                 float* rows) {
   const intflash_cache& cache = wanted.cache;
   CudaStored& stored = cuda_stored(cache);
-  const PageLayout layout = file_page(cache.layout);
-  // Keys, their digits, values, and what stands beside them.
-  alignas(kAlignment) char page[kBlockTokens * (3 * kMaxDim + 4 * 4)];
-  alignas(kAlignment) float rows[kBlockTokens * kMaxDim];
   for (std::int64_t h = 0; h < cache.num_layers * cache.num_kv_heads; ++h) {
     for (std::int64_t first = wanted.begin; first < wanted.end;) {
       const std::int64_t position = first / kBlockTokens * kBlockTokens;
@@ -299,6 +296,21 @@ intflash_status export_cuda_rows(const Export& wanted) {
     }
   }
   return INTFLASH_OK;
+}
+
+intflash_status export_cuda_rows(const Export& wanted) {
+  const intflash_context& context = *wanted.cache.context;
+  const PageLayout layout = file_page(wanted.cache.layout);
+  const std::int64_t page_bytes = round_up(layout.bytes(), kAlignment);
+  const std::int64_t bytes =
+      page_bytes + kBlockTokens * std::max(layout.head_dim, layout.head_dim_v) * 4;
+  char* room = nullptr;
+  if (!allocate(context, bytes, room))
+    return fail(INTFLASH_OUT_OF_MEMORY, "no memory of %lld bytes", static_cast<i64>(bytes));
+  const intflash_status status =
+      export_by_blocks(wanted, layout, room, reinterpret_cast<float*>(room + page_bytes));
+  release(context, room);
+  return status;
 }
 
 }  // namespace

@@ -156,6 +156,19 @@ inline void multiply_add_u8(std::int32_t (&c)[4], const std::uint32_t (&a)[4], s
   emulation::Block::current().meet(kMeeting, &fragments);
 }
 
+template <class A>
+std::int32_t add_four(std::int32_t c, std::uint32_t a, std::uint32_t b) {
+  for (int i = 0; i < 4; ++i)
+    c += static_cast<A>(a >> 8 * i) * static_cast<std::int8_t>(b >> 8 * i);
+  return c;
+}
+inline std::int32_t add_four_s8(std::int32_t c, std::uint32_t a, std::uint32_t b) {
+  return add_four<std::int8_t>(c, a, b);
+}
+inline std::int32_t add_four_u8(std::int32_t c, std::uint32_t a, std::uint32_t b) {
+  return add_four<std::uint8_t>(c, a, b);
+}
+
 // ---- Memory ----
 
 inline void raise_to(std::uint32_t* largest, std::uint32_t x) { *largest = std::max(*largest, x); }
