@@ -2,10 +2,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // libFuzzer over batches: bytes become requests, page tables or sequences, prefixes and masks,
-// valid or not, over one of two layers of a cache that rotates, or of one that holds codes. A
-// refused batch has a message and touches no output; an answered one gives no NaN, and the same
-// bits on one thread without its prefixes, over a cache that was filled by slot, or by the
-// sequences' page tables.
+// valid or not, over one of two layers of a cache that rotates, of several codecs, or of one that
+// holds codes. A refused batch has a message and touches no output; an answered one gives no NaN,
+// and the same bits on one thread without its prefixes, over a cache that was filled by slot, or by
+// the sequences' page tables.
 #include <array>
 #include <cmath>
 #include <cstdio>
@@ -88,7 +88,8 @@ struct Codes {
 // A cache whose pages all hold tokens; and one with a sequence of the first kMaxKeys of them. Where
 // nothing is rotated the second layer's are codes.
 struct Server {
-  Server(std::int32_t num_threads, bool by_slot, intflash_rotation rotates) : rotation(rotates) {
+  Server(std::int32_t num_threads, bool by_slot, intflash_rotation rotates, intflash_codec of_pages)
+      : rotation(rotates), codec(of_pages) {
     intflash_context_options options{};
     options.struct_size = sizeof options;
     options.num_threads = num_threads;
@@ -114,6 +115,7 @@ struct Server {
     options.num_pages = kPages;
     options.num_layers = kLayers;
     options.rotation = rotation;
+    options.codec = codec;
     intflash_cache* made = nullptr;
     require(intflash_cache_create(context, &options, &made) == INTFLASH_OK, "cache");
     return made;
@@ -153,14 +155,15 @@ struct Server {
 
   static constexpr std::int64_t kTokens = kPages * kPageSize;
   intflash_rotation rotation;
+  intflash_codec codec;
   intflash_context* context = nullptr;
   intflash_cache* cache = nullptr;
   intflash_cache* with_sequence = nullptr;
 };
 // The same tokens, held by servers of one thread and of three.
 struct Servers {
-  explicit Servers(intflash_rotation rotation)
-      : one(1, true, rotation), three(3, false, rotation) {}
+  explicit Servers(intflash_rotation rotation, intflash_codec codec = INTFLASH_CODEC_INT8)
+      : one(1, true, rotation, codec), three(3, false, rotation, codec) {}
   Server one, three;
 };
 
@@ -386,10 +389,16 @@ bool any_nan(const std::vector<float>& values) {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  static const Servers rotated(INTFLASH_ROTATION_AUTO), plain(INTFLASH_ROTATION_NONE);
+  static const Servers plain(INTFLASH_ROTATION_NONE);
+  static const Servers rotated[] = {Servers(INTFLASH_ROTATION_AUTO),
+                                    Servers(INTFLASH_ROTATION_AUTO, INTFLASH_CODEC_INT8_WIDE),
+                                    Servers(INTFLASH_ROTATION_AUTO, INTFLASH_CODEC_K8V4),
+                                    Servers(INTFLASH_ROTATION_AUTO, INTFLASH_CODEC_K8V16)};
   Bytes bytes(data, size);
   Batch batch = batch_of(bytes);
-  const Servers& servers = batch.codes == nullptr ? rotated : plain;
+  const Servers& servers =
+      batch.codes == nullptr ? rotated[bytes.below(std::size(rotated))] : plain;
+  if (servers.one.codec == INTFLASH_CODEC_K8V16) batch.desc.mode = INTFLASH_MODE_INT8_QK;
   const Answer answer = attend(servers.three, batch, false);
   if (answer.status != INTFLASH_OK) {
     require(std::string(intflash_last_error()) != "", "refused without a message");
