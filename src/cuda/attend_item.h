@@ -68,7 +68,8 @@ INTFLASH_DEVICE void attend_blocks(const CudaCall& call, const TileThread& at, B
                                         call.pages.first + at.kv_head * call.pages.head_bytes,
                                         call.blocks + at.request->first_entry};
   const Shared<TileRow> rows(Place<kDim>::kRows + at.warp * kWarpRows * sizeof(TileRow));
-  const Shared<KeyFactors> factors(Place<kDim>::kFactors);
+  const KeyFactors factors(Place<kDim>::kFactors);
+  const PowerTable powers(Place<kDim>::kPowers);
   const auto masks = masks_of<kActs>(call, at);
   pages.copy_keys(range.begin, at.thread);
   pages.copy_values(range.begin, at.thread);
@@ -95,7 +96,7 @@ INTFLASH_DEVICE void attend_blocks(const CudaCall& call, const TileThread& at, B
     if (!is_last) pages.copy_keys(block + 1, at.thread);
     ThreadWeights weights;
     if (are_plain) {
-      weights = weigh_whole_rows(products, row_scales, whole, at.lane.quad, factors);
+      weights = weigh_whole_rows(products, row_scales, whole, at.lane.quad, factors, powers);
     } else {
       weigh_rows<kDim>(masks, pages.scales(block, at.lane.index), first_key, at.lane, at.warp);
       sync_warp();
@@ -154,6 +155,7 @@ template <int kDim, bool kDigits, bool kActs, bool kPads>
 INTFLASH_KERNEL(kThreads)
 attend_tiles(CudaCall call) {
   if (call.findings->refused != 0) return;
+  PowerTable(Place<kDim>::kPowers).fill(thread_place());
   const std::int32_t worker = block_place().x;
   const auto items = static_cast<std::int32_t>(call.num_items);
   const auto workers = static_cast<std::int32_t>(call.num_workers);

@@ -52,6 +52,25 @@ INTFLASH_DEVICE std::int32_t quad_sum(std::int32_t x) {
 }
 INTFLASH_DEVICE float lane_value(float x, std::int32_t lane) { return __shfl_sync(~0u, x, lane); }
 
+// x >> bits; 0 from 32 on.
+INTFLASH_DEVICE std::uint32_t shift_right(std::uint32_t x, std::uint32_t bits) {
+  std::uint32_t shifted;
+  asm("shr.u32 %0, %1, %2;" : "=r"(shifted) : "r"(x), "r"(bits));
+  return shifted;
+}
+// Four of the bytes of a, which are 0 to 3, and b, 4 to 7: a hexadecimal digit for each.
+INTFLASH_DEVICE std::uint32_t pick_bytes(std::uint32_t a, std::uint32_t b, std::uint32_t which) {
+  return __byte_perm(a, b, which);
+}
+// c plus both halves of a times bytes 0 and 1 of b, or 2 and 3.
+INTFLASH_DEVICE std::uint32_t add_low_products(std::uint32_t c, std::uint32_t a, std::uint32_t b) {
+  return __dp2a_lo(a, b, c);
+}
+INTFLASH_DEVICE std::uint32_t add_high_products(std::uint32_t c, std::uint32_t a,
+                                                std::uint32_t b) {
+  return __dp2a_hi(a, b, c);
+}
+
 // a * b + c in a matrix of 16 rows and 8 columns over 32 products, by the fragments of the PTX
 // ISA's mma.sync.m16n8k32: with group = lane / 4 and quad = lane % 4,
 //   a[0], a[2]  row group, columns 4 quad ... 4 quad + 3, and the same behind 16

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 
+#include "cuda/key_factors.h"
 #include "cuda/products.h"
 #include "cuda/requests.h"
 #include "cuda/simt.h"
@@ -48,7 +49,8 @@ struct Place {
   static constexpr std::size_t kRows = kWeights + kWarps * kWeightBytes;
   static constexpr std::size_t kOutcomes = kRows + kCudaTileRows * sizeof(TileRow);
   static constexpr std::size_t kFactors = kOutcomes + kCudaTileRows * sizeof(RowOutcome);
-  static constexpr std::size_t kBytes = kFactors + kScoreBlock * 8;
+  static constexpr std::size_t kPowers = kFactors + KeyFactors::kBytes;
+  static constexpr std::size_t kBytes = kPowers + PowerTable::kBytes;
   static_assert(kDim <= kDotStride);
 };
 

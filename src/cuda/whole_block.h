@@ -15,11 +15,6 @@
 namespace intflash::internal {
 namespace {
 
-// As ScoreBlock has them.
-struct alignas(8) KeyFactors {
-  std::int16_t factor, value_log2, value_weight, padding;
-};
-
 // What all rows have in common.
 struct WholeBlock {
   LargestScales largest;
@@ -29,7 +24,7 @@ struct WholeBlock {
 // By all warps: each lane looks at four keys, and leaves the factors of the one of them that has
 // its warp's number.
 INTFLASH_DEVICE WholeBlock prepare_whole_block(const LaneScales& scales, std::int32_t lane,
-                                               std::int32_t warp, Shared<KeyFactors> factors) {
+                                               std::int32_t warp, const KeyFactors& factors) {
   LaneProducts all{};
   all.kept = (1u << kLaneKeys) - 1;
   WholeBlock block{largest_seen(scales, all), true};
@@ -45,10 +40,11 @@ INTFLASH_DEVICE WholeBlock prepare_whole_block(const LaneScales& scales, std::in
   block.is_plain = !warp_any(least < kLightValueLog2);
   const float keyed = bits_as<float>(own_scale) * power_of_two(15 - largest.key_exponent);
   const std::int32_t value_log2 = min_of(max_of(own_log2, kValueLog2Min), 0);
-  factors.store(kLaneKeys * lane + warp,
-                {static_cast<std::int16_t>(round_to_int(min_of(keyed, 32767.0f))),
-                 static_cast<std::int16_t>(value_log2),
-                 static_cast<std::int16_t>(value_weight_of(value_log2)), 0});
+  const std::int32_t value_weight = value_weight_of(value_log2);
+  factors.store(kLaneKeys * lane + warp, round_to_int(min_of(keyed, 32767.0f)), value_log2,
+                value_weight);
+  const std::int32_t sum = warp_sum(value_weight);
+  if (lane == 0) factors.store_sum(warp, sum);
   return block;
 }
 
@@ -75,47 +71,78 @@ INTFLASH_DEVICE ThreadScales scales_of_rows(Shared<TileRow> rows, Lane lane,
   return found;
 }
 
+// A weight of weight_of, plus half a step of P, in units of 2^-20: P is the highest byte.
+// doubled: twice the distance; its lowest bit says nothing.
+constexpr std::int32_t kWeightBits = 20;
+constexpr std::uint32_t kHalfP = 1u << (23 - kWeightBits);  // of a weight
+INTFLASH_DEVICE std::uint32_t fine_weight(std::uint32_t doubled, const PowerTable& powers) {
+  static_assert(kWeightToU8 == 1 << (15 - 4) && kWeightBits + 4 == 24);
+  constexpr std::uint32_t kOne = 1u << (kWeightBits - kWeightPlaces - 1);
+  constexpr std::uint32_t kRounding = (1u << (kWeightBits - 1)) + (kHalfP << kWeightBits);
+  const std::uint32_t fraction = doubled >> 1 & ((1u << kFractionBits) - 1);
+  return powers.load(fraction) * shift_right(kOne, doubled >> (kFractionBits + 1)) + kRounding;
+}
+
 // Rows of one of whose threads products are these: leaves P in the thread's fragments.
 INTFLASH_DEVICE ThreadWeights weigh_whole_rows(BlockProducts& products, const ThreadScales& rows,
                                                const WholeBlock& block, std::int32_t quad,
-                                               Shared<KeyFactors> factors) {
-  std::int32_t largest[2] = {-32768, -32768};
+                                               const KeyFactors& factors,
+                                               const PowerTable& powers) {
+  // In place of a score x stands ~(x * 2^15 + a fraction), as the sum that it is shifted from has
+  // it: negative, so that shifting and adding once makes distances of it.
+  std::int32_t least[2] = {0x7fffffff, 0x7fffffff};
   INTFLASH_UNROLL
   for (std::int32_t tile = 0; tile < BlockProducts::kTiles; ++tile) {
+    const FourKeys factor = factors.factors(tile * 4 + quad);
+    const FourKeys addend = factors.addends(tile * 4 + quad);
     INTFLASH_UNROLL
     for (std::int32_t i = 0; i < kLaneKeys; ++i) {
-      const KeyFactors key = factors.load(tile * 16 + kLaneKeys * quad + i);
       INTFLASH_UNROLL
       for (std::int32_t h = 0; h < 2; ++h) {
         std::int32_t& x = products.at(tile, h, i);
-        const std::int32_t keyed = multiply_q15(x >> rows.scale[h].shift, key.factor);
-        x = multiply_q15(keyed, rows.scale[h].multiplier) + key.value_log2;
-        largest[h] = max_of(largest[h], x);
+        const std::int32_t keyed = multiply_q15(x >> rows.scale[h].shift, factor.of[i]);
+        x = keyed * -rows.scale[h].multiplier + addend.of[i];
+        least[h] = min_of(least[h], x);
       }
     }
   }
   ThreadWeights weights{};
-  std::int32_t sum[2] = {};
+  std::int32_t largest[2];
+  std::uint32_t sum_low[2] = {}, sum_high[2] = {};
   INTFLASH_UNROLL
-  for (std::int32_t h = 0; h < 2; ++h) largest[h] = quad_max(largest[h]);
+  for (std::int32_t h = 0; h < 2; ++h) largest[h] = quad_max(~least[h]) >> 15;
   INTFLASH_UNROLL
   for (std::int32_t tile = 0; tile < BlockProducts::kTiles; ++tile) {
+    const TwoWords value_weights = factors.value_weights(tile * 4 + quad);
     INTFLASH_UNROLL
-    for (std::int32_t i = 0; i < kLaneKeys; ++i) {
-      const std::int32_t value_weight = factors.load(tile * 16 + kLaneKeys * quad + i).value_weight;
+    for (std::int32_t h = 0; h < 2; ++h) {
+      std::uint32_t pair[2];
       INTFLASH_UNROLL
-      for (std::int32_t h = 0; h < 2; ++h) {
-        const std::int32_t weight = weight_of(largest[h] - products.at(tile, h, i));
-        sum[h] += weight * value_weight;
-        weights.fragment[tile / 2][tile % 2 * 2 + h] |=
-            static_cast<std::uint32_t>(multiply_q15(weight, kWeightToU8)) << 8 * i;
+      for (std::int32_t p = 0; p < 2; ++p) {
+        std::uint32_t fine[2];
+        INTFLASH_UNROLL
+        for (std::int32_t i = 0; i < 2; ++i) {
+          const std::int32_t x = products.at(tile, h, 2 * p + i);
+          fine[i] = fine_weight(static_cast<std::uint32_t>((x >> 14) + 2 * (largest[h] + 1)),
+                                powers);
+        }
+        // The upper halves: 12 bits of a weight and four of its fraction, to a key.
+        pair[p] = pick_bytes(fine[0], fine[1], 0x7632);
+        const std::uint32_t whole = pair[p] & 0xfff0fff0;
+        sum_low[h] = add_low_products(sum_low[h], whole, value_weights.word[p]);
+        sum_high[h] = add_high_products(sum_high[h], whole, value_weights.word[p]);
       }
+      weights.fragment[tile / 2][tile % 2 * 2 + h] = pick_bytes(pair[0], pair[1], 0x7531);
     }
   }
+  const std::int32_t halves = factors.sum_of_value_weights() * static_cast<std::int32_t>(kHalfP);
   INTFLASH_UNROLL
   for (std::int32_t h = 0; h < 2; ++h) {
+    // Of weights times 16, by low bytes and by high bytes.
+    const auto sum = static_cast<std::int32_t>((sum_low[h] >> 4) + (sum_high[h] << 4));
     weights.set(h,
-                {static_cast<float>(largest[h]) * kScoreUnit, static_cast<float>(quad_sum(sum[h])),
+                {static_cast<float>(largest[h]) * kScoreUnit,
+                 static_cast<float>(quad_sum(sum) - halves),
                  power_of_two(block.largest.value_exponent)},
                 true);
   }

@@ -114,6 +114,27 @@ inline float lane_value(float x, std::int32_t lane) {
   return asked.x;
 }
 
+// ---- What a thread does ----
+
+inline std::uint32_t shift_right(std::uint32_t x, std::uint32_t bits) {
+  return bits < 32 ? x >> bits : 0;
+}
+inline std::uint32_t pick_bytes(std::uint32_t a, std::uint32_t b, std::uint32_t which) {
+  const std::uint64_t bytes = std::uint64_t{b} << 32 | a;
+  std::uint32_t picked = 0;
+  for (int i = 0; i < 4; ++i)
+    picked |= static_cast<std::uint32_t>(bytes >> 8 * (which >> 4 * i & 7) & 0xff) << 8 * i;
+  return picked;
+}
+inline std::uint32_t add_low_products(std::uint32_t c, std::uint32_t a, std::uint32_t b) {
+  return c + (a & 0xffff) * (b & 0xff) + (a >> 16) * (b >> 8 & 0xff);
+}
+inline std::uint32_t add_high_products(std::uint32_t c, std::uint32_t a, std::uint32_t b) {
+  return add_low_products(c, a, b >> 16);
+}
+
+// ---- Products of matrices ----
+
 // A lane's fragments of a product of matrices.
 struct Fragments {
   std::int32_t* c;
