@@ -15,7 +15,7 @@
 namespace intflash::internal {
 namespace {
 
-// Numbers of four keys next to each other.
+// Four numbers that are loaded at once.
 struct alignas(16) FourKeys {
   std::int32_t of[4];
 };
@@ -33,7 +33,9 @@ class KeyFactors {
     Shared<std::int32_t>(byte_).store(key, factor);
     Shared<std::int32_t>(byte_ + kAddends).store(key, -1 - (1 << 14) - value_log2 * (1 << 15));
     const Shared<std::uint8_t> bytes(byte_ + kWeights);
-    const std::int32_t at = key / 2 * 4 + key % 2;
+    // Pairs of a thread's keys in two tiles lie beside each other.
+    const std::int32_t pair = key / 32 * 16 + key % 16 / 4 * 4 + key % 32 / 16 * 2 + key % 4 / 2;
+    const std::int32_t at = pair * 4 + key % 2;
     bytes.store(at, static_cast<std::uint8_t>(value_weight));
     bytes.store(at + 2, static_cast<std::uint8_t>(value_weight >> 8));
   }
@@ -43,16 +45,15 @@ class KeyFactors {
   }
 
   // Of keys 4 i to 4 i + 3.
-  INTFLASH_DEVICE FourKeys factors(std::int32_t i) const {
-    return Shared<FourKeys>(byte_).load(i);
-  }
+  INTFLASH_DEVICE FourKeys factors(std::int32_t i) const { return Shared<FourKeys>(byte_).load(i); }
   // -1 - 2^14 - value_log2 * 2^15.
   INTFLASH_DEVICE FourKeys addends(std::int32_t i) const {
     return Shared<FourKeys>(byte_ + kAddends).load(i);
   }
-  // A word to two keys: their value_weights' low bytes, and their high bytes.
-  INTFLASH_DEVICE TwoWords value_weights(std::int32_t i) const {
-    return Shared<TwoWords>(byte_ + kWeights).load(i);
+  // A word to two keys: their value_weights' low bytes, and their high bytes. Of keys
+  // 32 (i / 4) + 4 (i % 4) on, and behind those of 16 keys further.
+  INTFLASH_DEVICE FourKeys value_weights(std::int32_t i) const {
+    return Shared<FourKeys>(byte_ + kWeights).load(i);
   }
   INTFLASH_DEVICE std::int32_t sum_of_value_weights() const {
     const FourKeys sums = Shared<FourKeys>(byte_ + kSums).load(0);

@@ -25,8 +25,8 @@ INTFLASH_DEVICE BlockProducts multiply_keys(const std::uint32_t (&query)[kSteps<
   for (std::int32_t tile = 0; tile < BlockProducts::kTiles; ++tile) {
     INTFLASH_UNROLL
     for (std::int32_t step = 0; step < kSteps<kDim>; ++step)
-      add_products<false>(keys, tile * (kDim / 4) + step * 8, lane, has_upper_half<kDim>(step),
-                          query[step], products.even[tile], products.odd[tile]);
+      add_products(keys, tile * (kDim / 4) + step * 8, lane, has_upper_half<kDim>(step),
+                   query[step], products.even[tile], products.odd[tile]);
   }
   return products;
 }
@@ -82,10 +82,11 @@ INTFLASH_DEVICE void add_digit_products(const std::uint32_t (&query)[kSteps<kDim
       std::uint32_t a[4];
       const bool has_upper = has_upper_half<kDim>(step);
       load_rows(digits[0], digits[1], 8 * step + lane.quad, has_upper, a);
-      add_products<false>(codes, tile * (kDim / 4) + step * 8, lane, has_upper, a, even, odd);
-      add_products<false>((tile < 4 ? keys[0] : keys[1]).tile(tile % 4), step * 8, lane, has_upper,
-                          query[step], even, odd);
+      add_products(codes, tile * (kDim / 4) + step * 8, lane, has_upper, a, even, odd);
+      add_products((tile < 4 ? keys[0] : keys[1]).tile(tile % 4), step * 8, lane, has_upper,
+                   query[step], even, odd);
     }
+    INTFLASH_UNROLL
     for (std::int32_t half = 0; half < 2; ++half) {
       const std::int32_t row = lane.group + 8 * half;
       if ((taking >> row & 1) == 0) continue;
@@ -93,6 +94,7 @@ INTFLASH_DEVICE void add_digit_products(const std::uint32_t (&query)[kSteps<kDim
       const std::int32_t at = (row * P::kDotStride + tile * 16) / 4 + lane.quad;
       const FourSums mixed = sums_of(even, odd, half);
       FourSums sums = dots.load(at);
+      INTFLASH_UNROLL
       for (std::int32_t i = 0; i < 4; ++i)
         sums.output[i] = add_digits(sums.output[i], mixed.output[i], bits);
       dots.store(at, sums);
@@ -127,24 +129,17 @@ INTFLASH_DEVICE void weigh_rows(const Masks& masks, const LaneScales& scales,
   }
 }
 
-// P of a thread's rows group and group + 8, as its fragments of 32 keys at a time, and what the
-// block came to for them.
+// P of a thread's rows group and group + 8, as its fragments of 32 keys at a time, and what becomes
+// of the rows' accumulators: factor times what they were, and gain times the sums of P and values.
+// A row that sees nothing here has P = 0, which changes no accumulator: none is -0.
 struct ThreadWeights {
   std::uint32_t fragment[kScoreBlock / 32][4];
-  float exponent[2], sum[2], unit[2];  // as BlockWeight has them
-  bool is_active[2];                   // sees a key
-
-  INTFLASH_DEVICE void set(std::int32_t h, const BlockWeight& weight, bool active) {
-    exponent[h] = weight.exponent;
-    sum[h] = weight.sum;
-    unit[h] = weight.unit;
-    is_active[h] = active;
-  }
+  float gain[2], factor[2];
 };
 
-// What weigh_rows has left.
+// What weigh_rows has left, which enters the rows' state.
 template <int kDim>
-INTFLASH_DEVICE ThreadWeights load_weights(Lane lane, std::int32_t warp) {
+INTFLASH_DEVICE ThreadWeights load_weights(Lane lane, std::int32_t warp, RowStates<kDim>& state) {
   using P = Place<kDim>;
   const Shared<std::uint32_t> weights(P::kWeights + warp * P::kWeightBytes);
   const Shared<RowOutcome> outcomes(P::kOutcomes + warp * kWarpRows * sizeof(RowOutcome));
@@ -152,7 +147,9 @@ INTFLASH_DEVICE ThreadWeights load_weights(Lane lane, std::int32_t warp) {
   INTFLASH_UNROLL
   for (std::int32_t h = 0; h < 2; ++h) {
     const RowOutcome outcome = outcomes.load(lane.group + 8 * h);
-    loaded.set(h, outcome.weight, outcome.is_active != 0);
+    loaded.gain[h] = 0.0f;
+    loaded.factor[h] = 1.0f;
+    if (outcome.is_active != 0) loaded.gain[h] = state.enter(h, outcome.weight, loaded.factor[h]);
   }
   INTFLASH_UNROLL
   for (std::int32_t step = 0; step < kScoreBlock / 32; ++step) {
@@ -166,34 +163,37 @@ INTFLASH_DEVICE ThreadWeights load_weights(Lane lane, std::int32_t warp) {
   return loaded;
 }
 
+// Of P and values, whose sums are below 2^22 in magnitude: added to the bits of this number they
+// are the bits of its sum with them, which takes no conversion.
+constexpr float kWholeNumbers = 12582912.0f;  // 1.5 * 2^23
+constexpr std::int32_t kWholeBits = 0x4b400000;
+static_assert(255 * 127 * kScoreBlock < 1 << 22);
+
 // Takes the block's weights and values into the warp's states.
 template <int kDim>
 INTFLASH_DEVICE void add_values(Lane lane, const ThreadWeights& weights, RowStates<kDim>& state) {
   const Shared<TwoWords> values(Place<kDim>::kValues);
-  // A row that sees nothing here has P = 0, which changes no accumulator: none is -0.
-  float gain[2];
-  INTFLASH_UNROLL
-  for (std::int32_t h = 0; h < 2; ++h) {
-    const BlockWeight weight = {weights.exponent[h], weights.sum[h], weights.unit[h]};
-    gain[h] = weights.is_active[h] ? state.enter(h, weight) : 0.0f;
-  }
-  sync_warp();  // lanes of rows that see nothing are ahead, and mma.sync wants all of them at once
+  if (warp_any(weights.factor[0] != 1.0f || weights.factor[1] != 1.0f))
+    state.scale(SumRows(weights.factor, lane.quad));
+  const SumRows gain(weights.gain, lane.quad);
   INTFLASH_UNROLL
   for (std::int32_t tile = 0; tile < kDim / 16; ++tile) {
-    std::int32_t even[4] = {}, odd[4] = {};
+    std::int32_t sums[2][4];
+    INTFLASH_UNROLL
+    for (std::int32_t i = 0; i < 4; ++i) sums[0][i] = sums[1][i] = kWholeBits;
     INTFLASH_UNROLL
     for (std::int32_t step = 0; step < kScoreBlock / 32; ++step) {
       // Each half of the block has tiles of its own, of 16 rows of four tokens.
       const std::int32_t row = step / 2 * (kDim / 16) * 16 + tile * 16 + step % 2 * 8;
-      add_products<true>(values, row, lane, true, weights.fragment[step], even, odd);
+      add_weighted(values, row, lane, weights.fragment[step], sums);
     }
     INTFLASH_UNROLL
     for (std::int32_t h = 0; h < 2; ++h) {
-      const FourSums sums = sums_of(even, odd, h);
       INTFLASH_UNROLL
       for (std::int32_t i = 0; i < 4; ++i) {
+        const float sum = bits_as<float>(sums[h][i]) - kWholeNumbers;
         float& accumulator = state.accumulator[tile][h][i];
-        accumulator = fused(static_cast<float>(sums.output[i]), gain[h], accumulator);
+        accumulator = fused(sum, gain.of(h, i), accumulator);
       }
     }
   }

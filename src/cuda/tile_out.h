@@ -63,24 +63,35 @@ INTFLASH_DEVICE void write_rows(const CudaCall& call, const TileThread& at,
   const Shared<RowOutcome> outcomes(P::kOutcomes + at.warp * kWarpRows * sizeof(RowOutcome));
   const float* const center = call.centers.value_of(at.request->tensor_batch, at.kv_head, dim);
   sync_warp();
+  float own_factor[2], own_times[2], own_share[2];
   INTFLASH_UNROLL
   for (std::int32_t h = 0; h < 2; ++h) {
     // A row that saw no key has row_sum 0: its out is 0, where dividing would give NaN.
     const std::int32_t row = at.lane.group + 8 * h;
     const SunkRow sunk =
         add_sink(call, at, at.first_row + row, state.reference[h], state.row_sum[h]);
-    const float factor = sunk.row_sum > 0.0f ? kRowSumOfOut / sunk.row_sum : 0.0f;
-    const bool is_fused = center != nullptr && !call.rotates_values && factor > 0.0f;
+    own_factor[h] = sunk.row_sum > 0.0f ? kRowSumOfOut / sunk.row_sum : 0.0f;
+    own_times[h] = sunk.times;
+    own_share[h] = sunk.share;
     if (at.lane.quad == 0)
-      outcomes.store(row, {{sunk.reference, sunk.row_sum, sunk.share}, factor > 0.0f ? 1 : 0});
+      outcomes.store(row,
+                     {{sunk.reference, sunk.row_sum, sunk.share}, own_factor[h] > 0.0f ? 1 : 0});
+  }
+  const std::int32_t quad = at.lane.quad;
+  const SumRows factors(own_factor, quad), times_of(own_times, quad), shares(own_share, quad);
+  INTFLASH_UNROLL
+  for (std::int32_t t = 0; t < kDim / 16; ++t) {
     INTFLASH_UNROLL
-    for (std::int32_t t = 0; t < kDim / 16; ++t) {
+    for (std::int32_t h = 0; h < 2; ++h) {
       INTFLASH_UNROLL
       for (std::int32_t i = 0; i < 4; ++i) {
-        const std::int32_t c = t * 16 + 4 * at.lane.quad + i;
+        const std::int32_t c = RowStates<kDim>::channel_of(at.lane, t, i);
         if (kPads && c >= dim) continue;
-        const float x = state.accumulator[t][h][i] * sunk.times;
-        out.store(row * dim + c, is_fused ? fused(x, factor, center[c] * sunk.share) : x * factor);
+        const float factor = factors.of(h, i);
+        const bool is_fused = center != nullptr && !call.rotates_values && factor > 0.0f;
+        const float x = state.accumulator[t][h][i] * times_of.of(h, i);
+        out.store(RowStates<kDim>::row_of(at.lane, h, i) * dim + c,
+                  is_fused ? fused(x, factor, center[c] * shares.of(h, i)) : x * factor);
       }
     }
   }

@@ -22,23 +22,23 @@ struct WholeBlock {
 };
 
 // By all warps: each lane looks at four keys, and leaves the factors of the one of them that has
-// its warp's number.
-INTFLASH_DEVICE WholeBlock prepare_whole_block(const LaneScales& scales, std::int32_t lane,
-                                               std::int32_t warp, const KeyFactors& factors) {
+// its warp's number, whose scales are own.
+INTFLASH_DEVICE WholeBlock prepare_whole_block(const LaneScales& scales, const OneScale& own,
+                                               std::int32_t lane, std::int32_t warp,
+                                               const KeyFactors& factors) {
   LaneProducts all{};
   all.kept = (1u << kLaneKeys) - 1;
   WholeBlock block{largest_seen(scales, all), true};
   const LargestScales& largest = block.largest;
-  std::int32_t least = 0, own_log2 = 0, own_scale = 0;
-  for (std::int32_t i = 0; i < kLaneKeys; ++i) {
-    const std::int32_t log2 =
-        largest.any_value ? value_log2_of(scales.value[i], largest.value_exponent) : 0;
-    least = min_of(least, log2);
-    own_log2 = i == warp ? log2 : own_log2;
-    own_scale = i == warp ? scales.key[i] : own_scale;
-  }
-  block.is_plain = !warp_any(least < kLightValueLog2);
-  const float keyed = bits_as<float>(own_scale) * power_of_two(15 - largest.key_exponent);
+  // By exponents alone: values of 2^-4, which are not light yet, are taken for such.
+  constexpr std::int32_t kLightExponent = kLightValueLog2 >> kFractionBits;
+  std::int32_t least = scales.value[0];
+  for (std::int32_t i = 1; i < kLaneKeys; ++i) least = min_of(least, scales.value[i]);
+  block.is_plain = !warp_any(largest.any_value && exponent_of(bits_as<float>(least)) <=
+                                                      largest.value_exponent + kLightExponent);
+  const std::int32_t own_log2 =
+      largest.any_value ? value_log2_of(own.value, largest.value_exponent) : 0;
+  const float keyed = bits_as<float>(own.key) * power_of_two(15 - largest.key_exponent);
   const std::int32_t value_log2 = min_of(max_of(own_log2, kValueLog2Min), 0);
   const std::int32_t value_weight = value_weight_of(value_log2);
   factors.store(kLaneKeys * lane + warp, round_to_int(min_of(keyed, 32767.0f)), value_log2,
@@ -84,13 +84,16 @@ INTFLASH_DEVICE std::uint32_t fine_weight(std::uint32_t doubled, const PowerTabl
 }
 
 // Rows of one of whose threads products are these: leaves P in the thread's fragments.
+template <int kDim>
 INTFLASH_DEVICE ThreadWeights weigh_whole_rows(BlockProducts& products, const ThreadScales& rows,
                                                const WholeBlock& block, std::int32_t quad,
-                                               const KeyFactors& factors,
-                                               const PowerTable& powers) {
+                                               const KeyFactors& factors, const PowerTable& powers,
+                                               RowStates<kDim>& state) {
   // In place of a score x stands ~(x * 2^15 + a fraction), as the sum that it is shifted from has
   // it: negative, so that shifting and adding once makes distances of it.
   std::int32_t least[2] = {0x7fffffff, 0x7fffffff};
+  const std::int32_t multiplier[2] = {made_once(-rows.scale[0].multiplier),
+                                      made_once(-rows.scale[1].multiplier)};
   INTFLASH_UNROLL
   for (std::int32_t tile = 0; tile < BlockProducts::kTiles; ++tile) {
     const FourKeys factor = factors.factors(tile * 4 + quad);
@@ -101,19 +104,23 @@ INTFLASH_DEVICE ThreadWeights weigh_whole_rows(BlockProducts& products, const Th
       for (std::int32_t h = 0; h < 2; ++h) {
         std::int32_t& x = products.at(tile, h, i);
         const std::int32_t keyed = multiply_q15(x >> rows.scale[h].shift, factor.of[i]);
-        x = keyed * -rows.scale[h].multiplier + addend.of[i];
+        x = keyed * multiplier[h] + addend.of[i];
         least[h] = min_of(least[h], x);
       }
     }
   }
   ThreadWeights weights{};
-  std::int32_t largest[2];
+  std::int32_t largest[2], above[2];
   std::uint32_t sum_low[2] = {}, sum_high[2] = {};
   INTFLASH_UNROLL
-  for (std::int32_t h = 0; h < 2; ++h) largest[h] = quad_max(~least[h]) >> 15;
+  for (std::int32_t h = 0; h < 2; ++h) {
+    largest[h] = quad_max(~least[h]) >> 15;
+    above[h] = made_once(2 * (largest[h] + 1));
+  }
+  FourKeys value_weights{};
   INTFLASH_UNROLL
   for (std::int32_t tile = 0; tile < BlockProducts::kTiles; ++tile) {
-    const TwoWords value_weights = factors.value_weights(tile * 4 + quad);
+    if (tile % 2 == 0) value_weights = factors.value_weights(tile / 2 * 4 + quad);
     INTFLASH_UNROLL
     for (std::int32_t h = 0; h < 2; ++h) {
       std::uint32_t pair[2];
@@ -123,14 +130,14 @@ INTFLASH_DEVICE ThreadWeights weigh_whole_rows(BlockProducts& products, const Th
         INTFLASH_UNROLL
         for (std::int32_t i = 0; i < 2; ++i) {
           const std::int32_t x = products.at(tile, h, 2 * p + i);
-          fine[i] = fine_weight(static_cast<std::uint32_t>((x >> 14) + 2 * (largest[h] + 1)),
-                                powers);
+          fine[i] = fine_weight(static_cast<std::uint32_t>((x >> 14) + above[h]), powers);
         }
         // The upper halves: 12 bits of a weight and four of its fraction, to a key.
         pair[p] = pick_bytes(fine[0], fine[1], 0x7632);
         const std::uint32_t whole = pair[p] & 0xfff0fff0;
-        sum_low[h] = add_low_products(sum_low[h], whole, value_weights.word[p]);
-        sum_high[h] = add_high_products(sum_high[h], whole, value_weights.word[p]);
+        const auto bytes = static_cast<std::uint32_t>(value_weights.of[tile % 2 * 2 + p]);
+        sum_low[h] = add_low_products(sum_low[h], whole, bytes);
+        sum_high[h] = add_high_products(sum_high[h], whole, bytes);
       }
       weights.fragment[tile / 2][tile % 2 * 2 + h] = pick_bytes(pair[0], pair[1], 0x7531);
     }
@@ -140,11 +147,11 @@ INTFLASH_DEVICE ThreadWeights weigh_whole_rows(BlockProducts& products, const Th
   for (std::int32_t h = 0; h < 2; ++h) {
     // Of weights times 16, by low bytes and by high bytes.
     const auto sum = static_cast<std::int32_t>((sum_low[h] >> 4) + (sum_high[h] << 4));
-    weights.set(h,
-                {static_cast<float>(largest[h]) * kScoreUnit,
-                 static_cast<float>(quad_sum(sum) - halves),
-                 power_of_two(block.largest.value_exponent)},
-                true);
+    const BlockWeight weight = {static_cast<float>(largest[h]) * kScoreUnit,
+                                static_cast<float>(quad_sum(sum) - halves),
+                                power_of_two(block.largest.value_exponent)};
+    weights.factor[h] = 1.0f;
+    weights.gain[h] = state.enter(h, weight, weights.factor[h]);
   }
   return weights;
 }
