@@ -28,8 +28,8 @@ void expect_fault(const std::string& fault, const std::string& part) {
 
 // ---- Products ----
 
-// By the tables of the PTX ISA, section "Matrix fragments for mma.m16n8k32": which element of a
-// matrix byte i of a lane is.
+// By the tables of the PTX ISA, section "Matrix fragments for mma.m16n8k32", of which those for
+// m16n8k16 are the lower half: which element of a matrix byte i of a lane is.
 struct Place {
   int row, column;
 };
@@ -39,7 +39,7 @@ Place place_of_a(int lane, int i) {
 Place place_of_b(int lane, int i) { return {lane % 4 * 4 + i % 4 + (i >= 4 ? 16 : 0), lane / 4}; }
 Place place_of_c(int lane, int i) { return {lane / 4 + (i >= 2 ? 8 : 0), lane % 4 * 2 + i % 2}; }
 
-template <class A, class Multiply>
+template <class B, int kProducts, class Multiply>
 void expect_products(Multiply multiply) {
   Random random(seed_from_test_name());
   std::uint8_t a[16][32], b[32][8];
@@ -60,22 +60,48 @@ void expect_products(Multiply multiply) {
       of_b[i / 4] |= static_cast<std::uint32_t>(b[place.row][place.column]) << 8 * (i % 4);
     }
     std::int32_t c[4] = {7, 7, 7, 7};
-    multiply(c, of_a, of_b[0], of_b[1]);
+    multiply(c, of_a, of_b);
     for (int i = 0; i < 4; ++i) found[place_of_c(lane, i).row][place_of_c(lane, i).column] = c[i];
   });
   EXPECT_EQ(fault, "");
   for (int row = 0; row < 16; ++row) {
     for (int column = 0; column < 8; ++column) {
       std::int32_t expected = 7;
-      for (int k = 0; k < 32; ++k)
-        expected += static_cast<A>(a[row][k]) * static_cast<std::int8_t>(b[k][column]);
+      for (int k = 0; k < kProducts; ++k)
+        expected += static_cast<std::int8_t>(a[row][k]) * static_cast<B>(b[k][column]);
       EXPECT_EQ(found[row][column], expected) << row << ", " << column;
     }
   }
 }
 
-TEST(Simt, SignedProductsAreThoseOfMatrices) { expect_products<std::int8_t>(multiply_add_s8); }
-TEST(Simt, UnsignedProductsAreThoseOfMatrices) { expect_products<std::uint8_t>(multiply_add_u8); }
+using OfA = std::uint32_t (&)[4];
+using OfB = std::uint32_t (&)[2];
+TEST(Simt, SignedProductsAreThoseOfMatrices) {
+  expect_products<std::int8_t, 16>(
+      [](std::int32_t(&c)[4], OfA a, OfB b) { multiply_add_s8(c, a[0], a[1], b[0]); });
+}
+TEST(Simt, UnsignedProductsAreThoseOfMatrices) {
+  expect_products<std::uint8_t, 32>(
+      [](std::int32_t(&c)[4], OfA a, OfB b) { multiply_add_u8(c, a, b[0], b[1]); });
+}
+
+// ---- A thread ----
+
+TEST(Simt, ShiftsEndAtZero) {
+  EXPECT_EQ(shift_right(0x80000000u, 31), 1u);
+  EXPECT_EQ(shift_right(0x80000000u, 32), 0u);
+  EXPECT_EQ(shift_right(0x80000000u, 1000), 0u);
+}
+
+TEST(Simt, BytesArePickedFromBothWords) {
+  EXPECT_EQ(pick_bytes(0x33221100u, 0x77665544u, 0x7531), 0x77553311u);
+  EXPECT_EQ(pick_bytes(0x33221100u, 0x77665544u, 0x7632), 0x77663322u);
+}
+
+TEST(Simt, HalvesAreMultipliedByBytes) {
+  EXPECT_EQ(add_low_products(5, 0xfff00003u, 0x11ff0207u), 5 + 3 * 7 + 0xfff0 * 2u);
+  EXPECT_EQ(add_high_products(5, 0xfff00003u, 0x11ff0207u), 5 + 3 * 0xff + 0xfff0 * 0x11u);
+}
 
 // ---- A warp ----
 

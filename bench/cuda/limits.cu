@@ -19,7 +19,7 @@ repeat_products(std::int32_t repeats, std::int32_t* sums) {
   for (std::int32_t i = 0; i < repeats; ++i) {
 #pragma unroll
     for (int chain = 0; chain < Products::kChains; ++chain)
-      multiply_add_s8(c[chain], a, seed * 9, seed * 11);
+      multiply_add_u8(c[chain], a, seed * 9, seed * 11);
   }
   // In unsigned: they may wrap.
   std::uint32_t sum = 0;

@@ -43,72 +43,104 @@ INTFLASH_DEVICE StateSlots<kDim> slots_of(char* first, std::int64_t index, const
 template <int kDim, bool kPads, class Masks>
 INTFLASH_DEVICE void add_second_digits(const CudaCall& call, const TileThread& at,
                                        const Masks& masks, const HeadPages<kDim, kPads>& pages,
-                                       std::int32_t block,
-                                       const std::uint32_t (&query)[kSteps<kDim>][4]) {
+                                       std::int32_t block) {
   const std::uint32_t taking = digit_rows<kDim>(masks, pages.scales(block, at.lane.index),
                                                 block * kScoreBlock, at.lane, at.warp);
   if (taking == 0) return;
-  add_digit_products<kDim>(query,
+  add_digit_products<kDim>({at.words_of_row(call, call.query_codes, at.lane.group),
+                            at.words_of_row(call, call.query_codes, at.lane.group + 8)},
                            {at.words_of_row(call, call.query_digits, at.lane.group),
                             at.words_of_row(call, call.query_digits, at.lane.group + 8)},
                            {pages.digits(2 * block), pages.digits(2 * block + 1)}, taking, at.lane,
                            at.warp, at.side);
 }
 
-// All blocks of a range, in order: leaves the state of each span to those that wait.
+// A tile's warp as it passes over blocks of keys.
 template <int kDim, bool kDigits, bool kActs, bool kPads>
-INTFLASH_DEVICE void attend_blocks(const CudaCall& call, const TileThread& at, BlockRange range,
-                                   WaitingStates<kDim>& waiting, RowStates<kDim>& state) {
-  constexpr bool kIsShared = kSides<kDim> == 2;
-  std::uint32_t query[kSteps<kDim>][4];
-  const std::uint32_t* const codes = at.words_of_row(call, call.query_codes, at.lane.group);
-  const std::uint32_t* const codes_8 = at.words_of_row(call, call.query_codes, at.lane.group + 8);
-  INTFLASH_UNROLL
-  for (std::int32_t step = 0; step < kSteps<kDim>; ++step)
-    load_rows(codes, codes_8, 8 * step + at.lane.quad, has_upper_half<kDim>(step), query[step]);
-  const HeadPages<kDim, kPads> pages = {call, call.pages,
-                                        call.pages.first + at.kv_head * call.pages.head_bytes,
-                                        call.blocks + at.request->first_entry};
-  const Shared<TileRow> rows(Place<kDim>::kRows + at.warp * kWarpRows * sizeof(TileRow));
-  const Shared<KeyFactors> factors(Place<kDim>::kFactors);
-  const auto masks = masks_of<kActs>(call, at);
-  pages.copy_keys(range.begin, at.thread);
-  pages.copy_values(range.begin, at.thread);
-  state.clear();
-  for (std::int32_t block = range.begin; block < range.end; ++block) {
-    const bool is_last = block + 1 == range.end;
-    const std::int32_t first_key = block * kScoreBlock;
-    // Scales are loaded again where they are used again: they would stay in eight registers.
-    const WholeBlock whole = prepare_whole_block(pages.scales(block, at.lane.index), at.lane.index,
-                                                 at.warp, at.side, factors);
-    wait_copies<1>();  // for keys; the values may come later
+class TilePass {
+ public:
+  INTFLASH_DEVICE TilePass(const CudaCall& call, const TileThread& at)
+      : call_(call),
+        at_(at),
+        pages_{call, call.pages, call.pages.first + at.kv_head * call.pages.head_bytes,
+               call.blocks + at.request->first_entry} {
+    const std::uint32_t* const codes = at.words_of_row(call, call.query_codes, at.lane.group);
+    const std::uint32_t* const codes_8 = at.words_of_row(call, call.query_codes, at.lane.group + 8);
+    INTFLASH_UNROLL
+    for (std::int32_t step = 0; step < kSteps<kDim>; ++step)
+      load_rows(codes, codes_8, 8 * step + at.lane.quad, has_upper_half<kDim>(step), query_[step]);
+  }
+
+  // All blocks of a range, in order: leaves the state of each span to those that wait.
+  INTFLASH_DEVICE void attend(BlockRange range, WaitingStates<kDim>& waiting,
+                              RowStates<kDim>& state) const {
+    pages_.copy_keys(range.begin, at_.thread);
+    pages_.copy_values(range.begin, at_.thread);
+    for (std::int32_t block = range.begin; block < range.end;) {
+      const std::int32_t span = block / kBlocksPerSpan;
+      const std::int32_t end = min_of((span + 1) * kBlocksPerSpan, range.end);
+      state.clear();
+      for (; block < end; ++block) attend_block(block, block + 1 == range.end, state);
+      if (!at_.is_idle()) waiting.push(span, state);
+    }
+  }
+
+ private:
+  static constexpr bool kIsShared = kSides<kDim> == 2;
+
+  // The values may come later.
+  static INTFLASH_DEVICE void wait_keys() {
+    wait_copies<1>();
     sync_block();
-    const ThreadScales row_scales = scales_of_rows(rows, at.lane, whole, first_key);
+  }
+  INTFLASH_DEVICE void attend_block(std::int32_t block, bool is_last,
+                                    RowStates<kDim>& state) const {
+    // Rows' own warp reads the keys' factors behind the next barrier; two that share them, before
+    // it.
+    if constexpr (!kIsShared) wait_keys();
+    const std::int32_t first_key = block * kScoreBlock;
+    const KeyFactors factors(Place<kDim>::kFactors);
+    const auto masks = masks_of<kActs>(call_, at_);
+    // Scales are loaded again where they are used again: they would stay in eight registers.
+    const auto scales = pages_.scales_and_own(block, at_.lane.index, at_.warp);
+    const WholeBlock whole =
+        prepare_whole_block(scales.first, scales.own, at_.lane.index, at_.warp, at_.side, factors);
+    if constexpr (kIsShared) wait_keys();
+    const TileRows<kDim> rows(at_.warp * kWarpRows);
+    const ThreadScales row_scales = scales_of_rows(rows, at_.lane, whole, first_key);
     bool are_plain = !warp_any(!row_scales.are_plain);
     if constexpr (kActs) are_plain = are_plain && masks.leave_whole(first_key);
-    BlockProducts<kDim> products{};
-    if (!at.is_idle()) products = multiply_keys<kDim>(query, at.lane, at.side);
-    if (!are_plain) store_products<kDim>(products, at.lane, at.warp, at.side);
-    if constexpr (kDigits) {
-      if (!are_plain && call.has_digits())
-        add_second_digits<kDim, kPads>(call, at, masks, pages, block, query);
+    BlockProducts<kDim> products;
+    if (at_.is_idle()) {
+      products.set_any();
+    } else {
+      products = multiply_keys<kDim>(query_, at_.lane, at_.side);
+      if (!are_plain) {
+        store_products<kDim>(products, at_.lane, at_.warp, at_.side);
+        products.set_any();  // so that they are in no registers for longer
+        if constexpr (kDigits) {
+          if (call_.has_digits()) add_second_digits<kDim, kPads>(call_, at_, masks, pages_, block);
+        }
+      }
     }
-    SharedRows<kDim> shared(at.lane, at.warp, at.side);
+    // The lane is made again: what it makes of places stays in no registers for longer.
+    SharedRows<kDim> shared(lane_of(made_once(at_.thread)), at_.warp, at_.side);
     if constexpr (kIsShared) {
       if (are_plain) shared.begin(products, row_scales, factors);
     }
     sync_block();
-    if (!is_last) pages.copy_keys(block + 1, at.thread);
+    if (!is_last) pages_.copy_keys(block + 1, at_.thread);
     ThreadWeights weights;
     if (!are_plain) {
-      weigh_rows<kDim>(masks, pages.scales(block, at.lane.index), first_key, at.lane, at.warp,
-                       at.side);
+      weigh_rows<kDim>(masks, pages_.scales(block, at_.lane.index), first_key, at_.lane, at_.warp,
+                       at_.side);
       sync_warp();
-      if constexpr (!kIsShared) weights = load_weights<kDim>(at.lane, at.warp);
+      if constexpr (!kIsShared) weights = load_weights<kDim>(at_.lane, at_.warp, state);
     } else if constexpr (kIsShared) {
       shared.weigh(products, factors);
     } else {
-      weights = weigh_whole_rows<kDim>(products, row_scales, whole, at.lane.quad, factors);
+      weights = weigh_whole_rows<kDim>(products, row_scales, whole, at_.lane.quad, factors,
+                                       PowerTable(Place<kDim>::kPowers), state);
     }
     if (is_last) {
       wait_copies<0>();
@@ -117,43 +149,52 @@ INTFLASH_DEVICE void attend_blocks(const CudaCall& call, const TileThread& at, B
     }
     sync_block();
     if constexpr (kIsShared)
-      weights = are_plain ? shared.weights(whole) : load_weights<kDim>(at.lane, at.warp);
-    if (!at.is_idle()) add_values<kDim>(at.lane, at.side, weights, state);
+      weights = are_plain ? shared.weights(whole, factors, state)
+                          : load_weights<kDim>(at_.lane, at_.warp, state);
+    if (!at_.is_idle()) add_values<kDim>(at_.lane, at_.side, weights, state);
     sync_block();
-    if (!is_last) pages.copy_values(block + 1, at.thread);
-    if (block % kBlocksPerSpan == kBlocksPerSpan - 1 || is_last) {
-      if (!at.is_idle()) waiting.push(block / kBlocksPerSpan, state);
-      state.clear();
-    }
+    if (!is_last) pages_.copy_values(block + 1, at_.thread);
   }
-}
+
+  const CudaCall& call_;
+  const TileThread& at_;
+  HeadPages<kDim, kPads> pages_;
+  std::uint32_t query_[kSteps<kDim>][4];
+};
 
 // The state of a part of a tile's keys.
 INTFLASH_DEVICE std::int64_t part_state(const TileThread& at, std::int64_t part) {
   return at.request->first_state + at.tile * at.request->num_parts + part;
 }
 
-// An item of a block of threads: its state of the tile's part, or the tile's result.
-template <int kDim, bool kDigits, bool kActs, bool kPads>
-INTFLASH_DEVICE void attend_item(const CudaCall& call, std::int32_t item, std::int32_t worker) {
+template <int kDim>
+INTFLASH_DEVICE TileThread thread_of_item(const CudaCall& call, std::int32_t item) {
   const CudaRequest& request = call.requests[request_of(call, &CudaRequest::first_item, item)];
   const auto own = static_cast<std::int32_t>(item - request.first_item);
   const auto parts = static_cast<std::int32_t>(request.num_parts);
-  const TileThread at = tile_thread<kDim>(call, request, own / parts, own % parts);
-  const Shared<TileRow> rows(Place<kDim>::kRows);
+  return tile_thread<kDim>(call, request, own / parts, own % parts);
+}
+
+// An item of a block of threads: its state of the tile's part, or the tile's result.
+template <int kDim, bool kDigits, bool kActs, bool kPads>
+INTFLASH_DEVICE void attend_item(const CudaCall& call, std::int32_t item, std::int32_t worker) {
+  const TileThread at = thread_of_item<kDim>(call, item);
+  const TileRows<kDim> rows(0);
   if (at.thread < kCudaTileRows)
-    rows.store(at.thread, make_row(call, request, at.kv_head, at.first_tile_row + at.thread,
+    rows.store(at.thread, make_row(call, *at.request, at.kv_head, at.first_tile_row + at.thread,
                                    head_dim_of<kDim, kPads>(call)));
   WaitingStates<kDim> waiting(slots_of<kDim>(call.states, worker * call.waiting_states, at));
   RowStates<kDim> state;
   const BlockRange range = seen_blocks(call, at);
   if (range.begin < range.end)
-    attend_blocks<kDim, kDigits, kActs, kPads>(call, at, range, waiting, state);
+    TilePass<kDim, kDigits, kActs, kPads>(call, at).attend(range, waiting, state);
   waiting.finish(state);
-  if (at.request->num_parts > 1) {
-    slots_of<kDim>(call.part_states, part_state(at, at.part), at).store(0, 0, state);
+  // Found again: in registers it would be there for all blocks of keys.
+  const TileThread again = thread_of_item<kDim>(call, made_once(item));
+  if (again.request->num_parts > 1) {
+    slots_of<kDim>(call.part_states, part_state(again, again.part), again).store(0, 0, state);
   } else {
-    write_rows<kDim, kPads>(call, at, state);
+    write_rows<kDim, kPads>(call, again, state);
   }
 }
 
@@ -165,6 +206,7 @@ template <int kDim, bool kDigits, bool kActs, bool kPads>
 INTFLASH_KERNEL(kThreads<kDim>)
 attend_tiles(CudaCall call) {
   if (call.findings->refused != 0) return;
+  PowerTable(Place<kDim>::kPowers).fill(thread_place());
   const std::int32_t worker = block_place().x;
   const auto items = static_cast<std::int32_t>(call.num_items);
   const auto workers = static_cast<std::int32_t>(call.num_workers);

@@ -3,7 +3,7 @@
 //
 // Attention over heads whose channels are no kernel's: those that they lack in a wider kernel's
 // tiles are zeros. Few models have such, and three kernels serve all that a call may ask for; that
-// of 128 channels spills a register.
+// of 256 channels spills a register.
 #include "cuda/attend_item.h"
 #include "cuda/enqueue.h"
 

@@ -107,7 +107,7 @@ class WideItem {
       seen.kept = kept_keys(row, first_key(block));
       masks_.acts_of(at_.warp, first_key(block), seen.kept);
       const bool takes = warp_any(seen.kept != 0) &&
-                         takes_digits(row.query(), seen, pages_.scales(block, at_.lane.index));
+                         takes_digits(row.query, seen, pages_.scales(block, at_.lane.index));
       if (at_.lane.index == 0) Shared<std::int32_t>(WidePlace::kTaking).store(at_.warp, takes);
     }
     sync_block();
@@ -126,7 +126,7 @@ class WideItem {
           Shared<std::int32_t>(WidePlace::kTaking).load(r) != 0) {
         const std::int32_t mixed = product_of(key, dim, WidePlace::kDigits, r) +
                                    product_of(key + kBlockTokens * dim, dim, WidePlace::kCodes, r);
-        dot = add_digits(dot, mixed, rows_.load(r).query().digit_bits());
+        dot = add_digits(dot, mixed, rows_.load(r).query.digit_bits());
       }
       dots.store(r * kScoreBlock + at_.thread, dot);
     }
@@ -147,7 +147,7 @@ class WideItem {
           Shared<FourSums>(WidePlace::kDots).load(r * (kScoreBlock / 4) + at_.lane.index);
       for (std::int32_t i = 0; i < kLaneKeys; ++i) products.dot[i] = sums.output[i];
       outcome.weight =
-          weigh_row(row.query(), products, pages_.scales(block, at_.lane.index), acts, quantized);
+          weigh_row(row.query, products, pages_.scales(block, at_.lane.index), acts, quantized);
     }
     Shared<std::uint32_t>(WidePlace::kWeights)
         .store(r * (kScoreBlock / 4) + at_.lane.index, quantized);
@@ -172,12 +172,15 @@ class WideItem {
     }
   }
   INTFLASH_DEVICE void add_values(std::int32_t block, States& state) const {
-    float gain[kRows];
+    // All threads have both rows' numbers.
+    float gain[kRows], factor[kRows];
     INTFLASH_UNROLL
     for (std::int32_t r = 0; r < kRows; ++r) {
       const RowOutcome outcome = Shared<RowOutcome>(WidePlace::kOutcomes).load(r);
-      gain[r] = outcome.is_active != 0 ? state.enter(r, outcome.weight) : 0.0f;
+      factor[r] = 1.0f;
+      gain[r] = outcome.is_active != 0 ? state.enter(r, outcome.weight, factor[r]) : 0.0f;
     }
+    if (factor[0] != 1.0f || factor[1] != 1.0f) state.scale(SumRows(factor, at_.lane.quad));
     INTFLASH_UNROLL
     for (std::int32_t i = 0; i < kChannels; ++i) {
       const std::int32_t c = at_.thread + i * kWideThreads;

@@ -42,6 +42,13 @@ struct CudaPages {
   bool has_digits;
 };
 
+// An entry of a table of blocks of 64 tokens: a page, and the block's place in it, of which the
+// largest page has four; -1: none.
+constexpr std::int32_t kCudaPlaces = 4;
+INTFLASH_INLINE constexpr std::int32_t cuda_block_entry(std::int64_t page, std::int64_t place) {
+  return static_cast<std::int32_t>(page * kCudaPlaces + place);
+}
+
 // What is taken from keys and values, in the device's memory.
 struct CudaCenters {
   const float* key;    // [num_kv_heads][head_dim]; nullptr = none
@@ -188,8 +195,7 @@ struct CudaCall {
   bool has_keys;
   CudaFindings* findings;
   const CudaRequest* requests;
-  // Blocks of 64 tokens: page * (page_size / 64) + place in the page; -1: none of its tokens is
-  // seen.
+  // Blocks of 64 tokens, as cuda_block_entry has them; -1: none of its tokens is seen.
   const std::int32_t* blocks;
   std::int64_t num_blocks;
   std::int8_t* query_codes;   // by request, [num_kv_heads][its rows][tile_dim]

@@ -27,28 +27,27 @@ struct HeadPages {
   INTFLASH_DEVICE std::int32_t head_dim() const { return head_dim_of<kDim, kPads>(call); }
   INTFLASH_DEVICE std::int32_t head_dim_v() const { return head_dim_v_of<kDim, kPads>(call); }
 
-  // nullptr: no token of it is seen.
+  // Of an entry that is not -1.
   INTFLASH_DEVICE const char* head_of(std::int32_t entry) const {
-    const std::int32_t per_page = pages.page_size / kBlockTokens;
-    return entry < 0 ? nullptr : first + entry / per_page * pages.page_bytes;
+    return first + static_cast<std::uint32_t>(entry) / kCudaPlaces * pages.page_bytes;
   }
   INTFLASH_DEVICE std::int32_t place_of(std::int32_t entry) const {
-    return entry % (pages.page_size / kBlockTokens);
+    return static_cast<std::int32_t>(static_cast<std::uint32_t>(entry) % kCudaPlaces);
   }
 
+  // nullptr: no token of it is seen.
   INTFLASH_DEVICE const std::int8_t* keys(std::int32_t block) const {
     const std::int32_t entry = blocks[block];
-    const char* const head = head_of(entry);
-    return head == nullptr ? nullptr
-                           : reinterpret_cast<const std::int8_t*>(head + place_of(entry) *
-                                                                             pages.key_block_bytes);
+    return entry < 0 ? nullptr
+                     : reinterpret_cast<const std::int8_t*>(
+                           head_of(entry) + place_of(entry) * pages.key_block_bytes);
   }
   INTFLASH_DEVICE const std::int8_t* values(std::int32_t block) const {
     const std::int32_t entry = blocks[block];
-    const char* const head = head_of(entry);
-    return head == nullptr ? nullptr
-                           : reinterpret_cast<const std::int8_t*>(
-                                 head + pages.values + place_of(entry) * pages.value_block_bytes);
+    return entry < 0
+               ? nullptr
+               : reinterpret_cast<const std::int8_t*>(head_of(entry) + pages.values +
+                                                      place_of(entry) * pages.value_block_bytes);
   }
   INTFLASH_DEVICE PageTiles digits(std::int32_t block) const {
     const std::int8_t* const codes = keys(block);
@@ -58,17 +57,29 @@ struct HeadPages {
   }
   // Of a lane's four keys of a score block.
   INTFLASH_DEVICE LaneScales scales(std::int32_t score_block, std::int32_t lane) const {
-    LaneScales scales{};
+    return scales_and_own(score_block, lane, 0).first;
+  }
+  struct ScalesAndOwn {
+    LaneScales first;
+    OneScale own;
+  };
+  // And of the one of them that has such a number.
+  INTFLASH_DEVICE ScalesAndOwn scales_and_own(std::int32_t score_block, std::int32_t lane,
+                                              std::int32_t number) const {
     const std::int32_t entry = blocks[2 * score_block + lane / (kWarpThreads / 2)];
-    const char* const head = head_of(entry);
-    if (head == nullptr) return scales;
-    const auto* const scale = reinterpret_cast<const std::int32_t*>(head + pages.scales) +
-                              place_of(entry) * kBlockTokens +
-                              lane % (kWarpThreads / 2) * kLaneKeys;
+    if (entry < 0) return {};
+    const auto* const key =
+        reinterpret_cast<const std::int32_t*>(head_of(entry) + pages.scales) +
+        (place_of(entry) * kBlockTokens + lane % (kWarpThreads / 2) * kLaneKeys);
+    const std::int32_t* const value = key + pages.page_size;
+    ScalesAndOwn scales{};
+    const Bytes16 keys = load_words(key), values = load_words(value);
+    INTFLASH_UNROLL
     for (std::int32_t i = 0; i < kLaneKeys; ++i) {
-      scales.key[i] = scale[i];
-      scales.value[i] = scale[pages.page_size + i];
+      scales.first.key[i] = static_cast<std::int32_t>(keys.word[i]);
+      scales.first.value[i] = static_cast<std::int32_t>(values.word[i]);
     }
+    scales.own = {key[number], value[number]};
     return scales;
   }
   INTFLASH_DEVICE void copy_keys(std::int32_t score_block, std::int32_t thread) const {
@@ -83,6 +94,10 @@ struct HeadPages {
   }
 
  private:
+  // 16 bytes that are aligned as such.
+  static INTFLASH_DEVICE Bytes16 load_words(const std::int32_t* from) {
+    return *reinterpret_cast<const Bytes16*>(from);
+  }
   // Two halves of kRuns runs each, of `own` times 16 bytes in a page.
   template <std::int32_t kRuns>
   static INTFLASH_DEVICE void copy(std::size_t to, const std::int8_t* first,
@@ -94,7 +109,7 @@ struct HeadPages {
         BlockCopy<kDim>::begin_padded(Shared<Bytes16>(to), half, from, kDim * 4 / kRuns, own,
                                       thread, kThreads<kDim>);
       } else {
-        BlockCopy<kDim>::begin(Shared<Bytes16>(to), half, from, thread, kThreads<kDim>);
+        BlockCopy<kDim>::template begin<kThreads<kDim>>(Shared<Bytes16>(to), half, from, thread);
       }
     }
     end_copies();

@@ -48,8 +48,9 @@ INTFLASH_DEVICE void look_at_block(const CudaCall& call, const CudaTokens& token
       note_seen(tokens.value, tokens, request.tensor_batch, kv_head, key, tokens.head_dim_v,
                 &call.findings->seen_value, lane);
     } else if (lane == 0) {
+      const std::int64_t page = entry / kCudaPlaces, place = entry % kCudaPlaces;
       const PageBlock block = page_block(call.pages, call.head_dim, kv_head,
-                                         static_cast<std::int64_t>(entry) * kBlockTokens);
+                                         page * call.pages.page_size + place * kBlockTokens);
       raise_to(&call.findings->largest_seen_scale, bits_as<std::uint32_t>(block.key_scale[i]));
     }
   }

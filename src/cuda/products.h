@@ -5,7 +5,8 @@
 // version 1 as they lie. A tile's row is 16 outputs of four reduced elements, and a thread that
 // reads those of outputs 2 group and 2 group + 1 has one column of two matrices: so columns are
 // dealt out that each 64 bytes are read at once, without bank conflicts, and that a thread's
-// results are of four outputs next to each other.
+// results are of four outputs next to each other. Where such outputs are rows of one matrix, what a
+// thread reads is its fragment as it stands.
 #pragma once
 
 #include <cstdint>
@@ -77,20 +78,30 @@ INTFLASH_DEVICE void load_rows(const std::uint32_t* row, const std::uint32_t* ro
 
 // Sums over a step, of which the tile's rows from `row` on have four elements each: even and odd
 // outputs, as sums_of puts them together.
-// Tiles: what gives TwoWords by their place, of shared memory or of the device's.
-template <bool kUnsigned, class Tiles>
+// Tiles: what gives TwoWords by their place, of shared memory or of the device's. Over 16 products
+// a fragment of theirs is one word: over 32 it would be two that are not loaded at once.
+template <class Tiles>
 INTFLASH_DEVICE void add_products(const Tiles& tiles, std::int32_t row, Lane lane, bool has_upper,
                                   const std::uint32_t (&a)[4], std::int32_t (&even)[4],
                                   std::int32_t (&odd)[4]) {
   const TwoWords low = tiles.load((row + lane.quad) * 8 + lane.group);
-  const TwoWords high = has_upper ? tiles.load((row + 4 + lane.quad) * 8 + lane.group) : TwoWords{};
-  if constexpr (kUnsigned) {
-    multiply_add_u8(even, a, low.word[0], high.word[0]);
-    multiply_add_u8(odd, a, low.word[1], high.word[1]);
-  } else {
-    multiply_add_s8(even, a, low.word[0], high.word[0]);
-    multiply_add_s8(odd, a, low.word[1], high.word[1]);
-  }
+  multiply_add_s8(even, a[0], a[1], low.word[0]);
+  multiply_add_s8(odd, a[0], a[1], low.word[1]);
+  if (!has_upper) return;
+  const TwoWords high = tiles.load((row + 4 + lane.quad) * 8 + lane.group);
+  multiply_add_s8(even, a[2], a[3], high.word[0]);
+  multiply_add_s8(odd, a[2], a[3], high.word[1]);
+}
+// The same of P, whose fragments these are, with the tile's outputs in the products' rows: 2 group
+// and 2 group + 1, of query rows 2 quad and 2 quad + 1, and of those behind 8. So what is loaded at
+// once is a fragment as it stands.
+INTFLASH_DEVICE void add_weighted(const Shared<TwoWords>& tiles, std::int32_t row, Lane lane,
+                                  const std::uint32_t (&p)[4], std::int32_t (&sums)[2][4]) {
+  const TwoWords low = tiles.load((row + lane.quad) * 8 + lane.group);
+  const TwoWords high = tiles.load((row + 4 + lane.quad) * 8 + lane.group);
+  const std::uint32_t a[4] = {low.word[0], low.word[1], high.word[0], high.word[1]};
+  multiply_add_u8(sums[0], a, p[0], p[2]);
+  multiply_add_u8(sums[1], a, p[1], p[3]);
 }
 
 // Four outputs next to each other: 4 quad ... + 3 of 16, of row group + 8 half.
@@ -110,6 +121,14 @@ struct BlockProducts {
 
   std::int32_t even[kTiles][4], odd[kTiles][4];
 
+  // To whatever there is.
+  INTFLASH_DEVICE void set_any() {
+    INTFLASH_UNROLL
+    for (std::int32_t tile = 0; tile < kTiles; ++tile) {
+      INTFLASH_UNROLL
+      for (std::int32_t i = 0; i < 4; ++i) even[tile][i] = odd[tile][i] = any_value();
+    }
+  }
   // Of the warp's key 16 tile + 4 quad + i and row group + 8 half.
   INTFLASH_DEVICE std::int32_t& at(std::int32_t tile, std::int32_t half, std::int32_t i) {
     return i % 2 == 0 ? even[tile][2 * half + i / 2] : odd[tile][2 * half + i / 2];
@@ -121,12 +140,18 @@ template <int kDim>
 struct BlockCopy {
   static constexpr std::int32_t kBytes = kScoreBlock * kDim;
 
-  // Begins to copy codes of one half of it, 64 tokens, by all threads; nullptr: zeros.
+  // Begins to copy codes of one half of it, 64 tokens, by all of kCopiers threads; nullptr: zeros.
+  template <std::int32_t kCopiers>
   static INTFLASH_DEVICE void begin(Shared<Bytes16> to, std::int32_t half, const std::int8_t* from,
-                                    std::int32_t thread, std::int32_t threads) {
+                                    std::int32_t thread) {
     constexpr std::int32_t kHalf = kBytes / 32;
-    for (std::int32_t i = thread; i < kHalf; i += threads)
-      copy_async(to, half * kHalf + i, from + 16 * i, from != nullptr);
+    const std::int8_t* const own = made_once(from + 16 * thread);
+    INTFLASH_UNROLL
+    for (std::int32_t first = 0; first < kHalf; first += kCopiers) {
+      const std::int32_t i = first + thread;
+      if (first + kCopiers <= kHalf || i < kHalf)
+        copy_async(to, half * kHalf + i, own + 16 * first, from != nullptr);
+    }
   }
   // The same of runs, one behind the other in a page, that are shorter there than here by zeros.
   // In 16 bytes: how long a run is here, and there.

@@ -99,8 +99,7 @@ INTFLASH_KERNEL(kWarpThreads)
 find_largest_keys(CudaCall call) {
   const std::int64_t i = static_cast<std::int64_t>(block_place().x) * kWarpThreads + thread_place();
   const std::int32_t block = i < call.num_blocks ? call.blocks[i] : -1;
-  const std::int32_t per_page = call.pages.page_size / kBlockTokens;
-  const std::uint32_t own = block < 0 ? 0 : call.largest_key[block / per_page];
+  const std::uint32_t own = block < 0 ? 0 : call.largest_key[block / kCudaPlaces];
   const std::int32_t largest = warp_max(static_cast<std::int32_t>(own));
   if (thread_place() == 0)
     raise_to(&call.findings->largest_key, static_cast<std::uint32_t>(largest));

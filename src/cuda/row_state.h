@@ -15,7 +15,26 @@
 namespace intflash::internal {
 namespace {
 
-// Of rows group and group + 8, and of the warp's side of channels: 16 t + 4 quad ... + 3.
+// A number of each row whose accumulators a thread has, from the threads that have it by row.
+class SumRows {
+ public:
+  // own: of rows group and group + 8; by all lanes.
+  INTFLASH_DEVICE SumRows(const float (&own)[2], std::int32_t quad) {
+    INTFLASH_UNROLL
+    for (std::int32_t h = 0; h < 2; ++h) {
+      INTFLASH_UNROLL
+      for (std::int32_t j = 0; j < 2; ++j) of_[h][j] = lane_value(own[h], 8 * quad + 4 * j);
+    }
+  }
+  // Of accumulator[t][h][i].
+  INTFLASH_DEVICE float of(std::int32_t h, std::int32_t i) const { return of_[h][i % 2]; }
+
+ private:
+  float of_[2][2];
+};
+
+// References and sums of rows group and group + 8. Accumulators of rows 8 h + 2 quad + i % 2 in
+// channels 16 t + 2 group + i / 2 of the warp's side of them: as add_weighted has sums.
 template <int kDim>
 struct RowStates {
   static constexpr std::int32_t kTiles = kDim / 16 / kSides<kDim>;
@@ -23,6 +42,14 @@ struct RowStates {
   float reference[2];  // -infinity: no key yet
   float row_sum[2];
   float accumulator[kTiles][2][4];
+
+  // Of the eight rows that h stands for.
+  static INTFLASH_DEVICE std::int32_t row_of(Lane lane, std::int32_t i) {
+    return 2 * lane.quad + i % 2;
+  }
+  static INTFLASH_DEVICE std::int32_t channel_of(Lane lane, std::int32_t t, std::int32_t i) {
+    return 16 * t + 2 * lane.group + i / 2;
+  }
 
   INTFLASH_DEVICE void clear() {
     INTFLASH_UNROLL
@@ -38,22 +65,28 @@ struct RowStates {
   }
 
   // Takes a block's sum of weights into row h; returns what P times the values' codes are worth.
-  INTFLASH_DEVICE float enter(std::int32_t h, const BlockWeight& weight) {
+  // factor: what the row's accumulators are to be multiplied by before.
+  INTFLASH_DEVICE float enter(std::int32_t h, const BlockWeight& weight, float& factor) {
     if (reference[h] == kNegativeInfinity) {
       reference[h] = ceil_of(weight.exponent);
     } else if (weight.exponent - reference[h] > kMaxOverReference) {
-      const float factor = scale_down(reference[h], ceil_of(weight.exponent));
+      factor = scale_down(reference[h], ceil_of(weight.exponent));
       row_sum[h] *= factor;
-      INTFLASH_UNROLL
-      for (std::int32_t t = 0; t < kTiles; ++t) {
-        INTFLASH_UNROLL
-        for (std::int32_t i = 0; i < 4; ++i) accumulator[t][h][i] *= factor;
-      }
       reference[h] = ceil_of(weight.exponent);
     }
     const float alpha = exp2_of(weight.exponent - reference[h]);
     row_sum[h] = fused(weight.sum, alpha, row_sum[h]);
     return alpha * weight.unit;
+  }
+  INTFLASH_DEVICE void scale(const SumRows& factor) {
+    INTFLASH_UNROLL
+    for (std::int32_t t = 0; t < kTiles; ++t) {
+      INTFLASH_UNROLL
+      for (std::int32_t h = 0; h < 2; ++h) {
+        INTFLASH_UNROLL
+        for (std::int32_t i = 0; i < 4; ++i) accumulator[t][h][i] *= factor.of(h, i);
+      }
+    }
   }
 };
 
@@ -80,38 +113,48 @@ class StateSlots {
     return bits_as<std::int32_t>(*word(slot, 0));
   }
 
-  // state = the one in a slot, merged with state, which is of later spans.
+  // state = the one in a slot, merged with state, which is of later spans; by all lanes of a warp.
   INTFLASH_DEVICE void merge(std::int32_t slot, States& state) const {
+    // An empty state changes nothing, not even the sign of a zero: it has no factor.
+    float left_factor[2], right_factor[2];
     INTFLASH_UNROLL
     for (std::int32_t h = 0; h < 2; ++h) {
       const float left = *word(slot, kReference + h);
       const float right = state.reference[h];
-      // An empty state changes nothing, not even the sign of a zero.
-      if (left == kNegativeInfinity) continue;
-      const bool is_left = right == kNegativeInfinity;
-      const float reference = is_left ? left : max_of(left, right);
-      const float left_factor = scale_down(left, reference);
-      const float right_factor = is_left ? 0.0f : scale_down(right, reference);
-      const auto merged = [&](float from, float to) {
-        return is_left ? to : fused(from, right_factor, to * left_factor);
-      };
+      const bool is_left = right == kNegativeInfinity, is_right = left == kNegativeInfinity;
+      const float reference = is_left ? left : is_right ? right : max_of(left, right);
+      left_factor[h] = is_right ? kNone : is_left ? 1.0f : scale_down(left, reference);
+      right_factor[h] = is_left ? kNone : is_right ? 1.0f : scale_down(right, reference);
+      state.row_sum[h] =
+          merged(state.row_sum[h], *word(slot, kRowSum + h), right_factor[h], left_factor[h]);
+      state.reference[h] = reference;
+    }
+    const std::int32_t quad = lane_of(thread_).quad;
+    const SumRows lefts(left_factor, quad), rights(right_factor, quad);
+    INTFLASH_UNROLL
+    for (std::int32_t h = 0; h < 2; ++h) {
       INTFLASH_UNROLL
       for (std::int32_t t = 0; t < States::kTiles; ++t) {
         INTFLASH_UNROLL
         for (std::int32_t i = 0; i < 4; ++i) {
           float& accumulator = state.accumulator[t][h][i];
-          accumulator = merged(accumulator, *word(slot, accumulator_word(t, h, i)));
+          accumulator = merged(accumulator, *word(slot, accumulator_word(t, h, i)), rights.of(h, i),
+                               lefts.of(h, i));
         }
       }
-      state.row_sum[h] = merged(state.row_sum[h], *word(slot, kRowSum + h));
-      state.reference[h] = reference;
     }
   }
 
  private:
   static constexpr std::int32_t kReference = 1, kRowSum = 3, kAccumulators = 5;
   static constexpr std::int32_t kWords = kAccumulators + States::kTiles * 8;
+  static constexpr float kNone = -1.0f;  // in place of a factor
 
+  // `from` is of later spans than `to`.
+  static INTFLASH_DEVICE float merged(float from, float to, float from_factor, float to_factor) {
+    if (to_factor == kNone) return from;
+    return from_factor == kNone ? to : fused(from, from_factor, to * to_factor);
+  }
   static INTFLASH_DEVICE std::int32_t accumulator_word(std::int32_t t, std::int32_t h,
                                                        std::int32_t i) {
     return kAccumulators + (t * 2 + h) * 4 + i;

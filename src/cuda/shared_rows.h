@@ -26,18 +26,21 @@ class SharedRows {
 
   // Before a barrier: of the warp's keys.
   INTFLASH_DEVICE void begin(BlockProducts<kDim>& products, const ThreadScales& rows,
-                             Shared<KeyFactors> factors) {
-    largest_ = score_whole_rows<kDim>(products, rows, lane_.quad, first_key(), factors);
+                             const KeyFactors& factors) {
+    largest_ = score_whole_rows<kDim>(products, rows, lane_.quad, first_tile<kDim>(side_), factors);
     store(kLargest, largest_);
   }
   // Behind it, and before the next.
-  INTFLASH_DEVICE void weigh(BlockProducts<kDim>& scores, Shared<KeyFactors> factors) {
+  INTFLASH_DEVICE void weigh(BlockProducts<kDim>& scores, const KeyFactors& factors) {
     constexpr std::int32_t kSteps = BlockProducts<kDim>::kTiles / 2;
     INTFLASH_UNROLL
     for (std::int32_t h = 0; h < 2; ++h)
       largest_.row[h] = max_of(largest_.row[h], words_.load(place(kLargest, h, 1 - side_)));
     std::uint32_t fragment[kSteps][4] = {};
-    sum_ = weigh_scores<kDim>(scores, largest_, lane_.quad, first_key(), factors, fragment);
+    sum_ = weigh_scores<kDim>(scores, largest_, lane_.quad, first_tile<kDim>(side_), factors,
+                              PowerTable(Place<kDim>::kPowers), fragment);
+    INTFLASH_UNROLL
+    for (std::int32_t h = 0; h < 2; ++h) sum_.row[h] = quad_sum(sum_.row[h]);
     store(kSum, sum_);
     INTFLASH_UNROLL
     for (std::int32_t step = 0; step < kSteps; ++step) {
@@ -47,21 +50,23 @@ class SharedRows {
                      bits_as<std::int32_t>(fragment[step][i]));
     }
   }
-  // Behind that.
-  INTFLASH_DEVICE ThreadWeights weights(const WholeBlock& block) const {
+  // Behind that: enters the rows' state.
+  INTFLASH_DEVICE ThreadWeights weights(const WholeBlock& block, const KeyFactors& factors,
+                                        RowStates<kDim>& state) const {
     ThreadWeights all;
-    TwoRows sum = sum_;
-    INTFLASH_UNROLL
-    for (std::int32_t h = 0; h < 2; ++h) sum.row[h] += words_.load(place(kSum, h, 1 - side_));
     load_fragments<kDim>(lane_, warp_, all);
-    set_whole(largest_, sum, block, all);
+    const std::int32_t halves = sum_of_halves(factors);
+    INTFLASH_UNROLL
+    for (std::int32_t h = 0; h < 2; ++h) {
+      const std::int32_t sum = sum_.row[h] + words_.load(place(kSum, h, 1 - side_));
+      enter_whole(h, largest_.row[h], sum - halves, block, all, state);
+    }
     return all;
   }
 
  private:
   static constexpr std::int32_t kLargest = 0, kSum = 2;
 
-  INTFLASH_DEVICE std::int32_t first_key() const { return first_tile<kDim>(side_) * 16; }
   // Behind the rows' outcomes.
   INTFLASH_DEVICE std::int32_t place(std::int32_t kind, std::int32_t h, std::int32_t side) const {
     return (place_of_outcome(lane_.group + 8 * h) + 8) * 4 + kind + side;

@@ -31,9 +31,9 @@ INTFLASH_DEVICE BlockProducts<kDim> multiply_keys(const std::uint32_t (&query)[k
   for (std::int32_t tile = 0; tile < BlockProducts<kDim>::kTiles; ++tile) {
     INTFLASH_UNROLL
     for (std::int32_t step = 0; step < kSteps<kDim>; ++step)
-      add_products<false>(keys, (first_tile<kDim>(side) + tile) * (kDim / 4) + step * 8, lane,
-                          has_upper_half<kDim>(step), query[step], products.even[tile],
-                          products.odd[tile]);
+      add_products(keys, (first_tile<kDim>(side) + tile) * (kDim / 4) + step * 8, lane,
+                   has_upper_half<kDim>(step), query[step], products.even[tile],
+                   products.odd[tile]);
   }
   return products;
 }
@@ -59,49 +59,54 @@ INTFLASH_DEVICE void store_products(const BlockProducts<kDim>& products, Lane la
 template <int kDim, class Masks>
 INTFLASH_DEVICE std::uint32_t digit_rows(const Masks& masks, const LaneScales& scales,
                                          std::int32_t first_key, Lane lane, std::int32_t warp) {
-  const Shared<TileRow> rows(Place<kDim>::kRows + warp * kWarpRows * sizeof(TileRow));
+  const TileRows<kDim> rows(warp * kWarpRows);
   std::uint32_t found = 0;
   for (std::int32_t r = 0; r < kWarpRows; ++r) {
     const TileRow row = rows.load(r);
     LaneProducts seen{};
     seen.kept = kept_keys(row, first_key + kLaneKeys * lane.index);
     masks.acts_of(r, first_key + kLaneKeys * lane.index, seen.kept);
-    if (warp_any(seen.kept != 0) && takes_digits(row.query(), seen, scales)) found |= 1u << r;
+    if (warp_any(seen.kept != 0) && takes_digits(row.query, seen, scales)) found |= 1u << r;
   }
   return found;
 }
 
 // Makes products of codes those with second digits, of the rows that have a bit.
-// digits: of the queries of rows group and group + 8; keys: those of both halves' keys.
+// query, digits: of the queries of rows group and group + 8; keys: digits of both halves' keys.
+// All are read again, step by step: for more there are no registers beside a block's of 256
+// channels.
 template <int kDim>
-INTFLASH_DEVICE void add_digit_products(const std::uint32_t (&query)[kSteps<kDim>][4],
+INTFLASH_DEVICE void add_digit_products(const std::uint32_t* const (&query)[2],
                                         const std::uint32_t* const (&digits)[2],
                                         const PageTiles (&keys)[2], std::uint32_t taking, Lane lane,
                                         std::int32_t warp, std::int32_t side) {
   using P = Place<kDim>;
   const Shared<TwoWords> codes(P::kKeys);
   const Shared<FourSums> dots(P::kDots + warp * P::kDotBytes);
-  const Shared<TileRow> rows(P::kRows + warp * kWarpRows * sizeof(TileRow));
+  const TileRows<kDim> rows(warp * kWarpRows);
   const std::int32_t first = first_tile<kDim>(side);
   for (std::int32_t tile = first; tile < first + BlockProducts<kDim>::kTiles; ++tile) {
     sync_warp();  // lanes whose rows take none are ahead, and mma.sync wants all of them at once
     std::int32_t even[4] = {}, odd[4] = {};
-    INTFLASH_UNROLL
-    for (std::int32_t step = 0; step < kSteps<kDim>; ++step) {
+    const std::int32_t steps = made_once(kSteps<kDim>);  // a loop, as it stands
+    for (std::int32_t step = 0; step < steps; ++step) {
       std::uint32_t a[4];
       const bool has_upper = has_upper_half<kDim>(step);
       load_rows(digits[0], digits[1], 8 * step + lane.quad, has_upper, a);
-      add_products<false>(codes, tile * (kDim / 4) + step * 8, lane, has_upper, a, even, odd);
-      add_products<false>((tile < 4 ? keys[0] : keys[1]).tile(tile % 4), step * 8, lane, has_upper,
-                          query[step], even, odd);
+      add_products(codes, tile * (kDim / 4) + step * 8, lane, has_upper, a, even, odd);
+      load_rows(query[0], query[1], 8 * step + lane.quad, has_upper, a);
+      add_products((tile < 4 ? keys[0] : keys[1]).tile(tile % 4), step * 8, lane, has_upper, a,
+                   even, odd);
     }
+    INTFLASH_UNROLL
     for (std::int32_t half = 0; half < 2; ++half) {
       const std::int32_t row = lane.group + 8 * half;
       if ((taking >> row & 1) == 0) continue;
-      const std::int32_t bits = rows.load(row).query().digit_bits();
+      const std::int32_t bits = rows.load(row).query.digit_bits();
       const std::int32_t at = place_of_sums(row, tile * 4 + lane.quad);
       const FourSums mixed = sums_of(even, odd, half);
       FourSums sums = dots.load(at);
+      INTFLASH_UNROLL
       for (std::int32_t i = 0; i < 4; ++i)
         sums.output[i] = add_digits(sums.output[i], mixed.output[i], bits);
       dots.store(at, sums);
@@ -118,7 +123,7 @@ INTFLASH_DEVICE void weigh_rows(const Masks& masks, const LaneScales& scales,
   const Shared<FourSums> dots(P::kDots + warp * P::kDotBytes);
   const Shared<std::uint32_t> weights(P::kDots + warp * P::kDotBytes);
   const Shared<RowOutcome> outcomes(P::kDots + warp * P::kDotBytes);
-  const Shared<TileRow> rows(P::kRows + warp * kWarpRows * sizeof(TileRow));
+  const TileRows<kDim> rows(warp * kWarpRows);
   constexpr std::int32_t kOwn = kWarpRows / kSides<kDim>;
   for (std::int32_t r = side * kOwn; r < (side + 1) * kOwn; ++r) {
     const TileRow row = rows.load(r);
@@ -131,7 +136,7 @@ INTFLASH_DEVICE void weigh_rows(const Masks& masks, const LaneScales& scales,
     if (outcome.is_active != 0) {
       const FourSums sums = dots.load(place_of_sums(r, lane.index));
       for (std::int32_t i = 0; i < kLaneKeys; ++i) products.dot[i] = sums.output[i];
-      outcome.weight = weigh_row(row.query(), products, scales, acts, quantized);
+      outcome.weight = weigh_row(row.query, products, scales, acts, quantized);
     }
     sync_warp();
     weights.store(place_of_weights(r, lane.index), quantized);
@@ -139,19 +144,12 @@ INTFLASH_DEVICE void weigh_rows(const Masks& masks, const LaneScales& scales,
   }
 }
 
-// P of a thread's rows group and group + 8, as its fragments of 32 keys at a time, and what the
-// block came to for them.
+// P of a thread's rows group and group + 8, as its fragments of 32 keys at a time, and what becomes
+// of the rows' accumulators: factor times what they were, and gain times the sums of P and values.
+// A row that sees nothing here has P = 0, which changes no accumulator: none is -0.
 struct ThreadWeights {
   std::uint32_t fragment[kScoreBlock / 32][4];
-  float exponent[2], sum[2], unit[2];  // as BlockWeight has them
-  bool is_active[2];                   // sees a key
-
-  INTFLASH_DEVICE void set(std::int32_t h, const BlockWeight& weight, bool active) {
-    exponent[h] = weight.exponent;
-    sum[h] = weight.sum;
-    unit[h] = weight.unit;
-    is_active[h] = active;
-  }
+  float gain[2], factor[2];
 };
 
 // Where a fragment of P for a step lies in the words of 16 rows.
@@ -169,50 +167,55 @@ INTFLASH_DEVICE void load_fragments(Lane lane, std::int32_t warp, ThreadWeights&
   }
 }
 
-// What weigh_rows has left.
+// What weigh_rows has left, which enters the rows' state.
 template <int kDim>
-INTFLASH_DEVICE ThreadWeights load_weights(Lane lane, std::int32_t warp) {
+INTFLASH_DEVICE ThreadWeights load_weights(Lane lane, std::int32_t warp, RowStates<kDim>& state) {
   const Shared<RowOutcome> outcomes(Place<kDim>::kDots + warp * Place<kDim>::kDotBytes);
   ThreadWeights loaded;
   INTFLASH_UNROLL
   for (std::int32_t h = 0; h < 2; ++h) {
     const RowOutcome outcome = outcomes.load(place_of_outcome(lane.group + 8 * h));
-    loaded.set(h, outcome.weight, outcome.is_active != 0);
+    loaded.gain[h] = 0.0f;
+    loaded.factor[h] = 1.0f;
+    if (outcome.is_active != 0) loaded.gain[h] = state.enter(h, outcome.weight, loaded.factor[h]);
   }
   load_fragments<kDim>(lane, warp, loaded);
   return loaded;
 }
+
+// Of P and values, whose sums are below 2^22 in magnitude: added to the bits of this number they
+// are the bits of its sum with them, which takes no conversion.
+constexpr float kWholeNumbers = 12582912.0f;  // 1.5 * 2^23
+constexpr std::int32_t kWholeBits = 0x4b400000;
+static_assert(255 * 127 * kScoreBlock < 1 << 22);
 
 // Takes the block's weights and the warp's channels of values into its states.
 template <int kDim>
 INTFLASH_DEVICE void add_values(Lane lane, std::int32_t side, const ThreadWeights& weights,
                                 RowStates<kDim>& state) {
   const Shared<TwoWords> values(Place<kDim>::kValues);
-  // A row that sees nothing here has P = 0, which changes no accumulator: none is -0.
-  float gain[2];
-  INTFLASH_UNROLL
-  for (std::int32_t h = 0; h < 2; ++h) {
-    const BlockWeight weight = {weights.exponent[h], weights.sum[h], weights.unit[h]};
-    gain[h] = weights.is_active[h] ? state.enter(h, weight) : 0.0f;
-  }
-  sync_warp();  // lanes of rows that see nothing are ahead, and mma.sync wants all of them at once
+  if (warp_any(weights.factor[0] != 1.0f || weights.factor[1] != 1.0f))
+    state.scale(SumRows(weights.factor, lane.quad));
+  const SumRows gain(weights.gain, lane.quad);
   INTFLASH_UNROLL
   for (std::int32_t tile = 0; tile < RowStates<kDim>::kTiles; ++tile) {
-    std::int32_t even[4] = {}, odd[4] = {};
+    std::int32_t sums[2][4];
+    INTFLASH_UNROLL
+    for (std::int32_t i = 0; i < 4; ++i) sums[0][i] = sums[1][i] = kWholeBits;
     INTFLASH_UNROLL
     for (std::int32_t step = 0; step < kScoreBlock / 32; ++step) {
       // Each half of the block has tiles of its own, of 16 rows of four tokens.
       const std::int32_t row =
           step / 2 * (kDim / 16) * 16 + (side * RowStates<kDim>::kTiles + tile) * 16 + step % 2 * 8;
-      add_products<true>(values, row, lane, true, weights.fragment[step], even, odd);
+      add_weighted(values, row, lane, weights.fragment[step], sums);
     }
     INTFLASH_UNROLL
     for (std::int32_t h = 0; h < 2; ++h) {
-      const FourSums sums = sums_of(even, odd, h);
       INTFLASH_UNROLL
       for (std::int32_t i = 0; i < 4; ++i) {
+        const float sum = bits_as<float>(sums[h][i]) - kWholeNumbers;
         float& accumulator = state.accumulator[tile][h][i];
-        accumulator = fused(static_cast<float>(sums.output[i]), gain[h], accumulator);
+        accumulator = fused(sum, gain.of(h, i), accumulator);
       }
     }
   }

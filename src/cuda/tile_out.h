@@ -82,6 +82,11 @@ struct OutScale {
   float times, factor, share;
   bool is_fused;  // the centre is added here
 
+  // The one that a lane has; by all lanes.
+  INTFLASH_DEVICE OutScale of_lane(std::int32_t lane) const {
+    return {lane_value(times, lane), lane_value(factor, lane), lane_value(share, lane),
+            lane_value(is_fused ? 1.0f : 0.0f, lane) != 0.0f};
+  }
   INTFLASH_DEVICE float apply(float accumulator, const float* center, std::int32_t c) const {
     const float x = accumulator * times;
     return is_fused ? fused(x, factor, center[c] * share) : x * factor;
@@ -120,14 +125,18 @@ INTFLASH_DEVICE void write_rows(const CudaCall& call, const TileThread& at,
     const SunkRow sunk = add_sink(call, at, at.first_row + at.lane.group + 8 * h,
                                   state.reference[h], state.row_sum[h]);
     const OutScale scale = out_scale(call, sunk, center);
+    const OutScale scales[2] = {scale.of_lane(8 * at.lane.quad),
+                                scale.of_lane(8 * at.lane.quad + 4)};
     sync_rows<kDim>();
     INTFLASH_UNROLL
     for (std::int32_t t = 0; t < RowStates<kDim>::kTiles; ++t) {
       INTFLASH_UNROLL
       for (std::int32_t i = 0; i < 4; ++i) {
-        const std::int32_t c = (at.side * RowStates<kDim>::kTiles + t) * 16 + 4 * at.lane.quad + i;
+        const std::int32_t c =
+            RowStates<kDim>::channel_of(at.lane, at.side * RowStates<kDim>::kTiles + t, i);
         if (kPads && c >= dim) continue;
-        out.store(at.lane.group * dim + c, scale.apply(state.accumulator[t][h][i], center, c));
+        out.store(RowStates<kDim>::row_of(at.lane, i) * dim + c,
+                  scales[i % 2].apply(state.accumulator[t][h][i], center, c));
       }
     }
     sync_rows<kDim>();

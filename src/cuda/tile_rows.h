@@ -6,7 +6,9 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
+#include "cuda/key_factors.h"
 #include "cuda/products.h"
 #include "cuda/requests.h"
 #include "cuda/simt.h"
@@ -21,18 +23,40 @@ template <int kDim>
 constexpr std::int32_t kThreads = static_cast<std::int32_t>(cuda_threads(kDim));
 constexpr std::int32_t kBlocksPerSpan = kSpanTokens / kScoreBlock;
 
-// A query row, as its warp reads it: what it is in shared memory, where 24 bytes of each leave a
-// block of 256 channels some.
-struct alignas(8) TileRow {
+// A query row, as its warp reads it.
+struct alignas(16) TileRow {
+  QueryRow query;
   std::int32_t begin, end;  // keys that it sees; 0 and -1 of a row behind the last
-  float mantissa, factor;   // of QueryRow, as the following
-  std::int16_t multiplier, exponent, score_bits, digits_above;
 
   INTFLASH_DEVICE bool is_absent() const { return end < 0; }
-  INTFLASH_DEVICE QueryRow query() const {
-    return {{multiplier, exponent, mantissa, score_bits}, factor, digits_above};
-  }
 };
+// The same in shared memory where two warps share 16 rows: 24 bytes, so that a block of 256
+// channels has room for all else.
+struct alignas(8) PackedRow {
+  std::int32_t begin, end;
+  float mantissa, factor;
+  std::int16_t multiplier, exponent, score_bits, digits_above;
+};
+INTFLASH_DEVICE PackedRow packed_row(const TileRow& row) {
+  const QueryRow& query = row.query;
+  return {row.begin,
+          row.end,
+          query.scale.mantissa,
+          query.factor,
+          static_cast<std::int16_t>(query.scale.multiplier),
+          static_cast<std::int16_t>(query.scale.exponent),
+          static_cast<std::int16_t>(query.scale.score_bits),
+          static_cast<std::int16_t>(query.digits_above)};
+}
+INTFLASH_DEVICE TileRow unpacked_row(const PackedRow& row) {
+  return {
+      {{row.multiplier, row.exponent, row.mantissa, row.score_bits}, row.factor, row.digits_above},
+      row.begin,
+      row.end};
+}
+template <int kDim>
+using StoredRow = std::conditional_t<kSides<kDim> == 2, PackedRow, TileRow>;
+
 // What a block, or all of them, came to for a row.
 struct alignas(16) RowOutcome {
   BlockWeight weight;
@@ -48,10 +72,37 @@ struct Place {
   // Of 16 rows: their products, then in place of them their weights; in the end out, of 8.
   static constexpr std::size_t kDotBytes = kWarpRows * kScoreBlock * 4;
   static constexpr std::size_t kRows = kDots + kWarps * kDotBytes;
-  static constexpr std::size_t kFactors = kRows + kCudaTileRows * sizeof(TileRow);
-  static constexpr std::size_t kBytes = kFactors + kScoreBlock * 8;
-  static_assert(kWarpRows / 2 * kDim * 4 <= kDotBytes);
+  static constexpr std::size_t kFactors = kRows + kCudaTileRows * sizeof(StoredRow<kDim>);
+  static constexpr std::size_t kPowers = kFactors + KeyFactors::kBytes;
+  static constexpr std::size_t kBytes = kPowers + PowerTable::kBytes;
+  static_assert(kFactors % 16 == 0 && kWarpRows / 2 * kDim * 4 <= kDotBytes);
   static_assert(kBytes <= 99 * 1024, "what a block has on devices 8.6 and 8.9");
+};
+
+// A tile's rows in shared memory, from one of them on.
+template <int kDim>
+class TileRows {
+ public:
+  INTFLASH_DEVICE explicit TileRows(std::int32_t first)
+      : rows_(Place<kDim>::kRows + first * sizeof(StoredRow<kDim>)) {}
+
+  INTFLASH_DEVICE TileRow load(std::int32_t i) const {
+    if constexpr (kSides<kDim> == 2) {
+      return unpacked_row(rows_.load(i));
+    } else {
+      return rows_.load(i);
+    }
+  }
+  INTFLASH_DEVICE void store(std::int32_t i, const TileRow& row) const {
+    if constexpr (kSides<kDim> == 2) {
+      rows_.store(i, packed_row(row));
+    } else {
+      rows_.store(i, row);
+    }
+  }
+
+ private:
+  Shared<StoredRow<kDim>> rows_;
 };
 
 // Where in the words of 16 rows a row has four sums next to each other, or four keys' weights as a
@@ -96,7 +147,8 @@ INTFLASH_DEVICE TileRow make_row(const CudaCall& call, const CudaRequest& reques
   made.end = -1;
   if (row >= rows_of(call, request)) return made;
   const std::int64_t at = query_index(call, request, kv_head, row);
-  QueryRow query{};
+  QueryRow& query = made.query;
+  query.digits_above = call.digits_above;
   query.factor = call.query_scale[at] * request.softmax_factor;
   if (query.factor < kLeastFactor) {
     query.scale.mantissa = 0.5f;
@@ -114,12 +166,6 @@ INTFLASH_DEVICE TileRow make_row(const CudaCall& call, const CudaRequest& reques
   std::uint32_t bound = static_cast<std::uint32_t>(128 * sum + 64 * head_dim);
   for (; bound != 0; bound >>= 1) ++query.scale.score_bits;
   const std::int64_t token = row / call.group_size;
-  made.mantissa = query.scale.mantissa;
-  made.factor = query.factor;
-  made.multiplier = static_cast<std::int16_t>(query.scale.multiplier);
-  made.exponent = static_cast<std::int16_t>(query.scale.exponent);
-  made.score_bits = static_cast<std::int16_t>(query.scale.score_bits);
-  made.digits_above = static_cast<std::int16_t>(call.digits_above);
   made.begin = static_cast<std::int32_t>(first_seen(request, token));
   made.end = static_cast<std::int32_t>(max_of<std::int64_t>(0, end_seen(request, token)));
   return made;

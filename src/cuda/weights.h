@@ -23,6 +23,11 @@ struct LaneScales {
   std::int32_t key[kLaneKeys], value[kLaneKeys];
 };
 
+// The same of one key.
+struct OneScale {
+  std::int32_t key, value;
+};
+
 // A row's products with a lane's keys, of which it sees those that kept has a bit for.
 struct LaneProducts {
   std::int32_t dot[kLaneKeys];

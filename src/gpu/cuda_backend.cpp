@@ -64,7 +64,7 @@ void store_keys(const intflash_attend_args& args, CudaRun& run) {
     for (std::int64_t block = blocks.begin; block < blocks.end; ++block) {
       const std::int64_t first = std::max(seen.begin, block * kBlockTokens);
       const std::int64_t end = std::min(seen.end, (block + 1) * kBlockTokens);
-      *entry++ = first < end ? static_cast<std::int32_t>(tokens.num_runs) : -1;
+      *entry++ = first < end ? cuda_block_entry(tokens.num_runs, 0) : -1;
       if (first >= end) continue;
       const auto count = static_cast<std::int32_t>(end - first);
       run.runs[tokens.num_runs] = {tokens.num_runs * kBlockTokens + first % kBlockTokens,

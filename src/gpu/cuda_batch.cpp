@@ -64,10 +64,7 @@ void set_blocks(const intflash_cache& cache, const intflash_batch_args& args, Cu
       const bool is_seen =
           (block + 1) * kBlockTokens > seen.begin && block * kBlockTokens < seen.end;
       const std::int64_t at = block - pages.first_key_position / kBlockTokens;
-      *entry++ =
-          is_seen
-              ? static_cast<std::int32_t>(pages.page_ids[at / per_page] * per_page + at % per_page)
-              : -1;
+      *entry++ = is_seen ? cuda_block_entry(pages.page_ids[at / per_page], at % per_page) : -1;
     }
   }
 }

@@ -59,8 +59,8 @@ namespace {
 constexpr std::int64_t kMaxHeads = 65535;
 // Kernels count tiles and their parts in 32 bits.
 constexpr std::int64_t kMaxTiles = std::int64_t{1} << 29;
-// A block is a number of 32 bits.
-constexpr std::int64_t kMaxBlocks = INT32_MAX;
+// Each may be a page of its own, whose blocks kernels count in 32 bits.
+constexpr std::int64_t kMaxBlocks = std::int64_t{1} << 29;
 
 intflash_status check_sizes(const CudaPlan& plan) {
   const intflash_context& context = *plan.context;
@@ -72,7 +72,7 @@ intflash_status check_sizes(const CudaPlan& plan) {
   if (plan.schedule.num_queries * p.group_size > kMaxCudaRows || tiles > kMaxTiles)
     return refuse(context, "so many query rows, more than 2^30 of a kv head or 2^29 tiles");
   if (plan.staging.num_blocks > kMaxBlocks)
-    return refuse(context, "so many keys, more than 2^31 blocks of 64");
+    return refuse(context, "so many keys, more than 2^29 blocks of 64");
   return INTFLASH_OK;
 }
 

@@ -2,7 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // In place of src/cuda/simt.h: what a thread of a device can do, on the host. Products of matrices
-// go by the fragments of the PTX ISA's mma.sync.m16n8k32 (9.7.15), whatever kernels make of them.
+// go by the fragments of the PTX ISA's mma.sync.m16n8k16 and m16n8k32 (9.7.15), whatever kernels
+// make of them.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -114,45 +115,71 @@ inline float lane_value(float x, std::int32_t lane) {
   return asked.x;
 }
 
+// ---- What a thread does ----
+
+inline std::int32_t any_value() { return 0x6b6b; }  // what a product may be
+inline std::int32_t made_once(std::int32_t x) { return x; }
+template <class T>
+const T* made_once(const T* x) {
+  return x;
+}
+inline std::uint32_t shift_right(std::uint32_t x, std::uint32_t bits) {
+  return bits < 32 ? x >> bits : 0;
+}
+inline std::uint32_t pick_bytes(std::uint32_t a, std::uint32_t b, std::uint32_t which) {
+  const std::uint64_t bytes = std::uint64_t{b} << 32 | a;
+  std::uint32_t picked = 0;
+  for (int i = 0; i < 4; ++i)
+    picked |= static_cast<std::uint32_t>(bytes >> 8 * (which >> 4 * i & 7) & 0xff) << 8 * i;
+  return picked;
+}
+inline std::uint32_t add_low_products(std::uint32_t c, std::uint32_t a, std::uint32_t b) {
+  return c + (a & 0xffff) * (b & 0xff) + (a >> 16) * (b >> 8 & 0xff);
+}
+inline std::uint32_t add_high_products(std::uint32_t c, std::uint32_t a, std::uint32_t b) {
+  return add_low_products(c, a, b >> 16);
+}
+
+// ---- Products of matrices ----
+
 // A lane's fragments of a product of matrices.
 struct Fragments {
   std::int32_t* c;
-  const std::uint32_t* a;
-  std::uint32_t b[2];
+  std::uint32_t a[4], b[2];
 };
-template <class A>
+// Over so many products.
+template <class B, int kProducts>
 void multiply_matrices(void* const* lanes) {
-  std::int32_t a[16][32], b[8][32];
+  std::int32_t a[16][kProducts], b[8][kProducts];
   for (int lane = 0; lane < kWarpThreads; ++lane) {
     const auto& of = *static_cast<const Fragments*>(lanes[lane]);
     const int group = lane / 4, place = lane % 4;
-    for (int i = 0; i < 16; ++i) {
+    for (int i = 0; i < kProducts / 2; ++i) {
       const int row = i < 4 || (i >= 8 && i < 12) ? group : group + 8;
       const int column = place * 4 + i % 4 + (i >= 8 ? 16 : 0);
-      a[row][column] = static_cast<A>(of.a[i / 4] >> 8 * (i % 4));
+      a[row][column] = static_cast<std::int8_t>(of.a[i / 4] >> 8 * (i % 4));
     }
-    for (int i = 0; i < 8; ++i)
-      b[group][place * 4 + i % 4 + (i >= 4 ? 16 : 0)] =
-          static_cast<std::int8_t>(of.b[i / 4] >> 8 * (i % 4));
+    for (int i = 0; i < kProducts / 4; ++i)
+      b[group][place * 4 + i % 4 + (i >= 4 ? 16 : 0)] = static_cast<B>(of.b[i / 4] >> 8 * (i % 4));
   }
   for (int lane = 0; lane < kWarpThreads; ++lane) {
     std::int32_t* const c = static_cast<const Fragments*>(lanes[lane])->c;
     for (int i = 0; i < 4; ++i) {
       const int row = lane / 4 + (i < 2 ? 0 : 8), column = lane % 4 * 2 + i % 2;
-      for (int k = 0; k < 32; ++k) c[i] += a[row][k] * b[column][k];
+      for (int k = 0; k < kProducts; ++k) c[i] += a[row][k] * b[column][k];
     }
   }
 }
-inline void multiply_add_s8(std::int32_t (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0,
-                            std::uint32_t b1) {
-  static constexpr emulation::Meeting kMeeting = {"s8 mma", multiply_matrices<std::int8_t>};
-  Fragments fragments = {c, a, {b0, b1}};
+inline void multiply_add_s8(std::int32_t (&c)[4], std::uint32_t a0, std::uint32_t a1,
+                            std::uint32_t b0) {
+  static constexpr emulation::Meeting kMeeting = {"s8 mma", multiply_matrices<std::int8_t, 16>};
+  Fragments fragments = {c, {a0, a1, 0, 0}, {b0, 0}};
   emulation::Block::current().meet(kMeeting, &fragments);
 }
 inline void multiply_add_u8(std::int32_t (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0,
                             std::uint32_t b1) {
-  static constexpr emulation::Meeting kMeeting = {"u8 mma", multiply_matrices<std::uint8_t>};
-  Fragments fragments = {c, a, {b0, b1}};
+  static constexpr emulation::Meeting kMeeting = {"u8 mma", multiply_matrices<std::uint8_t, 32>};
+  Fragments fragments = {c, {a[0], a[1], a[2], a[3]}, {b0, b1}};
   emulation::Block::current().meet(kMeeting, &fragments);
 }
 
