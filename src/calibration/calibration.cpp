@@ -48,22 +48,23 @@ class ReadIterator {
     char bytes[4096];
     std::size_t size = 0, at = 0;
 
-    bool is_at_end() {
-      if (at < size) return false;
+    // False at the end.
+    bool fill() {
+      if (at < size) return true;
       at = 0;
       size = read(user, bytes, sizeof bytes);
       if (size > sizeof bytes) size = 0;
-      return size == 0;
+      return size > 0;
     }
   };
 
   ReadIterator() = default;  // the end
-  explicit ReadIterator(Source& source) : source_(source.is_at_end() ? nullptr : &source) {}
+  explicit ReadIterator(Source& source) : source_(source.fill() ? &source : nullptr) {}
 
   reference operator*() const { return source_->bytes[source_->at]; }
   ReadIterator& operator++() {
     ++source_->at;
-    if (source_->is_at_end()) source_ = nullptr;
+    if (!source_->fill()) source_ = nullptr;
     return *this;
   }
   bool operator==(const ReadIterator& other) const { return source_ == other.source_; }

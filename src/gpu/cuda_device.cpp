@@ -128,6 +128,7 @@ intflash_status choose_cuda_device(const char* name, const Device*& device) {
   if (status != INTFLASH_OK) return status;
   const char* reason = library.table->check_device(index);
   if (reason != nullptr) return fail(INTFLASH_DEVICE_UNAVAILABLE, "device %s: %s", name, reason);
+  // Not const: tests have plans cut for other numbers of multiprocessors.
   static Devices devices(library.table, count_devices(library, reason));
   device = &devices.device[static_cast<std::size_t>(index)];
   return status;
